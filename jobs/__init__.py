@@ -1,0 +1,1 @@
+"""Command-line jobs: parse the arguments, call one function, print its summary."""
