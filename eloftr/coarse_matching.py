@@ -1,0 +1,121 @@
+"""Coarse matching (paper §3.3): which 8×8 cells of two images correspond.
+
+B pairs, C channels, L = h·w cells in image 0, S = h'·w' cells in image 1, M matches.
+    features (B, C, h, w), (B, C, h', w') → similarity (B, L, S), in tiles of rows → mutual nearest cells
+    returns  cells (M, 3) int64: pair, cell of image 0, cell of image 1 (row-major);  scores (M,) float32
+
+The similarity of a pair is never held whole: a first pass over its tiles gives every row's and column's maximum and sum
+of exponentials, and these tell which few rows and columns can hold a match at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from eloftr.config import EfficientLoFTRConfig
+
+TILE = {"cpu": 1 << 19, "cuda": 1 << 28}  # similarities at a time: 2 MB stays in a core's cache, 1 GB fills a GPU
+
+
+def flatten(features: Tensor) -> Tensor:
+    """(B, C, h, w) → (B, h·w, C), scaled so that the product of two has unit scale and half precision stays in range."""
+    return (features * features.shape[1] ** -0.5).flatten(2).transpose(1, 2)
+
+
+def similarity(features0: Tensor, features1: Tensor, temperature: float) -> Tensor:
+    """Scaled dot products (B, L, S), float32, of features (B, C, h, w) and (B, C, h', w')."""
+    return (flatten(features0) @ flatten(features1).transpose(1, 2)).float() / temperature
+
+
+def interior(height: int, width: int, border: int, device: torch.device) -> Tensor:
+    """(h·w,) bool: cells at least `border` cells away from the edge of the image."""
+    inside = torch.zeros(height, width, dtype=torch.bool, device=device)
+    inside[border : height - border, border : width - border] = True
+    return inside.flatten()
+
+
+def match_coarse(features0: Tensor, features1: Tensor, config: EfficientLoFTRConfig) -> tuple[Tensor, Tensor]:
+    """Mutual nearest cells whose score exceeds the threshold, ordered by pair and cell of image 0.
+
+    The score is the dual-softmax probability, or without softmax (efficiency variant) the similarity itself.
+    """
+    border = config.coarse_matching_border_removal
+    temperature, threshold = config.coarse_matching_temperature, config.coarse_matching_threshold
+    inside0 = interior(*features0.shape[2:], border, features0.device)
+    inside1 = interior(*features1.shape[2:], border, features0.device)
+    match = _match_raw if config.coarse_matching_skip_softmax else _match_dual_softmax
+    cells, scores = [], []
+    for pair, (flat0, flat1) in enumerate(zip(flatten(features0), flatten(features1), strict=True)):
+        cell0, cell1, score = match(flat0, flat1, temperature, threshold)
+        kept = (score > threshold) & inside0[cell0] & inside1[cell1]
+        cells.append(torch.stack([torch.full_like(cell0, pair), cell0, cell1], dim=1)[kept])
+        scores.append(score[kept])
+    return torch.cat(cells), torch.cat(scores)
+
+
+def _tiles(flat0: Tensor, flat1: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
+    """The similarity of flat0 (L, C) and flat1 (S, C) by blocks of rows: which rows, and (rows, S) float32."""
+    rows = max(1, TILE[flat0.device.type] // max(1, len(flat1)))
+    transposed = flat1.T.contiguous()
+    for start in range(0, len(flat0), rows):
+        part = slice(start, min(start + rows, len(flat0)))
+        yield part, (flat0[part] @ transposed).float().div_(temperature)
+
+
+def _mutual_nearest(
+    flat0: Tensor, flat1: Tensor, temperature: float, cost0: Tensor | float, cost1: Tensor | float
+) -> list[Tensor]:
+    """Entries of similarity − cost0 (L, 1) − cost1 (S,) that lead their row and their column.
+
+    Returns row (M,), column (M,) and similarity (M,).
+    """
+    device = flat0.device
+    value0 = torch.empty(len(flat0), device=device)
+    nearest1 = torch.empty(len(flat0), dtype=torch.long, device=device)
+    best1 = torch.full((len(flat1),), -torch.inf, device=device)
+    nearest0 = torch.full((len(flat1),), -1, dtype=torch.long, device=device)
+    for part, s in _tiles(flat0, flat1, temperature):
+        score = s - (cost0[part] if isinstance(cost0, Tensor) else cost0) - cost1
+        nearest1[part] = score.argmax(dim=1)
+        value0[part] = s.gather(1, nearest1[part, None])[:, 0]
+        best, row = score.max(dim=0)
+        nearest0 = torch.where(best > best1, row + part.start, nearest0)
+        best1 = torch.maximum(best, best1)
+    row = (nearest0[nearest1] == torch.arange(len(flat0), device=device)).nonzero()[:, 0]
+    return [row, nearest1[row], value0[row]]
+
+
+def _match_raw(flat0: Tensor, flat1: Tensor, temperature: float, threshold: float) -> list[Tensor]:
+    """Mutually most similar cells: cell 0 (M,), cell 1 (M,), similarity (M,)."""
+    return _mutual_nearest(flat0, flat1, temperature, 0.0, 0.0)
+
+
+def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, threshold: float) -> list[Tensor]:
+    """Mutually most probable cells above the threshold, and maybe some below: cell 0 (M,), cell 1 (M,), probability (M,).
+
+    With t the maximum and n the sum of exp(s − t) of a row or column, the probability of s is
+    exp(s − t_row) / n_row · exp(s − t_column) / n_column, so no entry of a row exceeds 1 / n_row. A row or column whose
+    1 / n is not above the threshold holds no match, nor can it take one from another; only the few others are searched.
+    """
+    device = flat0.device
+    top0, sum0 = torch.empty(len(flat0), device=device), torch.empty(len(flat0), device=device)
+    top1, sum1 = torch.full((len(flat1),), -torch.inf, device=device), torch.zeros(len(flat1), device=device)
+    for part, s in _tiles(flat0, flat1, temperature):
+        top0[part] = s.amax(dim=1)
+        sum0[part] = (s - top0[part, None]).exp_().sum(dim=1)
+        top = torch.maximum(top1, s.amax(dim=0))
+        sum1 = sum1 * (top1 - top).exp() + s.sub_(top).exp_().sum(dim=0)
+        top1 = top
+    rows = (sum0 * threshold < 1).nonzero()[:, 0]
+    columns = (sum1 * threshold < 1).nonzero()[:, 0]
+    # Half of each logarithm: the score s − (log row + log column) / 2 orders as the probability does.
+    cost0 = (top0[rows] + sum0[rows].log())[:, None] / 2
+    cost1 = (top1[columns] + sum1[columns].log()) / 2
+    row, column, s = _mutual_nearest(flat0[rows], flat1[columns], temperature, cost0, cost1)
+    row, column = rows[row], columns[column]
+    # Against the maxima, not their logarithms: in the hundreds, those would lose four digits of the score.
+    probability = (s - top0[row]).exp() / sum0[row] * (s - top1[column]).exp() / sum1[column]
+    return [row, column, probability]

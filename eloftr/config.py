@@ -1,0 +1,140 @@
+"""Every parameter of an EfficientLoFTR model, under the names and defaults of the published configuration."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+CONFIG_FILE = "config.json"
+ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu")
+
+
+@dataclass
+class EfficientLoFTRConfig:
+    """Sizes, thresholds and temperatures of the model; the defaults are the published one (arXiv 2403.04765).
+
+    Raises ValueError, naming the parameter, where a combination cannot be built.
+    """
+
+    # RepVGG backbone: stage 0 … 3; stages 1, 2 and 3 end at 1/2, 1/4 and 1/8 of the image.
+    stage_num_blocks: list[int] = field(default_factory=lambda: [1, 2, 4, 14])
+    out_features: list[int] = field(default_factory=lambda: [64, 64, 128, 256])
+    stage_stride: list[int] = field(default_factory=lambda: [2, 1, 2, 2])
+    # Channels of the coarse features; equals the last of `out_features`.
+    hidden_size: int = 256
+    activation_function: str = "relu"
+    # Tokens of one attention: a strided depth-wise convolution for queries, a max-pool for keys and values.
+    q_aggregation_kernel_size: int = 4
+    kv_aggregation_kernel_size: int = 4
+    q_aggregation_stride: int = 4
+    kv_aggregation_stride: int = 4
+    num_attention_layers: int = 4  # rounds; each is one self- and one cross-attention
+    num_attention_heads: int = 8
+    attention_dropout: float = 0.0
+    attention_bias: bool = False
+    mlp_activation_function: str = "leaky_relu"
+    # False: dual-softmax probabilities in 0…1. True: raw similarities, the efficiency variant (threshold 25).
+    coarse_matching_skip_softmax: bool = False
+    coarse_matching_threshold: float = 0.2
+    coarse_matching_temperature: float = 0.1
+    coarse_matching_border_removal: int = 2  # cells
+    fine_kernel_size: int = 8  # pixels; the coarse cell
+    batch_norm_eps: float = 1e-5
+    rope_parameters: dict[str, Any] = field(default_factory=dict)
+    fine_matching_slice_dim: int = 8  # channels of the fine features that the second stage reads
+    fine_matching_regress_temperature: float = 10.0
+    initializer_range: float = 0.02
+    # Ours, not the published configuration's: centre the second stage on the first stage's pick. The published weights
+    # were trained with its 3×3 one pixel up and left (see fine_matching.second_stage_offset), hence False.
+    fine_matching_centered: bool = False
+
+    def __post_init__(self) -> None:
+        self.rope_parameters = {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": self.num_attention_heads / 2,
+            **self.rope_parameters,
+        }
+        self._validate()
+
+    def _validate(self) -> None:
+        stages = len(self.out_features)
+        if stages != 4 or len(self.stage_num_blocks) != stages or len(self.stage_stride) != stages:
+            raise ValueError(
+                "out_features, stage_num_blocks and stage_stride need four entries each (stages 0 to 3); "
+                f"got {self.out_features}, {self.stage_num_blocks}, {self.stage_stride}."
+            )
+        if self.stage_stride[0] * self.stage_stride[1] != 2 or self.stage_stride[2:] != [2, 2]:
+            raise ValueError(
+                f"stage_stride={self.stage_stride}: stages 1, 2 and 3 must end at 1/2, 1/4 and 1/8 of the image; "
+                "use [2, 1, 2, 2] or [1, 2, 2, 2]."
+            )
+        if self.hidden_size != self.out_features[-1]:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must equal the last of out_features, {self.out_features[-1]}."
+            )
+        if self.hidden_size % self.num_attention_heads or self.hidden_size % 4:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be divisible by num_attention_heads="
+                f"{self.num_attention_heads} and by 4 (two rotary axes of channel pairs)."
+            )
+        for name in ("q", "kv"):
+            kernel = getattr(self, f"{name}_aggregation_kernel_size")
+            stride = getattr(self, f"{name}_aggregation_stride")
+            if kernel != stride or kernel != self.q_aggregation_kernel_size:
+                raise ValueError(
+                    f"{name}_aggregation_kernel_size={kernel} with stride {stride}: queries, keys and values are "
+                    "aggregated over the same non-overlapping squares; make the four aggregation values equal."
+                )
+        for name in ("activation_function", "mlp_activation_function"):
+            if getattr(self, name) not in ACTIVATIONS:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(ACTIVATIONS)}.")
+        if self.fine_kernel_size != 8:
+            raise ValueError(f"fine_kernel_size={self.fine_kernel_size}: the coarse cell is 8 pixels; use 8.")
+        if not 0 < self.fine_matching_slice_dim < self.out_features[1]:
+            raise ValueError(
+                f"fine_matching_slice_dim={self.fine_matching_slice_dim} must leave channels for both stages; "
+                f"the fine features have {self.out_features[1]}."
+            )
+        rope = self.rope_parameters
+        head_dim = self.hidden_size // self.num_attention_heads
+        if rope["rope_type"] not in ("default", "2d"):
+            raise ValueError(f"rope_type={rope['rope_type']!r}: only 'default' rotary positions are defined in 2D.")
+        if rope["partial_rotary_factor"] * head_dim * 2 != self.hidden_size:
+            raise ValueError(
+                f"partial_rotary_factor={rope['partial_rotary_factor']} must be num_attention_heads / 2 = "
+                f"{self.num_attention_heads / 2}: the rotation spans all channels before the heads are split."
+            )
+
+    @property
+    def divisor(self) -> int:
+        """Both sides of an image must be a multiple of this many pixels: the coarse cell times the aggregation."""
+        return 8 * self.q_aggregation_kernel_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """All parameters, with the `model_type` that transformers looks for."""
+        return {"model_type": "efficientloftr", **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EfficientLoFTRConfig:
+        """From the dictionary of a `config.json`, ours or transformers'; derived entries in it are ignored."""
+        known = {name: values[name] for name in cls.__dataclass_fields__ if values.get(name) is not None}
+        rope = {name: values[name] for name in ("rope_theta", "partial_rotary_factor") if name in values}
+        known["rope_parameters"] = {**rope, **known.get("rope_parameters", {})}
+        return cls(**known)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` into `folder`, which is made where it is missing."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        (Path(folder) / CONFIG_FILE).write_text(text)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> EfficientLoFTRConfig:
+        """Read `config.json` from a folder, or a configuration file itself."""
+        path = Path(folder)
+        if path.is_dir():
+            path = path / CONFIG_FILE
+        return cls.from_dict(json.loads(path.read_text()))

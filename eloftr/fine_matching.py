@@ -1,0 +1,169 @@
+"""Fine matching (paper §3.4): from matched 8×8 cells to sub-pixel keypoints, in two stages.
+
+B pairs, M matched cells, C fine channels.
+    coarse (B, C3, H/8, W/8), quarter (B, C2, H/4, W/4), half (B, C1, H/2, W/2) → fused (B, C1, H/2, W/2)
+    fused maps, cells (M, 3) → windows (M, 64, C) of image 0 and (M, 100, C) of image 1 → keypoints (M, 2) ×2
+
+The fused map is up-sampled to full resolution inside the windows only. The up-sampled feature at index p of a window
+describes image position 8·cell + p − 3.5, so a cell's own position is pixel 8·cell. Coordinates are (x, y), pixels of
+the network's input, centre of the top-left pixel at (0, 0).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eloftr.backbone import ACTIVATION, fold_norm
+from eloftr.config import EfficientLoFTRConfig
+
+WINDOW = 8  # pixels of a coarse cell, and of the window around it
+RING = WINDOW + 2  # image 1's window carries one more pixel on each side, for the 3×3 of the second stage
+PATCH = 6  # samples of the half-resolution map, per axis, that a ring interpolates
+CHUNK = 1024  # matches refined at a time: bounds memory (M·64·100 floats) and stays in cache
+
+
+class FusionBlock(nn.Module):
+    """One step of the pyramid: add the finer map, mix, go up by two."""
+
+    def __init__(self, fine: int, coarse: int, config: EfficientLoFTRConfig) -> None:
+        super().__init__()
+        self.out_conv1 = nn.Conv2d(fine, coarse, 1, bias=False)
+        self.out_conv2 = nn.Conv2d(coarse, coarse, 3, padding=1, bias=False)
+        self.batch_norm: nn.Module = nn.BatchNorm2d(coarse, config.batch_norm_eps)
+        self.activation = ACTIVATION[config.mlp_activation_function]()
+        self.out_conv3 = nn.Conv2d(coarse, fine, 3, padding=1, bias=False)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """coarse (B, Cc, h, w) already at the size of fine (B, Cf, h, w) → (B, Cf, h, w)."""
+        x = self.out_conv1(fine) + coarse
+        return self.out_conv3(self.activation(self.batch_norm(self.out_conv2(x))))
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        if isinstance(self.batch_norm, nn.BatchNorm2d):
+            weight, bias = fold_norm(self.out_conv2.weight, self.batch_norm)
+            self.out_conv2.weight.copy_(weight)
+            self.out_conv2.bias = nn.Parameter(bias.to(self.out_conv2.weight))
+            self.batch_norm = nn.Identity()
+
+
+class FineFusion(nn.Module):
+    def __init__(self, config: EfficientLoFTRConfig) -> None:
+        super().__init__()
+        _, half, quarter, coarse = config.out_features
+        self.out_conv = nn.Conv2d(coarse, coarse, 1, bias=False)
+        self.out_conv_layers = nn.ModuleList(
+            [FusionBlock(quarter, coarse, config), FusionBlock(half, quarter, config)]
+        )
+
+    def forward(self, coarse: Tensor, quarter: Tensor, half: Tensor) -> Tensor:
+        """Transformed coarse features and the backbone's finer maps → fine features at half resolution (B, C1, H/2, W/2)."""
+        x = self.out_conv(coarse * coarse.shape[1] ** -0.5)
+        for layer, finer in zip(self.out_conv_layers, (quarter, half), strict=True):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = layer(x, finer)
+        return x
+
+    def fuse(self) -> None:
+        """Fold the batch norms into the convolutions before them, in place. For inference only."""
+        for layer in self.out_conv_layers:
+            assert isinstance(layer, FusionBlock)
+            layer.fuse()
+
+
+@lru_cache(maxsize=8)
+def _interpolation(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(RING, PATCH) weights of bilinear up-sampling by two: full-resolution pixel p − 1 of a cell from half-resolution
+    samples −1 … 4 of it (pixel p lies at p/2 − 0.25 there)."""
+    position = (torch.arange(RING, dtype=torch.float64) - 1) / 2 - 0.25 + 1
+    distance = (position[:, None] - torch.arange(PATCH, dtype=torch.float64)[None]).abs()
+    return (1 - distance).clamp(min=0).to(device, dtype)
+
+
+def rings(fused: Tensor, pair: Tensor, cell: Tensor) -> Tensor:
+    """Full-resolution features (M, RING, RING, C) around `cell` (M,) of map `pair` (M,) of fused (B, C, H/2, W/2).
+
+    Samples beyond the edge repeat it, as up-sampling does; pixels beyond the image are zero, as padding is.
+    """
+    height, width = fused.shape[2:]
+    steps = torch.arange(-1, PATCH - 1, device=fused.device)
+    row = cell // (width // 4) * 4
+    column = cell % (width // 4) * 4
+    rows = (row[:, None] + steps).clamp(0, height - 1)
+    columns = (column[:, None] + steps).clamp(0, width - 1)
+    patches = fused.permute(0, 2, 3, 1)[pair[:, None, None], rows[:, :, None], columns[:, None, :]]
+    weights = _interpolation(fused.device, fused.dtype)
+    patches = torch.einsum("pr,mrsc->mpsc", weights, patches)
+    patches = torch.einsum("qs,mpsc->mpqc", weights, patches)
+    edge = torch.arange(-1, RING - 1, device=fused.device)
+    inside_y = (2 * row[:, None] + edge >= 0) & (2 * row[:, None] + edge < 2 * height)
+    inside_x = (2 * column[:, None] + edge >= 0) & (2 * column[:, None] + edge < 2 * width)
+    return patches * (inside_y[:, :, None] & inside_x[:, None, :])[..., None]
+
+
+def window_similarities(window0: Tensor, ring1: Tensor, slice_dim: int) -> tuple[Tensor, Tensor]:
+    """Similarities (M, 64, 100) float32 of the two stages: all but the last `slice_dim` channels, and those alone."""
+    channels = window0.shape[-1]
+    first0, second0 = window0.split([channels - slice_dim, slice_dim], dim=-1)
+    first1, second1 = ring1.split([channels - slice_dim, slice_dim], dim=-1)
+    scale = channels**-0.5
+    first = (first0 * scale) @ (first1 * scale).transpose(1, 2)
+    second = second0 @ (second1 * slice_dim**-0.5).transpose(1, 2)
+    return first.float(), second.float()
+
+
+def first_stage_log_probability(similarity: Tensor) -> Tensor:
+    """Dual-softmax log-probability (M, 64, 64) of a pixel pair; the ring takes part in the softmax and is then cut off."""
+    log_probability = similarity.log_softmax(1) + similarity.log_softmax(2)
+    return log_probability.unflatten(2, (RING, RING))[:, :, 1:-1, 1:-1].flatten(2)
+
+
+def second_stage_offset(
+    similarity: Tensor, match: Tensor, pixel0: Tensor, pixel1: Tensor, config: EfficientLoFTRConfig
+) -> Tensor:
+    """Expected (x, y) offset (N, 2), within ±1 pixel, over a 3×3 of image 1 near `pixel1` (N,), seen from `pixel0` (N,).
+
+    similarity (M, 64, 100) of the second stage; match (N,) says which of the M windows each row reads.
+
+    The original code takes the pick's index in the window for its index in the ring, so its 3×3 lies one pixel up and
+    left of the pick and wraps at the edge; its weights were trained so. `fine_matching_centered` sets it right.
+    """
+    delta = torch.arange(-1, 2, device=pixel0.device)
+    centre = 1 if config.fine_matching_centered else 0
+    rows = (pixel1[:, None] // WINDOW + centre + delta) % RING
+    columns = (pixel1[:, None] % WINDOW + centre + delta) % RING
+    index = (rows[:, :, None] * RING + columns[:, None, :]).flatten(1)
+    heat = similarity[match[:, None], pixel0[:, None], index]
+    heat = (heat / config.fine_matching_regress_temperature).softmax(1).unflatten(1, (3, 3))
+    return torch.stack([(heat.sum(1) * delta).sum(1), (heat.sum(2) * delta).sum(1)], dim=1)
+
+
+def position(cell: Tensor, pixel: Tensor, cells_per_row: int) -> Tensor:
+    """(x, y) float32 of window pixel `pixel` (M,) of `cell` (M,)."""
+    x = cell % cells_per_row * WINDOW + pixel % WINDOW
+    y = cell // cells_per_row * WINDOW + pixel // WINDOW
+    return torch.stack([x, y], dim=1).float() - (WINDOW - 1) / 2
+
+
+def refine(fused0: Tensor, fused1: Tensor, cells: Tensor, config: EfficientLoFTRConfig) -> tuple[Tensor, Tensor]:
+    """Sub-pixel keypoints (M, 2) in both images of every match of cells (M, 3): pair, cell 0, cell 1.
+
+    The first stage moves both ends to the most probable pixel pair of the two windows; the second moves image 1's by the
+    expectation over its 3×3 neighbours.
+    """
+    keypoints0, keypoints1 = [fused0.new_empty(0, 2).float()], [fused0.new_empty(0, 2).float()]
+    for pair, cell0, cell1 in (chunk.unbind(1) for chunk in cells.split(CHUNK)):
+        window0 = rings(fused0, pair, cell0)[:, 1:-1, 1:-1].flatten(1, 2)
+        ring1 = rings(fused1, pair, cell1).flatten(1, 2)
+        first, second = window_similarities(window0, ring1, config.fine_matching_slice_dim)
+        best = first_stage_log_probability(first).flatten(1).argmax(1)
+        pixel0, pixel1 = best // WINDOW**2, best % WINDOW**2
+        match = torch.arange(len(cell0), device=cell0.device)
+        offset = second_stage_offset(second, match, pixel0, pixel1, config)
+        keypoints0.append(position(cell0, pixel0, fused0.shape[3] // 4))
+        keypoints1.append(position(cell1, pixel1, fused1.shape[3] // 4) + offset)
+    return torch.cat(keypoints0), torch.cat(keypoints1)

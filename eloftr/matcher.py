@@ -1,0 +1,156 @@
+"""The plain entry for programs: lists of grey arrays in, sub-pixel matches in each array's own pixels out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eloftr.checkpoint import load_model
+from eloftr.model import EfficientLoFTRForKeypointMatching, ImageFeatures
+from eloftr.resizing import nearest_shape, resize, to_original
+
+VARIANTS = {"full": (False, 0.2), "opt": (True, 25.0)}  # name: (skip the softmax, threshold)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The M matches of one pair of images.
+
+    keypoints0, keypoints1 (M, 2) float32: (x, y), pixels of each array, centre of the top-left pixel at (0, 0)
+    scores (M,) float32: dual-softmax probability 0…1 (variant "full") or raw similarity ("opt")
+    """
+
+    keypoints0: np.ndarray
+    keypoints1: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Matcher:
+    """A fused model on its device. Make one with `load_matcher`."""
+
+    def __init__(self, model: EfficientLoFTRForKeypointMatching, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = model.eval().fuse().to(device, dtype, memory_format=torch.channels_last)
+        self.device = device
+        self.dtype = dtype
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray | Tensor) -> ImageFeatures:
+        """uint8 (B, H, W), H and W multiples of 32 → features of the B images, on the matcher's device."""
+        pixels = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
+        pixels = pixels.to(self.device, non_blocking=True)[:, None].to(self.dtype).div_(255)
+        return self.model.encode(pixels.contiguous(memory_format=torch.channels_last))
+
+    @torch.inference_mode()
+    def match_features(self, features0: ImageFeatures, features1: ImageFeatures) -> list[Matches]:
+        """Match B encoded images with B others; coordinates in pixels of the network's input."""
+        found = self.model.match(features0, features1)
+        counts = torch.bincount(found.cells[:, 0], minlength=len(features0)).cpu()
+        ends = np.cumsum(counts.numpy())[:-1]
+        columns = (found.keypoints0, found.keypoints1, found.scores)
+        split = [np.split(column.float().cpu().numpy(), ends) for column in columns]
+        return [Matches(*rows) for rows in zip(*split, strict=True)]
+
+    def match(
+        self,
+        images0: Sequence[np.ndarray],
+        images1: Sequence[np.ndarray],
+        *,
+        size: tuple[int, int] | int | None = None,
+        batch_size: int = 4,
+    ) -> list[Matches]:
+        """Match images0[n] with images1[n].
+
+        images0, images1: uint8 grey arrays (H, W) of any sizes; an array that occurs in several pairs (the same object)
+        is encoded once. size: None keeps every array whose sides are multiples of 32 and resizes others to the nearest
+        such shape; an integer makes it the longer side; (height, width) is taken as it is (rounded to multiples of 32).
+        batch_size: pairs that go through the network at once; changes memory, not results.
+        Raises ValueError for lists of different lengths and for arrays that are not uint8 (H, W).
+        """
+        if len(images0) != len(images1):
+            raise ValueError(f"{len(images0)} images against {len(images1)}: give two lists of the same length.")
+        arrays = {id(image): image for image in (*images0, *images1)}
+        for image in arrays.values():
+            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 2 or 0 in image.shape:
+                what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+                raise ValueError(f"Images must be uint8 grey arrays (H, W), got {what}; convert it first.")
+        shapes = {key: self._shape(image, size) for key, image in arrays.items()}
+
+        groups: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = defaultdict(list)
+        for n, (image0, image1) in enumerate(zip(images0, images1, strict=True)):
+            groups[shapes[id(image0)], shapes[id(image1)]].append(n)
+        results: dict[int, Matches] = {}
+        for members in groups.values():
+            for start in range(0, len(members), batch_size):
+                batch = members[start : start + batch_size]
+                features0 = self._encode_arrays([images0[n] for n in batch], shapes)
+                features1 = self._encode_arrays([images1[n] for n in batch], shapes)
+                for n, found in zip(batch, self.match_features(features0, features1), strict=True):
+                    image0, image1 = images0[n], images1[n]
+                    results[n] = Matches(
+                        to_original(found.keypoints0, shapes[id(image0)], image0.shape),
+                        to_original(found.keypoints1, shapes[id(image1)], image1.shape),
+                        found.scores,
+                    )
+        return [results[n] for n in range(len(images0))]
+
+    def _shape(self, image: np.ndarray, size: tuple[int, int] | int | None) -> tuple[int, int]:
+        height, width = image.shape
+        if isinstance(size, int):
+            height, width = (round(side * size / max(image.shape)) for side in (height, width))
+        elif size is not None:
+            height, width = size
+        return nearest_shape(height, width, self.model.config.divisor)
+
+    def _encode_arrays(
+        self, images: Sequence[np.ndarray], shapes: dict[int, tuple[int, int]]
+    ) -> ImageFeatures:
+        distinct = list({id(image): image for image in images}.values())
+        index = {id(image): i for i, image in enumerate(distinct)}
+        features = self.encode(np.stack([resize(image, shapes[id(image)]) for image in distinct]))
+        if len(distinct) == len(images):
+            return features
+        return features[torch.tensor([index[id(image)] for image in images], device=self.device)]
+
+
+def load_matcher(
+    name_or_path: str | Path = "small",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    *,
+    variant: str = "full",
+    threshold: float | None = None,
+    border_removal: int | None = None,
+) -> Matcher:
+    """Load weights and make a matcher of them.
+
+    name_or_path: a bundled name ("small"), a folder, a file (original or Hugging Face keys) or a hub id.
+    device: default CUDA where there is one, else the CPU. dtype: default float32; "bfloat16" and "float16" also work.
+    variant: "full" (dual softmax, threshold 0.2) or "opt" (the efficiency variant: no softmax, threshold 25).
+    threshold: lowest score of a match; default the variant's. border_removal: cells at the edge that never match.
+    Raises CheckpointError where the weights cannot be read or do not fit, ValueError for an unknown variant or dtype.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}.")
+    if isinstance(dtype, str):
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype={dtype!r}: choose float32, bfloat16 or float16.")
+        dtype = getattr(torch, dtype)
+    model = load_model(name_or_path)
+    config = model.config
+    if variant != "full":
+        config.coarse_matching_skip_softmax, config.coarse_matching_threshold = VARIANTS[variant]
+    if threshold is not None:
+        config.coarse_matching_threshold = threshold
+    if border_removal is not None:
+        config.coarse_matching_border_removal = border_removal
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Matcher(model, device, dtype or torch.float32)

@@ -1,0 +1,1 @@
+"""Training: synthetic views of photographs, losses, and the recipe of the bundled weights."""

@@ -1,0 +1,145 @@
+"""The three losses of the paper (§3.4) against exact dense correspondence.
+
+B pairs, L = h·w coarse cells, K sampled windows.
+    flow (B, H, W, 2): where each pixel of image 0 lies in image 1;  visible (B, H, W): whether it is seen there
+    coarse: focal loss of the dual softmax at true cell pairs
+    first stage: negative log-likelihood of true pixel pairs of matched windows
+    second stage: squared error of the sub-pixel offset of true pixel pairs
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eloftr.coarse_matching import similarity
+from eloftr.fine_matching import (
+    WINDOW,
+    first_stage_log_probability,
+    position,
+    rings,
+    second_stage_offset,
+    window_similarities,
+)
+from eloftr.model import EfficientLoFTRForKeypointMatching
+
+ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
+WEIGHTS = {"coarse": 1.0, "first": 0.2, "second": 1.0}
+WINDOWS = 384  # sampled per batch
+JITTER = 0.3  # share of the windows whose cell in image 1 is moved to a neighbour, as coarse errors will
+
+
+@dataclass(frozen=True)
+class Losses:
+    coarse: Tensor
+    first: Tensor
+    second: Tensor  # px²
+
+    @property
+    def total(self) -> Tensor:
+        return sum((weight * getattr(self, name) for name, weight in WEIGHTS.items()), torch.zeros(()))
+
+
+def true_cells(flow: Tensor, visible: Tensor) -> Tensor:
+    """(M, 3) int64: pair, cell of image 0, cell of image 1, one-to-one.
+
+    A cell stands for pixel 8·cell. Of several cells of image 0 that fall into one of image 1, the nearest to its centre
+    is kept.
+    """
+    batch, height, width, _ = flow.shape
+    h, w = height // WINDOW, width // WINDOW
+    at = flow[:, ::WINDOW, ::WINDOW]
+    target = (at / WINDOW).round()
+    inside = (target >= 0).all(-1) & (target[..., 0] < w) & (target[..., 1] < h)
+    pair, row, column = (visible[:, ::WINDOW, ::WINDOW] & inside).nonzero(as_tuple=True)
+    target = target[pair, row, column].long()
+    distance = (at[pair, row, column] - WINDOW * target).norm(dim=-1)
+    cell1 = target[:, 1] * w + target[:, 0]
+    slot = pair * (h * w) + cell1
+    nearest = distance.new_full((batch * h * w,), torch.inf).scatter_reduce(0, slot, distance, "amin")
+    kept = distance == nearest[slot]
+    return torch.stack([pair, row * w + column, cell1], dim=1)[kept]
+
+
+def coarse_loss(scores: Tensor, cells: Tensor) -> Tensor:
+    """Focal loss of the dual softmax of scores (B, L, S): at the true pairs, and against confident pairs elsewhere."""
+    log_probability = scores.log_softmax(1) + scores.log_softmax(2)
+    true = log_probability[cells.unbind(1)]
+    positive = -(ALPHA * (1 - true.exp()) ** GAMMA * true).mean()
+    probability = log_probability.exp().clamp(max=1 - 1e-6)
+    penalty = -(1 - ALPHA) * probability**GAMMA * torch.log1p(-probability)
+    negative = (penalty.sum() - penalty[cells.unbind(1)].sum()) / len(cells)
+    return positive + negative
+
+
+def sample_windows(cells: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """At most WINDOWS of the true cell pairs, some with a neighbouring cell of image 1 in place of the true one."""
+    h, w = height // WINDOW, width // WINDOW
+    chosen = cells[torch.randperm(len(cells), generator=generator)[:WINDOWS]]
+    pair, cell0, cell1 = chosen.unbind(1)
+    step = torch.randint(-1, 2, (len(chosen), 2), generator=generator)
+    step *= torch.rand(len(chosen), 1, generator=generator) < JITTER
+    row = (cell1 // w + step[:, 0]).clamp(0, h - 1)
+    column = (cell1 % w + step[:, 1]).clamp(0, w - 1)
+    return torch.stack([pair, cell0, row * w + column], dim=1)
+
+
+def true_pixels(windows: Tensor, flow: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """True pixel pairs of windows (K, 3): window (N,), pixel 0 (N,), pixel 1 (N,), offset (N, 2) from pixel 1.
+
+    The pixels of a window lie half-way between those of the image, so flow is the mean of four neighbours, and a point
+    counts where all four are visible.
+    """
+    height, width = flow.shape[1:3]
+    pair, cell0, cell1 = windows.unbind(1)
+    pixels = torch.arange(WINDOW**2)
+    corner = position(cell0[:, None].expand(-1, WINDOW**2).flatten(), pixels.repeat(len(windows)), width // WINDOW)
+    x, y = corner.floor().long().unflatten(0, (-1, WINDOW**2)).unbind(-1)
+    inside = (x >= 0) & (y >= 0) & (x < width - 1) & (y < height - 1)
+    x, y = x.clamp(0, width - 2), y.clamp(0, height - 2)
+    batch = pair[:, None]
+    corners = [(batch, y, x), (batch, y, x + 1), (batch, y + 1, x), (batch, y + 1, x + 1)]
+    target = torch.stack([flow[at] for at in corners]).mean(0)
+    seen = inside & torch.stack([visible[at] for at in corners]).all(0)
+    origin = position(cell1, torch.zeros_like(cell1), width // WINDOW)
+    local = target - origin[:, None]
+    nearest = local.round()
+    seen &= ((nearest >= 0) & (nearest < WINDOW)).all(-1)
+    window, pixel0 = seen.nonzero(as_tuple=True)
+    nearest = nearest[window, pixel0]
+    pixel1 = (nearest[:, 1] * WINDOW + nearest[:, 0]).long()
+    return window, pixel0, pixel1, local[window, pixel0] - nearest
+
+
+def compute_losses(
+    model: EfficientLoFTRForKeypointMatching,
+    images0: Tensor,
+    images1: Tensor,
+    flow: Tensor,
+    visible: Tensor,
+    generator: torch.Generator,
+) -> Losses:
+    """images (B, 1, H, W) float 0…1 of one shape; flow (B, H, W, 2); visible (B, H, W). Gradients flow to `model`."""
+    config = model.config
+    batch, _, height, width = images0.shape
+    half, quarter, coarse = model.efficientloftr.backbone(torch.cat([images0, images1]))
+    encoded = model.efficientloftr.local_feature_transformer.encode(coarse)
+    coarse0, coarse1 = model.efficientloftr.local_feature_transformer(*encoded.split(batch))
+    cells = true_cells(flow, visible)
+    scores = similarity(coarse0, coarse1, config.coarse_matching_temperature)
+    windows = sample_windows(cells, height, width, generator)
+    fused0, fused1 = model.refinement_layer(torch.cat([coarse0, coarse1]), quarter, half).float().split(batch)
+    pair, cell0, cell1 = windows.unbind(1)
+    window0 = rings(fused0, pair, cell0)[:, 1:-1, 1:-1].flatten(1, 2)
+    ring1 = rings(fused1, pair, cell1).flatten(1, 2)
+    first, second = window_similarities(window0, ring1, config.fine_matching_slice_dim)
+    window, pixel0, pixel1, offset = true_pixels(windows, flow, visible)
+    likelihood = first_stage_log_probability(first)[window, pixel0, pixel1]
+    predicted = second_stage_offset(second, window, pixel0, pixel1, config)
+    return Losses(
+        coarse=coarse_loss(scores, cells),
+        first=-likelihood.mean(),
+        second=(predicted - offset).square().sum(-1).mean(),
+    )

@@ -1,0 +1,215 @@
+"""The recipe of the bundled weights: synthetic views of photographs, three losses, AdamW; resumable and seeded.
+
+A run folder holds `model.safetensors` and `config.json` (the latest weights), `state.pt` (all that a resumed run needs)
+and `log.jsonl` (the curve: a line of losses every LOG_EVERY steps, a line of held-out measures every evaluation).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from eloftr.checkpoint import save_model
+from eloftr.config import EfficientLoFTRConfig
+from eloftr.model import EfficientLoFTRForKeypointMatching
+from eloftr.training.losses import compute_losses
+from eloftr.training.views import Pair, Views, list_photographs, split
+
+LOG_EVERY = 50
+STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
+
+# The bundled "small" model: the published architecture, thinner and shallower.
+SMALL = EfficientLoFTRConfig(
+    stage_num_blocks=[1, 1, 2, 6],
+    out_features=[16, 32, 32, 64],
+    hidden_size=64,
+    num_attention_layers=2,
+    fine_matching_centered=True,
+)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """steps: optimiser steps in all; the learning rate rises over `warmup`, stays, and falls to zero over the last
+    `decay` steps, so a run can be cut short by resuming it with fewer steps. size: side of the views, pixels."""
+
+    steps: int = 20_000
+    batch: int = 8
+    size: int = 224
+    learning_rate: float = 2e-3
+    warmup: int = 300
+    decay: int = 5_000
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    seed: int = 0
+    autocast: str | None = None  # "bfloat16" where the hardware has it
+    evaluate_every: int = 1_000
+    workers: int = 1
+    threads: int | None = None
+    device: str = "cpu"
+
+
+def learning_rate(step: int, options: TrainingOptions) -> float:
+    rise = min(1.0, (step + 1) / options.warmup)
+    fall = min(1.0, (options.steps - step) / max(1, options.decay))
+    return options.learning_rate * rise * fall
+
+
+class Batches(Dataset[Pair]):
+    """Batch n of the training stream, made from (seed, n) alone: any process, any order, after any restart."""
+
+    def __init__(self, views: Views, options: TrainingOptions) -> None:
+        self.views = views
+        self.options = options
+
+    def __len__(self) -> int:
+        return self.options.steps
+
+    def __getitem__(self, step: int) -> Pair:
+        torch.set_num_threads(1)
+        return self.views.batch(range(step * self.options.batch, (step + 1) * self.options.batch))
+
+
+def _tensors(pairs: Pair, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    images = [torch.from_numpy(image).to(device).float()[:, None] / 255 for image in (pairs.image0, pairs.image1)]
+    return images[0], images[1], torch.from_numpy(pairs.flow).to(device), torch.from_numpy(pairs.visible).to(device)
+
+
+@torch.inference_mode()
+def evaluate(model: EfficientLoFTRForKeypointMatching, views: Views, pairs: int) -> dict[str, float]:
+    """Match the first `pairs` of `views`; the share of right matches (3 px), their median error (px), matches a pair."""
+    model.eval()
+    device = next(model.parameters()).device
+    errors, total = [], 0
+    for start in range(0, pairs, 8):
+        batch = views.batch(range(start, min(start + 8, pairs)))
+        images0, images1, flow, visible = _tensors(batch, device)
+        found = model.match(model.encode(images0), model.encode(images1))
+        total += len(found.scores)
+        # Keypoints lie half-way between pixels of the image: the flow there is the mean of its four neighbours.
+        x, y = found.keypoints0.floor().long().unbind(1)
+        x, y, pair = x.clamp(0, flow.shape[2] - 2), y.clamp(0, flow.shape[1] - 2), found.cells[:, 0]
+        target = (flow[pair, y, x] + flow[pair, y, x + 1] + flow[pair, y + 1, x] + flow[pair, y + 1, x + 1]) / 4
+        error = (found.keypoints1 - target).norm(dim=1)
+        errors.append(torch.where(visible[pair, y, x], error, torch.inf).cpu())
+    model.train()
+    error = torch.cat(errors)
+    right = error[error < 3]
+    return {
+        "matches": total / pairs,
+        "right": len(right) / max(1, total),
+        "median_error": float(right.median()) if len(right) else math.nan,
+    }
+
+
+class Run:
+    """A training run and all of its state."""
+
+    def __init__(self, folder: Path, config: EfficientLoFTRConfig, options: TrainingOptions) -> None:
+        torch.manual_seed(options.seed)
+        self.folder = folder
+        self.options = options
+        self.device = torch.device(options.device)
+        self.model = EfficientLoFTRForKeypointMatching(config).to(self.device, memory_format=torch.channels_last)
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=options.learning_rate,
+        )
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.step = 0
+        if (folder / STATE_FILE).exists():
+            state = torch.load(folder / STATE_FILE, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.generator.set_state(state["generator"])
+            self.step = state["step"]
+
+    def save(self) -> None:
+        """Write the weights and the state, each whole or not at all."""
+        save_model(self.model, self.folder)
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+        }
+        part = self.folder / (STATE_FILE + ".part")
+        torch.save(state, part)
+        part.replace(self.folder / STATE_FILE)
+
+    def log(self, entry: dict[str, float]) -> None:
+        with (self.folder / LOG_FILE).open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        print("  ".join(f"{name} {value:.4g}" for name, value in entry.items()), flush=True)
+
+    def update(self, pairs: Pair) -> dict[str, float]:
+        """One optimiser step; returns the losses."""
+        options = self.options
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, options)
+        images0, images1, flow, visible = _tensors(pairs, self.device)
+        dtype = getattr(torch, options.autocast) if options.autocast else torch.float32
+        with torch.autocast(self.device.type, dtype, enabled=options.autocast is not None):
+            losses = compute_losses(self.model, images0, images1, flow, visible, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = losses.total
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.step += 1
+        return {name: value.item() for name, value in vars(losses).items()}
+
+
+def train(
+    photographs: Sequence[Path] | Path, folder: str | Path, config: EfficientLoFTRConfig, options: TrainingOptions
+) -> EfficientLoFTRForKeypointMatching:
+    """Train, or go on with the run in `folder`; returns the model after `options.steps` steps.
+
+    photographs: a folder of photographs (every 20th is held out for evaluation) or a list of files.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    paths = list_photographs(photographs) if isinstance(photographs, Path) else list(photographs)
+    training, held_out = split(paths)
+    run = Run(folder, config, options)
+    held_out_views = Views(held_out, options.size, options.seed + 1)
+    run.log({"step": run.step, "parameters": float(sum(p.numel() for p in run.model.parameters()))})
+    (folder / "options.json").write_text(json.dumps(asdict(options), indent=2) + "\n")
+
+    stream = Batches(Views(training, options.size, options.seed), options)
+    loader = DataLoader(
+        stream,
+        batch_size=None,
+        sampler=range(run.step, options.steps),
+        num_workers=options.workers,
+        prefetch_factor=8 if options.workers else None,
+    )
+    run.model.train()
+    sums: dict[str, list[float]] = {}
+    started, first_step = time.monotonic(), run.step
+    for pairs in loader:
+        for name, value in run.update(pairs).items():
+            sums.setdefault(name, []).append(value)
+        if run.step % LOG_EVERY == 0:
+            means = {name: float(np.mean(values)) for name, values in sums.items()}
+            speed = (run.step - first_step) * options.batch / (time.monotonic() - started)
+            run.log({"step": run.step, **means, "pairs_per_second": speed})
+            sums.clear()
+        if run.step % options.evaluate_every == 0 or run.step == options.steps:
+            run.save()
+            run.log({"step": run.step, **evaluate(run.model, held_out_views, 64)})
+    return run.model.eval()

@@ -1,0 +1,183 @@
+"""What must hold for any weights: folding, batching and tiling change no result; odd sizes map back exactly."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import eloftr.coarse_matching as coarse_matching
+from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, Matcher, load_matcher
+from eloftr.coarse_matching import match_coarse, similarity
+from eloftr.fine_matching import RING, rings
+
+CONFIG = EfficientLoFTRConfig(
+    stage_num_blocks=[1, 1, 1, 2], out_features=[8, 16, 16, 32], hidden_size=32, num_attention_layers=1
+)
+
+
+def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth random grey texture, uint8."""
+    noise = np.random.default_rng(seed).normal(size=(height // 4 + 1, width // 4 + 1))
+    image = Image.fromarray(noise.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    return np.clip(128 + 50 * np.asarray(image), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model() -> EfficientLoFTRForKeypointMatching:
+    """Random weights with batch norms that have seen images, so that folding them has something to fold."""
+    torch.manual_seed(0)
+    model = EfficientLoFTRForKeypointMatching(CONFIG)
+    model.train()
+    with torch.no_grad():
+        for seed in range(4):
+            images = torch.from_numpy(texture(128, 160, seed))[None, None] / 255
+            features = model.efficientloftr.backbone(images.repeat(2, 1, 1, 1))
+            model.refinement_layer(features[2], features[1], features[0])
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def matcher(model: EfficientLoFTRForKeypointMatching) -> Matcher:
+    return Matcher(copy.deepcopy(model), torch.device("cpu"), torch.float32)
+
+
+def test_fuse_changes_no_result(model: EfficientLoFTRForKeypointMatching) -> None:
+    fused = copy.deepcopy(model).fuse()
+    images = torch.from_numpy(np.stack([texture(96, 128, 5), texture(96, 128, 6)]))[:, None] / 255
+    with torch.inference_mode():
+        for plain, folded in zip(
+            model.efficientloftr.backbone(images), fused.efficientloftr.backbone(images), strict=True
+        ):
+            torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4)
+        half, quarter, coarse = model.efficientloftr.backbone(images)
+        torch.testing.assert_close(
+            fused.refinement_layer(coarse, quarter, half), model.refinement_layer(coarse, quarter, half),
+            rtol=1e-4, atol=1e-4,
+        )
+    assert sum(p.numel() for p in fused.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+def test_batching_does_not_change_a_pair() -> None:
+    matcher = load_matcher("small", "cpu")
+    base = texture(224, 288)
+    images = [base[16:208, 16:272], base[8:200, 0:256], base[24:216, 32:288], texture(192, 256, 9)]
+    pairs = [(0, 1), (0, 2), (1, 3), (2, 0)]
+    alone = [matcher.match([images[i]], [images[j]])[0] for i, j in pairs]
+    assert max(len(found) for found in alone) > 50
+    for order in ([0, 1, 2], [2, 0, 1], [3, 2, 1], [1, 3, 0]):
+        together = matcher.match([images[pairs[n][0]] for n in order], [images[pairs[n][1]] for n in order], batch_size=3)
+        for n, found in zip(order, together, strict=True):
+            np.testing.assert_allclose(found.keypoints0, alone[n].keypoints0, atol=1e-3)
+            np.testing.assert_allclose(found.keypoints1, alone[n].keypoints1, atol=1e-3)
+            np.testing.assert_allclose(found.scores, alone[n].scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("skip_softmax", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.6])
+def test_tiled_coarse_matching_equals_the_definition(
+    skip_softmax: bool, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    features0 = torch.randn(2, 16, 9, 11)
+    features1 = features0.flip(3).roll(2, 2)[:, :, :, :10] + 0.6 * torch.randn(2, 16, 9, 10)
+    config = EfficientLoFTRConfig(
+        coarse_matching_skip_softmax=skip_softmax,
+        coarse_matching_threshold=threshold,
+        coarse_matching_border_removal=1,
+    )
+    scores = similarity(features0, features1, config.coarse_matching_temperature)
+    if not skip_softmax:
+        scores = scores.softmax(1) * scores.softmax(2)
+    inside = torch.zeros(9, 11, dtype=torch.bool), torch.zeros(9, 10, dtype=torch.bool)
+    for mask in inside:
+        mask[1:-1, 1:-1] = True
+    expected = (scores > threshold) & inside[0].flatten()[:, None] & inside[1].flatten()
+    expected &= (scores == scores.amax(2, keepdim=True)) & (scores == scores.amax(1, keepdim=True))
+    monkeypatch.setitem(coarse_matching.TILE, "cpu", 700)  # several tiles a pass
+    cells, found = match_coarse(features0, features1, config)
+    assert len(cells) > 20
+    torch.testing.assert_close(cells, expected.nonzero())
+    torch.testing.assert_close(found, scores[expected])
+
+
+def test_windows_equal_the_upsampled_and_unfolded_map() -> None:
+    torch.manual_seed(2)
+    fused = torch.randn(2, 5, 16, 24)
+    full = torch.nn.functional.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=False)
+    unfolded = torch.nn.functional.unfold(full, RING, stride=8, padding=1)  # (2, 5·100, 4·6)
+    expected = unfolded.unflatten(1, (5, RING, RING)).permute(0, 4, 2, 3, 1).flatten(0, 1)
+    pair, cell = torch.arange(2).repeat_interleave(24), torch.arange(24).repeat(2)
+    torch.testing.assert_close(rings(fused, pair, cell), expected)
+
+
+def test_odd_sizes_map_back_to_the_pixels_of_the_array() -> None:
+    matcher = load_matcher("small", "cpu")
+    image = texture(250, 333)
+    (same,) = matcher.match([image], [image])
+    assert len(same) > 200
+    # Keypoint 0 is an exact pixel half; a point and its own image must land together in both arrays.
+    assert np.median(np.abs(same.keypoints0 - same.keypoints1)) < 0.15
+    assert same.keypoints0.min() > 0
+    assert (same.keypoints0.max(0) < [333, 250]).all()
+    assert same.keypoints0[:, 0].max() > 290
+    double = np.asarray(Image.fromarray(image).resize((666, 500), Image.Resampling.BICUBIC))
+    (scaled,) = matcher.match([image], [double], size=(256, 320))
+    error = np.abs(scaled.keypoints1 - ((scaled.keypoints0 + 0.5) * 2 - 0.5))
+    assert len(scaled) > 200
+    assert np.median(error) < 0.4
+
+
+def test_an_image_in_many_pairs_is_encoded_once_a_batch(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+    encode = matcher.encode
+    monkeypatch.setattr(matcher, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    query = texture(64, 96)
+    matcher.match([query] * 4, [texture(64, 96, seed) for seed in range(4)], batch_size=4)
+    assert encoded == [1, 4]
+
+
+def test_pairs_without_matches_give_empty_arrays(matcher: Matcher) -> None:
+    black = np.zeros((64, 96), np.uint8)
+    (found,) = matcher.match([black], [black])
+    assert len(found) == 0
+    assert found.keypoints0.shape == found.keypoints1.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("images0", "images1", "message"),
+    [
+        ([np.zeros((64, 64), np.uint8)], [], "same length"),
+        ([np.zeros((64, 64, 3), np.uint8)], [np.zeros((64, 64), np.uint8)], "grey arrays"),
+        ([np.zeros((64, 64), np.float32)], [np.zeros((64, 64), np.uint8)], "uint8"),
+        ([np.zeros((0, 64), np.uint8)], [np.zeros((64, 64), np.uint8)], "uint8"),
+    ],
+)
+def test_wrong_arguments_say_what_is_wrong(matcher: Matcher, images0: list, images1: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        matcher.match(images0, images1)
+
+
+def test_encode_refuses_sides_that_are_not_multiples_of_32(model: EfficientLoFTRForKeypointMatching) -> None:
+    with pytest.raises(ValueError, match="multiples of 32"):
+        model.encode(torch.zeros(1, 1, 100, 96))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden_size": 128}, "hidden_size=128"),
+        ({"stage_stride": [2, 2, 2, 2]}, "stage_stride"),
+        ({"num_attention_heads": 7}, "num_attention_heads"),
+        ({"activation_function": "swish2"}, "activation_function"),
+        ({"fine_kernel_size": 6}, "fine_kernel_size"),
+        ({"kv_aggregation_stride": 2}, "kv_aggregation"),
+        ({"fine_matching_slice_dim": 64}, "fine_matching_slice_dim"),
+    ],
+)
+def test_configurations_that_cannot_be_built_are_refused(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EfficientLoFTRConfig(**values)
