@@ -1,8 +1,8 @@
 """Arrow schemas of every table that crosses a boundary, and the one builder of ragged columns.
 
-Coordinates are float32 (x, y) in pixels of the original image after its EXIF orientation is applied; the centre of the
-top-left pixel is (0, 0). Names of images are POSIX paths relative to the image root. Every schema carries its version,
-units and origin as metadata; `version` changes when the meaning of a column does.
+Coordinates are float32 (x, y) in pixels of the original image after its EXIF orientation is applied; the
+centre of the top-left pixel is (0, 0). Names of images are POSIX paths relative to the image root. Every schema
+carries its version, units and origin as metadata; `version` changes when the meaning of a column does.
 """
 
 from __future__ import annotations
@@ -90,17 +90,21 @@ def ragged(rows: Sequence[np.ndarray], kind: pa.DataType) -> pa.ListArray:
 
     rows: each (n,) for lists of scalars, (n, k) for lists of fixed-size lists; n may be 0.
     kind: the column's type, `list<scalar>` or `list<fixed_size_list<scalar, k>>`.
+    Raises ValueError where a row has another k, or all rows together more values than one column can hold.
     """
     inner = kind.value_type
     fixed = pa.types.is_fixed_size_list(inner)
     scalar = inner.value_type if fixed else inner
     lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
     flat = np.concatenate([np.ravel(row) for row in rows]) if rows else np.empty(0)
+    expected = int(offsets[-1]) * (inner.list_size if fixed else 1)
+    if len(flat) != expected or expected >= 2**31:
+        raise ValueError(f"{len(flat)} values for a column of {kind}: expected {expected}, below 2147483648.")
     values = pa.array(np.ascontiguousarray(flat, scalar.to_pandas_dtype()), scalar)
     if fixed:
         values = pa.FixedSizeListArray.from_arrays(values, type=inner)
-    return pa.ListArray.from_arrays(pa.array(offsets), values, type=kind)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=kind)
 
 
 def unragged(column: pa.ChunkedArray | pa.ListArray) -> list[np.ndarray]:
@@ -109,8 +113,10 @@ def unragged(column: pa.ChunkedArray | pa.ListArray) -> list[np.ndarray]:
     inner = array.type.value_type
     values = array.values
     if pa.types.is_fixed_size_list(inner):
-        flat = values.values.to_numpy(zero_copy_only=False).reshape(-1, inner.list_size)
+        flat = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, inner.list_size)
     else:
         flat = values.to_numpy(zero_copy_only=False)
     offsets = array.offsets.to_numpy()
-    return [flat[start:stop] for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+    # a null row may own values all the same
+    stops = np.where(array.is_null().to_numpy(zero_copy_only=False), offsets[:-1], offsets[1:])
+    return [flat[start:stop] for start, stop in zip(offsets[:-1], stops, strict=True)]

@@ -1,0 +1,212 @@
+"""Pair lists: read, checked against the images, in canonical order, without duplicates.
+
+    names (n sorted) + a list in text, CSV or Parquet → PairList: pairs (N, 2) int32 indices into names, i < j
+
+`A B` and `B A` are one pair. A pair that cannot be matched becomes a row of FAILURES with one of REASONS.
+Everything is columns from start to end: a million pairs make no Python objects.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.schemas import FAILURES, PAIRS
+from pipeline.storage import Folder, StorageError
+
+REASONS = {
+    "unknown_image": "the folder of images has none of this name",
+    "self_pair": "an image paired with itself",
+    "malformed_line": "a line that is not two names and at most a score",
+}
+
+# One name, quoted or plain, as two groups of which one stays empty; then an optional score.
+SCORE = r"\+?(?P<score>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+SPACES = r'^(?:"(?P<q0>[^"]+)"|(?P<n0>[^\s"]+))\s+(?:"(?P<q1>[^"]+)"|(?P<n1>[^\s"]+))(?:\s+' + SCORE + ")?$"
+TABS = (
+    r'^(?:"(?P<q0>[^"\t]+)"|(?P<n0>[^"\t]+?)) *\t\s*(?:"(?P<q1>[^"\t]+)"|(?P<n1>[^"\t]+?))(?: *\t\s*'
+    + SCORE
+    + ")?$"
+)
+COMMAS = (
+    r'^(?:"(?P<q0>(?:[^"]|"")+)"|(?P<n0>[^",]+?))\s*,\s*(?:"(?P<q1>(?:[^"]|"")+)"|(?P<n1>[^",]+?))'
+    r"\s*(?:,\s*" + SCORE + r"?\s*)?$"
+)
+HEADER = r'(?i)^"?image_?0"?\s*,\s*"?image_?1"?\s*(?:,\s*"?\w*"?\s*)?$'
+LINES = 1 << 17  # parsed at a time, so that the pieces of a long list are not all in memory
+
+
+# What a list is parsed into. image0, image1: null where malformed. text: the line as it stood.
+ROWS = pa.schema(
+    {
+        "place": pa.string(),
+        "image0": pa.string(),
+        "image1": pa.string(),
+        "score": pa.float32(),
+        "text": pa.string(),
+    }
+)
+
+
+class PairListError(Exception):
+    """A pair list cannot be used; the message is one sentence for a person."""
+
+
+@dataclass(frozen=True)
+class PairList:
+    """Pairs of images to match, and what was wrong with the rest of the list.
+
+    pairs: (N, 2) int32, unique, sorted, indices i < j into the sorted names.
+    scores: (N,) float32, NaN where the list gives none; the highest of equal pairs. None: no scores at all.
+    failures: table of FAILURES. duplicates: lines that repeat a pair.
+    """
+
+    pairs: np.ndarray
+    scores: np.ndarray | None
+    failures: pa.Table
+    duplicates: int
+
+
+def exhaustive(n: int) -> np.ndarray:
+    """Every pair of n images: (n (n − 1) / 2, 2) int32, i < j, sorted."""
+    if n < 0:
+        raise ValueError(f"n must not be negative, not {n}.")
+    pairs = np.empty((n * (n - 1) // 2, 2), np.int32)
+    start = 0
+    for i in range(n - 1):
+        rows = pairs[start : start + n - 1 - i]
+        rows[:, 0], rows[:, 1] = i, np.arange(i + 1, n)
+        start += len(rows)
+    return pairs
+
+
+def pairs_table(names: Sequence[str], pairs: np.ndarray, scores: np.ndarray | None = None) -> pa.Table:
+    """Pairs (N, 2) of indices into names, and their scores (N,) with NaN for none, as a table of PAIRS."""
+    known = pa.array(names, pa.string())
+    columns = [known.take(pa.array(np.ascontiguousarray(pairs[:, side]))) for side in (0, 1)]
+    missing = pa.nulls(len(pairs), pa.float32())
+    columns.append(missing if scores is None else pa.array(scores, pa.float32(), from_pandas=True))
+    return pa.Table.from_arrays(columns, schema=PAIRS)
+
+
+def read_pairs(
+    url: str | os.PathLike[str], names: Sequence[str], options: dict[str, Any] | None = None
+) -> PairList:
+    """A pair list of a local path or fsspec URL, checked against the names of the images.
+
+    `.txt`: two names a line and optionally a score, separated by tabs or by spaces; a name that holds spaces
+    goes between tabs or in double quotes; empty lines and lines that start with # are skipped. `.csv`: the same
+    with commas, with or without the header image0,image1[,score]. `.parquet`: a table of PAIRS.
+
+    names: sorted and unique, as `images.list_images` gives them. options: of the fsspec filesystem.
+    Raises `PairListError` where the list is missing, of another kind or without its columns; ValueError where
+    the names are not sorted.
+    """
+    known = pa.array(names, pa.string())
+    if len(known) > 1 and not pc.all(pc.less(known[:-1], known[1:])).as_py():
+        raise ValueError("names must be sorted and unique.")
+    folder, name = Folder.of_file(url, options)
+    kind = os.path.splitext(name)[1].lower()
+    if kind not in (".txt", ".csv", ".parquet"):
+        raise PairListError(f"{name}: is no pair list by its ending; give a .txt, .csv or .parquet file.")
+    try:
+        if kind == ".parquet":
+            return _collected(_parquet_rows(folder.read_table(name), name), known, f" of {name}: ")
+        text = folder.read_bytes(name).decode("utf-8-sig", errors="replace")
+        return _collected(_text_rows(text, comma=kind == ".csv"), known, f" of {name}: ")
+    except (StorageError, OSError) as error:
+        raise PairListError(f"{folder.shown}/{name}: cannot be read ({error}); check the path.") from error
+
+
+def _text_rows(text: str, comma: bool) -> Iterator[pa.Table]:
+    """Lines → tables of ROWS."""
+    lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten()
+    lines = pc.utf8_trim_whitespace(lines)
+    numbers = pa.array(np.arange(1, len(lines) + 1))
+    content = pc.invert(pc.match_substring_regex(lines, "^(#|$)"))
+    lines, numbers = lines.filter(content), numbers.filter(content)
+    if comma and len(lines) and pc.match_substring_regex(lines[:1], HEADER)[0].as_py():
+        lines, numbers = lines[1:], numbers[1:]
+    for start in range(0, len(lines), LINES):
+        part, at = lines[start : start + LINES].cast(pa.string()), numbers[start : start + LINES]
+        tabs = pc.match_substring(part, "\t")
+        if comma:
+            yield _split(part, at, COMMAS)
+        else:
+            yield _split(part.filter(tabs), at.filter(tabs), TABS)
+            yield _split(part.filter(pc.invert(tabs)), at.filter(pc.invert(tabs)), SPACES)
+
+
+def _split(lines: pa.Array, numbers: pa.Array, pattern: str) -> pa.Table:
+    found = pc.extract_regex(lines, pattern)
+    sides = []
+    for side in "01":
+        quoted = pc.struct_field(found, "q" + side)
+        if pattern is COMMAS:
+            quoted = pc.replace_substring(quoted, '""', '"')
+        sides.append(pc.binary_join_element_wise(quoted, pc.struct_field(found, "n" + side), ""))
+    score = pc.struct_field(found, "score")
+    score = pc.cast(pc.if_else(pc.equal(score, ""), None, score), pa.float32())
+    places = pc.binary_join_element_wise("line", pc.cast(numbers, pa.string()), " ")
+    return pa.Table.from_arrays([places, *sides, score, lines], schema=ROWS)
+
+
+def _parquet_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
+    """A table of PAIRS, or of its columns in other types → tables of ROWS."""
+    try:
+        images = [table[column].cast(pa.string()) for column in ("image0", "image1")]
+        has_score = "score" in table.column_names
+        score = table["score"].cast(pa.float32()) if has_score else pa.nulls(len(table), pa.float32())
+    except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        needs = "needs text columns image0 and image1 and may have a number column score"
+        raise PairListError(f"{name}: {needs} ({error}).") from error
+    places = pc.binary_join_element_wise("row", pc.cast(pa.array(np.arange(len(table))), pa.string()), " ")
+    yield pa.Table.from_arrays([places, *images, score, pa.nulls(len(table), pa.string())], schema=ROWS)
+
+
+def _collected(rows: Iterable[pa.Table], known: pa.Array, of: str) -> PairList:
+    """Tables of ROWS → the sorted unique pairs of known images, and a failure for every other row."""
+    keys, scores, failures = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [FAILURES.empty_table()]
+    for part in rows:
+        i, j = (
+            pc.fill_null(pc.index_in(part[side], value_set=known), -1).to_numpy().astype(np.int64)
+            for side in ("image0", "image1")
+        )
+        good = (i >= 0) & (j >= 0) & (i != j)
+        keys.append((np.minimum(i, j) * len(known) + np.maximum(i, j))[good])
+        scores.append(part["score"].to_numpy()[good])
+        failures.append(_failures(part.filter(pa.array(~good)), i[~good], j[~good], of))
+    key, score = np.concatenate(keys), np.nan_to_num(np.concatenate(scores), nan=-np.inf)
+    order = np.lexsort((-score, key))
+    key, score = key[order], score[order]
+    first = np.append(True, key[1:] != key[:-1])[: len(key)]
+    pairs = np.stack([key[first] // max(len(known), 1), key[first] % max(len(known), 1)], axis=1)
+    score = np.where(np.isneginf(score[first]), np.float32(np.nan), score[first])
+    none = bool(np.isnan(score).all())
+    return PairList(
+        pairs.astype(np.int32), None if none else score, pa.concat_tables(failures), int((~first).sum())
+    )
+
+
+def _failures(rows: pa.Table, i: np.ndarray, j: np.ndarray, of: str) -> pa.Table:
+    """Rows of which i or j is −1 for an unknown name, or i = j → FAILURES."""
+    first, second, text = rows["image0"], rows["image1"], rows["text"]
+    malformed = pc.or_(pc.is_null(first), pc.is_null(second))
+    unknown = pa.array((i < 0) | (j < 0))
+    reason = pc.case_when(pc.make_struct(malformed, unknown), "malformed_line", "unknown_image", "self_pair")
+    shown = pc.coalesce(pc.utf8_slice_codeunits(text, 0, 200), "an empty name")
+    detail = pc.case_when(
+        pc.make_struct(malformed, unknown),
+        pc.binary_join_element_wise("not two names and at most a score: ", shown, ""),
+        pc.binary_join_element_wise("there is no image ", pc.if_else(pa.array(i < 0), first, second), ""),
+        "an image is paired with itself",
+    )
+    detail = pc.binary_join_element_wise(rows["place"], of, detail, "")
+    columns = [first, second, pa.array(["plan"] * len(rows), pa.string()), reason, detail]
+    return pa.Table.from_arrays(columns, schema=FAILURES)

@@ -1,0 +1,265 @@
+"""A run → COLMAP database → sparse model: mapping, export, and a short report of both.
+
+RUN/run.json, images/, matches/ → OUTPUT/database.db, keypoints.parquet
+                                → OUTPUT/sparse/0 … (COLMAP binary, the largest model first), points.ply
+                                → OUTPUT/report.txt
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from pipeline.colmap import CameraOptions, ColmapError, ImportSummary, import_matches
+from pipeline.storage import Folder, StorageError
+from pipeline.verification import import_pycolmap
+
+MAPPERS = ("incremental", "global")
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """One connected part of the scene."""
+
+    images: int  # registered
+    points: int
+    observations: int
+    track_length: float  # mean, images per point
+    error: float  # mean reprojection error, pixels
+    focal: tuple[float, float, float]  # smallest, median and largest of its cameras, pixels
+
+    @classmethod
+    def of(cls, model: Any) -> ModelSummary:
+        used = {model.images[image].camera_id for image in model.reg_image_ids()}
+        focals = [model.cameras[camera].mean_focal_length() for camera in used]
+        return cls(
+            images=model.num_reg_images(),
+            points=model.num_points3D(),
+            observations=model.compute_num_observations(),
+            track_length=model.compute_mean_track_length(),
+            error=model.compute_mean_reprojection_error(),
+            focal=(min(focals), float(np.median(focals)), max(focals)),
+        )
+
+
+@dataclass(frozen=True)
+class ReconstructionSummary:
+    """What was imported and mapped. `models` is empty where nothing could be mapped, and `notes` say why."""
+
+    output: Path
+    database: ImportSummary
+    models: list[ModelSummary]  # largest first
+    unregistered: list[str]  # images in none of the models
+    notes: list[str]
+
+    def text(self) -> str:
+        """The report: a few lines for a person."""
+        data = self.database
+        lines = [
+            f"database: {data.images} images, {data.cameras} cameras, {data.keypoints} keypoints",
+            f"pairs:    {data.verified} of {data.pairs} verified, {data.matches} inlier matches, "
+            f"{data.merged_matches} with shared keypoints",
+        ]
+        for number, model in enumerate(self.models):
+            low, median, high = model.focal
+            lines += [
+                f"model {number}:  {model.images} of {data.images} images registered, {model.points} points",
+                f"          mean track length {model.track_length:.2f}, mean reprojection error "
+                f"{model.error:.3f} px, {model.observations / model.images:.0f} observations per image",
+                f"          focal length {median:.1f} px"
+                + (f" ({low:.1f} to {high:.1f})" if high > low else ""),
+            ]
+        left_out = {
+            "repeated pairs": data.duplicate_pairs,
+            "pairs of a mirrored with an unmirrored file": data.mirrored_pairs,
+            "matches outside their image": data.outside,
+        }
+        lines += [f"left out: {count} {what}" for what, count in left_out.items() if count]
+        if self.unregistered and self.models:
+            shown = ", ".join(self.unregistered[:20]) + (", …" if len(self.unregistered) > 20 else "")
+            lines.append(f"not registered: {len(self.unregistered)} images: {shown}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)]) + "\n"
+
+
+def reconstruct(
+    run: Folder | str,
+    output: Path | str | None = None,
+    *,
+    images: str | None = None,
+    mapper: str = "incremental",
+    cameras: CameraOptions | None = None,
+    radius: float = 2.0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> ReconstructionSummary:
+    """Import a finished run into a COLMAP database and map it.
+
+    output: a local folder, `sfm` in the run's by default. images: the photographs, for the colours of the
+    points only; by default where run.json says. mapper: `incremental` or `global` (deterministic both; the
+    global one runs on one thread for that). cameras, radius: see `import_matches`. progress receives one line
+    at a time.
+
+    Writes `report.txt` also where nothing could be mapped; the summary then holds no model and a note that
+    says why. Raises ColmapError, SpoolError or StorageError, each one sentence, for options and runs that
+    cannot be used.
+    """
+    if mapper not in MAPPERS:
+        raise ColmapError(f"mapper {mapper!r} is unknown; give {' or '.join(MAPPERS)}.")
+    cameras = cameras or CameraOptions()
+    run = Folder(run) if isinstance(run, str) else run
+    if output is None and not run.local:
+        raise ColmapError(f"{run.shown}: is not on a local disk; say with --output where the database goes.")
+    target = Path(output if output is not None else run.path("sfm"))
+    photographs, long_side = _read_run(run)
+    imported = import_matches(run, target / "database.db", cameras, long_side=long_side, radius=radius)
+    for name in ("sparse", "points.ply", "report.txt"):  # of the database before
+        _remove(target / name)
+    progress(f"{imported.images} images, {imported.verified} verified pairs, {imported.keypoints} keypoints")
+    colours = _local_folder(images or photographs)
+    models: list[Any] = []
+    if imported.verified:
+        models = map_database(
+            target / "database.db",
+            target,
+            mapper,
+            colours=colours,
+            fixed_cameras=cameras.params is not None,
+            max_error=max(4.0, 2.0 * imported.resize_factor),
+            progress=progress,
+        )
+    notes = []
+    if not imported.verified:
+        notes.append("nothing to map: no pair has verified matches; match pairs of images that overlap.")
+    elif not models:
+        notes.append("nothing to map: no two images share enough of the scene from different places.")
+    elif colours is None:
+        notes.append(
+            "points have no colours: the photographs are not on this machine; give them by --images."
+        )
+    registered = {model.images[image].name for model in models for image in model.reg_image_ids()}
+    names = pq.read_table(target / "keypoints.parquet", columns=["image"])["image"].to_pylist()
+    summary = ReconstructionSummary(
+        output=target,
+        database=imported,
+        models=[ModelSummary.of(model) for model in models],
+        unregistered=[name for name in names if name not in registered],
+        notes=notes,
+    )
+    (target / "report.txt").write_text(summary.text(), encoding="utf-8")
+    return summary
+
+
+def map_database(
+    database: Path,
+    output: Path,
+    mapper: str,
+    *,
+    colours: Path | None,
+    fixed_cameras: bool,
+    max_error: float,
+    progress: Callable[[str], None],
+) -> list[Any]:
+    """Run a mapper; writes `sparse/0` … and `points.ply` into `output`; returns the models, largest first.
+
+    max_error: reprojection error up to which an observation is kept, pixels. COLMAP's 4 px suit features
+    found at full resolution; ours are as precise as the resized image was.
+    """
+    scratch = output / ".mapping"
+    _remove(scratch)
+    scratch.mkdir(parents=True)
+    try:
+        found = _incremental if mapper == "incremental" else _global
+        models = found(database, scratch, fixed_cameras, max_error, progress)
+        models.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+        for number, model in enumerate(models):
+            if colours is not None:
+                model.extract_colors_for_all_images(colours)
+            (scratch / "sparse" / str(number)).mkdir(parents=True)
+            model.write_binary(scratch / "sparse" / str(number))
+        if models:
+            models[0].export_PLY(scratch / "points.ply")
+            for name in ("points.ply", "sparse"):
+                _remove(output / name)
+                (scratch / name).rename(output / name)
+    finally:
+        _remove(scratch)
+    return models
+
+
+def _incremental(
+    database: Path, scratch: Path, fixed_cameras: bool, max_error: float, progress: Callable[[str], None]
+) -> list[Any]:
+    pycolmap = import_pycolmap()
+    options = pycolmap.IncrementalPipelineOptions(random_seed=0, min_model_size=3, extract_colors=False)
+    options.mapper.random_seed = options.triangulation.random_seed = 0
+    options.mapper.filter_max_reproj_error = options.mapper.init_max_error = max_error
+    options.mapper.abs_pose_max_error = 3 * max_error
+    options.triangulation.merge_max_reproj_error = options.triangulation.complete_max_reproj_error = max_error
+    if fixed_cameras:
+        options.ba_refine_focal_length = options.ba_refine_extra_params = False
+        options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = False
+    registered = 2
+
+    def next_image() -> None:
+        nonlocal registered
+        registered += 1
+        if registered % 10 == 0:
+            progress(f"{registered} images registered")
+
+    for only_longer_tracks in (True, False):
+        # Points that two images see help no third one to register, but two photographs have no others.
+        options.triangulation.ignore_two_view_tracks = only_longer_tracks
+        found = pycolmap.incremental_mapping(
+            database, scratch, scratch, options, next_image_callback=next_image
+        )
+        if found:
+            break
+    return list(found.values())
+
+
+def _global(
+    database: Path, scratch: Path, fixed_cameras: bool, max_error: float, progress: Callable[[str], None]
+) -> list[Any]:
+    pycolmap = import_pycolmap()
+    options = pycolmap.GlobalPipelineOptions(random_seed=0, num_threads=1, min_model_size=3)
+    # Focal lengths are left to bundle adjustment: COLMAP's view graph calibration before it (1 px inliers)
+    # cost points everywhere and, on internet photographs, the poses.
+    if fixed_cameras:
+        adjustment = options.mapper.bundle_adjustment
+        adjustment.refine_focal_length = adjustment.refine_extra_params = False
+    return list(pycolmap.global_mapping(database, scratch, scratch, options).values())
+
+
+def _read_run(run: Folder) -> tuple[str, int]:
+    """(image root, long side) of run.json."""
+    try:
+        described = run.read_json("run.json")
+        return str(described["images"]), int(described["options"]["long_side"])
+    except FileNotFoundError:
+        raise ColmapError(
+            f"{run.shown}: holds no run.json; give the output folder of the matching job."
+        ) from None
+    except (KeyError, TypeError, ValueError):
+        raise ColmapError(
+            f"{run.shown}/run.json: lacks images or options.long_side; run the matching job."
+        ) from None
+
+
+def _local_folder(url: str) -> Path | None:
+    try:
+        path = Path(Folder(url).path())
+    except StorageError:
+        return None
+    return path if path.is_dir() else None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

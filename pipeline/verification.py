@@ -1,0 +1,205 @@
+"""Two-view geometry of every matched pair: which matches agree with one motion of the camera.
+
+    matches of one pair → E, F or H by RANSAC (pycolmap) → inliers, relative pose
+
+Cameras follow the tables: the centre of the top-left pixel is (0, 0), so the principal point of an image of
+`w × h` pixels is at ((w − 1) / 2, (h − 1) / 2) and F and H are in that frame.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import zlib  # noqa: F401  pycolmap's wheel exports its own zlib: the system's must be loaded first
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import schemas
+
+# Values of `geometry` that carry inliers; `none` (not matched), `undefined` and `degenerate` do not.
+GEOMETRIES = (
+    "calibrated",
+    "uncalibrated",
+    "planar",
+    "panoramic",
+    "planar_or_panoramic",
+    "watermark",  # a pure shift of the borders: two photographs with one overlay
+    "multiple",
+)
+
+DEFAULT_FOCAL = 1.2  # of the longer side, where EXIF gives none: COLMAP's assumption, a 45° field of view
+
+
+@dataclass(frozen=True)
+class VerificationOptions:
+    """What makes a pair of images verified. Distances are in pixels of the images as the network saw them.
+
+    RANSAC finds inliers in anything: with the default distance, uniformly random matches gave up to 18 of
+    150, 22 of 300 and 82 of 3000. Each of the two minima refuses what the other lets pass.
+    """
+
+    max_error: float = 2.0  # distance to the epipolar line; multiplied by the resize factor of the pair
+    long_side: int = 640  # longer side of the images as the network saw them, pixels
+    min_num_inliers: int = 25
+    min_inlier_ratio: float = 0.1
+    max_num_trials: int = 2000  # finds 30 % inliers 9 times of 10 for F; 90 ms a pair at worst
+    confidence: float = 0.999
+    random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.max_error) and self.max_error > 0 and self.long_side > 0):
+            raise ValueError("VerificationOptions: max_error and long_side must be above 0 pixels.")
+        if self.min_num_inliers < 8 or self.max_num_trials < 1 or self.random_seed < 0:
+            raise ValueError(
+                "VerificationOptions: give min_num_inliers ≥ 8, max_num_trials ≥ 1 and random_seed ≥ 0."
+            )
+        if not (0 <= self.min_inlier_ratio <= 1 and 0 < self.confidence < 1):
+            raise ValueError("VerificationOptions: min_inlier_ratio and confidence lie between 0 and 1.")
+
+
+class VerifyShard:
+    """Estimate the two-view geometry of every matched pair of a shard. CPU only, one thread."""
+
+    def __init__(self, options: VerificationOptions | None = None) -> None:
+        self.options = options or VerificationOptions()
+
+    def __call__(self, matches: pa.Table, images: pa.Table) -> pa.Table:
+        """MATCHES and the IMAGES they name → MATCHES with `geometry` and all columns after it filled.
+
+        Rows keep their order. A pair that is not `matched` gets geometry `none`; a pair whose numbers no
+        geometry can be computed from (not finite, or lists of different lengths) becomes `failed`, reason
+        `bad_numbers`. `inliers` has one value per match and is all false unless the geometry is one of
+        GEOMETRIES. A pair's result depends on nothing but that pair. `pose` of an uncalibrated pair assumes
+        the default focal length.
+
+        Raises ValueError where a matched image is missing from `images`.
+        """
+        cameras = _cameras(images)
+        status = matches["status"].to_pylist()
+        reason = matches["reason"].to_pylist()
+        names = zip(matches["image0"].to_pylist(), matches["image1"].to_pylist(), strict=True)
+        points = zip(
+            *(schemas.unragged(matches[name]) for name in ("keypoints0", "keypoints1", "scores")), strict=True
+        )
+        found = []
+        for row, ((name0, name1), (points0, points1, scores)) in enumerate(zip(names, points, strict=True)):
+            geometry = _Geometry("none", np.zeros(len(points0), bool))
+            if status[row] == "matched" and not _good_numbers(points0, points1, scores):
+                status[row], reason[row] = "failed", "bad_numbers"
+            elif status[row] == "matched":
+                missing = [name for name in (name0, name1) if name not in cameras]
+                if missing:
+                    raise ValueError(
+                        f"VerifyShard: matches name {missing[0]!r}, which is not in the images table."
+                    )
+                geometry = self._verify(points0, points1, cameras[name0], cameras[name1])
+            found.append(geometry)
+        columns = {name: matches[name] for name in ("image0", "image1", "keypoints0", "keypoints1", "scores")}
+        columns |= {"status": pa.array(status, pa.string()), "reason": pa.array(reason, pa.string())}
+        columns["geometry"] = pa.array([g.name for g in found], pa.string())
+        columns["inliers"] = schemas.ragged([g.inliers for g in found], pa.list_(pa.bool_()))
+        columns["num_inliers"] = pa.array([int(g.inliers.sum()) for g in found], pa.int32())
+        for name in ("E", "F", "H", "pose"):
+            kind = schemas.MATCHES.field(name).type
+            columns[name] = pa.array([getattr(g, name) for g in found], kind)
+        return pa.table([columns[name] for name in schemas.MATCHES.names], schema=schemas.MATCHES)
+
+    def _verify(
+        self, points0: np.ndarray, points1: np.ndarray, camera0: _Camera, camera1: _Camera
+    ) -> _Geometry:
+        options = self.options
+        if len(points0) < options.min_num_inliers:
+            return _Geometry("degenerate", np.zeros(len(points0), bool))
+        pycolmap = import_pycolmap()
+        estimation = pycolmap.TwoViewGeometryOptions(compute_relative_pose=True)
+        estimation.min_num_inliers = options.min_num_inliers
+        estimation.min_inlier_ratio = options.min_inlier_ratio
+        estimation.ransac.min_inlier_ratio = options.min_inlier_ratio
+        factors = [resize_factor(c.width, c.height, options.long_side) for c in (camera0, camera1)]
+        estimation.ransac.max_error = options.max_error * float(np.mean(factors))
+        estimation.ransac.max_num_trials = options.max_num_trials
+        estimation.ransac.min_num_trials = min(estimation.ransac.min_num_trials, options.max_num_trials)
+        estimation.ransac.confidence = options.confidence
+        estimation.ransac.random_seed = options.random_seed
+        indices = np.repeat(np.arange(len(points0), dtype=np.uint32)[:, None], 2, axis=1)
+        result = pycolmap.estimate_two_view_geometry(
+            *(camera0.pycolmap(), points0.astype(np.float64), camera1.pycolmap(), points1.astype(np.float64)),
+            *(indices, estimation),
+        )
+        name = pycolmap.TwoViewGeometryConfiguration(result.config).name.lower()
+        inliers = np.zeros(len(points0), bool)
+        if name in GEOMETRIES:
+            inliers[np.asarray(result.inlier_matches)[:, 0]] = True
+        E, F, H = (None if matrix is None else np.ravel(matrix) for matrix in (result.E, result.F, result.H))
+        pose = result.cam2_from_cam1
+        vector = None if pose is None else np.concatenate([pose.rotation.quat, pose.translation])
+        return _Geometry(name, inliers, E, F, H, vector)
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    name: str
+    inliers: np.ndarray  # (M,) bool
+    E: np.ndarray | None = None  # (9,) row-major
+    F: np.ndarray | None = None
+    H: np.ndarray | None = None
+    pose: np.ndarray | None = None  # (7,) qx qy qz qw tx ty tz
+
+
+@dataclass(frozen=True)
+class _Camera:
+    width: int
+    height: int
+    focal: float | None  # pixels; None where EXIF gives none
+
+    def pycolmap(self) -> object:
+        focal = self.focal or DEFAULT_FOCAL * max(self.width, self.height)
+        camera = import_pycolmap().Camera(
+            model="SIMPLE_PINHOLE",
+            width=self.width,
+            height=self.height,
+            params=[focal, (self.width - 1) / 2, (self.height - 1) / 2],
+        )
+        camera.has_prior_focal_length = self.focal is not None
+        return camera
+
+
+def _cameras(images: pa.Table) -> dict[str, _Camera]:
+    columns = (images[name].to_pylist() for name in ("image", "width", "height", "focal"))
+    return {
+        name: _Camera(width, height, focal if focal is not None and 0 < focal < np.inf else None)
+        for name, width, height, focal in zip(*columns, strict=True)
+    }
+
+
+def _good_numbers(*rows: np.ndarray) -> bool:
+    return len({len(row) for row in rows}) == 1 and all(np.isfinite(row).all() for row in rows)
+
+
+def resize_factor(width: np.ndarray | int, height: np.ndarray | int, long_side: int) -> np.ndarray:
+    """Pixels of the image per pixel of what the network saw; 1 where it was enlarged, which adds nothing."""
+    return np.maximum(1.0, np.maximum(width, height) / long_side)
+
+
+def import_pycolmap() -> ModuleType:
+    """pycolmap, without what its import does to the process.
+
+    It replaces the handlers of SIGTERM, SIGSEGV and others by its own, which print a stack trace and have
+    been seen to deadlock; the handlers found before are put back. It logs nothing.
+    """
+    if "pycolmap" in sys.modules:
+        return sys.modules["pycolmap"]
+    names = ("SIGTERM", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+    handlers = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
+    import pycolmap
+
+    if threading.current_thread() is threading.main_thread():  # Python allows signal.signal nowhere else
+        for number, handler in handlers.items():
+            if handler is not None:  # None: installed from C, unknown to Python
+                signal.signal(number, handler)
+    pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)  # what matters also comes as an exception
+    return pycolmap

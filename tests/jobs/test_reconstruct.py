@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic_run import Scene
+
+JOB = Path(__file__).resolve().parents[2] / "jobs" / "reconstruct.py"
+
+
+def job(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(JOB), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    Scene(cameras=4).write(folder)
+    return folder
+
+
+def test_a_run_becomes_database_model_points_and_report(run: Path, tmp_path: Path) -> None:
+    done = job(run, cwd=tmp_path)  # from anywhere
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4 of 4 images registered" in done.stdout
+    assert (run / "sfm" / "report.txt").read_text() in done.stdout
+    names = {path.relative_to(run / "sfm").as_posix() for path in (run / "sfm").rglob("*") if path.is_file()}
+    model = {"cameras.bin", "images.bin", "points3D.bin", "rigs.bin", "frames.bin"}
+    assert names == {
+        *("database.db", "keypoints.parquet", "points.ply", "report.txt"),
+        *(f"sparse/0/{name}" for name in model),
+    }
+
+
+def test_options_reach_the_reconstruction(run: Path, tmp_path: Path) -> None:
+    done = job(
+        *(run, "--output", tmp_path / "other", "--mapper", "global", "--radius", "1.5"),
+        *("--camera", "PINHOLE:800,800,360,270", "--camera-sharing", "single"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0
+    assert "4 images, 1 cameras" in done.stdout
+    assert "focal length 800.0 px" in done.stdout
+    assert (tmp_path / "other" / "sparse" / "0" / "images.bin").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "holds no run.json"),
+        (["RUN", "--camera", "PINHOLE:1,2"], "takes fx, fy, cx, cy"),
+        (["RUN", "--radius", "0"], "positive numbers"),
+        (["RUN", "--mapper", "fast"], "invalid choice"),
+        (["memory://run"], "--output"),
+    ],
+)
+def test_wrong_arguments_end_with_code_two_and_a_sentence(
+    run: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = job(*(str(run) if text == "RUN" else text for text in arguments), cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_damaged_tables_end_with_code_two_and_the_name_of_the_file(run: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(run, tmp_path / "run"))
+    table = broken / "matches" / "00001.parquet"
+    table.write_bytes(table.read_bytes()[:-100])
+    done = job(broken, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "00001.parquet" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_to_map_ends_with_code_one_and_a_sentence(tmp_path: Path) -> None:
+    Scene(cameras=3, outliers=1.0).write(tmp_path / "run")
+    done = job("run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "nothing to map: no pair has verified matches" in done.stdout

@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import http.server
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.schemas import MATCHES, SHARDS
+from pipeline.storage import AbsentError, Folder, StorageError, redacted
+
+
+def table(chunks: int = 1) -> pa.Table:
+    whole = pa.table(
+        {"image0": ["a.jpg", "b.jpg", "a.jpg", "c.jpg"], "score": pa.array([0.1, 0.2, 0.3, None])}
+    )
+    return pa.concat_tables(whole.slice(i * 4 // chunks, 4 // chunks) for i in range(chunks))
+
+
+@pytest.fixture(params=["local", "file", "memory", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    name = f"run{time.monotonic_ns()}"
+    if request.param == "s3":
+        return Folder(f"s3://bucket/{name}", request.getfixturevalue("s3"), pause=0.01)
+    return Folder(
+        {"local": "", "file": "file://", "memory": "memory:/"}[request.param] + str(tmp_path / name)
+    )
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    """A loopback S3 server with one bucket: the storage options that reach it."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"endpoint_url": f"http://{host}:{port}", "key": "user", "secret": "hidden"}
+    import fsspec
+
+    fsspec.filesystem("s3", **options).mkdir("bucket")
+    yield options
+    server.stop()
+
+
+def test_published_files_are_listed_and_read_back(folder: Folder) -> None:
+    folder.publish("b.JPG", b"two")
+    folder.publish("sub/a b.jpg", b"one")
+    folder.publish("empty.jpg", b"")
+    folder.publish(".hidden/c.jpg", b"no")
+    folder.publish("notes.txt", b"no")
+    assert folder.list([".jpg"]) == ["b.JPG", "empty.jpg", "sub/a b.jpg"]
+    assert folder.list([".jpg"], recursive=False) == ["b.JPG", "empty.jpg"]
+    assert folder.list() == ["b.JPG", "empty.jpg", "notes.txt", "sub/a b.jpg"]
+    assert folder.names("sub") == ["sub/a b.jpg"]
+    assert folder.names("later") == []
+    assert folder.read_bytes("sub/a b.jpg") == b"one"
+    assert folder.read_bytes("empty.jpg", limit=10) == b""
+    assert folder.read_bytes("b.JPG", limit=10) == b"two"
+    assert folder.read_bytes("b.JPG", limit=1) == b"tw"
+    assert folder.exists("b.JPG")
+    folder.remove("b.JPG")
+    folder.remove("b.JPG")
+    assert not folder.exists("b.JPG")
+    with pytest.raises(FileNotFoundError):
+        folder.read_bytes("b.JPG")
+    with pytest.raises(FileNotFoundError):
+        folder.read_bytes("b.JPG", limit=10)
+
+
+def test_a_file_is_replaced_whole(folder: Folder) -> None:
+    folder.publish("run.json", b"old")
+    folder.publish("run.json", b"new")
+    assert folder.read_bytes("run.json") == b"new"
+    assert folder.list() == ["run.json"]
+
+
+def test_tables_come_back_with_their_schema_and_metadata(folder: Folder) -> None:
+    empty = MATCHES.empty_table()
+    folder.publish_table("matches/0.parquet", empty)
+    assert folder.read_table("matches/0.parquet").schema.equals(MATCHES, check_metadata=True)
+    folder.publish_table("plan/0.parquet", table())
+    assert folder.read_table("plan/0.parquet", columns=["score"]).column_names == ["score"]
+    assert folder.read_table("plan/0.parquet").equals(table())
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    shards = pa.table(
+        [["0"], [["a", "b"]], [[[0, 1]]]],
+        schema=SHARDS,
+    )
+    for rows in (table(1), table(2), table(4)):
+        folder.publish_table(f"{rows['score'].num_chunks}.parquet", rows)
+        folder.publish_table("shards.parquet", shards)
+    contents = {folder.read_bytes(f"{n}.parquet") for n in (1, 2, 4)}
+    assert len(contents) == 1
+    assert folder.read_table("shards.parquet").equals(shards)
+
+
+def test_a_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "scene=7"))
+    folder.publish_table("t.parquet", table())
+    assert folder.read_table("t.parquet").column_names == ["image0", "score"]
+
+
+def test_half_a_parquet_file_is_refused_with_a_sentence(folder: Folder) -> None:
+    folder.publish_table("t.parquet", table())
+    folder.publish("t.parquet", folder.read_bytes("t.parquet")[:-30])
+    with pytest.raises(StorageError, match=r"t\.parquet: is not whole Parquet"):
+        folder.read_table("t.parquet")
+    folder.publish("run.json", b"{")
+    with pytest.raises(StorageError, match="is not JSON"):
+        folder.read_json("run.json")
+
+
+def test_done_markers_name_the_finished_shards(folder: Folder) -> None:
+    assert folder.done_names() == set()
+    folder.mark_done("00000001", {"pairs": 3})
+    folder.mark_done("00000000", {"pairs": 2})
+    folder.mark_done("00000001", {"pairs": 3})
+    assert folder.done_names() == {"00000000", "00000001"}
+    assert folder.read_done("00000001") == {"pairs": 3}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", "a\\..\\b.jpg", "", ".", "a//b.jpg", "x\0.jpg", "a/"],
+)
+def test_names_that_leave_the_folder_are_refused(folder: Folder, name: str) -> None:
+    for use in (
+        folder.read_bytes,
+        folder.exists,
+        folder.remove,
+        folder.url_of,
+        lambda n: folder.publish(n, b""),
+    ):
+        with pytest.raises(StorageError, match="is not a plain relative path"):
+            use(name)
+
+
+def test_a_link_out_of_the_folder_is_refused_unless_allowed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"key")
+    root = tmp_path / "photos"
+    (root / "inner").mkdir(parents=True)
+    (root / "inner" / "a.jpg").write_bytes(b"a")
+    (root / "out.jpg").symlink_to(tmp_path / "secret")
+    (root / "in.jpg").symlink_to("inner/a.jpg")
+    (root / "loop").symlink_to(root)
+    folder = Folder(str(root))
+    assert folder.list() == ["in.jpg", "inner/a.jpg", "out.jpg"]
+    assert folder.read_bytes("in.jpg") == b"a"
+    with pytest.raises(StorageError, match="symbolic link leads out"):
+        folder.read_bytes("out.jpg")
+    allowed = Folder(str(root), follow_links=True)
+    assert allowed.read_bytes("out.jpg") == b"key"
+    assert allowed.list() == ["in.jpg", "inner/a.jpg", "out.jpg"]
+
+
+def test_a_pipe_or_a_name_that_is_not_utf8_does_not_hang_or_crash(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb") as file:
+        file.write(b"x")
+    folder = Folder(str(tmp_path))
+    assert folder.list() == ["\\udcff.jpg", "pipe.jpg"]
+    for name in folder.list():
+        with pytest.raises(StorageError):
+            folder.read_bytes(name)
+
+
+def test_a_missing_folder_a_file_and_a_missing_bucket_are_explained(
+    tmp_path: Path, s3: dict[str, str]
+) -> None:
+    with pytest.raises(AbsentError, match="nowhere: no such folder"):
+        Folder(str(tmp_path / "nowhere")).list()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="is a file; give a folder"):
+        Folder(str(tmp_path / "file")).list()
+    with pytest.raises(AbsentError, match="s3://nobucket/photos: no such folder"):
+        Folder("s3://nobucket/photos", s3).list()
+    with pytest.raises(AbsentError, match="nothing in it"):
+        Folder("s3://bucket/nothing", s3).list()
+    with pytest.raises(StorageError, match="names no bucket"):
+        Folder("s3://", s3).list()
+    with pytest.raises(StorageError, match="check the URL"):
+        Folder("nonsense://x").list()
+
+
+def test_missing_credentials_and_a_dead_endpoint_are_explained(
+    monkeypatch: pytest.MonkeyPatch, s3: dict[str, str]
+) -> None:
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    with pytest.raises(StorageError, match="may not be read; check rights and credentials"):
+        Folder("s3://bucket/x", {"endpoint_url": s3["endpoint_url"]}).list()
+    dead = {"endpoint_url": "http://127.0.0.1:9", "key": "user", "secret": "hidden"}
+    quick = {
+        "config_kwargs": {"retries": {"max_attempts": 0}},
+    }
+    with pytest.raises(StorageError, match="no answer in 2 tries") as caught:
+        Folder("s3://bucket/x", dead | quick, attempts=2, pause=0.01).list()
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_missing_driver_names_its_package() -> None:
+    script = (
+        "import sys; sys.modules['s3fs'] = None\n"
+        "from pipeline.storage import Folder\n"
+        "Folder('s3://bucket/x').list()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (
+        "StorageError: s3://bucket/x: the driver for s3:// is not installed; pip install s3fs." in done.stderr
+    )
+
+
+def test_credentials_never_appear_in_messages() -> None:
+    assert redacted("get https://user:pw@host/a?sig=1 now") == "get https://host/a now"
+    assert redacted("s3://key:secret@bucket/a b.jpg") == "s3://bucket/a b.jpg"
+    assert redacted("plain text? yes") == "plain text? yes"
+    folder = Folder("https://user:pw@host/photos?sig=1", {"secret": "hidden"})
+    assert repr(folder) == "Folder('https://host/photos')"
+
+
+def test_a_folder_travels_to_other_processes_and_working_directories(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.publish("a.txt", b"x")
+    copy = pickle.loads(pickle.dumps(folder))
+    assert copy == folder
+    assert copy.read_bytes("a.txt") == b"x"
+    relative = Folder("photos")
+    monkeypatch.chdir("/")
+    assert relative.url != Folder("photos").url
+
+
+def test_a_file_url_splits_into_folder_and_name(tmp_path: Path) -> None:
+    (tmp_path / "pairs.txt").write_bytes(b"x")
+    folder, name = Folder.of_file(tmp_path / "pairs.txt")
+    assert folder.read_bytes(name) == b"x"
+    assert Folder.of_file("s3://bucket/plan/pairs.csv")[0].url == "s3://bucket/plan"
+    assert Folder.of_file("pairs.txt")[0].url == os.getcwd()
+    assert Folder.of_file("/pairs.txt")[0].url == "/"
+
+
+def test_killed_writers_leave_nothing_that_is_read(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pipeline.storage import Folder\n"
+        "folder = Folder(sys.argv[1]); print('ready', flush=True)\n"
+        "while True: folder.publish('big.bin', os.urandom(1) * 4_000_000)"
+    )
+    folder = Folder(str(tmp_path))
+    for _ in range(3):
+        writer = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(0.15)
+        writer.kill()
+        writer.wait()
+        data = folder.read_bytes("big.bin")
+        assert len(data) == 4_000_000
+        assert len(set(data)) == 1
+    assert folder.list() == ["big.bin"]
+    (tmp_path / f".big.bin.{'0' * 32}.tmp").write_bytes(b"part")
+    assert folder.sweep() >= 1
+    assert os.listdir(tmp_path) == ["big.bin"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    import resource
+
+    script = (
+        "import resource, signal, sys; from pipeline.storage import Folder\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "Folder(sys.argv[1]).publish('a.bin', bytes(5000))"
+    )
+    assert resource.RLIMIT_FSIZE is not None
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert "a.bin: cannot be written: File too large" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+class _Flaky(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, but every file only after two failures: once a 503, once a reset connection."""
+
+    asked: dict[str, int]
+
+    def do_GET(self) -> None:
+        count = self.asked[self.path] = self.asked.get(self.path, 0) + 1
+        if "always" in self.path or count == 1:
+            self.send_error(503)
+        elif count == 2:
+            self.connection.close()
+        elif "forbidden" in self.path:
+            self.send_error(403)
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def flaky(tmp_path: Path) -> Iterator[tuple[Path, str, dict[str, int]]]:
+    asked: dict[str, int] = {}
+    handler = type("Handler", (_Flaky,), {"asked": asked})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield tmp_path, f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_throttling_and_resets_are_tried_again_and_refusals_are_not(
+    flaky: tuple[Path, str, dict[str, int]],
+) -> None:
+    root, url, asked = flaky
+    (root / "a.jpg").write_bytes(b"photo")
+    (root / "sub").mkdir()
+    (root / "sub" / "b.jpg").write_bytes(b"more")
+    folder = Folder(url, pause=0.01)
+    assert folder.list([".jpg"]) == ["a.jpg", "sub/b.jpg"]
+    assert folder.read_bytes("a.jpg") == b"photo"
+    assert asked["/a.jpg"] == 3
+    asked["/missing.jpg"] = 2
+    with pytest.raises(FileNotFoundError):
+        folder.read_bytes("missing.jpg")
+    assert asked["/missing.jpg"] == 3
+    asked["/forbidden.jpg"] = 2
+    with pytest.raises(PermissionError, match="access refused"):
+        folder.read_bytes("forbidden.jpg")
+    assert asked["/forbidden.jpg"] == 3
+    with pytest.raises(StorageError, match=r"no answer in 4 tries .*503"):
+        folder.read_bytes("always.jpg")
+    assert asked["/always.jpg"] == 4
+    with pytest.raises(StorageError, match="cannot be written to; give a local folder"):
+        folder.publish("c.jpg", b"")
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="attempts must be at least 1"):
+        Folder("x", attempts=0)
+
+
+def test_twenty_thousand_names_are_listed_in_a_moment(tmp_path: Path) -> None:
+    for k in range(20_000):
+        (tmp_path / f"{k:05}.jpg").touch()
+    start = time.perf_counter()
+    names = Folder(str(tmp_path)).list([".jpg"])
+    assert time.perf_counter() - start < 2
+    assert names == [f"{k:05}.jpg" for k in range(20_000)]
+    assert np.all(np.array(names[:-1]) < np.array(names[1:]))

@@ -1,0 +1,171 @@
+"""Synthetic training pairs: their ground truth must be exact, and a pair must depend on its index alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from eloftr.training.views import Pair, Views, list_photographs, split
+
+SIDE = 128
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Smooth pictures: a resampled one still equals itself within a grey level or two."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        noise = torch.from_numpy(rng.uniform(0, 255, (1, 1, 34, 44)).astype(np.float32))
+        picture = F.interpolate(noise, (320, 420), mode="bicubic", align_corners=True).clamp(0, 255)[0, 0]
+        place = folder / "ab"[number % 2]
+        place.mkdir(exist_ok=True)
+        Image.fromarray(picture.numpy().astype(np.uint8)).save(place / f"{number}.png")
+    return list_photographs(folder)
+
+
+@pytest.fixture(scope="module")
+def geometry_only(photographs: list[Path]) -> list[Pair]:
+    views = Views(photographs, SIDE, seed=1, photometric=False)
+    return [views.pair(index) for index in range(40)]
+
+
+def warped(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """`image` at the positions `flow`, in image 0's frame."""
+    height, width = image.shape
+    grid = torch.from_numpy(flow / [width - 1, height - 1] * 2 - 1).float()
+    source = torch.from_numpy(image.astype(np.float32))[None, None]
+    return F.grid_sample(source, grid[None], align_corners=True)[0, 0].numpy()
+
+
+def away_from_edges(pair: Pair) -> np.ndarray:
+    """Visible pixels whose neighbours move along with them: no mixed pixels of two surfaces."""
+    flow = torch.from_numpy(pair.flow).permute(2, 0, 1)[None]
+    spread = F.max_pool2d(flow, 5, 1, 2) + F.max_pool2d(-flow, 5, 1, 2)
+    hidden = F.max_pool2d(torch.from_numpy(~pair.visible)[None].float(), 5, 1, 2)[0] > 0
+    return ((spread[0].amax(0) < 20) & ~hidden).numpy()
+
+
+def test_flow_carries_image1_onto_image0(geometry_only: list[Pair]) -> None:
+    for pair in geometry_only:
+        sure = away_from_edges(pair)
+        difference = np.abs(warped(pair.image1, pair.flow) - pair.image0)[sure]
+        assert difference.mean() < 4
+        assert np.percentile(difference, 99) < 25
+
+
+def test_flow_has_no_subpixel_bias(geometry_only: list[Pair]) -> None:
+    """The shift that would best explain what is left, by least squares on the gradient (Lucas-Kanade)."""
+    shifts = []
+    for pair in geometry_only:
+        image0 = pair.image0.astype(np.float32)
+        down, right = np.gradient(image0, axis=0), np.gradient(image0, axis=1)
+        sure = away_from_edges(pair)
+        slopes = np.stack([right[sure], down[sure]], 1)
+        left = (warped(pair.image1, pair.flow) - image0)[sure]
+        shifts.append(np.linalg.lstsq(slopes, left, rcond=None)[0])
+    assert np.abs(np.mean(shifts, 0)).max() < 0.01
+    assert np.abs(shifts).max() < 0.05
+
+
+def test_visible_points_lie_inside_image1_and_enough_are_visible(geometry_only: list[Pair]) -> None:
+    shares = []
+    for pair in geometry_only:
+        target = pair.flow[pair.visible]
+        assert (target >= 0).all()
+        assert (target <= SIDE - 1).all()
+        assert np.isfinite(pair.flow).all()
+        shares.append(pair.visible.mean())
+    assert min(shares) >= 0.1
+    assert 0.4 < np.mean(shares) < 0.9
+
+
+def test_hidden_points_inside_image1_do_not_look_alike(geometry_only: list[Pair]) -> None:
+    hidden_differences, hidden_pairs = [], 0
+    for pair in geometry_only:
+        inside = ((pair.flow >= 0) & (pair.flow <= SIDE - 1)).all(-1)
+        occluded = inside & ~pair.visible
+        if occluded.sum() > 50:
+            hidden_pairs += 1
+            difference = np.abs(warped(pair.image1, pair.flow) - pair.image0)
+            hidden_differences.append(difference[occluded].mean())
+    assert hidden_pairs > 5
+    assert np.mean(hidden_differences) > 15
+
+
+def test_no_two_visible_points_share_a_place_in_image1(geometry_only: list[Pair]) -> None:
+    """A surface and what it hides cannot both be seen: neighbours in image 1 are neighbours in image 0."""
+    doubled, total = 0, 0
+    for pair in geometry_only:
+        y, x = np.nonzero(pair.visible)
+        target = np.rint(pair.flow[y, x]).astype(int)
+        low, high = np.full((2, SIDE, SIDE), np.inf), np.full((2, SIDE, SIDE), -np.inf)
+        for axis, source in enumerate((x, y)):
+            np.minimum.at(low[axis], (target[:, 1], target[:, 0]), source)
+            np.maximum.at(high[axis], (target[:, 1], target[:, 0]), source)
+        doubled += int(((high - low).max(0) > 12).sum())
+        total += int(np.isfinite(low[0]).sum())
+    assert doubled < 0.01 * total
+
+
+def test_same_index_gives_the_same_pair_in_any_order(photographs: list[Path]) -> None:
+    first, second = Views(photographs, 96, seed=3), Views(photographs, 96, seed=3)
+    forward = [first.pair(index) for index in range(6)]
+    backward = [second.pair(index) for index in reversed(range(6))][::-1]
+    for one, other in zip(forward, backward, strict=True):
+        for field in ("image0", "image1", "flow", "visible"):
+            np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+    assert not np.array_equal(forward[0].image0, forward[1].image0)
+    assert not np.array_equal(forward[0].image0, Views(photographs, 96, seed=4).pair(0).image0)
+
+
+def test_photometric_changes_leave_the_geometry_alone(photographs: list[Path]) -> None:
+    plain = Views(photographs, 96, seed=3, photometric=False).batch(range(4))
+    changed = Views(photographs, 96, seed=3).batch(range(4))
+    np.testing.assert_array_equal(plain.flow, changed.flow)
+    np.testing.assert_array_equal(plain.visible, changed.visible)
+    assert all((plain.image0 != changed.image0).mean((1, 2)) > 0.2)
+
+
+def test_batch_stacks_rectangular_pairs(photographs: list[Path]) -> None:
+    views = Views(photographs, (96, 128), seed=0)
+    batch = views.batch([5, 2])
+    assert batch.image0.shape == batch.image1.shape == batch.visible.shape == (2, 96, 128)
+    assert batch.flow.shape == (2, 96, 128, 2)
+    assert (batch.image0.dtype, batch.flow.dtype, batch.visible.dtype) == (np.uint8, np.float32, np.bool_)
+    np.testing.assert_array_equal(batch.image1[1], views.pair(2).image1)
+
+
+def test_blank_and_tiny_photographs_still_give_pairs(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 12), "white").save(tmp_path / "tiny.jpg")
+    Image.new("L", (300, 3)).save(tmp_path / "strip.png")
+    views = Views(list_photographs(tmp_path), 64, seed=0)
+    assert all(views.pair(index).visible.mean() >= 0.1 for index in range(4))
+
+
+def test_photographs_are_listed_sorted_and_every_twentieth_is_held_out(
+    photographs: list[Path], tmp_path: Path
+) -> None:
+    assert [path.name for path in photographs] == ["0.png", "2.png", "1.png", "3.png"]
+    paths = [tmp_path / f"{number:02d}.png" for number in range(45)]
+    training, held_out = split(paths)
+    assert held_out == [paths[0], paths[20], paths[40]]
+    assert sorted(training + held_out) == paths
+    with pytest.raises(ValueError, match="no photographs found"):
+        list_photographs(tmp_path)
+
+
+def test_wrong_arguments_name_what_is_wrong(photographs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 32 pixels"):
+        Views(photographs, 16, seed=0)
+    with pytest.raises(ValueError, match="list is empty"):
+        Views([], 96, seed=0)
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("not a picture")
+    with pytest.raises(ValueError, match=r"broken\.jpg: not a readable photograph"):
+        Views([broken], 96, seed=0)
