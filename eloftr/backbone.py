@@ -53,10 +53,6 @@ class RepVGGBlock(nn.Module):
             y = y + self.identity(x)
         return self.activation(y)
 
-    def fused(self) -> FusedBlock:
-        """The same function in evaluation mode, as one 3×3 convolution."""
-        return FusedBlock(self)
-
 
 class FusedBlock(nn.Module):
     """A block's 3×3 and 1×1 branches and all norms in one 3×3 convolution, for inference.
@@ -79,7 +75,7 @@ class FusedBlock(nn.Module):
             scale, shift = fold_norm(ones, block.identity)
             self.scale = nn.Parameter(scale[:, 0].to(dense.weight))
             bias += shift
-        self.conv = nn.Conv2d(dense.in_channels, dense.out_channels, 3, dense.stride, padding=1).to(dense.weight)
+        self.conv = nn.Conv2d(dense.in_channels, dense.out_channels, 3, dense.stride[0], padding=1).to(dense.weight)
         self.conv.weight.copy_(weight)
         assert self.conv.bias is not None
         self.conv.bias.copy_(bias)
@@ -125,6 +121,7 @@ class RepVGG(nn.Module):
     def fuse(self) -> None:
         """Replace every block by its folded form, in place. For inference only."""
         for stage in self.stages:
+            assert isinstance(stage, RepVGGStage)
             for i, block in enumerate(stage.blocks):
                 if isinstance(block, RepVGGBlock):
-                    stage.blocks[i] = block.fused()
+                    stage.blocks[i] = FusedBlock(block)

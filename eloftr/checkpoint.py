@@ -101,9 +101,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
             state = content.get("state_dict", content)
         else:
-            raise CheckpointError(
-                f"{path}: unknown kind of file; give a .safetensors or one of {', '.join(PICKLED)}."
-            )
+            raise CheckpointError(f"{path}: unknown kind of file; give a .safetensors or one of {', '.join(PICKLED)}.")
     except (OSError, RuntimeError, EOFError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error}); copy it again.") from error
     except Exception as error:  # safetensors and pickle raise types of their own
@@ -123,8 +121,12 @@ def _is_original(state: Mapping[str, Tensor]) -> bool:
 def infer_config(state: Mapping[str, Tensor], source: str) -> EfficientLoFTRConfig:
     """The sizes of the model that a state dict (either key format) belongs to; what shapes cannot tell is the default."""
     original = _is_original(state)
-    stage_pattern = r"backbone\.layer(\d)(?:\.(\d+))?\." if original else r"efficientloftr\.backbone\.stages\.(\d)\.blocks\.(\d+)\."
-    layer_pattern = r"loftr_coarse\.layers\.(\d+)\." if original else r"efficientloftr\.local_feature_transformer\.layers\.(\d+)\."
+    stage_pattern = (
+        r"backbone\.layer(\d)(?:\.(\d+))?\." if original else r"efficientloftr\.backbone\.stages\.(\d)\.blocks\.(\d+)\."
+    )
+    layer_pattern = (
+        r"loftr_coarse\.layers\.(\d+)\." if original else r"efficientloftr\.local_feature_transformer\.layers\.(\d+)\."
+    )
     blocks = [0, 0, 0, 0]
     widths = [0, 0, 0, 0]
     layers = 0
@@ -212,8 +214,9 @@ def load_model(
 ) -> EfficientLoFTRForKeypointMatching:
     """A model in evaluation mode with its weights, float32, on the CPU.
 
-    name_or_path: a bundled name, a folder (`config.json`, `model.safetensors`), a `.safetensors`, `.ckpt`, `.pth` or `.pt`
-    file in either key format, or a hub id. Without `config`, it is read from the folder or inferred from the shapes.
+    name_or_path: a bundled name, a folder (`config.json`, `model.safetensors`), a `.safetensors`, `.ckpt`,
+    `.pth` or `.pt` file in either key format, or a hub id. Without `config`, it is read from the folder or inferred
+    from the shapes.
     """
     path = resolve(name_or_path)
     file = path

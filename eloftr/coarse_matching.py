@@ -17,11 +17,14 @@ from torch import Tensor
 
 from eloftr.config import EfficientLoFTRConfig
 
-TILE = {"cpu": 1 << 19, "cuda": 1 << 28}  # similarities at a time: 2 MB stays in a core's cache, 1 GB fills a GPU
+TILE = {
+    "cpu": 1 << 19,
+    "cuda": 1 << 28,
+}  # similarities at a time: 2 MB stays in a core's cache, 1 GB fills a GPU
 
 
 def flatten(features: Tensor) -> Tensor:
-    """(B, C, h, w) → (B, h·w, C), scaled so that the product of two has unit scale and half precision stays in range."""
+    """(B, C, h, w) → (B, h·w, C), scaled so that products have unit scale and half precision stays in range."""
     return (features * features.shape[1] ** -0.5).flatten(2).transpose(1, 2)
 
 
@@ -30,9 +33,10 @@ def similarity(features0: Tensor, features1: Tensor, temperature: float) -> Tens
     return (flatten(features0) @ flatten(features1).transpose(1, 2)).float() / temperature
 
 
-def interior(height: int, width: int, border: int, device: torch.device) -> Tensor:
-    """(h·w,) bool: cells at least `border` cells away from the edge of the image."""
-    inside = torch.zeros(height, width, dtype=torch.bool, device=device)
+def interior(features: Tensor, border: int) -> Tensor:
+    """(h·w,) bool: cells of features (B, C, h, w) at least `border` cells away from the edge of the image."""
+    height, width = features.shape[2:]
+    inside = torch.zeros(height, width, dtype=torch.bool, device=features.device)
     inside[border : height - border, border : width - border] = True
     return inside.flatten()
 
@@ -44,8 +48,7 @@ def match_coarse(features0: Tensor, features1: Tensor, config: EfficientLoFTRCon
     """
     border = config.coarse_matching_border_removal
     temperature, threshold = config.coarse_matching_temperature, config.coarse_matching_threshold
-    inside0 = interior(*features0.shape[2:], border, features0.device)
-    inside1 = interior(*features1.shape[2:], border, features0.device)
+    inside0, inside1 = interior(features0, border), interior(features1, border)
     match = _match_raw if config.coarse_matching_skip_softmax else _match_dual_softmax
     cells, scores = [], []
     for pair, (flat0, flat1) in enumerate(zip(flatten(features0), flatten(features1), strict=True)):
@@ -94,7 +97,7 @@ def _match_raw(flat0: Tensor, flat1: Tensor, temperature: float, threshold: floa
 
 
 def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, threshold: float) -> list[Tensor]:
-    """Mutually most probable cells above the threshold, and maybe some below: cell 0 (M,), cell 1 (M,), probability (M,).
+    """Mutually most probable cells above the threshold, maybe some below: cell 0, cell 1, probability, each (M,).
 
     With t the maximum and n the sum of exp(s − t) of a row or column, the probability of s is
     exp(s − t_row) / n_row · exp(s − t_column) / n_column, so no entry of a row exceeds 1 / n_row. A row or column whose

@@ -56,12 +56,10 @@ class FineFusion(nn.Module):
         super().__init__()
         _, half, quarter, coarse = config.out_features
         self.out_conv = nn.Conv2d(coarse, coarse, 1, bias=False)
-        self.out_conv_layers = nn.ModuleList(
-            [FusionBlock(quarter, coarse, config), FusionBlock(half, quarter, config)]
-        )
+        self.out_conv_layers = nn.ModuleList([FusionBlock(quarter, coarse, config), FusionBlock(half, quarter, config)])
 
     def forward(self, coarse: Tensor, quarter: Tensor, half: Tensor) -> Tensor:
-        """Transformed coarse features and the backbone's finer maps → fine features at half resolution (B, C1, H/2, W/2)."""
+        """Transformed coarse features and the backbone's finer maps → fine features (B, C1, H/2, W/2)."""
         x = self.out_conv(coarse * coarse.shape[1] ** -0.5)
         for layer, finer in zip(self.out_conv_layers, (quarter, half), strict=True):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
@@ -117,7 +115,7 @@ def window_similarities(window0: Tensor, ring1: Tensor, slice_dim: int) -> tuple
 
 
 def first_stage_log_probability(similarity: Tensor) -> Tensor:
-    """Dual-softmax log-probability (M, 64, 64) of a pixel pair; the ring takes part in the softmax and is then cut off."""
+    """Dual-softmax log-probability (M, 64, 64) of a pixel pair; the ring takes part in it and is then cut off."""
     log_probability = similarity.log_softmax(1) + similarity.log_softmax(2)
     return log_probability.unflatten(2, (RING, RING))[:, :, 1:-1, 1:-1].flatten(2)
 
@@ -125,9 +123,10 @@ def first_stage_log_probability(similarity: Tensor) -> Tensor:
 def second_stage_offset(
     similarity: Tensor, match: Tensor, pixel0: Tensor, pixel1: Tensor, config: EfficientLoFTRConfig
 ) -> Tensor:
-    """Expected (x, y) offset (N, 2), within ±1 pixel, over a 3×3 of image 1 near `pixel1` (N,), seen from `pixel0` (N,).
+    """Expected (x, y) offset (N, 2), within ±1 pixel, over a 3×3 of image 1 near `pixel1` (N,).
 
-    similarity (M, 64, 100) of the second stage; match (N,) says which of the M windows each row reads.
+    similarity (M, 64, 100) of the second stage; match (N,) says which of the M windows each row reads, pixel0 (N,)
+    which pixel of image 0.
 
     The original code takes the pick's index in the window for its index in the ring, so its 3×3 lies one pixel up and
     left of the pick and wraps at the edge; its weights were trained so. `fine_matching_centered` sets it right.
@@ -152,8 +151,8 @@ def position(cell: Tensor, pixel: Tensor, cells_per_row: int) -> Tensor:
 def refine(fused0: Tensor, fused1: Tensor, cells: Tensor, config: EfficientLoFTRConfig) -> tuple[Tensor, Tensor]:
     """Sub-pixel keypoints (M, 2) in both images of every match of cells (M, 3): pair, cell 0, cell 1.
 
-    The first stage moves both ends to the most probable pixel pair of the two windows; the second moves image 1's by the
-    expectation over its 3×3 neighbours.
+    The first stage moves both ends to the most probable pixel pair of the two windows; the second moves image 1's
+    by the expectation over its 3×3 neighbours.
     """
     keypoints0, keypoints1 = [fused0.new_empty(0, 2).float()], [fused0.new_empty(0, 2).float()]
     for pair, cell0, cell1 in (chunk.unbind(1) for chunk in cells.split(CHUNK)):

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from eloftr.checkpoint import load_model
+from eloftr.config import EfficientLoFTRConfig
 from eloftr.model import EfficientLoFTRForKeypointMatching, ImageFeatures
 from eloftr.resizing import nearest_shape, resize, to_original
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 VARIANTS = {"full": (False, 0.2), "opt": (True, 25.0)}  # name: (skip the softmax, threshold)
 
 
@@ -38,14 +40,14 @@ class Matcher:
     """A fused model on its device. Make one with `load_matcher`."""
 
     def __init__(self, model: EfficientLoFTRForKeypointMatching, device: torch.device, dtype: torch.dtype) -> None:
-        self.model = model.eval().fuse().to(device, dtype, memory_format=torch.channels_last)
+        self.model = model.eval().fuse().to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
         self.dtype = dtype
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray | Tensor) -> ImageFeatures:
         """uint8 (B, H, W), H and W multiples of 32 → features of the B images, on the matcher's device."""
-        pixels = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images)
+        pixels = torch.tensor(images) if isinstance(images, np.ndarray) else images
         pixels = pixels.to(self.device, non_blocking=True)[:, None].to(self.dtype).div_(255)
         return self.model.encode(pixels.contiguous(memory_format=torch.channels_last))
 
@@ -110,15 +112,30 @@ class Matcher:
             height, width = size
         return nearest_shape(height, width, self.model.config.divisor)
 
-    def _encode_arrays(
-        self, images: Sequence[np.ndarray], shapes: dict[int, tuple[int, int]]
-    ) -> ImageFeatures:
+    def _encode_arrays(self, images: Sequence[np.ndarray], shapes: dict[int, tuple[int, int]]) -> ImageFeatures:
         distinct = list({id(image): image for image in images}.values())
         index = {id(image): i for i, image in enumerate(distinct)}
         features = self.encode(np.stack([resize(image, shapes[id(image)]) for image in distinct]))
         if len(distinct) == len(images):
             return features
         return features[torch.tensor([index[id(image)] for image in images], device=self.device)]
+
+
+def configure(
+    config: EfficientLoFTRConfig,
+    variant: str = "full",
+    threshold: float | None = None,
+    border: int | None = None,
+) -> None:
+    """Set the matching options of a configuration, in place. Raises ValueError for an unknown variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r} is unknown; choose {' or '.join(VARIANTS)}.")
+    if variant != "full":
+        config.coarse_matching_skip_softmax, config.coarse_matching_threshold = VARIANTS[variant]
+    if threshold is not None:
+        config.coarse_matching_threshold = threshold
+    if border is not None:
+        config.coarse_matching_border_removal = border
 
 
 def load_matcher(
@@ -138,19 +155,10 @@ def load_matcher(
     threshold: lowest score of a match; default the variant's. border_removal: cells at the edge that never match.
     Raises CheckpointError where the weights cannot be read or do not fit, ValueError for an unknown variant or dtype.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r}: choose one of {', '.join(VARIANTS)}.")
-    if isinstance(dtype, str):
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype={dtype!r}: choose float32, bfloat16 or float16.")
-        dtype = getattr(torch, dtype)
+    number = DTYPES.get(str(dtype or "float32").removeprefix("torch."))
+    if number is None:
+        raise ValueError(f"dtype {dtype!r} is unknown; choose {', '.join(DTYPES)}.")
     model = load_model(name_or_path)
-    config = model.config
-    if variant != "full":
-        config.coarse_matching_skip_softmax, config.coarse_matching_threshold = VARIANTS[variant]
-    if threshold is not None:
-        config.coarse_matching_threshold = threshold
-    if border_removal is not None:
-        config.coarse_matching_border_removal = border_removal
+    configure(model.config, variant, threshold, border_removal)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Matcher(model, device, dtype or torch.float32)
+    return Matcher(model, device, number)

@@ -3,8 +3,9 @@
 B pairs, C channels, h×w coarse cells (1/8 of the image), a = aggregation (4).
     features (B, C, h, w) ×2 → features of the same shapes that have seen each other
 
-Attention runs on (h/a)×(w/a) tokens: a strided depth-wise convolution makes the queries, a max-pool the keys and values;
-its message is up-sampled and joined to every cell by a two-layer network. Only self-attention carries 2D rotary positions.
+Attention runs on (h/a)×(w/a) tokens: a strided depth-wise convolution makes the queries, a max-pool the keys and
+values; its message is up-sampled and joined to every cell by a two-layer network. Only self-attention carries 2D
+rotary positions.
 """
 
 from __future__ import annotations
@@ -143,11 +144,14 @@ class LocalFeatureTransformer(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """The part that depends on one image alone: the first self-attention, (B, C, h, w) → the same shape."""
-        return self.layers[0].self_attention(x, x)
+        first = self.layers[0]
+        assert isinstance(first, AttentionRound)
+        return first.self_attention(x, x)
 
     def forward(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
         """The part that needs both images: `encode` results (B, C, h, w) and (B, C, h', w') → the same shapes."""
         for i, layer in enumerate(self.layers):
+            assert isinstance(layer, AttentionRound)
             if i:
                 x0 = layer.self_attention(x0, x0)
                 x1 = layer.self_attention(x1, x1)

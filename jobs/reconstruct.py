@@ -41,6 +41,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=2.0,
         help="merge keypoints within this distance, pixels of the matcher's images (default: %(default)s)",
     )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="of the mapper: 1 gives the same model every time, more a faster one; -1 for all cores",
+    )
     parser.add_argument("--images", help="the photographs, for the points' colours (default: the run's)")
     return parser.parse_args(arguments)
 
@@ -58,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
             mapper=options.mapper,
             cameras=CameraOptions.parse(options.camera, options.camera_sharing),
             radius=options.radius,
+            threads=options.threads,
             progress=lambda line: print(line, flush=True),
         )
     except (ColmapError, SpoolError, StorageError) as error:

@@ -26,8 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     values = vars(parser.parse_args(arguments))
     photographs, output, config = values.pop("photographs"), values.pop("output"), values.pop("config")
     try:
-        train(photographs, output, EfficientLoFTRConfig.from_pretrained(config) if config else SMALL,
-              TrainingOptions(**values))
+        train(
+            photographs,
+            output,
+            EfficientLoFTRConfig.from_pretrained(config) if config else SMALL,
+            TrainingOptions(**values),
+        )
     except (ValueError, OSError) as error:
         print(f"train_matcher: {error}", file=sys.stderr)
         return 2

@@ -143,6 +143,8 @@ def import_matches(
                 written += sum(map(len, matches))
                 _write_pairs(target, pairs[first : first + len(matches)], matches, maps, same_camera)
         os.replace(scratch / "keypoints.parquet", database.parent / "keypoints.parquet")
+        for journal in ("-wal", "-shm"):  # of a process killed while it read: SQLite would replay it on ours
+            database.with_name(database.name + journal).unlink(missing_ok=True)
         os.replace(scratch / "database.db", database)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -188,20 +190,14 @@ class _Images:
             differs = ~np.isclose(column, column[first][same], equal_nan=True)
             if differs.any():
                 image = names[same[differs][0]]
-                raise ColmapError(
-                    f"{image}: its {name} differs between shards; match again, its file changed."
-                )
+                raise ColmapError(f"{image}: its {name} differs between shards; match again, its file changed.")
             columns.append(column[first])
         if not len(names) or not names[0] or len(names) > MAX_IMAGES:
-            raise ColmapError(
-                f"{run.shown}: images/*.parquet names no image, too many, or one without a name."
-            )
+            raise ColmapError(f"{run.shown}: images/*.parquet names no image, too many, or one without a name.")
         images = cls(names, *columns)
         turned = images.orientation >= 5
         expected = np.where(turned, [images.height, images.width], [images.width, images.height])
-        good = (expected == [images.stored_width, images.stored_height]).all(axis=0) & (expected > 0).all(
-            axis=0
-        )
+        good = (expected == [images.stored_width, images.stored_height]).all(axis=0) & (expected > 0).all(axis=0)
         good &= (images.orientation >= 1) & (images.orientation <= 8)
         if not good.all():
             raise ColmapError(f"{names[~good][0]}: its sizes and orientation in images/*.parquet disagree.")
@@ -278,9 +274,7 @@ def _assign_cameras(images: _Images, options: CameraOptions) -> tuple[np.ndarray
     return assigned, cameras
 
 
-def _same_camera(
-    images: _Images, assigned: np.ndarray, cameras: list[Any], options: CameraOptions
-) -> np.ndarray:
+def _same_camera(images: _Images, assigned: np.ndarray, cameras: list[Any], options: CameraOptions) -> np.ndarray:
     """(N,) whether an image's camera is the one its matches were verified with."""
     if options.params is not None:
         return np.zeros(len(images.names), bool)
@@ -300,9 +294,7 @@ def _write_images(target: Any, images: _Images, assigned: np.ndarray, cameras: l
         target.write_image(image, use_image_id=True)
 
 
-def _write_keypoints(
-    target: Any, images: _Images, maps: np.ndarray, first: int, merged: MergedKeypoints
-) -> pa.Table:
+def _write_keypoints(target: Any, images: _Images, maps: np.ndarray, first: int, merged: MergedKeypoints) -> pa.Table:
     """Write the keypoints of consecutive images from row `first`; returns them as KEYPOINTS."""
     slices = [slice(*bounds) for bounds in zip(merged.offsets[:-1], merged.offsets[1:], strict=True)]
     for i, rows in enumerate(slices, first):
@@ -335,9 +327,7 @@ def _write_pairs(
                 geometry.E = turns[j] @ E @ turns[i].T
             if np.isfinite(pair["pose"]).all():
                 rotation = turns[j] @ pycolmap.Rotation3d(pair["pose"][:4]).matrix() @ turns[i].T
-                geometry.cam2_from_cam1 = pycolmap.Rigid3d(
-                    pycolmap.Rotation3d(rotation), turns[j] @ pair["pose"][4:]
-                )
+                geometry.cam2_from_cam1 = pycolmap.Rigid3d(pycolmap.Rotation3d(rotation), turns[j] @ pair["pose"][4:])
         elif GEOMETRIES[pair["geometry"]] == "calibrated":
             geometry.config = kinds[GEOMETRIES.index("uncalibrated")]
         target.write_matches(i + 1, j + 1, indices)

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.storage import Folder, StorageError
 
+PREPROCESSING = 1  # counts up when the pixels that the network sees of a file change
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
 # The only decoders that may see a file, whatever its name says: one of Pillow's others runs Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
@@ -85,9 +86,7 @@ class ImageLimits:
         if width * height > self.max_pixels:
             raise ImageError("too_large", f"{size}: more than {self.max_pixels} pixels")
         if max(width, height) > self.max_aspect * min(width, height):
-            raise ImageError(
-                "too_elongated", f"{size}: the sides differ by more than {self.max_aspect:g} times"
-            )
+            raise ImageError("too_elongated", f"{size}: the sides differ by more than {self.max_aspect:g} times")
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,7 @@ def list_images(folder: Folder) -> list[str]:
     return folder.list(SUFFIXES)
 
 
-def decode_image(
-    data: bytes, limits: ImageLimits = ImageLimits(), long_side: int | None = None
-) -> Photograph:
+def decode_image(data: bytes, limits: ImageLimits = ImageLimits(), long_side: int | None = None) -> Photograph:
     """The bytes of an image file → its grey pixels, upright.
 
     Of an animation or a multi-page file the first frame. Grey is ITU-R 601 luma. Transparent pixels are
@@ -169,9 +166,7 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
         if data.startswith(MAGIC):
             raise ImageError("truncated", f"its header is damaged ({type(error).__name__})") from error
         known = isinstance(error, UnidentifiedImageError)
-        raise ImageError(
-            "not_an_image", "its bytes are of no known format" if known else str(error)
-        ) from error
+        raise ImageError("not_an_image", "its bytes are of no known format" if known else str(error)) from error
 
 
 def _metadata(image: Image.Image) -> tuple[int, float | None, str | None]:

@@ -34,9 +34,7 @@ class MergedKeypoints:
     index: np.ndarray  # (N,) int32, the keypoint of each observation, counted within its image
 
 
-def merge_keypoints(
-    image: np.ndarray, xy: np.ndarray, weights: np.ndarray, radius: np.ndarray
-) -> MergedKeypoints:
+def merge_keypoints(image: np.ndarray, xy: np.ndarray, weights: np.ndarray, radius: np.ndarray) -> MergedKeypoints:
     """Cluster the observations of each image within a radius.
 
     image: (N,) integers below len(radius); xy: (N, 2) pixels; weights: (N,) scores, not negative;
@@ -175,12 +173,8 @@ def _neighbours(
     keys = _cell_keys(image, cells)
     order = np.argsort(keys[targets], kind="stable")
     sorted_keys = keys[targets][order]
-    starts = np.stack(
-        [np.searchsorted(sorted_keys, keys + (dy << 20) - 1, "left") for dy in (-1, 0, 1)], axis=1
-    )
-    stops = np.stack(
-        [np.searchsorted(sorted_keys, keys + (dy << 20) + 1, "right") for dy in (-1, 0, 1)], axis=1
-    )
+    starts = np.stack([np.searchsorted(sorted_keys, keys + (dy << 20) - 1, "left") for dy in (-1, 0, 1)], axis=1)
+    stops = np.stack([np.searchsorted(sorted_keys, keys + (dy << 20) + 1, "right") for dy in (-1, 0, 1)], axis=1)
     ends = np.cumsum((stops - starts).sum(axis=1))
     begin = 0
     while begin < len(image):

@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from eloftr import EfficientLoFTRForKeypointMatching, Matcher, Matches
 from eloftr.model import ImageFeatures
-from pipeline.images import ImageError, ImageLimits, bucket, read_image, to_original
-from pipeline.schemas import FAILURES, IMAGES, MATCHES, ragged, unragged
+from pipeline.images import ImageError, ImageLimits, read_image, to_original
+from pipeline.schemas import FAILURES, IMAGES, MATCHES, ragged
 from pipeline.storage import Folder
 
 Shape = tuple[int, int]
@@ -192,31 +192,3 @@ def _matches_table(shard: DecodedShard, found: list[Matches], reasons: dict[str,
     empty = {f.name: pa.nulls(len(found), f.type) for f in MATCHES if f.name not in columns}
     columns |= empty
     return pa.table([columns[name] for name in MATCHES.names], schema=MATCHES)
-
-
-# A shard travels between stages as one row of one block (see docs/decisions.md); its tables as Arrow IPC.
-PACKED = pa.schema(
-    [
-        ("shard", pa.string()),
-        ("names", pa.list_(pa.string())),
-        ("pairs", pa.list_(pa.list_(pa.int32(), 2))),
-        ("tables", pa.list_(pa.large_binary())),
-        ("pixels", pa.large_binary()),
-        ("encodes", pa.int64()),
-        ("seconds", pa.map_(pa.string(), pa.float64())),
-    ]
-)
-
-
-def pack_decoded(shard: DecodedShard, long_side: int) -> pa.Table:
-    """A decoded shard as one row; `unpack_decoded` reads its pixels without a copy."""
-    del long_side
-    pixels = np.concatenate([np.empty(0, np.uint8), *(image.ravel() for image in shard.pixels)])
-    return _row(
-        shard=shard.shard,
-        names=shard.names,
-        pairs=shard.pairs.tolist(),
-        tables=[_to_ipc(shard.images), _to_ipc(shard.failures)],
-        pixels=pa.py_buffer(pixels),
-        seconds=list(shard.seconds.items()),
-    )

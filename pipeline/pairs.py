@@ -26,26 +26,24 @@ REASONS = {
     "malformed_line": "a line that is not two names and at most a score",
 }
 
-# One name, quoted or plain, as two groups of which one stays empty; then an optional score.
-SCORE = r"\+?(?P<score>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
-SPACES = r'^(?:"(?P<q0>[^"]+)"|(?P<n0>[^\s"]+))\s+(?:"(?P<q1>[^"]+)"|(?P<n1>[^\s"]+))(?:\s+' + SCORE + ")?$"
-TABS = (
-    r'^(?:"(?P<q0>[^"\t]+)"|(?P<n0>[^"\t]+?)) *\t\s*(?:"(?P<q1>[^"\t]+)"|(?P<n1>[^"\t]+?))(?: *\t\s*'
-    + SCORE
-    + ")?$"
-)
-COMMAS = (
-    r'^(?:"(?P<q0>(?:[^"]|"")+)"|(?P<n0>[^",]+?))\s*,\s*(?:"(?P<q1>(?:[^"]|"")+)"|(?P<n1>[^",]+?))'
-    r"\s*(?:,\s*" + SCORE + r"?\s*)?$"
-)
+
+def _line(plain: str, between: str) -> str:
+    """Two names, quoted or plain (two groups each, of which one stays empty), and perhaps a score."""
+    name = rf'(?:"(?P<q#>(?:[^"]|"")+)"|(?P<n#>{plain}))'
+    score = r"\+?(?P<score>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+    first, second = name.replace("#", "0"), name.replace("#", "1")
+    return rf"^{first}\s*{between}\s*{second}(?:\s*{between}\s*(?:{score})?)?$"
+
+
+SPACES, TABS, COMMAS = _line(r'[^\s"]+', r"\s"), _line(r'[^\t"]+?', r"\t"), _line('[^,"]+?', ",")
 HEADER = r'(?i)^"?image_?0"?\s*,\s*"?image_?1"?\s*(?:,\s*"?\w*"?\s*)?$'
 LINES = 1 << 17  # parsed at a time, so that the pieces of a long list are not all in memory
 
 
-# What a list is parsed into. image0, image1: null where malformed. text: the line as it stood.
+# What a list is parsed into. number: of the line. image0, image1: null where malformed. text: of the line.
 ROWS = pa.schema(
     {
-        "place": pa.string(),
+        "number": pa.int64(),
         "image0": pa.string(),
         "image1": pa.string(),
         "score": pa.float32(),
@@ -95,14 +93,12 @@ def pairs_table(names: Sequence[str], pairs: np.ndarray, scores: np.ndarray | No
     return pa.Table.from_arrays(columns, schema=PAIRS)
 
 
-def read_pairs(
-    url: str | os.PathLike[str], names: Sequence[str], options: dict[str, Any] | None = None
-) -> PairList:
+def read_pairs(url: str | os.PathLike[str], names: Sequence[str], options: dict[str, Any] | None = None) -> PairList:
     """A pair list of a local path or fsspec URL, checked against the names of the images.
 
     `.txt`: two names a line and optionally a score, separated by tabs or by spaces; a name that holds spaces
-    goes between tabs or in double quotes; empty lines and lines that start with # are skipped. `.csv`: the same
-    with commas, with or without the header image0,image1[,score]. `.parquet`: a table of PAIRS.
+    goes between tabs or in double quotes; empty lines and lines that start with # are skipped. `.csv`: the
+    same with commas, with or without the header image0,image1[,score]. `.parquet`: a table of PAIRS.
 
     names: sorted and unique, as `images.list_images` gives them. options: of the fsspec filesystem.
     Raises `PairListError` where the list is missing, of another kind or without its columns; ValueError where
@@ -117,9 +113,9 @@ def read_pairs(
         raise PairListError(f"{name}: is no pair list by its ending; give a .txt, .csv or .parquet file.")
     try:
         if kind == ".parquet":
-            return _collected(_parquet_rows(folder.read_table(name), name), known, f" of {name}: ")
+            return _collected(_parquet_rows(folder.read_table(name), name), known, "row", name)
         text = folder.read_bytes(name).decode("utf-8-sig", errors="replace")
-        return _collected(_text_rows(text, comma=kind == ".csv"), known, f" of {name}: ")
+        return _collected(_text_rows(text, comma=kind == ".csv"), known, "line", name)
     except (StorageError, OSError) as error:
         raise PairListError(f"{folder.shown}/{name}: cannot be read ({error}); check the path.") from error
 
@@ -147,14 +143,11 @@ def _split(lines: pa.Array, numbers: pa.Array, pattern: str) -> pa.Table:
     found = pc.extract_regex(lines, pattern)
     sides = []
     for side in "01":
-        quoted = pc.struct_field(found, "q" + side)
-        if pattern is COMMAS:
-            quoted = pc.replace_substring(quoted, '""', '"')
+        quoted = pc.replace_substring(pc.struct_field(found, "q" + side), '""', '"')
         sides.append(pc.binary_join_element_wise(quoted, pc.struct_field(found, "n" + side), ""))
     score = pc.struct_field(found, "score")
     score = pc.cast(pc.if_else(pc.equal(score, ""), None, score), pa.float32())
-    places = pc.binary_join_element_wise("line", pc.cast(numbers, pa.string()), " ")
-    return pa.Table.from_arrays([places, *sides, score, lines], schema=ROWS)
+    return pa.Table.from_arrays([numbers, *sides, score, lines], schema=ROWS)
 
 
 def _parquet_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
@@ -166,47 +159,48 @@ def _parquet_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
     except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         needs = "needs text columns image0 and image1 and may have a number column score"
         raise PairListError(f"{name}: {needs} ({error}).") from error
-    places = pc.binary_join_element_wise("row", pc.cast(pa.array(np.arange(len(table))), pa.string()), " ")
-    yield pa.Table.from_arrays([places, *images, score, pa.nulls(len(table), pa.string())], schema=ROWS)
+    numbers = pa.array(np.arange(len(table)))
+    yield pa.Table.from_arrays([numbers, *images, score, pa.nulls(len(table), pa.string())], schema=ROWS)
 
 
-def _collected(rows: Iterable[pa.Table], known: pa.Array, of: str) -> PairList:
+def _collected(tables: Iterable[pa.Table], known: pa.Array, unit: str, name: str) -> PairList:
     """Tables of ROWS → the sorted unique pairs of known images, and a failure for every other row."""
-    keys, scores, failures = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [FAILURES.empty_table()]
-    for part in rows:
-        i, j = (
-            pc.fill_null(pc.index_in(part[side], value_set=known), -1).to_numpy().astype(np.int64)
-            for side in ("image0", "image1")
-        )
+    keys, scores, failures = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [ROWS.empty_table()]
+    for rows in tables:
+        i, j = _index(rows["image0"], known), _index(rows["image1"], known)
         good = (i >= 0) & (j >= 0) & (i != j)
         keys.append((np.minimum(i, j) * len(known) + np.maximum(i, j))[good])
-        scores.append(part["score"].to_numpy()[good])
-        failures.append(_failures(part.filter(pa.array(~good)), i[~good], j[~good], of))
+        scores.append(rows["score"].to_numpy()[good])
+        failures.append(rows.filter(pa.array(~good)))
     key, score = np.concatenate(keys), np.nan_to_num(np.concatenate(scores), nan=-np.inf)
-    order = np.lexsort((-score, key))
+    order = np.lexsort((-score, key))  # the highest score of a pair first
     key, score = key[order], score[order]
     first = np.append(True, key[1:] != key[:-1])[: len(key)]
-    pairs = np.stack([key[first] // max(len(known), 1), key[first] % max(len(known), 1)], axis=1)
+    pairs = np.stack(np.divmod(key[first], max(len(known), 1)), axis=1).astype(np.int32)
     score = np.where(np.isneginf(score[first]), np.float32(np.nan), score[first])
-    none = bool(np.isnan(score).all())
-    return PairList(
-        pairs.astype(np.int32), None if none else score, pa.concat_tables(failures), int((~first).sum())
-    )
+    bad = _failures(pa.concat_tables(failures).sort_by("number"), known, unit, name)
+    return PairList(pairs, None if np.isnan(score).all() else score, bad, int((~first).sum()))
 
 
-def _failures(rows: pa.Table, i: np.ndarray, j: np.ndarray, of: str) -> pa.Table:
-    """Rows of which i or j is −1 for an unknown name, or i = j → FAILURES."""
-    first, second, text = rows["image0"], rows["image1"], rows["text"]
+def _index(names: pa.ChunkedArray, known: pa.Array) -> np.ndarray:
+    """Index of each name among those known, −1 where it is not."""
+    return pc.fill_null(pc.index_in(names, value_set=known), -1).to_numpy().astype(np.int64)
+
+
+def _failures(rows: pa.Table, known: pa.Array, unit: str, name: str) -> pa.Table:
+    """A table of the ROWS that cannot be matched → FAILURES, with why and where."""
+    first, second = rows["image0"], rows["image1"]
+    missing = [pa.array(_index(side, known) < 0) for side in (first, second)]
     malformed = pc.or_(pc.is_null(first), pc.is_null(second))
-    unknown = pa.array((i < 0) | (j < 0))
-    reason = pc.case_when(pc.make_struct(malformed, unknown), "malformed_line", "unknown_image", "self_pair")
-    shown = pc.coalesce(pc.utf8_slice_codeunits(text, 0, 200), "an empty name")
+    cases = pc.make_struct(malformed, pc.or_(*missing))
+    reason = pc.case_when(cases, "malformed_line", "unknown_image", "self_pair")
+    text = pc.coalesce(pc.utf8_slice_codeunits(rows["text"], 0, 200), "a name is missing")
     detail = pc.case_when(
-        pc.make_struct(malformed, unknown),
-        pc.binary_join_element_wise("not two names and at most a score: ", shown, ""),
-        pc.binary_join_element_wise("there is no image ", pc.if_else(pa.array(i < 0), first, second), ""),
+        cases,
+        pc.binary_join_element_wise("not two names and at most a score", text, ": "),
+        pc.binary_join_element_wise("there is no image", pc.if_else(missing[0], first, second), " "),
         "an image is paired with itself",
     )
-    detail = pc.binary_join_element_wise(rows["place"], of, detail, "")
-    columns = [first, second, pa.array(["plan"] * len(rows), pa.string()), reason, detail]
+    place = pc.binary_join_element_wise(unit, rows["number"].cast(pa.string()), "of", name, " ")
+    columns = [first, second, pa.repeat("plan", len(rows)), reason, pc.binary_join_element_wise(place, detail, ": ")]
     return pa.Table.from_arrays(columns, schema=FAILURES)

@@ -1,8 +1,8 @@
 """Arrow schemas of every table that crosses a boundary, and the one builder of ragged columns.
 
 Coordinates are float32 (x, y) in pixels of the original image after its EXIF orientation is applied; the
-centre of the top-left pixel is (0, 0). Names of images are POSIX paths relative to the image root. Every schema
-carries its version, units and origin as metadata; `version` changes when the meaning of a column does.
+centre of the top-left pixel is (0, 0). Names of images are POSIX paths relative to the image root. Every
+schema carries its version, units and origin as metadata; `version` changes when the meaning of a column does.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ image is encoded once.
 
 The plan: put the images in an order that brings partners together, see the pairs as points of the upper
 triangle of the images × images matrix, sweep it in strips of a few rows, column by column, and cut where a
-bound is reached. High strips give square tiles, which suit dense lists; strips of one row give stars, which suit
-lists without structure; along a diagonal band every height does. The order of the names suits exhaustive and
-sequential lists, an order found by clustering suits others. All are tried and the cheapest is taken.
+bound is reached. High strips give square tiles, which suit dense lists; strips of one row give stars, which
+suit lists without structure; along a diagonal band every height does. The order of the names suits exhaustive
+and sequential lists, an order found by clustering suits others. All are tried and the cheapest is taken.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ def plan_shards(pairs: np.ndarray, max_images: int = 128, max_pairs: int = 1024)
     heights = sorted({1, max(1, min(math.isqrt(max_pairs), max_images // 2)), max_images // 2})
     by_name = np.arange(len(images))
     plans = [_cut(compact, by_name, height, max_images, max_pairs) for height in heights]
-    if min(plan.encodes for plan in plans) > GOOD_ENOUGH * _lower_bound(
-        len(images), len(pairs), max_images, max_pairs
-    ):
+    if min(plan.encodes for plan in plans) > GOOD_ENOUGH * _lower_bound(len(images), len(pairs), max_images, max_pairs):
         rank = _cluster(compact, len(images))
         plans += [_cut(compact, rank, height, max_images, max_pairs) for height in heights]
     best = min(plans, key=lambda plan: plan.encodes)
@@ -165,9 +163,7 @@ def _cluster(pairs: np.ndarray, n: int) -> np.ndarray:
         weight = np.bincount(same, weight[apart], len(key))
         first, second = np.divmod(key, len(kept))
     rank = np.arange(len(size))
-    for label in reversed(
-        joined
-    ):  # from the roots to the leaves: children stay together in their parent's place
+    for label in reversed(joined):  # from the roots to the leaves: children stay together in their parent's place
         by_parent = np.argsort(rank[label], kind="stable")
         rank = np.empty(len(label), np.int64)
         rank[by_parent] = np.arange(len(label))

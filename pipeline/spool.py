@@ -102,13 +102,9 @@ class MatchSpool:
         inliers = np.concatenate(lists[3])
         xy0, xy1, scores = (np.concatenate(column)[inliers] for column in lists[:3])
         pair = np.repeat(np.arange(len(pairs)), lengths[0])[inliers]
-        good = (
-            np.isfinite(xy0).all(axis=1) & np.isfinite(xy1).all(axis=1) & np.isfinite(scores) & (scores >= 0)
-        )
+        good = np.isfinite(xy0).all(axis=1) & np.isfinite(xy1).all(axis=1) & np.isfinite(scores) & (scores >= 0)
         if not good.all():
-            raise SpoolError(
-                f"{source}: holds coordinates or scores that are not finite; match this shard again."
-            )
+            raise SpoolError(f"{source}: holds coordinates or scores that are not finite; match this shard again.")
         if (pairs["image0"] == pairs["image1"]).any():
             raise SpoolError(f"{source}: holds an image matched with itself; plan the pairs again.")
 
@@ -128,9 +124,7 @@ class MatchSpool:
         rows = np.minimum(np.searchsorted(self.names, names), len(self.names) - 1)
         unknown = self.names[rows] != names
         if unknown.any():
-            raise SpoolError(
-                f"{source}: matches {names[unknown][0]!r}, which is not in images/*.parquet; match again."
-            )
+            raise SpoolError(f"{source}: matches {names[unknown][0]!r}, which is not in images/*.parquet; match again.")
         return rows
 
     def finish(self) -> np.ndarray:

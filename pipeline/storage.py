@@ -83,9 +83,7 @@ class Folder:
         return f"Folder({self.shown!r})"
 
     @classmethod
-    def of_file(
-        cls, url: str | os.PathLike[str], options: dict[str, Any] | None = None
-    ) -> tuple[Folder, str]:
+    def of_file(cls, url: str | os.PathLike[str], options: dict[str, Any] | None = None) -> tuple[Folder, str]:
         """A file's URL → its folder and its name there. Links are followed: a person chose this very file."""
         parent, slash, name = os.fspath(url).rstrip("/").rpartition("/")
         return cls(parent or slash or ".", options or {}, follow_links=True), name
@@ -98,13 +96,9 @@ class Folder:
             filesystem, root = url_to_fs(self.url, **self.options)
         except ImportError as error:
             cure = f"pip install {DRIVERS[self._protocol]}" if self._protocol in DRIVERS else str(error)
-            raise StorageError(
-                f"{self.shown}: the driver for {self._protocol}:// is not installed; {cure}."
-            ) from error
+            raise StorageError(f"{self.shown}: the driver for {self._protocol}:// is not installed; {cure}.") from error
         except (ValueError, TypeError) as error:
-            raise StorageError(
-                f"{self.shown}: cannot be opened ({redacted(error)}); check the URL."
-            ) from error
+            raise StorageError(f"{self.shown}: cannot be opened ({redacted(error)}); check the URL.") from error
         if isinstance(filesystem, LocalFileSystem):
             return filesystem, os.path.abspath(root)
         if not root.strip("/"):
@@ -142,9 +136,7 @@ class Folder:
         if name is not None and not self.follow_links:
             real, inside = os.path.realpath(path), os.path.realpath(root)
             if os.path.commonpath([real, inside]) != inside:
-                raise StorageError(
-                    f"{name}: a symbolic link leads out of {self.shown}; copy the file, or allow links."
-                )
+                raise StorageError(f"{name}: a symbolic link leads out of {self.shown}; copy the file, or allow links.")
         return path
 
     def _key(self, name: str) -> str:
@@ -175,9 +167,7 @@ class Folder:
                 top = f"{self._opened[1]}/{prefix}".rstrip("/")
                 found = self._retried(lambda: self._walk_remote(top, recursive))
         except FileNotFoundError as error:
-            raise AbsentError(
-                f"{self.shown}: no such folder, or nothing in it; check the spelling."
-            ) from error
+            raise AbsentError(f"{self.shown}: no such folder, or nothing in it; check the spelling.") from error
         except NotADirectoryError as error:
             raise StorageError(f"{self.shown}: is a file; give a folder.") from error
         except PermissionError as error:
@@ -198,9 +188,7 @@ class Folder:
                 if real in seen:
                     folders[:], files = [], []
                 seen.add(real)
-            found += [
-                (stem + name).removeprefix("./").encode(errors="backslashreplace").decode() for name in files
-            ]
+            found += [(stem + name).removeprefix("./").encode(errors="backslashreplace").decode() for name in files]
         return found
 
     def _walk_remote(self, top: str, recursive: bool) -> Names:
@@ -247,9 +235,7 @@ class Folder:
         try:
             return json.loads(self.read_bytes(name))
         except ValueError as error:
-            raise StorageError(
-                f"{self.shown}/{name}: is not JSON ({error}); restore or remove it."
-            ) from error
+            raise StorageError(f"{self.shown}/{name}: is not JSON ({error}); restore or remove it.") from error
 
     def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file's table, all columns or those named; `StorageError` where it is damaged."""
@@ -259,9 +245,7 @@ class Folder:
             with pq.ParquetFile(source) as file:
                 return file.read(columns=None if columns is None else [*columns])
         except pa.ArrowInvalid as error:
-            raise StorageError(
-                f"{self.shown}/{name}: is not whole Parquet; remove it and run again."
-            ) from error
+            raise StorageError(f"{self.shown}/{name}: is not whole Parquet; remove it and run again.") from error
 
     def publish(self, name: str, data: bytes | pa.Buffer) -> None:
         """Write a file whole: readers see the old one or the new one, never a part. Makes folders as needed.
@@ -272,9 +256,7 @@ class Folder:
             if self.local:
                 _replace(self.path(name), data)
             elif self._protocol not in ATOMIC_PUT:
-                raise StorageError(
-                    f"{self.shown}: cannot be written to; give a local folder, s3://, gs:// or az://."
-                )
+                raise StorageError(f"{self.shown}: cannot be written to; give a local folder, s3://, gs:// or az://.")
             else:
                 key = self._key(name)
                 self._retried(lambda: self._fs.pipe_file(key, bytes(data)))
@@ -318,12 +300,7 @@ class Folder:
         They are invisible to listings. Object stores keep none.
         """
         found = os.walk(self.path()) if self.local else ()
-        stale = [
-            os.path.join(base, name)
-            for base, _, files in found
-            for name in files
-            if TEMPORARY.fullmatch(name)
-        ]
+        stale = [os.path.join(base, name) for base, _, files in found for name in files if TEMPORARY.fullmatch(name)]
         for path in stale:
             os.remove(path)
         return len(stale)
@@ -353,9 +330,7 @@ class Folder:
                     raise PermissionError(f"{self.shown}: access refused ({cause})") from error
                 if attempt == self.attempts:
                     tries = f"no answer in {attempt} tries ({cause})"
-                    raise StorageError(
-                        f"{self.shown}: {tries}; check the network and the endpoint."
-                    ) from error
+                    raise StorageError(f"{self.shown}: {tries}; check the network and the endpoint.") from error
             time.sleep(self.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
             attempt += 1
 

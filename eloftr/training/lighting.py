@@ -50,9 +50,7 @@ def bake_light(
     return maps
 
 
-def _arriving(
-    surfaces: Sequence[Surface], rays: np.ndarray, shapes: Sequence[tuple[int, ...]]
-) -> list[np.ndarray]:
+def _arriving(surfaces: Sequence[Surface], rays: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
     """Mean over the rays of light (1 where it falls straight) on a grid of points of each surface."""
     points = np.concatenate([_grid(s, shape) for s, shape in zip(surfaces, shapes, strict=True)])
     counts = [rows * columns for rows, columns in shapes]

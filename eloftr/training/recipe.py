@@ -39,7 +39,9 @@ SMALL = EfficientLoFTRConfig(
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """steps: optimiser steps in all; the learning rate rises over `warmup`, stays, and falls to zero over the last
+    """Knobs of a run.
+
+    steps: optimiser steps in all; the learning rate rises over `warmup`, stays, and falls to zero over the last
     `decay` steps, so a run can be cut short by resuming it with fewer steps. size: side of the views, pixels."""
 
     steps: int = 20_000
@@ -81,12 +83,17 @@ class Batches(Dataset[Pair]):
 
 def _tensors(pairs: Pair, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     images = [torch.from_numpy(image).to(device).float()[:, None] / 255 for image in (pairs.image0, pairs.image1)]
-    return images[0], images[1], torch.from_numpy(pairs.flow).to(device), torch.from_numpy(pairs.visible).to(device)
+    return (
+        images[0],
+        images[1],
+        torch.from_numpy(pairs.flow).to(device),
+        torch.from_numpy(pairs.visible).to(device),
+    )
 
 
 @torch.inference_mode()
 def evaluate(model: EfficientLoFTRForKeypointMatching, views: Views, pairs: int) -> dict[str, float]:
-    """Match the first `pairs` of `views`; the share of right matches (3 px), their median error (px), matches a pair."""
+    """Match the first `pairs` of `views`: matches a pair, share of right ones (3 px), median error of those (px)."""
     model.eval()
     device = next(model.parameters()).device
     errors, total = [], 0
@@ -123,7 +130,10 @@ class Run:
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            [
+                {"params": decayed, "weight_decay": options.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
             lr=options.learning_rate,
         )
         self.generator = torch.Generator().manual_seed(options.seed)
@@ -173,7 +183,10 @@ class Run:
 
 
 def train(
-    photographs: Sequence[Path] | Path, folder: str | Path, config: EfficientLoFTRConfig, options: TrainingOptions
+    photographs: Sequence[Path] | Path,
+    folder: str | Path,
+    config: EfficientLoFTRConfig,
+    options: TrainingOptions,
 ) -> EfficientLoFTRForKeypointMatching:
     """Train, or go on with the run in `folder`; returns the model after `options.steps` steps.
 

@@ -75,9 +75,7 @@ class Scene:
         starts = np.cumsum([0] + [part.shape[1] for part in packed[:-1]])
         self.light = np.concatenate(packed, axis=1)
         sides = np.array([part.shape[1::-1] for part in light])
-        self.light_maps = np.concatenate(
-            [starts[None], sides.T]
-        )  # first texel, columns, rows; a surface each
+        self.light_maps = np.concatenate([starts[None], sides.T])  # first texel, columns, rows; a surface each
         self.sky = self._in_channels(np.asarray(sky, np.float32)) * 255
         self.texels, self.levels, self.depth, self.deepest = self._pyramids(textures)
 
@@ -299,8 +297,7 @@ def _nearest(
         if x0 >= x1 or y0 >= y1:
             continue
         a, b, c = (
-            (h[0] * columns[x0:x1]).astype(np.float32)
-            + (h[1] * rows[y0:y1] + h[2]).astype(np.float32)[:, None]
+            (h[0] * columns[x0:x1]).astype(np.float32) + (h[1] * rows[y0:y1] + h[2]).astype(np.float32)[:, None]
             for h in to_plane[k]
         )
         so_far = inverse[y0:y1, x0:x1]

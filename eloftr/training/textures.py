@@ -204,9 +204,7 @@ def _courses(
     x: np.ndarray, y: np.ndarray, rng: np.random.Generator, height: float, length: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of uneven bricks: number of the brick, distance to the next row, distance to its own ends."""
-    edges = np.cumsum(
-        np.append(y.min() - 1, height * rng.uniform(0.8, 1.2, int(np.ptp(y) / height / 0.8) + 3))
-    )
+    edges = np.cumsum(np.append(y.min() - 1, height * rng.uniform(0.8, 1.2, int(np.ptp(y) / height / 0.8) + 3)))
     row = np.searchsorted(edges, y.ravel()).reshape(y.shape) - 1
     to_row = np.minimum(y - edges[row], edges[row + 1] - y)
     number, to_end = np.empty(x.shape, np.int64), np.empty(x.shape, np.float32)
@@ -244,17 +242,13 @@ def _cells(
     return number, second - first, to_x, to_y
 
 
-def _palette(
-    rng: np.random.Generator, base: Sequence[float], count: int, value: float, hue: float
-) -> np.ndarray:
+def _palette(rng: np.random.Generator, base: Sequence[float], count: int, value: float, hue: float) -> np.ndarray:
     """Colours (count, 3) float32 around `base`: brightness varies by `value`, channels by `hue`."""
     brightness = np.exp(value * rng.standard_normal((count, 1)))
     return (np.asarray(base) * brightness * np.exp(hue * rng.standard_normal((count, 3)))).astype(np.float32)
 
 
-def _ellipse(
-    shape: Shape, at: np.ndarray, ry: float, rx: float, turn: float
-) -> tuple[tuple[slice, slice], np.ndarray]:
+def _ellipse(shape: Shape, at: np.ndarray, ry: float, rx: float, turn: float) -> tuple[tuple[slice, slice], np.ndarray]:
     """The window around an ellipse centred at (y, x) and, in it, the distance from the centre in radii."""
     reach = 1.05 * max(ry, rx) + 1
     top, left = (max(0, int(c - reach)) for c in at)
@@ -276,9 +270,7 @@ def _stroke(image: np.ndarray, path: np.ndarray, radius: float, colour: np.ndarr
             continue
         y, x = np.mgrid[low[0] : high[0], low[1] : high[1]].astype(np.float32)
         ahead = stop - start
-        along = np.clip(
-            ((y - start[0]) * ahead[0] + (x - start[1]) * ahead[1]) / max(ahead @ ahead, 1e-6), 0, 1
-        )
+        along = np.clip(((y - start[0]) * ahead[0] + (x - start[1]) * ahead[1]) / max(ahead @ ahead, 1e-6), 0, 1)
         distance = np.hypot(y - start[0] - along * ahead[0], x - start[1] - along * ahead[1])
         cover = np.clip(radius + 0.5 - distance, 0, 1)[..., None].astype(np.float32)
         window = image[low[0] : high[0], low[1] : high[1]]
@@ -294,9 +286,7 @@ def _letter(
     colour: np.ndarray,
 ) -> None:
     """A letter of no alphabet: an upright and a few strokes between the nodes of a 3 × 2 grid."""
-    nodes = (
-        np.array(corner) + np.stack(np.meshgrid([0, 0.5, 1], [0, 1], indexing="ij"), -1).reshape(-1, 2) * size
-    )
+    nodes = np.array(corner) + np.stack(np.meshgrid([0, 0.5, 1], [0, 1], indexing="ij"), -1).reshape(-1, 2) * size
     _stroke(image, nodes[[0, 4]], radius, colour)
     for _ in range(rng.integers(2, 4)):
         _stroke(image, nodes[rng.choice(6, 2, replace=False)], radius, colour)

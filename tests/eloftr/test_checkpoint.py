@@ -8,7 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eloftr import CheckpointError, EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_matcher, load_model
+from eloftr import (
+    CheckpointError,
+    EfficientLoFTRConfig,
+    EfficientLoFTRForKeypointMatching,
+    load_matcher,
+    load_model,
+)
 from eloftr.checkpoint import from_original, save_model, to_original
 
 SMALL = EfficientLoFTRConfig(
@@ -74,7 +80,10 @@ def test_transformers_accepts_the_export(reference_checkpoint: Path, tmp_path: P
 def test_transformers_own_folder_loads(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.EfficientLoFTRConfig(
-        stage_num_blocks=[1, 1, 1, 1], out_features=[8, 16, 16, 32], hidden_size=32, coarse_matching_threshold=0.3
+        stage_num_blocks=[1, 1, 1, 1],
+        out_features=[8, 16, 16, 32],
+        hidden_size=32,
+        coarse_matching_threshold=0.3,
     )
     theirs = transformers.EfficientLoFTRForKeypointMatching(config)
     theirs.save_pretrained(tmp_path)
@@ -125,7 +134,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_names_say_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="bundled are .*small"):
+    with pytest.raises(CheckpointError, match=r"bundled are .*small"):
         load_model("nonexistent")
     with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
         load_model(tmp_path)

@@ -55,8 +55,10 @@ def test_fuse_changes_no_result(model: EfficientLoFTRForKeypointMatching) -> Non
             torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4)
         half, quarter, coarse = model.efficientloftr.backbone(images)
         torch.testing.assert_close(
-            fused.refinement_layer(coarse, quarter, half), model.refinement_layer(coarse, quarter, half),
-            rtol=1e-4, atol=1e-4,
+            fused.refinement_layer(coarse, quarter, half),
+            model.refinement_layer(coarse, quarter, half),
+            rtol=1e-4,
+            atol=1e-4,
         )
     assert sum(p.numel() for p in fused.parameters()) < sum(p.numel() for p in model.parameters())
 
@@ -69,7 +71,9 @@ def test_batching_does_not_change_a_pair() -> None:
     alone = [matcher.match([images[i]], [images[j]])[0] for i, j in pairs]
     assert max(len(found) for found in alone) > 50
     for order in ([0, 1, 2], [2, 0, 1], [3, 2, 1], [1, 3, 0]):
-        together = matcher.match([images[pairs[n][0]] for n in order], [images[pairs[n][1]] for n in order], batch_size=3)
+        together = matcher.match(
+            [images[pairs[n][0]] for n in order], [images[pairs[n][1]] for n in order], batch_size=3
+        )
         for n, found in zip(order, together, strict=True):
             np.testing.assert_allclose(found.keypoints0, alone[n].keypoints0, atol=1e-3)
             np.testing.assert_allclose(found.keypoints1, alone[n].keypoints1, atol=1e-3)

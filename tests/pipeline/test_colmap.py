@@ -315,6 +315,23 @@ colmap.import_matches(Folder(str(run)), run / "sfm" / "database.db", long_side={
     assert not (run / "sfm" / ".database.db.importing").exists()
 
 
+def test_a_journal_left_by_a_killed_reader_does_not_reach_the_new_database(run: Path) -> None:
+    imported(run)
+    before = contents(run / "sfm" / "database.db")
+    program = f"""
+import os, signal
+from pipeline.verification import import_pycolmap
+database = import_pycolmap().Database.open({str(run / "sfm" / "database.db")!r})
+database.clear_all_tables()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], env=environment, timeout=60)
+    assert (run / "sfm" / "database.db-wal").exists()
+    imported(run)
+    assert contents(run / "sfm" / "database.db") == before
+
+
 def test_repeated_pairs_and_points_outside_are_left_out_and_counted(run: Path, scene: Scene) -> None:
     imported(run)
     before = contents(run / "sfm" / "database.db")
@@ -498,7 +515,9 @@ def test_a_remote_run_needs_a_local_output() -> None:
         reconstruct("memory://run")
 
 
-def test_wrong_mapper_and_radius_are_refused(run: Path) -> None:
+def test_wrong_mapper_radius_and_threads_are_refused(run: Path) -> None:
+    with pytest.raises(ColmapError, match="0 threads"):
+        reconstruct(str(run), threads=0)
     with pytest.raises(ColmapError, match="give incremental or global"):
         reconstruct(str(run), mapper="fast")
     with pytest.raises(ColmapError, match="radius"):

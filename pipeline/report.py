@@ -1,0 +1,31 @@
+"""What a run did, for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.progress import duration
+
+
+def summary_text(summary: dict[str, Any], output: str) -> str:
+    """The summary of `Run.finish` as a few aligned lines."""
+    session = summary["session"]
+    failed = ", ".join(f"{count:,} {reason}" for reason, count in summary["failed"].items()) or "none"
+    lines = [
+        ("images", f"{summary['images']:,}"),
+        ("pairs", f"{summary['pairs']:,} of {summary['planned_pairs']:,} planned"),
+        ("matched", f"{summary['matched']:,} pairs, {summary['matches']:,} matches"),
+        ("verified", f"{summary['verified']:,} pairs, {summary['inliers']:,} inliers"),
+        ("failed", failed),
+        ("seconds", "  ".join(f"{stage} {value:.1f}" for stage, value in summary["stage_seconds"].items())),
+        (
+            "this session",
+            f"{session['pairs']:,} pairs in {duration(session['seconds'])}, {session['pairs_per_second']} pairs/s, "
+            f"of which {session['ray_start_seconds']} s to start Ray",
+        ),
+        ("results", output),
+    ]
+    if summary["failed_images"]:
+        broken = ", ".join(f"{count:,} {reason}" for reason, count in summary["failed_images"].items())
+        lines.insert(1, ("unusable", f"{broken} (failures/*.parquet)"))
+    return "".join(f"{name + ':':14}{value}\n" for name, value in lines)

@@ -1,0 +1,69 @@
+"""Small photographs for tests, made of random texture, and a run's shards matched one after the other without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pipeline.matching import MatchShard, ReadShard
+from pipeline.run import FinishShard, Run
+from pipeline.schemas import unragged
+
+SIZE = (320, 240)
+
+
+def texture(width: int, height: int, seed: int) -> Image.Image:
+    """Clouds of four sizes under grey polygons: smooth areas and edges, nothing that repeats. Mode L."""
+    rng = np.random.default_rng(seed)
+    clouds = np.full((height, width), 128.0)
+    for cells, contrast in ((6, 60), (20, 40), (60, 30), (150, 15)):
+        noise = Image.fromarray(rng.normal(size=(cells * height // width, cells)).astype(np.float32))
+        clouds += contrast * np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))
+    image = Image.fromarray(np.clip(clouds, 0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(60):
+        corners = rng.uniform(0, [width, height]) + rng.uniform(-1, 1, (rng.integers(3, 6), 2)) * width / 25
+        draw.polygon([(x, y) for x, y in corners], fill=int(rng.integers(256)))
+    return image
+
+
+def views(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[Image.Image]:
+    """Overlapping views of one texture, each through a gentle homography. Mode L, `size` (width, height)."""
+    rng = np.random.default_rng(seed)
+    ground = texture(2 * size[0], 2 * size[1], seed)
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size
+    found = []
+    for _ in range(count):
+        seen = corners + np.array(size) / 2 + size[0] * (rng.uniform(-0.12, 0.12, 2) + rng.uniform(-0.04, 0.04, (4, 2)))
+        rows = [
+            row
+            for (x, y), (u, v) in zip(corners, seen, strict=True)
+            for row in ((x, y, 1, 0, 0, 0, -u * x, -u * y), (0, 0, 0, x, y, 1, -v * x, -v * y))
+        ]
+        homography = np.linalg.solve(np.array(rows, float), seen.ravel())
+        transform = Image.Transform.PERSPECTIVE
+        found.append(ground.transform(size, transform, homography.tolist(), Image.Resampling.BICUBIC))
+    return found
+
+
+def write_views(folder: Path, count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[str]:
+    """Write `view 0.jpg`, `view 1.jpg`, …; their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"view {k}.jpg" for k in range(count)]
+    for name, view in zip(names, views(count, size, seed), strict=True):
+        view.save(folder / name, quality=92)
+    return names
+
+
+def match_without_ray(run: Run) -> None:
+    """What `dataflow.execute` does, as a loop over the shards that are not done."""
+    read = ReadShard(run.source, run.options.limits, run.options.matching.long_side)
+    match = MatchShard(run.model, run.options.matching)
+    finish = FinishShard(run.folder, run.options.verification)
+    pending = run.pending()
+    run.begin()
+    columns = (pending["shard"].to_pylist(), pending["images"].to_pylist(), unragged(pending["pairs"]))
+    for shard, names, pairs in zip(*columns, strict=True):
+        finish(match(read(shard, names, pairs)))
