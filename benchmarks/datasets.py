@@ -47,9 +47,7 @@ class Cameras:
     def normalise(self, points0: np.ndarray, points1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(M, 2) pixels of each original image → (M, 2) undistorted rays, x/z and y/z, float64."""
         rays = []
-        for points, intrinsics, distortion in zip(
-            (points0, points1), self.intrinsics, self.distortion, strict=True
-        ):
+        for points, intrinsics, distortion in zip((points0, points1), self.intrinsics, self.distortion, strict=True):
             columns = np.ascontiguousarray(points, np.float64).reshape(-1, 1, 2)
             rays.append(cv2.undistortPoints(columns, intrinsics, distortion).reshape(-1, 2))
         return rays[0], rays[1]
@@ -60,9 +58,7 @@ class Cameras:
         x, y, z = self.translation
         return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ self.rotation
 
-    def pose_errors(
-        self, points0: np.ndarray, points1: np.ndarray, threshold: float
-    ) -> tuple[float, float] | None:
+    def pose_errors(self, points0: np.ndarray, points1: np.ndarray, threshold: float) -> tuple[float, float] | None:
         """Angles in degrees by which the pose estimated from matches misses.
 
         The first is the rotation's (0 to 180), the second the translation's (0 to 90, its sign left open).
@@ -155,9 +151,7 @@ def load_view(path: Path, long_side: int | None) -> View:
     shrink = min(1.0, long_side / size.max())
     target = np.minimum(np.round(size * shrink / 32), size // 32).astype(int) * 32
     if target.min() < 32:
-        raise ValueError(
-            f"{path}: {size[0]}×{size[1]} leaves no 32 pixels at --long-side {long_side}; ask for more."
-        )
+        raise ValueError(f"{path}: {size[0]}×{size[1]} leaves no 32 pixels at --long-side {long_side}; ask for more.")
     resized = grey.resize((int(target[0]), int(target[1])), Image.Resampling.LANCZOS)
     return View(np.asarray(resized), size / target)
 

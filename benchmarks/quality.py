@@ -125,9 +125,7 @@ def match_with_sift(features: dict[str, SiftFeatures], pairs: list[Pair]) -> lis
 
 
 def match_with(matcher: Any, views: dict[str, View], pairs: list[Pair]) -> list[Keypoints]:
-    found = matcher.match(
-        [views[pair.image0].grey for pair in pairs], [views[pair.image1].grey for pair in pairs]
-    )
+    found = matcher.match([views[pair.image0].grey for pair in pairs], [views[pair.image1].grey for pair in pairs])
     return [(matches.keypoints0, matches.keypoints1) for matches in found]
 
 
@@ -205,9 +203,7 @@ def settings(long_side: int, pixels: str) -> dict[str, Any]:
     }
 
 
-def load_sift(
-    path: Path, expected: dict[str, Any], digests: dict[str, str], methods: list[str]
-) -> dict[str, Any]:
+def load_sift(path: Path, expected: dict[str, Any], digests: dict[str, str], methods: list[str]) -> dict[str, Any]:
     """SIFT's records of an earlier run: set → (image0, image1) → method → record.
 
     Raises:
@@ -228,14 +224,10 @@ def load_sift(
     for name, sha256 in digests.items():
         if name not in sets or sets[name]["sha256"] != sha256:
             reason = "holds other images" if name in sets else "is missing there"
-            raise ValueError(
-                f"--sift-from {path}: {name} {reason}; leave --sift-from out to compute SIFT again."
-            )
+            raise ValueError(f"--sift-from {path}: {name} {reason}; leave --sift-from out to compute SIFT again.")
         for method in methods:
             if method not in sets[name]["summary"]:
-                raise ValueError(
-                    f"--sift-from {path}: {name} has no {method} there; run that with --sift-full."
-                )
+                raise ValueError(f"--sift-from {path}: {name} has no {method} there; run that with --sift-full.")
         known[name] = {
             (record["image0"], record["image1"]): {method: record[method] for method in methods}
             for record in sets[name]["pairs"]
@@ -279,9 +271,7 @@ def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
         on_gpu = matcher.device.type == "cuda"
         device = torch.cuda.get_device_name(matcher.device) if on_gpu else str(matcher.device)
         dtype = str(matcher.dtype)
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
     return {
         "weights": weights,
         "weights_sha256": sha256,
@@ -297,14 +287,10 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--weights", help="checkpoint, by name or path; without it SIFT is judged alone")
-    parser.add_argument(
-        "--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)"
-    )
+    parser.add_argument("--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)")
     parser.add_argument("--sets", default=",".join(KINDS), help="comma-separated (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="about 8 pairs of each set")
-    parser.add_argument(
-        "--long-side", type=int, default=640, help="evaluated size in pixels (default: %(default)s)"
-    )
+    parser.add_argument("--long-side", type=int, default=640, help="evaluated size in pixels (default: %(default)s)")
     parser.add_argument(
         "--pixels",
         choices=("evaluated", "original"),
@@ -337,18 +323,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         known = load_sift(options.sift_from, settings(options.long_side, options.pixels), digests, wanted)
         for name in names:
             if any(_names(pair) not in known[name] for pair in pairs[name]):
-                raise ValueError(
-                    f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a --quick run?"
-                )
+                raise ValueError(f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a --quick run?")
     cv2.setNumThreads(1)  # the order of sums, and so the result, must not depend on the machine
     matcher = None
     if options.weights is not None:
         from eloftr import load_matcher
 
         matcher = load_matcher(options.weights)
-    measured_with = environment(
-        options.weights, matcher
-    )  # now: a training run may replace the file meanwhile
+    measured_with = environment(options.weights, matcher)  # now: a training run may replace the file meanwhile
     sets = {}
     for name in names:
         start = time.perf_counter()

@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     centres = np.array([-pose[:, :3].T @ pose[:, 3] for pose in poses.values()])
     xyz, colours = np.array([p.xyz for p in points]), np.array([p.color for p in points])
     pictures.append(output / "reconstruction.png")
-    draw_reconstruction(xyz, colours, centres, rotations, title=f"{len(points):,} points").save(pictures[-1])
+    draw_reconstruction(xyz, colours, centres, rotations, title="demo").save(pictures[-1])
     print("results:", run, result.output, *pictures, sep="\n  ")
     return 0
 

@@ -28,49 +28,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--images", required=True, help="folder of photographs, read recursively; a path or an fsspec URL")
     add("--output", required=True, help="run folder; a path or an fsspec URL")
     add("--pairs", help="pair list (.txt, .csv, .parquet); default all pairs")
-    add(
-        "--weights",
-        default="small",
-        help="bundled name, checkpoint file or folder, URL or hub id (default %(default)s)",
-    )
-    add(
-        "--variant",
-        choices=("full", "opt"),
-        default="full",
-        help="opt: the efficiency variant, without softmax",
-    )
+    add("--weights", default="small", help="bundled name, checkpoint file or folder, URL or hub id (%(default)s)")
+    add("--variant", choices=("full", "opt"), default="full", help="opt: the efficiency variant, without softmax")
     add("--threshold", type=float, help="lowest score of a match (default the variant's)")
-    add(
-        "--long-side",
-        type=int,
-        default=640,
-        help="pixels of the longer side the network sees (default %(default)s)",
-    )
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    add(
-        "--batch-size",
-        type=int,
-        default=4,
-        help="pairs that go through the network at once (default %(default)s)",
-    )
-    add(
-        "--min-inliers",
-        type=int,
-        default=VerificationOptions.min_num_inliers,
-        help="of a verified pair (%(default)s)",
-    )
+    add("--long-side", type=int, default=640, help="longer side of what the network sees, pixels (%(default)s)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the network (%(default)s)")
+    add("--batch-size", type=int, default=4, help="pairs that go through the network at once (%(default)s)")
+    add("--min-inliers", type=int, default=VerificationOptions.min_num_inliers, help="of a verified pair (%(default)s)")
     add(
         "--max-error",
         type=float,
         default=VerificationOptions.max_error,
-        help="of an inlier, network pixels (%(default)s)",
+        help="of inliers, network pixels (%(default)s)",
     )
-    add(
-        "--max-side",
-        type=int,
-        default=ImageLimits.max_side,
-        help="largest side of a photograph (default %(default)s)",
-    )
+    add("--max-side", type=int, default=ImageLimits.max_side, help="of a photograph, pixels (%(default)s)")
     add("--shard-images", type=int, help="most images of a shard: bounds memory (default by device)")
     add("--shard-pairs", type=int, help="most pairs of a shard: the unit of restart (default by device)")
     add("--actors", type=int, help="processes that hold the model (default one a GPU)")
@@ -82,13 +53,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
+        chosen = {
+            name: getattr(args, name) for name in ("images", "output", "pairs", "weights", "variant", "threshold")
+        }
         options = RunOptions(
-            images=args.images,
-            output=args.output,
-            pairs=args.pairs,
-            weights=args.weights,
-            variant=args.variant,
-            threshold=args.threshold,
+            **chosen,
             matching=MatchingOptions(args.long_side, args.dtype, args.batch_size),
             limits=ImageLimits(max_side=args.max_side),
             verification=VerificationOptions(args.max_error, args.long_side, args.min_inliers),
@@ -103,8 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("match_dataset: stopped; run the same command again to go on", file=sys.stderr)
         return 130
-    if summary:
-        print(summary_text(summary, args.output), end="")
+    print(summary_text(summary, args.output) if summary else "", end="")
     return 0
 
 

@@ -1,8 +1,7 @@
-"""Photographs as the matcher wants them: encoded bytes → upright grey pixels of a fixed shape, and back.
+"""Photographs as the matcher wants them: encoded bytes → upright grey pixels of a fixed shape.
 
     bytes of a file → Photograph: gray (H, W) uint8, upright, with its sizes and a camera prior
-    fit(gray, bucket(width, height, long_side)) → (h, w) uint8, one of seven shapes per `long_side`
-    to_original(keypoints (M, 2), (h, w), (width, height)) → (M, 2) in pixels of the upright original
+    resize(gray, bucket(width, height, long_side)) → (h, w) uint8, one of seven shapes per `long_side`
 
 What cannot be used raises `ImageError` with one of REASONS, which becomes a failure row.
 """
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from eloftr.resizing import resize
 from pipeline.storage import Folder, StorageError
 
 PREPROCESSING = 1  # counts up when the pixels that the network sees of a file change
@@ -264,26 +264,6 @@ def _to_32(side: float) -> int:
     return max(32, 32 * math.floor(side / 32 + 0.5))
 
 
-def fit(gray: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) uint8 → `shape` (h, w) uint8, the whole image stretched to it, antialiased (triangle filter).
-
-    Pixel centres map by `x = (x_fit + 0.5) · W / w − 0.5`, likewise y.
-    """
-    if gray.shape == shape:
-        return gray
-    return np.asarray(Image.fromarray(gray).resize(shape[::-1], Image.Resampling.BILINEAR))
-
-
-def to_original(keypoints: np.ndarray, shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Keypoints of a resized image → keypoints of the upright original.
-
-    keypoints: (M, 2) x, y in pixels of an image of `shape` (h, w), centre of the top-left pixel at (0, 0).
-    size: (width, height) of the original. Returns (M, 2) float32 in its pixels, same origin.
-    """
-    scale = np.array([size[0] / shape[1], size[1] / shape[0]])
-    return ((np.asarray(keypoints, np.float64).reshape(-1, 2) + 0.5) * scale - 0.5).astype(np.float32)
-
-
 def read_image(
     folder: Folder, name: str, limits: ImageLimits = ImageLimits(), long_side: int = 640
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -299,4 +279,4 @@ def read_image(
         raise ImageError("unreadable", str(error)) from error
     photo = decode_image(data, limits, long_side)
     row = {key: value for key, value in vars(photo).items() if key != "gray"}
-    return fit(photo.gray, bucket(photo.width, photo.height, long_side)), {"image": name, **row}
+    return resize(photo.gray, bucket(photo.width, photo.height, long_side)), {"image": name, **row}

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from eloftr import EfficientLoFTRForKeypointMatching, Matcher, Matches
 from eloftr.model import ImageFeatures
-from pipeline.images import ImageError, ImageLimits, read_image, to_original
+from eloftr.resizing import to_original
+from pipeline.images import ImageError, ImageLimits, read_image
 from pipeline.schemas import FAILURES, IMAGES, MATCHES, ragged
 from pipeline.storage import Folder
 
@@ -171,7 +172,7 @@ def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
 
 
 def _sizes(pixels: np.ndarray, row: dict) -> tuple[Shape, Shape]:
-    return pixels.shape, (row["width"], row["height"])
+    return pixels.shape, (row["height"], row["width"])
 
 
 def _matches_table(shard: DecodedShard, found: list[Matches], reasons: dict[str, str]) -> pa.Table:

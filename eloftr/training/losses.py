@@ -120,17 +120,23 @@ def compute_losses(
     flow: Tensor,
     visible: Tensor,
     generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
 ) -> Losses:
-    """images (B, 1, H, W) float 0…1 of one shape; flow (B, H, W, 2); visible (B, H, W). Gradients flow to `model`."""
+    """images (B, 1, H, W) float 0…1 of one shape; flow (B, H, W, 2); visible (B, H, W). Gradients flow to `model`.
+
+    dtype: of the network's convolutions and products, under autocast; the losses are float32."""
     config = model.config
     batch, _, height, width = images0.shape
-    half, quarter, coarse = model.efficientloftr.backbone(torch.cat([images0, images1]))
-    encoded = model.efficientloftr.local_feature_transformer.encode(coarse)
-    coarse0, coarse1 = model.efficientloftr.local_feature_transformer(*encoded.split(batch))
+    with torch.autocast(images0.device.type, dtype, enabled=dtype != torch.float32):
+        half, quarter, coarse = model.efficientloftr.backbone(torch.cat([images0, images1]))
+        encoded = model.efficientloftr.local_feature_transformer.encode(coarse)
+        coarse0, coarse1 = model.efficientloftr.local_feature_transformer(*encoded.split(batch))
+        fused = model.refinement_layer(torch.cat([coarse0, coarse1]), quarter, half)
+    # Similarities reach the hundreds: they and all that follows from them are float32.
     cells = true_cells(flow, visible)
-    scores = similarity(coarse0, coarse1, config.coarse_matching_temperature)
+    scores = similarity(coarse0.float(), coarse1.float(), config.coarse_matching_temperature)
     windows = sample_windows(cells, height, width, generator)
-    fused0, fused1 = model.refinement_layer(torch.cat([coarse0, coarse1]), quarter, half).float().split(batch)
+    fused0, fused1 = fused.float().split(batch)
     pair, cell0, cell1 = windows.unbind(1)
     window0 = rings(fused0, pair, cell0)[:, 1:-1, 1:-1].flatten(1, 2)
     ring1 = rings(fused1, pair, cell1).flatten(1, 2)

@@ -126,7 +126,8 @@ class Run:
         self.folder = folder
         self.options = options
         self.device = torch.device(options.device)
-        self.model = EfficientLoFTRForKeypointMatching(config).to(self.device, memory_format=torch.channels_last)
+        self.model = EfficientLoFTRForKeypointMatching(config).to(self.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -170,8 +171,7 @@ class Run:
             group["lr"] = learning_rate(self.step, options)
         images0, images1, flow, visible = _tensors(pairs, self.device)
         dtype = getattr(torch, options.autocast) if options.autocast else torch.float32
-        with torch.autocast(self.device.type, dtype, enabled=options.autocast is not None):
-            losses = compute_losses(self.model, images0, images1, flow, visible, self.generator)
+        losses = compute_losses(self.model, images0, images1, flow, visible, self.generator, dtype)
         self.optimizer.zero_grad(set_to_none=True)
         total = losses.total
         total.backward()

@@ -1,8 +1,7 @@
-"""A small ray-caster of textured flat surfaces: photographs with exact depth, for the demo and for training.
+"""A small ray-caster of textured flat surfaces: photographs with exact depth.
 
-A scene is a list of parallelograms and discs, each showing a region of a texture under its own map of light.
-A flat surface seen through a pinhole is a homography from pixels to the surface, and its inverse depth is
-linear in the pixel: that is the whole renderer.
+A scene is a list of parallelograms and discs, each showing a region of a texture under its own map of light. A flat
+surface seen through a pinhole is a homography from pixels to the surface, and its inverse depth is linear in the pixel.
 
 Conventions: pixel centres at integers, the top-left one at (0, 0); R (3, 3) and t (3,) map world to camera,
 `x_camera = R @ x_world + t`, with camera x right, y down, z forward; K (3, 3) is the pinhole matrix; depth is

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from eloftr.resizing import resize, to_original
 from pipeline.images import (
     REASONS,
     ImageError,
@@ -21,10 +22,8 @@ from pipeline.images import (
     bucket,
     buckets,
     decode_image,
-    fit,
     list_images,
     read_image,
-    to_original,
 )
 from pipeline.schemas import IMAGES
 from pipeline.storage import Folder
@@ -276,10 +275,10 @@ def test_a_point_found_in_the_resized_image_maps_back_to_the_original(size: tupl
     photo = decode_image(data, long_side=256)
     upright = (x, y) if orientation == 1 else (height - 1 - y, x)
     shape = bucket(photo.width, photo.height, 256)
-    found = to_original(centre(fit(photo.gray, shape)), shape, (photo.width, photo.height))
+    found = to_original(centre(resize(photo.gray, shape)), shape, (photo.height, photo.width))
     assert found.dtype == np.float32
     assert np.abs(found - upright).max() < 0.1
-    assert to_original(np.zeros((0, 2)), shape, size).shape == (0, 2)
+    assert to_original(np.zeros((0, 2)), shape, size[::-1]).shape == (0, 2)
 
 
 def test_a_large_jpeg_is_decoded_small_only_where_the_division_is_exact() -> None:
@@ -288,7 +287,7 @@ def test_a_large_jpeg_is_decoded_small_only_where_the_division_is_exact() -> Non
     assert decode_image(data).gray.shape == (1536, 2048)
     assert decode_image(data, long_side=640).gray.shape == (1536, 2048)
     assert decode_image(data, long_side=256).gray.shape == (384, 512)
-    small, full = (fit(decode_image(data, long_side=side).gray, (192, 256)) for side in (256, None))
+    small, full = (resize(decode_image(data, long_side=side).gray, (192, 256)) for side in (256, None))
     assert near(small, 0.5, full.astype(int))
     odd = encoded(smooth.crop((0, 0, 2047, 1536)), "JPEG")
     assert decode_image(odd, long_side=256).gray.shape == (1536, 2047)

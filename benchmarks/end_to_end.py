@@ -1,0 +1,104 @@
+"""The main job as a user runs it: photographs in, verified Parquet out; wall time, stages and memory.
+
+    python benchmarks/end_to_end.py --images FOLDER [--out results.json]
+
+Runs `jobs/match_dataset.py` on all pairs of the folder in a new run folder, and samples the memory of the driver and of
+all its processes together (proportional set size: a page that several processes share is counted once) five times a
+second. Prints one table; the JSON holds the run's own summary beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1]
+INTERVAL = 0.2  # seconds
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that came from it; Ray's daemons leave the tree, so the session counts too."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it ended meanwhile
+            found.append((int(entry.name), int(fields[1]), int(fields[3])))
+    family = {pid}
+    while True:
+        more = {child for child, parent, session in found if parent in family or session == pid} - family
+        if not more:
+            return sorted(family)
+        family |= more
+
+
+def memory(pid: int) -> int:
+    """Proportional set size of a process, bytes; 0 where it has ended."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def run(images: Path, output: Path, arguments: list[str]) -> dict[str, Any]:
+    """Run the job and watch it; returns its summary, seconds and peak memory."""
+    command = [sys.executable, str(PROJECT / "jobs" / "match_dataset.py"), "--images", str(images)]
+    started = time.monotonic()
+    job = subprocess.Popen([*command, "--output", str(output), *arguments], start_new_session=True)
+    driver = total = 0
+    while job.poll() is None:
+        sizes = {pid: memory(pid) for pid in descendants(job.pid)}
+        driver, total = max(driver, sizes.get(job.pid, 0)), max(total, sum(sizes.values()))
+        time.sleep(INTERVAL)
+    seconds = time.monotonic() - started
+    if job.returncode:
+        raise SystemExit(f"end_to_end: the job ended with exit code {job.returncode}; see its message above")
+    summary = json.loads((output / "summary.json").read_text())
+    return {"seconds": seconds, "driver_bytes": driver, "total_bytes": total, "summary": summary}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--out", type=Path, help="write the results as JSON")
+    options, job_arguments = parser.parse_known_args(arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        result = run(options.images.resolve(), Path(scratch) / "run", job_arguments)
+    summary = result["summary"]
+    session = summary["session"]
+    rows = [
+        ("images", f"{summary['images']}"),
+        ("pairs", f"{summary['pairs']}, verified {summary['verified']}"),
+        ("wall time", f"{result['seconds']:.1f} s, of which Ray's start {session['ray_start_seconds']} s"),
+        ("pairs/s", f"{summary['pairs'] / result['seconds']:.2f}"),
+        ("stages", "  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary["stage_seconds"].items())),
+        ("peak memory", f"driver {result['driver_bytes'] / 1e6:.0f} MB, all {result['total_bytes'] / 1e9:.2f} GB"),
+    ]
+    for name, value in rows:
+        print(f"{name:12} {value}")
+    if options.out:
+        packages = ("torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow")
+        result["versions"] = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+        result["cpus"] = os.cpu_count()
+        git = ["git", "rev-parse", "HEAD"]
+        result["commit"] = subprocess.run(git, cwd=PROJECT, capture_output=True, text=True, check=False).stdout.strip()
+        options.out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
