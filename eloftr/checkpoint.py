@@ -119,7 +119,7 @@ def _is_original(state: Mapping[str, Tensor]) -> bool:
 
 
 def infer_config(state: Mapping[str, Tensor], source: str) -> EfficientLoFTRConfig:
-    """The sizes of the model that a state dict, in either key format, belongs to; what shapes cannot tell is default."""
+    """The sizes of the model that a state dict, in either key format, belongs to; the rest is default."""
     original = _is_original(state)
     stage_pattern = (
         r"backbone\.layer(\d)(?:\.(\d+))?\." if original else r"efficientloftr\.backbone\.stages\.(\d)\.blocks\.(\d+)\."

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 
 Region = tuple[float, float, float, float]  # left, top, width, height in a texture; all of it is (0, 0, 1, 1)
-
 _NEAR = 0.01  # nothing nearer to the camera than this is drawn, world units
 _CHUNK = 1 << 17  # samples shaded at a time: about what the cache holds
 
