@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both make .venv and install the project into it first.
+# `make demo` and `make test`: both make .venv and install into it what they need, once.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -6,17 +6,20 @@ BIN := .venv/bin
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
 	$(BIN)/pip install --quiet --editable ".[test]"
 	touch $@
 
 demo: .venv/installed
 	$(BIN)/python jobs/demo.py
 
-test: .venv/installed lint
+test: lint
 	$(BIN)/python -m pytest
 
-lint: .venv/installed
+lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

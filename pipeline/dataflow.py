@@ -73,10 +73,11 @@ def start() -> float:
     """Join the cluster that RAY_ADDRESS names (as inside a Ray job), else start a node in this process; its seconds."""
     started = time.monotonic()
     if not ray.is_initialized():
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
         else:
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of actors that carry their weights
             ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
     # Ray installs a handler of its own; ours lets the driver close its node and end with a sentence.
     signal.signal(signal.SIGTERM, _stop)

@@ -42,7 +42,7 @@ PLAN_FAILURES = "failures/plan.parquet"
 COUNTS = ("pairs", "matched", "unmatched", "verified", "matches", "inliers", "encodes")
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
 # A shard is the unit of restart, of overlap between stages and of memory: small where a pair costs a tenth of a second.
-SHARD_SIZES = {"cuda": (64, 1024), "cpu": (32, 64)}  # images, pairs
+SHARD_SIZES = {"cuda": (64, 1024), "cpu": (32, 32)}  # images, pairs
 
 
 class RunError(Exception):
