@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from pipeline.images import ImageLimits
 from pipeline.matching import MatchingOptions
 from pipeline.pairs import PairListError
 from pipeline.report import summary_text
-from pipeline.run import RunError, RunOptions
-from pipeline.storage import StorageError
+from pipeline.run import RunError, RunOptions, storage_options
+from pipeline.storage import StorageError, redacted
 from pipeline.verification import VerificationOptions
 
 EPILOG = "Exit codes: 0 done; 2 arguments, images or weights are unusable; 130 stopped, run it again to go on."
@@ -45,7 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--shard-images", type=int, help="most images of a shard: bounds memory (default by device)")
     add("--shard-pairs", type=int, help="most pairs of a shard: the unit of restart (default by device)")
     add("--actors", type=int, help="processes that hold the model (default one a GPU)")
-    add("--storage-options", type=json.loads, default={}, help="JSON for the fsspec filesystems (endpoint, …)")
+    add("--storage-options", default="{}", help="JSON for the fsspec filesystems (endpoint, …)")
     add("--dry-run", action="store_true", help="print the plan and its cost, write nothing")
     return parser.parse_args(arguments)
 
@@ -63,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             verification=VerificationOptions(args.max_error, args.long_side, args.min_inliers),
             max_images=args.shard_images,
             max_pairs=args.shard_pairs,
-            storage=args.storage_options,
+            storage=storage_options(args.storage_options),
         )
         summary = match_dataset(options, dry_run=args.dry_run, actors=args.actors)
     except (RunError, StorageError, PairListError, CheckpointError, ValueError) as error:
@@ -72,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("match_dataset: stopped; run the same command again to go on", file=sys.stderr)
         return 130
-    print(summary_text(summary, args.output) if summary else "", end="")
+    print(summary_text(summary, redacted(args.output)) if summary else "", end="")
     return 0
 
 

@@ -8,10 +8,13 @@ writing it twice gives one file with the same rows.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pickle
 import signal
+import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,8 +26,9 @@ import torch
 from eloftr import EfficientLoFTRForKeypointMatching
 from pipeline.matching import MatchingOptions, MatchShard, ReadShard
 from pipeline.progress import Progress
-from pipeline.run import FinishShard, Run, RunOptions
+from pipeline.run import FinishShard, Run, RunError, RunOptions
 from pipeline.schemas import unragged
+from pipeline.storage import StorageError
 
 # A task and an actor together need one CPU, so that a cluster of one CPU works; and as their shares differ, Ray does
 # not fuse reading into the actors, where it would run between matches instead of beside them.
@@ -57,7 +61,10 @@ class _Finish:
         self.stage = stage
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        return _pack(self.stage(_unpack(row)))
+        try:
+            return _pack(self.stage(_unpack(row)))
+        except StorageError as error:  # a full disk, say: for the driver to raise, without Ray's pages of trace
+            return _pack(error)
 
 
 def _pack(value: Any) -> pa.Table:
@@ -74,11 +81,24 @@ def start() -> float:
     started = time.monotonic()
     if not ray.is_initialized():
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
-        else:
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of actors that carry their weights
-            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+        address = os.environ.get("RAY_ADDRESS")
+        try:
+            if address:
+                _knock(address)
+                ray.init(**quiet)
+            else:
+                # Workers must find this package as this process did, from whatever folder it was started.
+                paths = (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))
+                os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+                os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of actors that carry their weights
+                ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+        except OSError as error:
+            if not address:
+                raise
+            cause = f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})"
+            raise RunError(f"{cause}; start it, or unset RAY_ADDRESS to use this machine alone.") from error
+        except SystemExit as error:  # Ray's handler of SIGTERM, while it starts
+            raise KeyboardInterrupt from error
     # Ray installs a handler of its own; ours lets the driver close its node and end with a sentence.
     signal.signal(signal.SIGTERM, _stop)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -93,20 +113,30 @@ def _stop(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at `host:port`; Ray itself would try for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=30).close()
+
+
 def resources() -> tuple[int, int]:
-    """CPUs and GPUs of the cluster."""
+    """CPUs (at least 1) and GPUs of the cluster."""
     total = ray.cluster_resources()
-    return int(total.get("CPU", 1)), int(total.get("GPU", 0))
+    return max(1, int(total.get("CPU", 0))), int(total.get("GPU", 0))
 
 
 def execute(run: Run, progress: Progress, pending: pa.Table, actors: int | None = None) -> None:
     """Match the pending shards (SHARDS) of the run.
 
-    actors: how many hold the model; default one per GPU, or without GPUs one per CPUS_PER_ACTOR CPUs.
+    actors: how many hold the model; default one per GPU, or without GPUs one per CPUS_PER_ACTOR CPUs. Raises RunError
+    for more than one per CPU: their shares would leave no node with room for a task, and the run would never end.
     """
     options = run.options
     cpus, gpus = resources()
-    count = min(actors or gpus or max(1, cpus // CPUS_PER_ACTOR), pending.num_rows)
+    if actors and actors > cpus:
+        raise RunError(f"{actors} actors: there are {cpus} CPUs, and every actor needs one; give at most {cpus}.")
+    count = min(actors or gpus or max(1, cpus // CPUS_PER_ACTOR), cpus, pending.num_rows)
     threads = None if gpus else max(1, cpus // count)
     read = ReadShard(run.source, options.limits, options.matching.long_side)
     finish = FinishShard(run.folder, options.verification)
@@ -119,14 +149,19 @@ def execute(run: Run, progress: Progress, pending: pa.Table, actors: int | None 
             fn_constructor_args=(run.model, options.matching, threads),
             compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=4),
             num_cpus=ACTOR_CPUS,
-            num_gpus=min(1.0, gpus / count) if gpus else 0,
+            num_gpus=1 / math.ceil(count / gpus) if gpus else 0,
             **one_row,
         )
         .map_batches(_Finish(finish).__call__, num_cpus=TASK_CPUS, **one_row)
     )
-    for block in results.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-        progress.add(_unpack(block))
-    progress.close()
+    try:
+        for block in results.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            done = _unpack(block)
+            if isinstance(done, StorageError):
+                raise done
+            progress.add(done)
+    finally:
+        progress.close()
 
 
 def match_dataset(options: RunOptions, *, dry_run: bool = False, actors: int | None = None) -> dict[str, Any]:
@@ -135,6 +170,9 @@ def match_dataset(options: RunOptions, *, dry_run: bool = False, actors: int | N
     Whatever is wrong with the arguments is raised before any work, see `Run`.
     """
     started = time.monotonic()
+    if actors is not None and actors < 1:
+        raise ValueError(f"actors must be at least 1, not {actors}.")
+    signal.signal(signal.SIGTERM, _stop)
     cluster = bool(os.environ.get("RAY_ADDRESS"))
     ray_seconds = start() if cluster else 0.0
     on_gpu = resources()[1] > 0 if cluster else torch.cuda.is_available()

@@ -46,8 +46,9 @@ class Progress:
 
 def duration(seconds: float) -> str:
     """Seconds for a person: 42 s, 7 min 10 s, 3 h 05 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min" if seconds < 1e8 else "unknown time"
+    if seconds >= 1e8:
+        return "unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"

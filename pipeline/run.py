@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
+import os
 import platform
 import time
 from collections import Counter
@@ -34,7 +36,7 @@ from pipeline.matching import MatchedShard, MatchingOptions
 from pipeline.pairs import PairList, exhaustive, read_pairs
 from pipeline.progress import duration
 from pipeline.shards import encodes, plan_shards, shards_table
-from pipeline.storage import Folder
+from pipeline.storage import Folder, redacted
 from pipeline.verification import GEOMETRIES, VerificationOptions, VerifyShard
 
 RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.json"
@@ -87,13 +89,26 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
     if "://" not in name_or_url:
         return load_model(name_or_url)
     folder, name = Folder.of_file(name_or_url, storage)
+    shown = redacted(name_or_url)  # a signed URL carries its key behind the name
     with TemporaryDirectory() as scratch:
-        path = Path(scratch) / name
+        path = Path(scratch) / shown.rpartition("/")[2]
         try:
             path.write_bytes(folder.read_bytes(name))
         except OSError as error:
-            raise RunError(f"{folder.shown}/{name}: the weights cannot be read ({error}); check the URL.") from error
+            cause = error.strerror or type(error).__name__
+            raise RunError(f"{shown}: the weights cannot be read ({cause}); check the URL.") from error
         return load_model(path)
+
+
+def storage_options(text: str) -> dict[str, Any]:
+    """Options of the filesystems from JSON. The error does not show the text, which may hold a password."""
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise RunError('storage options: not a JSON object; give one, as {"endpoint_url": "https://…"}.')
+    return options
 
 
 def weights_digest(model: EfficientLoFTRForKeypointMatching) -> str:
@@ -124,14 +139,17 @@ def _versions() -> dict[str, str]:
 def make_plan(options: RunOptions, source: Folder, device: str) -> Plan:
     """List the images, read or make the pairs, cut them into shards."""
     names = list_images(source)
+    if len(names) < 2:
+        raise RunError(f"{source.shown}: holds {len(names)} photographs, and a pair needs two; check the path.")
     if options.pairs is None:
-        if len(names) < 2:
-            raise RunError(f"{source.shown}: holds {len(names)} photographs, and a pair needs two; check the path.")
         pairs = PairList(exhaustive(len(names)), None, schemas.FAILURES.empty_table(), 0)
     else:
         pairs = read_pairs(options.pairs, names, options.storage)
-    max_images, max_pairs = SHARD_SIZES[device]
-    shards = plan_shards(pairs.pairs, options.max_images or max_images, options.max_pairs or max_pairs)
+        if not len(pairs.pairs):
+            first = next(iter(pairs.failures["detail"].to_pylist()), "it is empty")
+            raise RunError(f"{redacted(options.pairs)}: names no pair of photographs in {source.shown} ({first}).")
+    chosen = zip((options.max_images, options.max_pairs), SHARD_SIZES[device], strict=True)
+    shards = plan_shards(pairs.pairs, *(default if size is None else size for size, default in chosen))
     return Plan(names, pairs, shards_table(names, shards), encodes(shards))
 
 
@@ -147,16 +165,21 @@ class Run:
         self.options = options
         self.source = Folder(options.images, options.storage)
         self.folder = Folder(options.output, options.storage)
-        if f"{self.folder.url}/".startswith(f"{self.source.url}/"):
+        if _place(self.folder).startswith(_place(self.source)):
             raise RunError(f"{self.folder.shown}: lies inside the folder of the images; give another --output.")
         self.model = load_weights(options.weights, options.storage)
         configure(self.model.config, options.variant, options.threshold)
         self.plan = make_plan(options, self.source, device)
         self.description = self._describe()
-        self.resumed = self.folder.exists(RUN_FILE)
-        if self.resumed:
-            self._check_same()
-            self.plan = replace(self.plan, shards=self.folder.read_table(PLAN_FILE))
+        try:
+            self.resumed = self.folder.exists(RUN_FILE)
+            if self.resumed:
+                self._check_same()
+                self.plan = replace(self.plan, shards=self.folder.read_table(PLAN_FILE))
+        except OSError as error:
+            raise RunError(f"{self.folder.shown}: cannot be read ({redacted(error)}); check it and rights.") from error
+        if not self.resumed and self.folder.done_names():
+            raise RunError(f"{self.folder.shown}: holds finished shards but no {RUN_FILE}; give another --output.")
 
     def _describe(self) -> dict[str, Any]:
         options, config = self.options, self.model.config
@@ -234,7 +257,8 @@ class Run:
         return self.plan.shards.filter(pc.invert(pc.is_in(self.plan.shards["shard"], done)))
 
     def begin(self) -> None:
-        """Write the plan, then `run.json`; a folder without it is not a run yet."""
+        """Write the plan, then `run.json`; a folder without it is not a run yet. Remove what killed writers left."""
+        self.folder.sweep()
         if not self.resumed:
             self.folder.publish_table(PLAN_FILE, self.plan.shards)
             self.folder.publish_table(PLAN_FAILURES, self.plan.pairs.failures)
@@ -289,6 +313,8 @@ class FinishShard:
         verified = time.monotonic()
         if shard.failures.num_rows:
             self.folder.publish_table(f"failures/{shard.shard}.parquet", shard.failures)
+        else:  # an attempt before this one may have met failures that have passed
+            self.folder.remove(f"failures/{shard.shard}.parquet")
         self.folder.publish_table(f"images/{shard.shard}.parquet", shard.images)
         self.folder.publish_table(f"matches/{shard.shard}.parquet", matches)
         status = Counter(matches["status"].to_pylist())
@@ -311,6 +337,11 @@ class FinishShard:
         }
         self.folder.mark_done(shard.shard, done)
         return done
+
+
+def _place(folder: Folder) -> str:
+    """What tells whether one folder lies inside another: real path or URL, ending in one slash."""
+    return (os.path.realpath(folder.path()) if folder.local else folder.url).rstrip("/") + "/"
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -58,8 +58,10 @@ def true_cells(flow: Tensor, visible: Tensor) -> Tensor:
     distance = (at[pair, row, column] - WINDOW * target).norm(dim=-1)
     cell1 = target[:, 1] * w + target[:, 0]
     slot = pair * (h * w) + cell1
-    nearest = distance.new_full((batch * h * w,), torch.inf).scatter_reduce(0, slot, distance, "amin")
-    kept = distance == nearest[slot]
+    rank = torch.empty_like(slot)  # by distance, no two equal: the nearest of each slot is one cell
+    rank[distance.argsort(stable=True)] = torch.arange(len(slot), device=slot.device)
+    nearest = slot.new_full((batch * h * w,), len(slot)).scatter_reduce(0, slot, rank, "amin")
+    kept = rank == nearest[slot]
     return torch.stack([pair, row * w + column, cell1], dim=1)[kept]
 
 
@@ -81,6 +83,7 @@ def sample_windows(cells: Tensor, height: int, width: int, generator: torch.Gene
     pair, cell0, cell1 = chosen.unbind(1)
     step = torch.randint(-1, 2, (len(chosen), 2), generator=generator)
     step *= torch.rand(len(chosen), 1, generator=generator) < JITTER
+    step = step.to(cells.device)
     row = (cell1 // w + step[:, 0]).clamp(0, h - 1)
     column = (cell1 % w + step[:, 1]).clamp(0, w - 1)
     return torch.stack([pair, cell0, row * w + column], dim=1)
@@ -94,7 +97,7 @@ def true_pixels(windows: Tensor, flow: Tensor, visible: Tensor) -> tuple[Tensor,
     """
     height, width = flow.shape[1:3]
     pair, cell0, cell1 = windows.unbind(1)
-    pixels = torch.arange(WINDOW**2)
+    pixels = torch.arange(WINDOW**2, device=windows.device)
     corner = position(cell0[:, None].expand(-1, WINDOW**2).flatten(), pixels.repeat(len(windows)), width // WINDOW)
     x, y = corner.floor().long().unflatten(0, (-1, WINDOW**2)).unbind(-1)
     inside = (x >= 0) & (y >= 0) & (x < width - 1) & (y < height - 1)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from eloftr.checkpoint import save_model
+from eloftr.checkpoint import load_strictly, save_model
 from eloftr.config import EfficientLoFTRConfig
 from eloftr.model import EfficientLoFTRForKeypointMatching
 from eloftr.training.losses import compute_losses
 from eloftr.training.views import Pair, Views, list_photographs, split
 
 LOG_EVERY = 50
+HELD_OUT_PAIRS = 64  # of an evaluation
 STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
 
 # The bundled "small" model: the published architecture, thinner and shallower.
@@ -42,7 +44,8 @@ class TrainingOptions:
     """Knobs of a run.
 
     steps: optimiser steps in all; the learning rate rises over `warmup`, stays, and falls to zero over the last
-    `decay` steps, so a run can be cut short by resuming it with fewer steps. size: side of the views, pixels."""
+    `decay` steps, so a run can be cut short by resuming it with fewer steps. size: side of the views, pixels.
+    Raises ValueError for a number that is too small, another autocast type and a device this machine lacks."""
 
     steps: int = 20_000
     batch: int = 8
@@ -59,9 +62,19 @@ class TrainingOptions:
     threads: int | None = None
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch": 1, "size": 32, "warmup": 0, "decay": 0, "evaluate_every": 1, "workers": 0}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least {number}.")
+        if self.autocast not in (None, "bfloat16"):
+            raise ValueError(f"autocast={self.autocast!r}: only bfloat16 trains without scaled gradients.")
+        if self.device != "cpu" and not (self.device.startswith("cuda") and torch.cuda.is_available()):
+            raise ValueError(f"device={self.device!r} is not on this machine; use cpu, or cuda where it has a GPU.")
+
 
 def learning_rate(step: int, options: TrainingOptions) -> float:
-    rise = min(1.0, (step + 1) / options.warmup)
+    rise = min(1.0, (step + 1) / max(1, options.warmup))
     fall = min(1.0, (options.steps - step) / max(1, options.decay))
     return options.learning_rate * rise * fall
 
@@ -77,7 +90,6 @@ class Batches(Dataset[Pair]):
         return self.options.steps
 
     def __getitem__(self, step: int) -> Pair:
-        torch.set_num_threads(1)
         return self.views.batch(range(step * self.options.batch, (step + 1) * self.options.batch))
 
 
@@ -118,6 +130,17 @@ def evaluate(model: EfficientLoFTRForKeypointMatching, views: Views, pairs: int)
     }
 
 
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """On the CPU, add gradients up in a fixed order: threads would add those of overlapping windows as they come."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 class Run:
     """A training run and all of its state."""
 
@@ -141,27 +164,31 @@ class Run:
         self.step = 0
         if (folder / STATE_FILE).exists():
             state = torch.load(folder / STATE_FILE, weights_only=True)
-            self.model.load_state_dict(state["model"])
+            load_strictly(self.model, state["model"], str(folder / STATE_FILE))
             self.optimizer.load_state_dict(state["optimizer"])
             self.generator.set_state(state["generator"])
             self.step = state["step"]
 
     def save(self) -> None:
         """Write the weights and the state, each whole or not at all."""
-        save_model(self.model, self.folder)
+        part = self.folder / ".part"
+        save_model(self.model, part)
+        for file in part.iterdir():
+            file.replace(self.folder / file.name)
+        part.rmdir()
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "step": self.step,
         }
-        part = self.folder / (STATE_FILE + ".part")
+        part = self.folder / f"{STATE_FILE}.part"
         torch.save(state, part)
         part.replace(self.folder / STATE_FILE)
 
     def log(self, entry: dict[str, float]) -> None:
         with (self.folder / LOG_FILE).open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in entry.items()}) + "\n")
         print("  ".join(f"{name} {value:.4g}" for name, value in entry.items()), flush=True)
 
     def update(self, pairs: Pair) -> dict[str, float]:
@@ -174,7 +201,8 @@ class Run:
         losses = compute_losses(self.model, images0, images1, flow, visible, self.generator, dtype)
         self.optimizer.zero_grad(set_to_none=True)
         total = losses.total
-        total.backward()
+        with _repeatable(self.device):
+            total.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
         if torch.isfinite(norm):
             self.optimizer.step()
@@ -190,14 +218,20 @@ def train(
 ) -> EfficientLoFTRForKeypointMatching:
     """Train, or go on with the run in `folder`; returns the model after `options.steps` steps.
 
-    photographs: a folder of photographs (every 20th is held out for evaluation) or a list of files.
+    photographs: a folder of photographs or a list of files; every 20th is held out for evaluation.
+    Raises ValueError, before anything is written, for a size the network cannot take and for fewer than 2 photographs,
+    and for a run in `folder` of another configuration.
     """
     folder = Path(folder)
+    if options.size % config.divisor:
+        raise ValueError(f"size={options.size}: the network takes multiples of {config.divisor} pixels only.")
+    paths = list_photographs(photographs) if isinstance(photographs, Path) else list(photographs)
+    if len(paths) < 2:
+        raise ValueError(f"{len(paths)} photographs: give at least 2, as one is held out for evaluation.")
+    training, held_out = split(paths)
     folder.mkdir(parents=True, exist_ok=True)
     if options.threads:
         torch.set_num_threads(options.threads)
-    paths = list_photographs(photographs) if isinstance(photographs, Path) else list(photographs)
-    training, held_out = split(paths)
     run = Run(folder, config, options)
     held_out_views = Views(held_out, options.size, options.seed + 1)
     run.log({"step": run.step, "parameters": float(sum(p.numel() for p in run.model.parameters()))})
@@ -224,5 +258,5 @@ def train(
             sums.clear()
         if run.step % options.evaluate_every == 0 or run.step == options.steps:
             run.save()
-            run.log({"step": run.step, **evaluate(run.model, held_out_views, 64)})
+            run.log({"step": run.step, **evaluate(run.model, held_out_views, HELD_OUT_PAIRS)})
     return run.model.eval()

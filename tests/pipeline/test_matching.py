@@ -91,9 +91,7 @@ def test_pairs_that_share_nothing_are_unmatched(model: EfficientLoFTRForKeypoint
     assert [(row["status"], row["reason"], row["scores"]) for row in found] == [("unmatched", None, [])]
 
 
-def test_a_shard_of_unusable_images_alone_has_its_rows(
-    model: EfficientLoFTRForKeypointMatching, photos: Path
-) -> None:
+def test_a_shard_of_unusable_images_alone_has_its_rows(model: EfficientLoFTRForKeypointMatching, photos: Path) -> None:
     found = match(model, photos, sorted(BROKEN), exhaustive(3))
     assert found.matches["status"].to_pylist() == ["failed"] * 3
     assert found.images.num_rows == found.encodes == 0

@@ -1,0 +1,536 @@
+"""The main job as a person starts it: another process, a real Ray node, real files."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+from pictures import match_without_ray, views
+from PIL import Image
+
+from jobs.match_dataset import main
+from pipeline.matching import MatchingOptions
+from pipeline.run import Run, RunOptions
+from pipeline.verification import VerificationOptions
+
+PROJECT = Path(__file__).resolve().parents[2]
+JOB = PROJECT / "jobs" / "match_dataset.py"
+LONG_SIDE = 192
+SIZE = (192, 144)
+BAD = {
+    "broken.jpg": "truncated",
+    "dot.png": "too_small",
+    "nothing.jpg": "empty",
+    "notes.jpg": "not_an_image",
+    "panorama.jpg": "too_large",
+}
+GOOD = [
+    *("16 bit.png", "alpha.png", "cmyk.jpg", "grey.png", "palette.png", "plain.jpg"),
+    *("sub/deep er/Plain.JPG", "tagged.tiff", "turned.jpg", "web.webp"),
+]
+WAIT = 280  # seconds for anything that starts Ray; the machine may be busy
+CONDITIONS = {"RAY_AUTH_MODE": "disabled", "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}', "CUDA_VISIBLE_DEVICES": ""}
+MARK = "ELOFTR_TEST_MARK"  # an environment variable, by which the processes of a job are found again
+JOB_IN_CLUSTER = """
+import sys, ray.data
+from jobs.match_dataset import main
+plain = ray.data.Dataset.iter_batches
+def watched(dataset, **how):
+    yield from plain(dataset, **how)
+    print(dataset.stats())
+ray.data.Dataset.iter_batches = watched
+sys.exit(main())
+"""
+
+
+def write_photos(folder: Path) -> None:
+    """Ten overlapping views, each stored in another way, and five files that are no photographs."""
+    view = dict(zip(GOOD, views(len(GOOD), SIZE), strict=True))
+    (folder / "sub" / "deep er").mkdir(parents=True)
+    wide = np.asarray(view["16 bit.png"], np.uint16) * 16
+    Image.fromarray(wide).save(folder / "16 bit.png")
+    clear = Image.merge("LA", (view["alpha.png"], Image.new("L", SIZE, 255)))
+    clear.save(folder / "alpha.png")
+    view["cmyk.jpg"].convert("RGB").convert("CMYK").save(folder / "cmyk.jpg", quality=95)
+    view["grey.png"].save(folder / "grey.png")
+    view["palette.png"].convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
+    view["plain.jpg"].convert("RGB").save(folder / "plain.jpg", quality=95)
+    view["sub/deep er/Plain.JPG"].convert("RGB").save(folder / "sub/deep er/Plain.JPG", quality=95)
+    view["tagged.tiff"].convert("RGB").save(folder / "tagged.tiff", compression="tiff_deflate")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    view["turned.jpg"].transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", exif=exif, quality=95)
+    view["web.webp"].save(folder / "web.webp", quality=95)
+
+    (folder / "broken.jpg").write_bytes((folder / "plain.jpg").read_bytes()[:4000])
+    Image.new("L", (1, 1)).save(folder / "dot.png")
+    (folder / "nothing.jpg").touch()
+    (folder / "notes.jpg").write_text("Remember to take photographs.\n")
+    Image.new("L", (20_000, 200), 128).save(folder / "panorama.jpg")
+    (folder / ".hidden.jpg").write_text("of no interest")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds `photos` and `pairs.csv`: all pairs, one of them twice, and three that are none."""
+    place = tmp_path_factory.mktemp("place")
+    write_photos(place / "photos")
+    pairs = [*combinations(sorted([*GOOD, *BAD]), 2), ("plain.jpg", "grey.png")]
+    pairs += [("plain.jpg", "plain.jpg"), ("plain.jpg", "absent.jpg"), ("gone.jpg", "absent.jpg")]
+    (place / "pairs.csv").write_text("image0,image1\n" + "".join(f"{first},{second}\n" for first, second in pairs))
+    return place
+
+
+LISTED = ("--images", "photos", "--pairs", "pairs.csv", "--long-side", LONG_SIDE, "--shard-pairs", 6)
+
+
+class Job:
+    """The job in a process group of its own, in `cwd`; on a Ray node of two CPUs unless the environment says else."""
+
+    def __init__(
+        self, *arguments: object, cwd: Path, program: tuple[str, ...] = (str(JOB),), **environment: str
+    ) -> None:
+        self.mark = uuid.uuid4().hex
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")},
+            **CONDITIONS,
+            **environment,
+            MARK: self.mark,
+        }
+        self.logs = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115  read while the job runs
+        self.process = subprocess.Popen(
+            [sys.executable, *program, *map(str, arguments)],
+            cwd=cwd,
+            env=self.environment,
+            stdout=self.logs[0],
+            stderr=self.logs[1],
+            start_new_session=True,
+        )
+
+    @property
+    def out(self) -> str:
+        return self._text(0)
+
+    @property
+    def err(self) -> str:
+        return self._text(1)
+
+    def _text(self, which: int) -> str:
+        self.logs[which].seek(0)
+        return self.logs[which].read()
+
+    def until(self, met: Callable[[], bool]) -> None:
+        """Wait for something to happen while the job runs."""
+        deadline = time.monotonic() + WAIT
+        while not met():
+            assert self.process.poll() is None, f"ended with {self.process.poll()}: {self.out}{self.err}"
+            assert time.monotonic() < deadline, f"waited too long: {self.out}{self.err}"
+            time.sleep(0.02)
+
+    def ended(self) -> int:
+        """Wait for the end, and for that of every process it started; its exit code."""
+        try:
+            self.code = self.process.wait(WAIT)
+            deadline = time.monotonic() + 60
+            while self.left() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert not self.left(), "processes of Ray are left over"
+        finally:
+            for pid in self.left():
+                os.kill(pid, signal.SIGKILL)
+        return self.code
+
+    def left(self) -> list[int]:
+        """Processes that inherited this job's environment and are still there."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if f"{MARK}={self.mark}".encode() in path.read_bytes():
+                    found.append(int(path.parent.name))
+            except OSError:  # it has ended, or is somebody else's
+                continue
+        return found
+
+
+def done(run: Path) -> int:
+    return len([*(run / "done").glob("*.json")])
+
+
+def shards(run: Path) -> int:
+    return pq.read_metadata(run / "plan" / "shards.parquet").num_rows
+
+
+def tables(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*.parquet")}
+
+
+def rows(run: Path) -> list[dict]:
+    return pa.concat_tables([pq.read_table(path) for path in sorted((run / "matches").iterdir())]).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Job:
+    """The job, run once from start to end; its run folder is `run`."""
+    job = Job(*LISTED, "--output", "run", cwd=place)
+    assert job.ended() == 0, job.out + job.err
+    return job
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """For calling `main` in this process: in the folder of the photographs, and Ray must not have been started."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(place)
+    yield place
+    signal.signal(signal.SIGTERM, handler)
+    assert not ray.is_initialized()
+
+
+def exit_code(*arguments: object) -> int:
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse
+        return int(stop.code or 0)
+
+
+# Without Ray
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "nowhere"], "nowhere: no such folder"),
+        (["--images", "pairs.csv"], "is a file; give a folder"),
+        (["--output", "photos/run"], "lies inside the folder of the images"),
+        (["--pairs", "pairs.yaml"], "give a .txt, .csv or .parquet"),
+        (["--pairs", "absent.csv"], "cannot be read"),
+        (["--weights", "absent"], "no such file, folder or bundled name"),
+        (["--weights", "pairs.csv"], "unknown kind of file"),
+        (["--long-side", "16"], "long_side must be at least 32"),
+        (["--batch-size", "0"], "batch_size at least 1"),
+        (["--max-side", "8"], "min_side ≤ max_side"),
+        (["--max-error", "0"], "max_error"),
+        (["--min-inliers", "3"], "min_num_inliers"),
+        (["--shard-pairs", "0"], "1 pair, not"),
+        (["--shard-images", "1"], "at least 2 images"),
+        (["--actors", "0"], "actors must be at least 1"),
+        (["--storage-options", '{"secret": "hidden"'], "not a JSON object"),
+    ],
+)
+def test_wrong_arguments_end_with_code_two_and_one_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    before = sorted(here.iterdir())
+    assert exit_code("--images", "photos", "--output", "refused", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"match_dataset: [^\n]+\n", err)
+    assert message in err
+    assert "hidden" not in err
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_bucket_that_may_not_be_read_ends_likewise(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+
+    class Refuse(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        do_HEAD = do_GET  # noqa: N815  names that the base class looks for
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        storage = json.dumps({"endpoint_url": endpoint, "key": "hidden", "secret": "hidden"})
+        for arguments in (("--images", "s3://closed/photos"), ("--output", "s3://closed/run")):
+            command = ("--images", "photos", "--output", "refused", *arguments, "--storage-options", storage)
+            assert exit_code(*command) == 2
+            out, err = capsys.readouterr()
+            assert re.fullmatch(r"match_dataset: s3://closed/\w+: [^\n]+\n", err)
+            assert "rights" in err
+            assert "hidden" not in err + out
+        server.shutdown()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--images", "photos"], ["--variant", "half"], ["--threshold", "low"]])
+def test_arguments_that_make_no_command_end_with_code_two(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert exit_code(*arguments) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_wrong_ray_address_ends_with_code_two_and_one_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    started = time.monotonic()
+    assert exit_code("--images", "photos", "--output", "refused") == 2
+    assert time.monotonic() - started < 20  # Ray by itself tries for a quarter of an hour
+    assert re.fullmatch(
+        r"match_dataset: RAY_ADDRESS=127\.0\.0\.1:\d+: no Ray cluster [^\n]+\n", capsys.readouterr().err
+    )
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(here.rglob("*"))
+    assert exit_code(*LISTED, "--output", "dry", "--dry-run") == 0
+    out, err = capsys.readouterr()
+    plan, cost = out.splitlines()
+    assert plan.startswith("15 images, 105 pairs in 18 shards; 1 duplicates dropped; 3 lines of the list cannot be")
+    assert re.match(r"\d+ encodes and 105 pairs to do: about \d+ (s|min)", cost)
+    assert err == ""
+    assert sorted(here.rglob("*")) == before
+
+
+# One undisturbed run
+
+
+def test_the_job_prints_plan_progress_and_summary(finished: Job, place: Path) -> None:
+    assert finished.out.startswith("15 images, 105 pairs in 18 shards; 1 duplicates dropped; 3 lines")
+    for text in ("matched:", "verified:", "unusable:", "this session: 105 pairs in"):
+        assert text in finished.out
+    lines = finished.err.splitlines()
+    assert lines[-1].startswith("105 of 105 pairs · ")
+    assert all(re.match(r"[\d,]+ of 105 pairs · [\d.]+ pairs/s · \d+ failed · .* left$", line) for line in lines)
+    assert "\r" not in finished.err
+
+
+def test_every_pair_has_one_row_and_all_pairs_of_photographs_are_matched(finished: Job, place: Path) -> None:
+    found = {(row["image0"], row["image1"]): row for row in rows(place / "run")}
+    assert len(rows(place / "run")) == len(found) == 105
+    assert set(found) == set(combinations(sorted([*GOOD, *BAD]), 2))
+    for (first, second), row in found.items():
+        reasons = {BAD[name] for name in (first, second) if name in BAD}
+        if reasons:
+            assert (row["status"], row["geometry"]) == ("failed", "none")
+            assert row["reason"] in reasons
+        else:
+            assert row["status"] == "matched", (first, second)
+    verified = Counter(row["geometry"] for row in found.values() if row["status"] == "matched")
+    assert verified.total() == 45
+    assert verified["planar"] + verified["uncalibrated"] + verified["planar_or_panoramic"] > 20
+
+
+def test_unusable_photographs_become_failure_rows_with_the_reason(finished: Job, place: Path) -> None:
+    failures = [pq.read_table(path) for path in (place / "run" / "failures").glob("0*.parquet")]
+    found = {
+        (row["image0"], row["image1"], row["stage"], row["reason"]) for row in pa.concat_tables(failures).to_pylist()
+    }
+    assert found == {(name, None, "read", reason) for name, reason in BAD.items()}
+    plan = pq.read_table(place / "run" / "failures" / "plan.parquet")
+    assert sorted(plan["reason"].to_pylist()) == ["self_pair", "unknown_image", "unknown_image"]
+
+
+def test_the_summary_counts_what_is_in_the_tables(finished: Job, place: Path) -> None:
+    summary = json.loads((place / "run" / "summary.json").read_text())
+    found = rows(place / "run")
+    reasons = Counter(row["reason"] for row in found if row["reason"])
+    reasons.update({"self_pair": 1, "unknown_image": 2})
+    assert summary["failed"] == dict(reasons)
+    assert summary["failed_images"] == dict.fromkeys(BAD.values(), 1)
+    assert (summary["images"], summary["pairs"], summary["matched"]) == (15, 105, 45)
+    assert summary["matches"] == sum(len(row["scores"]) for row in found)
+    assert summary["inliers"] == sum(row["num_inliers"] for row in found)
+    assert summary["session"]["pairs"] == 105
+    assert 0 < summary["session"]["ray_start_seconds"] < summary["session"]["seconds"]
+
+
+def test_ray_does_not_change_the_result(
+    finished: Job, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = RunOptions(
+        str(place / "photos"),
+        str(tmp_path / "run"),
+        str(place / "pairs.csv"),
+        matching=MatchingOptions(LONG_SIDE),
+        verification=VerificationOptions(long_side=LONG_SIDE),
+        max_pairs=6,
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # as the actor of a node of two CPUs; other numbers round sums another way
+    match_without_ray(Run(options, "cpu"))
+    torch.set_num_threads(threads)
+    assert tables(tmp_path / "run") == tables(place / "run")
+
+
+def test_rerun_skips_finished_shards(finished: Job, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def times() -> dict[Path, int]:
+        files = (path for path in (here / "run").rglob("*") if path.is_file() and path.name != "summary.json")
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before, summary = times(), json.loads((here / "run" / "summary.json").read_text())
+    assert exit_code(*LISTED, "--output", "run") == 0
+    out, err = capsys.readouterr()
+    assert "18 shards are done" in out
+    assert "this session: 0 pairs" in out
+    assert err == ""
+    assert times() == before
+    again = json.loads((here / "run" / "summary.json").read_text())
+    assert {**again, "session": None} == {**summary, "session": None}
+
+
+def test_other_options_on_a_finished_run_are_refused(
+    finished: Job, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*LISTED, "--output", "run", "--long-side", "256") == 2
+    assert "long_side was 192, now 256" in capsys.readouterr().err
+    assert exit_code(*LISTED, "--output", "run", "--threshold", "0.3", "--dry-run") == 2
+    assert "threshold was 0.2, now 0.3" in capsys.readouterr().err
+
+
+# Disturbed runs
+
+
+def test_a_killed_job_goes_on_where_it_stopped(finished: Job, place: Path) -> None:
+    run = place / "killed"
+    first = Job(*LISTED, "--output", "killed", cwd=place)
+    first.until(lambda: done(run) > 0)
+    os.killpg(first.process.pid, signal.SIGKILL)
+    assert first.ended() == -signal.SIGKILL
+    before = done(run)
+    assert 0 < before < shards(run)
+    assert not (run / "summary.json").exists()
+
+    second = Job(*LISTED, "--output", "killed", cwd=place)
+    assert second.ended() == 0, second.out + second.err
+    assert f"{before} shards are done" in second.out
+    assert tables(run) == tables(place / "run")
+    pairs = [(row["image0"], row["image1"]) for row in rows(run)]
+    assert len(pairs) == len(set(pairs)) == 105
+    names = {path.relative_to(run) for path in run.rglob("*")}
+    assert names == {path.relative_to(place / "run") for path in (place / "run").rglob("*")}
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["pairs"] == 105
+    assert 0 < summary["session"]["pairs"] < 105
+
+
+STOPPED = "match_dataset: stopped; run the same command again to go on"
+
+
+def test_ctrl_c_ends_with_code_130_and_a_sentence(place: Path) -> None:
+    run = place / "interrupted"
+    job = Job("--images", "photos", "--output", "interrupted", "--long-side", 96, "--shard-pairs", 2, cwd=place)
+    job.until(lambda: done(run) > 0)
+    os.killpg(job.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    assert job.ended() == 130, job.out + job.err
+    assert job.err.splitlines()[-1] == STOPPED
+    assert "Traceback" not in job.err
+    assert 0 < done(run) < shards(run)
+
+
+def test_sigterm_ends_with_code_130_and_a_sentence(place: Path) -> None:
+    run = place / "terminated"
+    job = Job("--images", "photos", "--output", "terminated", "--long-side", 96, "--shard-pairs", 2, cwd=place)
+    job.until(lambda: done(run) > 0)
+    job.process.terminate()
+    assert job.ended() == 130, job.out + job.err
+    assert job.err.splitlines()[-1] == STOPPED
+    assert "Traceback" not in job.err
+    assert 0 < done(run) < shards(run)
+
+
+def test_sigterm_while_ray_starts_ends_likewise(place: Path) -> None:
+    job = Job("--images", "photos", "--output", "terminated early", "--long-side", 96, cwd=place)
+    job.until(lambda: len(job.left()) > 1)
+    job.process.terminate()
+    assert job.ended() == 130, job.out + job.err
+    assert job.err.splitlines()[-1] == STOPPED
+    assert done(place / "terminated early") == 0
+
+
+# An existing cluster, of one CPU
+
+
+def free_port() -> int:
+    with socket.socket() as any_port:
+        any_port.bind(("127.0.0.1", 0))
+        return any_port.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A Ray node of one CPU that is there before the job; its address."""
+    port = free_port()
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a long path would not fit into the names of its sockets
+    command = ("-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1", f"--port={port}")
+    ports = (f"--ray-client-server-port={free_port()}", "--include-dashboard=false", f"--temp-dir={folder}")
+    head = Job(*ports, "--object-store-memory=200000000", cwd=PROJECT, program=command, RAY_OVERRIDE_RESOURCES="{}")
+
+    def answers() -> bool:
+        return "Ray runtime started" in head.out
+
+    try:
+        head.until(answers)
+        yield f"127.0.0.1:{port}"
+    finally:
+        head.process.terminate()
+        head.ended()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def in_cluster(cluster: str, output: Path, place: Path, *more: object, **environment: str) -> Job:
+    arguments = ("--images", place / "photos", "--output", output, "--long-side", 96, "--shard-pairs", 40, *more)
+    program = ("-c", JOB_IN_CLUSTER)
+    job = Job(*arguments, cwd=PROJECT, program=program, RAY_ADDRESS=cluster, **environment)
+    job.ended()
+    return job
+
+
+def test_a_cluster_of_one_cpu_is_enough_and_reading_is_a_stage_of_its_own(
+    cluster: str, place: Path, tmp_path: Path
+) -> None:
+    job = in_cluster(cluster, tmp_path / "run", place)
+    assert job.code == 0, job.out + job.err
+    assert len(rows(tmp_path / "run")) == 105
+    stages = re.findall(r"Operator \d+ (.*?):", job.out)
+    assert sum("_Read" in stage for stage in stages) == 1, job.out
+    assert sum("_Match" in stage for stage in stages) == 1
+    assert sum("_Finish" in stage for stage in stages) == 1
+    assert not any("_Read" in stage and "_Match" in stage for stage in stages)
+
+
+def test_more_actors_than_cpus_are_refused(cluster: str, place: Path, tmp_path: Path) -> None:
+    job = in_cluster(cluster, tmp_path / "run", place, "--actors", 2)  # they would leave no room for a task
+    assert job.code == 2
+    assert "2 actors: there are 1 CPUs" in job.err
+    assert "Traceback" not in job.err
+
+
+def test_an_output_that_cannot_be_written_ends_with_code_two_and_one_sentence(
+    cluster: str, place: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "matches").touch()  # a file where a folder must be
+    job = in_cluster(cluster, tmp_path / "run", place)
+    assert job.code == 2, job.out + job.err
+    assert re.search(r"^match_dataset: .*matches/\d+\.parquet: cannot be written: File exists", job.err, re.MULTILINE)
+    assert "Traceback" not in job.err
+    assert done(tmp_path / "run") == 0

@@ -1,0 +1,225 @@
+"""The recipe: a run learns, writes its curve and weights, and goes on after a cut as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from eloftr.config import EfficientLoFTRConfig
+from eloftr.model import PairMatches
+from eloftr.training import recipe, textures
+from eloftr.training.losses import true_cells, true_pixels
+from eloftr.training.recipe import Run, TrainingOptions, evaluate, learning_rate, train
+from eloftr.training.views import Pair, Views
+
+TINY = EfficientLoFTRConfig(
+    stage_num_blocks=[1, 1, 1, 1],
+    out_features=[8, 16, 16, 16],
+    hidden_size=16,
+    num_attention_heads=4,
+    num_attention_layers=1,
+    coarse_matching_threshold=0.01,  # so low that an untrained model matches too
+    fine_matching_centered=True,
+)
+OPTIONS = TrainingOptions(
+    steps=30, batch=2, size=64, learning_rate=4e-3, warmup=3, decay=5, evaluate_every=10, workers=0
+)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    shape = (140, 180)
+    pictures = (
+        textures.stones(shape, rng, 20, (0.60, 0.57, 0.52)),
+        textures.leaves(shape, rng, (0.3, 0.4, 0.2), 4, 20, 0.3),
+        textures.crumbling(shape, rng, 14, (0.55, 0.31, 0.23), (0.82, 0.74, 0.60)),
+    )
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_evaluations() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "HELD_OUT_PAIRS", 4)
+        patch.setattr(recipe, "LOG_EVERY", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole_run(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(photographs, folder, TINY, OPTIONS)
+    return folder
+
+
+def lines(folder: Path) -> list[dict[str, float]]:
+    def refuse(constant: str) -> float:
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (folder / "log.jsonl").read_text()
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+def test_the_log_has_a_line_of_losses_and_a_line_of_held_out_measures(whole_run: Path) -> None:
+    head, *rest = lines(whole_run)
+    assert set(head) == {"step", "parameters"}
+    losses = [line for line in rest if "coarse" in line]
+    measures = [line for line in rest if "matches" in line]
+    assert [line["step"] for line in losses] == [5, 10, 15, 20, 25, 30]
+    assert set(losses[0]) == {"step", "coarse", "first", "second", "pairs_per_second"}
+    assert [line["step"] for line in measures] == [10, 20, 30]
+    assert set(measures[0]) == {"step", "matches", "right", "median_error"}
+    assert len(rest) == 9
+
+
+def test_losses_go_down_in_thirty_steps(whole_run: Path) -> None:
+    curve = [line for line in lines(whole_run) if "coarse" in line]
+    assert curve[-1]["coarse"] < 0.7 * curve[0]["coarse"]
+    assert curve[-1]["first"] < curve[0]["first"] - 0.3
+
+
+def test_a_run_cut_and_resumed_ends_with_exactly_the_weights_of_a_whole_one(
+    photographs: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Run.update
+
+    def cut(run: Run, pairs: Pair) -> dict[str, float]:
+        if run.step == 14:
+            raise KeyboardInterrupt
+        return update(run, pairs)
+
+    monkeypatch.setattr(Run, "update", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(photographs, tmp_path, TINY, OPTIONS)
+    monkeypatch.undo()
+    torch.rand(7)  # global random states are not the run's
+    train(photographs, tmp_path, TINY, replace(OPTIONS, workers=1))  # nor is who makes the views
+    starts = [line["step"] for line in lines(tmp_path) if "parameters" in line]
+    assert starts == [0, 10]
+    resumed, whole = (load_file(folder / "model.safetensors") for folder in (tmp_path, whole_run))
+    assert resumed.keys() == whole.keys()
+    assert [name for name in whole if not torch.equal(resumed[name], whole[name])] == []
+    last = [{**line, "pairs_per_second": 0} for line in lines(tmp_path)[-2:]]
+    assert last == [{**line, "pairs_per_second": 0} for line in lines(whole_run)[-2:]]
+
+
+def test_weights_and_state_are_written_whole_and_agree(whole_run: Path) -> None:
+    names = {"model.safetensors", "config.json", "state.pt", "log.jsonl", "options.json"}
+    assert {path.name for path in whole_run.iterdir()} == names
+    state = torch.load(whole_run / "state.pt", weights_only=True)
+    assert state["step"] == 30
+    weights = load_file(whole_run / "model.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in state["model"].items())
+    assert TrainingOptions(**json.loads((whole_run / "options.json").read_text())) == OPTIONS
+
+
+def test_a_finished_run_is_left_as_it_is(photographs: Path, whole_run: Path, tmp_path: Path) -> None:
+    for name in ("state.pt", "model.safetensors"):
+        (tmp_path / name).write_bytes((whole_run / name).read_bytes())
+    model = train(photographs, tmp_path, TINY, OPTIONS)
+    weights = load_file(whole_run / "model.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert not model.training
+
+
+def test_learning_rate_rises_stays_and_falls_to_zero() -> None:
+    options = TrainingOptions(steps=100, learning_rate=1.0, warmup=10, decay=20)
+    rates = [learning_rate(step, options) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert set(rates[10:81]) == {1.0}
+    assert rates[80:] == pytest.approx([(100 - step) / 20 for step in range(80, 101)])
+    assert rates[99] > rates[100] == 0
+
+
+def test_resuming_with_fewer_steps_ends_the_run_with_its_decay() -> None:
+    long, short = (TrainingOptions(steps=steps, learning_rate=1.0, warmup=0, decay=20) for steps in (100, 60))
+    assert learning_rate(0, long) == 1  # no warm-up
+    assert [learning_rate(step, short) for step in range(40)] == [learning_rate(step, long) for step in range(40)]
+    assert learning_rate(59, short) == pytest.approx(1 / 20)
+
+
+class Knowing(nn.Module):
+    """A matcher that was told the truth: every visible place of its windows, moved in image 1 by `errors` pixels."""
+
+    def __init__(self, views: Views, errors: list[float]) -> None:
+        super().__init__()
+        self.anything = nn.Parameter(torch.zeros(1))
+        self.errors = torch.tensor(errors)
+        batch = views.batch(range(4))
+        self.flow, self.visible = torch.from_numpy(batch.flow), torch.from_numpy(batch.visible)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+    def match(self, images0: Tensor, images1: Tensor) -> PairMatches:
+        cells = true_cells(self.flow, self.visible)
+        window, pixel0, pixel1, offset = true_pixels(cells, self.flow, self.visible)
+        cells = cells[window]
+        width = images0.shape[3] // 8
+        keypoints0, keypoints1 = (recipe_position(cells[:, k], p, width) for k, p in ((1, pixel0), (2, pixel1)))
+        error = self.errors[torch.arange(len(cells)) % len(self.errors)]
+        moved = keypoints1 + offset + torch.stack([0.6 * error, -0.8 * error], 1)
+        return PairMatches(cells, keypoints0, moved, torch.ones(len(cells)))
+
+
+def recipe_position(cell: Tensor, pixel: Tensor, cells_per_row: int) -> Tensor:
+    """(x, y): cell c begins at pixel 8c − 3.5."""
+    x = 8 * (cell % cells_per_row) + pixel % 8
+    y = 8 * (cell // cells_per_row) + pixel // 8
+    return torch.stack([x, y], 1) - 3.5
+
+
+def test_evaluation_of_a_perfect_matcher_finds_all_right_and_no_error(photographs: Path) -> None:
+    views = Views(sorted(photographs.iterdir()), 64, seed=9)
+    model = Knowing(views, [0.0])
+    measured = evaluate(model, views, 4)  # type: ignore[arg-type]
+    assert measured["right"] == 1
+    assert measured["median_error"] < 1e-4
+    assert measured["matches"] > 100
+    assert model.training  # as it was before
+
+
+def test_evaluation_counts_what_is_wrong(photographs: Path) -> None:
+    views = Views(sorted(photographs.iterdir()), 64, seed=9)
+    measured = evaluate(Knowing(views, [1.0, 2.0, 2.9, 3.1]), views, 4)  # type: ignore[arg-type]
+    assert measured["right"] == pytest.approx(0.75, abs=0.01)
+    assert measured["median_error"] == pytest.approx(2.0, abs=1e-3)
+
+
+def test_options_that_cannot_work_are_refused_before_anything_is_written(photographs: Path, tmp_path: Path) -> None:
+    for wrong, reason in (
+        ({"batch": 0}, "batch=0: must be at least 1"),
+        ({"size": 16}, "size=16: must be at least 32"),
+        ({"autocast": "float16"}, "only bfloat16"),
+        ({"device": "abacus"}, "not on this machine"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            replace(OPTIONS, **wrong)
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="multiples of 32"):
+        train(photographs, folder, TINY, replace(OPTIONS, size=100))
+    with pytest.raises(ValueError, match="at least 2"):
+        train([photographs / "0.png"], folder, TINY, OPTIONS)
+    with pytest.raises(ValueError, match="no photographs found"):
+        train(tmp_path, folder, TINY, OPTIONS)
+    assert not folder.exists()
+
+
+def test_a_run_of_another_configuration_is_not_resumed(photographs: Path, whole_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes((whole_run / "state.pt").read_bytes())
+    other = replace(TINY, num_attention_layers=2)
+    with pytest.raises(ValueError, match=r"state\.pt: .* parameters missing"):
+        train(photographs, tmp_path, other, OPTIONS)
