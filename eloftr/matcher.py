@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from eloftr.checkpoint import load_model
 from eloftr.config import EfficientLoFTRConfig
+from eloftr.image_loading import load_image
 from eloftr.model import EfficientLoFTRForKeypointMatching, ImageFeatures
 from eloftr.resizing import nearest_shape, resize, to_original
+from eloftr.visualization import draw_matches
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Pairs at once. A CPU core does best alone, one pair after another: a batch leaves its cache.
+BATCH = {"cpu": 1, "cuda": 8}
 VARIANTS = {"full": (False, 0.2), "opt": (True, 25.0)}  # name: (skip the softmax, threshold)
 
 
@@ -26,14 +32,35 @@ class Matches:
 
     keypoints0, keypoints1 (M, 2) float32: (x, y), pixels of each array, centre of the top-left pixel at (0, 0)
     scores (M,) float32: dual-softmax probability 0…1 (variant "full") or raw similarity ("opt")
+    images: the two that `match` read, for `draw`; None otherwise
     """
 
     keypoints0: np.ndarray
     keypoints1: np.ndarray
     scores: np.ndarray
+    images: tuple[Image.Image, Image.Image] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def draw(
+        self,
+        image0: np.ndarray | Image.Image | None = None,
+        image1: np.ndarray | Image.Image | None = None,
+        most: int | None = 200,
+    ) -> Image.Image:
+        """The two images side by side, a line for every match, red to green by score.
+
+        image0, image1: the images the matches are of, uint8 (H, W) or (H, W, 3) or Pillow's; not needed after `match`.
+        most: lines drawn, of more matches a sample; None draws all.
+        Raises ValueError where there are none.
+        """
+        given = tuple(image for image in (image0, image1) if image is not None) or self.images or ()
+        if len(given) != 2:
+            raise ValueError("draw needs the two images that were matched; only match() keeps them.")
+        pictures = [image if isinstance(image, Image.Image) else Image.fromarray(image) for image in given]
+        picture0, picture1 = (picture.convert("RGB") for picture in pictures)
+        return draw_matches(picture0, picture1, self.keypoints0, self.keypoints1, self.scores, most)
 
 
 class Matcher:
@@ -67,14 +94,14 @@ class Matcher:
         images1: Sequence[np.ndarray],
         *,
         size: tuple[int, int] | int | None = None,
-        batch_size: int = 4,
+        batch_size: int | None = None,
     ) -> list[Matches]:
         """Match images0[n] with images1[n].
 
         images0, images1: uint8 grey arrays (H, W) of any sizes; an array that occurs in several pairs (the same object)
         is encoded once. size: None keeps every array whose sides are multiples of 32 and resizes others to the nearest
         such shape; an integer makes it the longer side; (height, width) is taken as it is (rounded to multiples of 32).
-        batch_size: pairs that go through the network at once; changes memory, not results.
+        batch_size: pairs that go through the network at once (default by device); changes memory, not results.
         Raises ValueError for lists of different lengths and for arrays that are not uint8 (H, W).
         """
         if len(images0) != len(images1):
@@ -86,6 +113,7 @@ class Matcher:
                 raise ValueError(f"Images must be uint8 grey arrays (H, W), got {what}; convert it first.")
         shapes = {key: self._shape(image, size) for key, image in arrays.items()}
 
+        batch_size = batch_size or BATCH.get(self.device.type, 1)
         groups: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = defaultdict(list)
         for n, (image0, image1) in enumerate(zip(images0, images1, strict=True)):
             groups[shapes[id(image0)], shapes[id(image1)]].append(n)
@@ -162,3 +190,28 @@ def load_matcher(
     configure(model.config, variant, threshold, border_removal)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Matcher(model, device, number)
+
+
+_loaded = lru_cache(maxsize=2)(load_matcher)
+
+
+def match(
+    image0: str | Path | Image.Image,
+    image1: str | Path | Image.Image,
+    model: str | Path = "small",
+    *,
+    size: int | None = 640,
+    threshold: float | None = None,
+    device: str | None = None,
+) -> Matches:
+    """Match two images: `match("a.jpg", "b.jpg").draw()`. The two latest models stay loaded.
+
+    image0, image1: paths, URLs or Pillow images. size: the longer side they are matched at, pixels; None is their own.
+    model, threshold, device: as for `load_matcher`.
+    Returns Matches in pixels of the images, turned upright by their EXIF orientation.
+    Raises ValueError where an image cannot be read, CheckpointError where the model cannot.
+    """
+    images = load_image(image0), load_image(image1)
+    grey0, grey1 = (np.asarray(image.convert("L")) for image in images)
+    (found,) = _loaded(str(model), device, threshold=threshold).match([grey0], [grey1], size=size)
+    return replace(found, images=images)

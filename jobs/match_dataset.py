@@ -32,7 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--threshold", type=float, help="lowest score of a match (default the variant's)")
     add("--long-side", type=int, default=640, help="longer side of what the network sees, pixels (%(default)s)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the network (%(default)s)")
-    add("--batch-size", type=int, default=4, help="pairs that go through the network at once (%(default)s)")
+    add("--batch-size", type=int, help="pairs that go through the network at once (default by device)")
     add("--min-inliers", type=int, default=VerificationOptions.min_num_inliers, help="of a verified pair (%(default)s)")
     add(
         "--max-error",
@@ -43,7 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--max-side", type=int, default=ImageLimits.max_side, help="of a photograph, pixels (%(default)s)")
     add("--shard-images", type=int, help="most images of a shard: bounds memory (default by device)")
     add("--shard-pairs", type=int, help="most pairs of a shard: the unit of restart (default by device)")
-    add("--actors", type=int, help="processes that hold the model (default one a GPU)")
+    add("--actors", type=int, help="processes that hold the model (default one a GPU, else one a CPU)")
     add("--storage-options", default="{}", help="JSON for the fsspec filesystems (endpoint, …)")
     add("--dry-run", action="store_true", help="print the plan and its cost, write nothing")
     return parser.parse_args(arguments)

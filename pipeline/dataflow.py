@@ -15,25 +15,26 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-import torch
 
-from eloftr import EfficientLoFTRForKeypointMatching
 from pipeline.matching import MatchingOptions, MatchShard, ReadShard
 from pipeline.progress import Progress
 from pipeline.run import FinishShard, Run, RunError, RunOptions
 from pipeline.schemas import unragged
 from pipeline.storage import StorageError
 
+if TYPE_CHECKING:  # see pipeline/matching.py
+    from eloftr import EfficientLoFTRForKeypointMatching
+
 # A task and an actor together need one CPU, so that a cluster of one CPU works; and as their shares differ, Ray does
 # not fuse reading into the actors, where it would run between matches instead of beside them.
 TASK_CPUS, ACTOR_CPUS = 0.75, 0.25
-CPUS_PER_ACTOR = 8  # without GPUs; torch's threads stop paying above
+THREADS = 1  # of an actor without a GPU: two take twice the CPU time for the same pairs, so every CPU gets an actor
 OBJECT_STORE = 1 << 30  # bytes, of an embedded node: some tens of shards of decoded images
 
 
@@ -49,6 +50,8 @@ class _Read:
 class _Match:
     def __init__(self, model: EfficientLoFTRForKeypointMatching, options: MatchingOptions, threads: int | None) -> None:
         if threads:
+            import torch
+
             torch.set_num_threads(threads)
         self.stage = MatchShard(model, options)
 
@@ -129,15 +132,15 @@ def resources() -> tuple[int, int]:
 def execute(run: Run, progress: Progress, pending: pa.Table, actors: int | None = None) -> None:
     """Match the pending shards (SHARDS) of the run.
 
-    actors: how many hold the model; default one per GPU, or without GPUs one per CPUS_PER_ACTOR CPUs. Raises RunError
+    actors: how many hold the model; default one per GPU, or without GPUs one per CPU. Raises RunError
     for more than one per CPU: their shares would leave no node with room for a task, and the run would never end.
     """
     options = run.options
     cpus, gpus = resources()
     if actors and actors > cpus:
         raise RunError(f"{actors} actors: there are {cpus} CPUs, and every actor needs one; give at most {cpus}.")
-    count = min(actors or gpus or max(1, cpus // CPUS_PER_ACTOR), cpus, pending.num_rows)
-    threads = None if gpus else max(1, cpus // count)
+    count = min(actors or gpus or cpus, cpus, pending.num_rows)
+    threads = None if gpus else THREADS
     read = ReadShard(run.source, options.limits, options.matching.long_side)
     finish = FinishShard(run.folder, options.verification)
     one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
@@ -175,6 +178,8 @@ def match_dataset(options: RunOptions, *, dry_run: bool = False, actors: int | N
     signal.signal(signal.SIGTERM, _stop)
     cluster = bool(os.environ.get("RAY_ADDRESS"))
     ray_seconds = start() if cluster else 0.0
+    import torch
+
     on_gpu = resources()[1] > 0 if cluster else torch.cuda.is_available()
     run = Run(options, "cuda" if on_gpu else "cpu")
     print(run.described(), flush=True)

@@ -208,27 +208,19 @@ def courtyard(rng: np.random.Generator, texels_per_metre: float) -> Scene:
     brick, coat, wood, paint = (0.55, 0.31, 0.23), (0.82, 0.74, 0.60), (0.50, 0.36, 0.24), (0.26, 0.40, 0.40)
     grey, green, white, blue = (0.58, 0.56, 0.52), (0.20, 0.31, 0.13), (0.85, 0.80, 0.66), (0.24, 0.34, 0.45)
     # each paints a shape s at d texels a metre
-    paving = yard.texture(
-        10, 8.8, lambda s, d: textures.stones(s, rng, 0.36 * d, (0.60, 0.57, 0.52), 0.06), 0.85
-    )
+    paving = yard.texture(10, 8.8, lambda s, d: textures.stones(s, rng, 0.36 * d, (0.60, 0.57, 0.52), 0.06), 0.85)
     grass = yard.texture(15, 12.5, lambda s, d: textures.leaves(s, rng, green, 0.12 * d, 0.7 * d), 0.25)
     wall = yard.texture(9, 3.4, lambda s, d: textures.crumbling(s, rng, 0.085 * d, brick, coat), 0.7)
     rubble = yard.texture(8, 6, lambda s, d: textures.stones(s, rng, 0.24 * d, (0.62, 0.56, 0.46), 0.09), 0.7)
     boards = yard.texture(4.5, 4.5, lambda s, d: textures.planks(s, rng, 0.15 * d, wood))
     staves = yard.texture(6, 2.4, lambda s, d: textures.planks(s, rng, 0.16 * d, paint, upright=True), 0.7)
-    hedge = yard.texture(
-        5, 4.5, lambda s, d: textures.leaves(s, rng, (0.24, 0.36, 0.15), 0.03 * d, 0.12 * d, 0.3), 0.7
-    )
+    hedge = yard.texture(5, 4.5, lambda s, d: textures.leaves(s, rng, (0.24, 0.36, 0.15), 0.03 * d, 0.12 * d, 0.3), 0.7)
     block = yard.texture(9.5, 3, lambda s, d: textures.plaster(s, rng, grey))
     notice = yard.texture(0.9, 1.3, lambda s, d: textures.painted(s, rng, white, (0.55, 0.14, 0.1), 0.13 * d))
-    poster = yard.texture(
-        1.2, 0.85, lambda s, d: textures.painted(s, rng, blue, (0.85, 0.65, 0.25), 0.16 * d)
-    )
+    poster = yard.texture(1.2, 0.85, lambda s, d: textures.painted(s, rng, blue, (0.85, 0.65, 0.25), 0.16 * d))
     mural = yard.texture(0.9, 1.2, lambda s, d: textures.leaves(s, rng, grey, 0.02 * d, 0.25 * d, 0.4), 0.8)
     tower = yard.texture(15, 7.5, lambda s, d: textures.bricks(s, rng, 0.16 * d, (0.62, 0.50, 0.42)), 0.5)
-    house = yard.texture(
-        12.5, 5, lambda s, d: textures.crumbling(s, rng, 0.15 * d, brick, (0.7, 0.66, 0.6)), 0.5
-    )
+    house = yard.texture(12.5, 5, lambda s, d: textures.crumbling(s, rng, 0.15 * d, brick, (0.7, 0.66, 0.6)), 0.5)
     trees = yard.texture(
         12.5, 5, lambda s, d: textures.leaves(s, rng, (0.27, 0.40, 0.18), 0.1 * d, 0.6 * d, 0.35), 0.35
     )
@@ -314,9 +306,7 @@ class _Yard:
         self.used[texture] = x + width, y, max(tallest, height)
         return x / whole_x, y / whole_y, width / whole_x, height / whole_y
 
-    def panel(
-        self, origin: Point, right: Point, down: Point, texture: int, region: Region | None = None
-    ) -> None:
+    def panel(self, origin: Point, right: Point, down: Point, texture: int, region: Region | None = None) -> None:
         u, v = np.array(right, float), np.array(down, float)
         region = region or self.crop(texture, float(np.linalg.norm(u)), float(np.linalg.norm(v)))
         self.surfaces.append(Surface(np.array(origin, float), u, v, texture, region))

@@ -89,9 +89,7 @@ def draw_reconstruction(
     points, centres = np.asarray(points, float).reshape(-1, 3), np.asarray(centres, float).reshape(-1, 3)
     rotations = np.asarray(rotations, float).reshape(-1, 3, 3)
     if len(centres) == 0 or len(centres) != len(rotations):
-        raise ValueError(
-            f"{len(centres)} camera centres and {len(rotations)} rotations: give one or more of both."
-        )
+        raise ValueError(f"{len(centres)} camera centres and {len(rotations)} rotations: give one or more of both.")
     finite = np.isfinite(points).all(1)
     points, colours = points[finite], np.asarray(colours).reshape(-1, 3)[finite]
 

@@ -13,36 +13,40 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from eloftr import EfficientLoFTRForKeypointMatching, Matcher, Matches
-from eloftr.model import ImageFeatures
 from eloftr.resizing import to_original
 from pipeline.images import ImageError, ImageLimits, read_image
 from pipeline.schemas import FAILURES, IMAGES, MATCHES, ragged
 from pipeline.storage import Folder
 
+# torch is imported where a model is: the many processes that read and verify would each lose 200 MB to it.
+if TYPE_CHECKING:
+    from eloftr import EfficientLoFTRForKeypointMatching, Matches
+    from eloftr.model import ImageFeatures
+
 Shape = tuple[int, int]
 
 READ_THREADS = 4  # a read waits for storage most of the time
-NO_MATCHES = Matches(np.empty((0, 2), np.float32), np.empty((0, 2), np.float32), np.empty(0, np.float32))
 
 
 @dataclass(frozen=True)
 class MatchingOptions:
     """Everything besides the weights that the matches of a pair depend on, and how they are computed.
 
-    long_side: pixels of the longer side that the network sees. dtype: of the network. batch_size: pairs at once.
+    long_side: pixels of the longer side that the network sees. dtype: of the network.
+    batch_size: pairs that go through the network at once; None chooses by device, and changes no result.
     """
 
     long_side: int = 640
     dtype: str = "float32"
-    batch_size: int = 4
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.long_side < 32 or self.batch_size < 1:
+        if self.long_side < 32 or (self.batch_size is not None and self.batch_size < 1):
             raise ValueError("long_side must be at least 32 pixels and batch_size at least 1.")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype {self.dtype!r}: choose float32, bfloat16 or float16.")
@@ -118,17 +122,23 @@ class MatchShard:
     def __init__(self, model: EfficientLoFTRForKeypointMatching, options: MatchingOptions) -> None:
         import torch
 
+        from eloftr.matcher import BATCH, Matcher
+
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.matcher = Matcher(model, device, getattr(torch, options.dtype))
-        self.options = options
+        self.batch_size = options.batch_size or BATCH[device.type]
 
     def __call__(self, shard: DecodedShard) -> MatchedShard:
+        from eloftr.matcher import Matches
+        from eloftr.model import ImageFeatures
+
         started = time.monotonic()
         rows = shard.images.to_pylist()
         row_of = {row["image"]: k for k, row in enumerate(rows)}
         features = self._encode(shard.pixels)
         encoded = time.monotonic()
-        found = [NO_MATCHES] * len(shard.pairs)
+        nothing = Matches(np.empty((0, 2), np.float32), np.empty((0, 2), np.float32), np.empty(0, np.float32))
+        found = [nothing] * len(shard.pairs)
         for members in self._batches(shard, row_of):
             sides = [[row_of[shard.names[i]] for i in side] for side in shard.pairs[members].T]
             joined = (ImageFeatures.cat([features[k] for k in side]) for side in sides)
@@ -151,7 +161,7 @@ class MatchShard:
             by_shape[image.shape].append(k)
         features: dict[int, ImageFeatures] = {}
         for members in by_shape.values():
-            for batch in _chunks(members, self.options.batch_size):
+            for batch in _chunks(members, self.batch_size):
                 encoded = self.matcher.encode(np.stack([pixels[k] for k in batch]))
                 features |= {k: encoded[n : n + 1] for n, k in enumerate(batch)}
         return [features[k] for k in range(len(pixels))]
@@ -164,7 +174,7 @@ class MatchShard:
             if k0 is not None and k1 is not None:
                 groups[shard.pixels[k0].shape, shard.pixels[k1].shape].append(pair)
         for members in groups.values():
-            yield from _chunks(members, self.options.batch_size)
+            yield from _chunks(members, self.batch_size)
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:

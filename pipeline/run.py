@@ -20,15 +20,12 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
-from eloftr import EfficientLoFTRForKeypointMatching, Matcher, load_model
-from eloftr.matcher import configure
 from eloftr.resizing import resize
 from pipeline import schemas
 from pipeline.images import PREPROCESSING, ImageLimits, bucket, list_images
@@ -38,6 +35,9 @@ from pipeline.progress import duration
 from pipeline.shards import encodes, plan_shards, shards_table
 from pipeline.storage import Folder, redacted
 from pipeline.verification import GEOMETRIES, VerificationOptions, VerifyShard
+
+if TYPE_CHECKING:  # see pipeline/matching.py
+    from eloftr import EfficientLoFTRForKeypointMatching
 
 RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.json"
 PLAN_FAILURES = "failures/plan.parquet"
@@ -86,6 +86,8 @@ class Plan:
 
 def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRForKeypointMatching:
     """A model from a bundled name, a local file or folder, a hub id, or a file at an fsspec URL."""
+    from eloftr import load_model
+
     if "://" not in name_or_url:
         return load_model(name_or_url)
     folder, name = Folder.of_file(name_or_url, storage)
@@ -162,6 +164,8 @@ class Run:
 
     def __init__(self, options: RunOptions, device: str) -> None:
         """device: `cuda` or `cpu`, what the shards of a new plan are sized for."""
+        from eloftr.matcher import configure
+
         self.options = options
         self.source = Folder(options.images, options.storage)
         self.folder = Folder(options.output, options.storage)
@@ -228,6 +232,10 @@ class Run:
 
     def estimated(self) -> str:
         """What the pending part of the plan costs, from two matches timed on this machine's device, in one line."""
+        import torch
+
+        from eloftr import Matcher
+
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         matcher = Matcher(copy.deepcopy(self.model), device, getattr(torch, self.options.matching.dtype))
         height, width = bucket(4, 3, self.options.matching.long_side)

@@ -236,7 +236,8 @@ def test_the_demo_prints_what_the_readme_shows() -> None:
 
 def tree(block: str) -> set[str]:
     """Paths of an indented listing."""
-    found, parents = set(), []
+    found: set[str] = set()
+    parents: list[str] = []
     for line in block.splitlines():
         name = line.split()[0]
         depth = (len(line) - len(line.lstrip())) // 2
@@ -363,7 +364,7 @@ def test_the_training_options_and_losses_are_those_of_the_recipe() -> None:
 def test_the_model_card_is_of_the_bundled_weights() -> None:
     model = load_model("small")
     (facts, *_) = tables(text_of("docs/model_card.md"))
-    card = {name: text for name, text in facts}
+    card = dict(facts)
     assert card["parameters"].startswith(f"{sum(p.numel() for p in model.parameters()):,};")
     assert ", ".join(map(str, model.config.out_features)) in card["backbone"]
     assert ", ".join(map(str, model.config.stage_num_blocks)) in card["backbone"]

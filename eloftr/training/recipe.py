@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from eloftr.checkpoint import load_strictly, save_model
+from eloftr.checkpoint import load_model, load_strictly, save_model
 from eloftr.config import EfficientLoFTRConfig
 from eloftr.model import EfficientLoFTRForKeypointMatching
 from eloftr.training.losses import compute_losses
@@ -61,6 +61,7 @@ class TrainingOptions:
     workers: int = 1
     threads: int | None = None
     device: str = "cpu"
+    start: str | None = None  # weights a new run starts from, of the same configuration; default random ones
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch": 1, "size": 32, "warmup": 0, "decay": 0, "evaluate_every": 1, "workers": 0}
@@ -168,6 +169,8 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.generator.set_state(state["generator"])
             self.step = state["step"]
+        elif options.start:
+            load_strictly(self.model, load_model(options.start).state_dict(), options.start)
 
     def save(self) -> None:
         """Write the weights and the state, each whole or not at all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eloftr.config import EfficientLoFTRConfig
+from eloftr.fine_matching import position
 from eloftr.model import PairMatches
 from eloftr.training import recipe, textures
 from eloftr.training.losses import true_cells, true_pixels
@@ -26,7 +28,7 @@ TINY = EfficientLoFTRConfig(
     hidden_size=16,
     num_attention_heads=4,
     num_attention_layers=1,
-    coarse_matching_threshold=0.01,  # so low that an untrained model matches too
+    coarse_matching_threshold=0.01,  # so low that a hardly trained model matches too
     fine_matching_centered=True,
 )
 OPTIONS = TrainingOptions(
@@ -50,11 +52,15 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _short_evaluations() -> object:
+def _small_and_quick() -> Iterator[None]:
+    """Short evaluations, frequent log lines, one thread: at these sizes a second one only waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "HELD_OUT_PAIRS", 4)
         patch.setattr(recipe, "LOG_EVERY", 5)
         yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +122,16 @@ def test_a_run_cut_and_resumed_ends_with_exactly_the_weights_of_a_whole_one(
     assert last == [{**line, "pairs_per_second": 0} for line in lines(whole_run)[-2:]]
 
 
+def test_two_threads_repeat_a_run_exactly(photographs: Path, tmp_path: Path) -> None:
+    pairs = Views(sorted(photographs.iterdir()), 64, seed=2).batch(range(4))
+    torch.set_num_threads(2)
+    runs = [Run(tmp_path / name, TINY, OPTIONS) for name in "ab"]
+    losses = [[run.update(pairs) for _ in range(6)] for run in runs]
+    torch.set_num_threads(1)
+    assert losses[0] == losses[1]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_weights_and_state_are_written_whole_and_agree(whole_run: Path) -> None:
     names = {"model.safetensors", "config.json", "state.pt", "log.jsonl", "options.json"}
     assert {path.name for path in whole_run.iterdir()} == names
@@ -169,17 +185,10 @@ class Knowing(nn.Module):
         window, pixel0, pixel1, offset = true_pixels(cells, self.flow, self.visible)
         cells = cells[window]
         width = images0.shape[3] // 8
-        keypoints0, keypoints1 = (recipe_position(cells[:, k], p, width) for k, p in ((1, pixel0), (2, pixel1)))
+        keypoints0, keypoints1 = (position(cells[:, k], p, width) for k, p in ((1, pixel0), (2, pixel1)))
         error = self.errors[torch.arange(len(cells)) % len(self.errors)]
         moved = keypoints1 + offset + torch.stack([0.6 * error, -0.8 * error], 1)
         return PairMatches(cells, keypoints0, moved, torch.ones(len(cells)))
-
-
-def recipe_position(cell: Tensor, pixel: Tensor, cells_per_row: int) -> Tensor:
-    """(x, y): cell c begins at pixel 8c − 3.5."""
-    x = 8 * (cell % cells_per_row) + pixel % 8
-    y = 8 * (cell // cells_per_row) + pixel // 8
-    return torch.stack([x, y], 1) - 3.5
 
 
 def test_evaluation_of_a_perfect_matcher_finds_all_right_and_no_error(photographs: Path) -> None:
