@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eloftr.config import CONFIG_FILE, EfficientLoFTRConfig
-from eloftr.model import EfficientLoFTRForKeypointMatching
+from eloftr.model import EfficientLoFTRForKeypointMatching, EfficientLoFTRModel
 
 WEIGHTS_FILE = "model.safetensors"
 BUNDLED = Path(__file__).parent / "weights"
+POSITIONS = ".rope_pos_enc."  # tables of positions, derived from sizes alone; some forks of the original store them
 PICKLED = (".ckpt", ".pth", ".pt", ".bin")
 
 # (original, ours); {i} and {j} are indices. Layers of the original transformer alternate self, cross.
@@ -93,7 +95,11 @@ def to_original(state: Mapping[str, Tensor], config: EfficientLoFTRConfig) -> di
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` or a pickled checkpoint, without `state_dict` and `matcher.` wrappers."""
+    """The tensors of a `.safetensors` or a pickled checkpoint, without the wrappers around them.
+
+    Those are `state_dict` and `matcher.`, in which the authors and those who trained on their code (MatchAnything,
+    MINIMA) save, and the `module.` of a parallel run.
+    """
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -111,7 +117,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{path}: holds no tensors; is it a checkpoint of EfficientLoFTR?")
-    return {name.removeprefix("matcher."): value for name, value in state.items()}
+    state = {name.removeprefix("module.").removeprefix("matcher."): value for name, value in state.items()}
+    return {name: value for name, value in state.items() if POSITIONS not in name}
 
 
 def _is_original(state: Mapping[str, Tensor]) -> bool:
@@ -145,6 +152,7 @@ def infer_config(state: Mapping[str, Tensor], source: str) -> EfficientLoFTRConf
         out_features=widths,
         hidden_size=widths[-1],
         num_attention_layers=layers // 2 if original else layers,
+        attention_bias=any(name.endswith("q_proj.bias") for name in state),
     )
 
 
@@ -187,13 +195,28 @@ def resolve(name_or_path: str | Path) -> Path:
     if name in bundled_names():
         return BUNDLED / name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
-        return _from_hub(name)
+        return _from_hub(name, [CONFIG_FILE, WEIGHTS_FILE])
     raise CheckpointError(
         f"{name}: no such file, folder or bundled name; bundled are {', '.join(bundled_names()) or 'none'}."
     )
 
 
-def _from_hub(repository: str) -> Path:
+def find_file(name_or_path: str | Path, file: str) -> Path:
+    """One file of what a name stands for, and no other download: `config.json` of a hub id, say; a file is itself."""
+    path = Path(name_or_path)
+    name = str(name_or_path)
+    if not path.exists() and name not in bundled_names() and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
+        path = _from_hub(name, [file])
+    else:
+        path = resolve(name_or_path)
+    if path.is_dir():
+        path = path / file
+    if not path.exists():
+        raise CheckpointError(f"{name_or_path}: holds no {file}; give a folder that has one, or the file.")
+    return path
+
+
+def _from_hub(repository: str, files: list[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -201,7 +224,7 @@ def _from_hub(repository: str) -> Path:
             f"{repository}: no such folder, and the hub client is not installed; pip install huggingface-hub."
         ) from error
     try:
-        return Path(snapshot_download(repository, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        return Path(snapshot_download(repository, allow_patterns=files))
     except Exception as error:  # the client raises many kinds, all meaning that the weights did not come
         raise CheckpointError(
             f"{repository}: no such folder, and the hub did not give it ({type(error).__name__}); "
@@ -210,13 +233,13 @@ def _from_hub(repository: str) -> Path:
 
 
 def load_model(
-    name_or_path: str | Path, config: EfficientLoFTRConfig | None = None
+    name_or_path: str | Path, config: EfficientLoFTRConfig | None = None, **overrides: Any
 ) -> EfficientLoFTRForKeypointMatching:
     """A model in evaluation mode with its weights, float32, on the CPU.
 
     name_or_path: a bundled name, a folder (`config.json`, `model.safetensors`), a `.safetensors`, `.ckpt`,
     `.pth` or `.pt` file in either key format, or a hub id. Without `config`, it is read from the folder or inferred
-    from the shapes.
+    from the shapes. overrides: parameters of the configuration that take precedence over it.
     """
     path = resolve(name_or_path)
     file = path
@@ -227,12 +250,32 @@ def load_model(
         if config is None and (path / CONFIG_FILE).exists():
             config = EfficientLoFTRConfig.from_pretrained(path)
     state = read_state(file)
-    model = EfficientLoFTRForKeypointMatching(config or infer_config(state, str(file)))
+    config = config or infer_config(state, str(file))
+    model = EfficientLoFTRForKeypointMatching(config.replace(**overrides) if overrides else config)
     load_strictly(model, state, str(file))
     return model.eval()
 
 
-def save_model(model: EfficientLoFTRForKeypointMatching, folder: str | Path) -> None:
+def load_base_model(
+    name_or_path: str | Path, config: EfficientLoFTRConfig | None = None, **overrides: Any
+) -> EfficientLoFTRModel:
+    """Backbone and transformer of what `load_model` reads, or of weights that hold no more than these."""
+    path = resolve(name_or_path)
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    state = read_state(file) if file.exists() else {}
+    if not any(name.startswith("backbone.stages.") for name in state):
+        return load_model(path, config, **overrides).efficientloftr
+    state = {f"efficientloftr.{name}": value for name, value in state.items()}
+    if config is None and path.is_dir() and (path / CONFIG_FILE).exists():
+        config = EfficientLoFTRConfig.from_pretrained(path)
+    config = config or infer_config(state, str(file))
+    whole = EfficientLoFTRForKeypointMatching(config.replace(**overrides) if overrides else config)
+    refinement = {name: value for name, value in whole.state_dict().items() if name.startswith("refinement_layer.")}
+    load_strictly(whole, {**state, **refinement}, str(file))
+    return whole.eval().efficientloftr
+
+
+def save_model(model: EfficientLoFTRForKeypointMatching | EfficientLoFTRModel, folder: str | Path) -> None:
     """Write `config.json` and `model.safetensors` in Hugging Face's format; transformers loads the folder.
 
     Raises CheckpointError for a fused model, whose branches are gone.

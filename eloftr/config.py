@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 CONFIG_FILE = "config.json"
+DEFAULT_INITIALIZER_RANGE = 0.02
+LISTS = {"stage_num_blocks": [1, 2, 4, 14], "out_features": [64, 64, 128, 256], "stage_stride": [2, 1, 2, 2]}
+POSITIVE = (
+    "coarse_matching_temperature",
+    "fine_matching_regress_temperature",
+    "batch_norm_eps",
+    "initializer_range",
+    "num_attention_layers",
+)
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu")
 
 
@@ -19,9 +28,9 @@ class EfficientLoFTRConfig:
     """
 
     # RepVGG backbone: stage 0 … 3; stages 1, 2 and 3 end at 1/2, 1/4 and 1/8 of the image.
-    stage_num_blocks: list[int] = field(default_factory=lambda: [1, 2, 4, 14])
-    out_features: list[int] = field(default_factory=lambda: [64, 64, 128, 256])
-    stage_stride: list[int] = field(default_factory=lambda: [2, 1, 2, 2])
+    stage_num_blocks: list[int] = field(default_factory=lambda: list(LISTS["stage_num_blocks"]))
+    out_features: list[int] = field(default_factory=lambda: list(LISTS["out_features"]))
+    stage_stride: list[int] = field(default_factory=lambda: list(LISTS["stage_stride"]))
     # Channels of the coarse features; equals the last of `out_features`.
     hidden_size: int = 256
     activation_function: str = "relu"
@@ -45,17 +54,26 @@ class EfficientLoFTRConfig:
     rope_parameters: dict[str, Any] = field(default_factory=dict)
     fine_matching_slice_dim: int = 8  # channels of the fine features that the second stage reads
     fine_matching_regress_temperature: float = 10.0
-    initializer_range: float = 0.02
+    # 0.02 draws random weights as the original does (Kaiming, Xavier); another value draws every weight matrix from a
+    # normal distribution of that standard deviation.
+    initializer_range: float = DEFAULT_INITIALIZER_RANGE
+    # What a forward pass returns unless its arguments say otherwise.
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+    return_dict: bool = True
     # Ours, not the published configuration's: centre the second stage on the first stage's pick. The published weights
     # were trained with its 3×3 one pixel up and left (see fine_matching.second_stage_offset), hence False.
     fine_matching_centered: bool = False
 
     def __post_init__(self) -> None:
+        for name, default in LISTS.items():
+            given = getattr(self, name)
+            setattr(self, name, list(default if given is None else given))
         self.rope_parameters = {
             "rope_type": "default",
             "rope_theta": 10000.0,
             "partial_rotary_factor": self.num_attention_heads / 2,
-            **self.rope_parameters,
+            **(self.rope_parameters or {}),
         }
         self._validate()
 
@@ -98,9 +116,29 @@ class EfficientLoFTRConfig:
                 f"fine_matching_slice_dim={self.fine_matching_slice_dim} must leave channels for both stages; "
                 f"the fine features have {self.out_features[1]}."
             )
+        for name in POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above zero.")
+        if not 0 <= self.attention_dropout < 1:
+            raise ValueError(f"attention_dropout={self.attention_dropout} must be in [0, 1).")
+        if self.coarse_matching_border_removal < 0:
+            raise ValueError(
+                f"coarse_matching_border_removal={self.coarse_matching_border_removal}: a number of cells, 0 or more."
+            )
+        self._validate_rope()
+
+    def _validate_rope(self) -> None:
         rope = self.rope_parameters
         head_dim = self.hidden_size // self.num_attention_heads
-        if rope["rope_type"] not in ("default", "2d"):
+        unknown = sorted(rope.keys() - {"rope_type", "rope_theta", "partial_rotary_factor"})
+        if unknown:
+            raise ValueError(
+                f"rope_parameters: {', '.join(unknown)} would change the rotary positions; "
+                "only rope_theta is defined for them."
+            )
+        if not rope["rope_theta"] > 0:
+            raise ValueError(f"rope_theta={rope['rope_theta']} must be above zero.")
+        if rope["rope_type"] != "default":
             raise ValueError(f"rope_type={rope['rope_type']!r}: only 'default' rotary positions are defined in 2D.")
         if rope["partial_rotary_factor"] * head_dim * 2 != self.hidden_size:
             raise ValueError(
@@ -114,27 +152,56 @@ class EfficientLoFTRConfig:
         return 8 * self.q_aggregation_kernel_size
 
     def to_dict(self) -> dict[str, Any]:
-        """All parameters, with the `model_type` that transformers looks for."""
-        return {"model_type": "efficientloftr", **asdict(self)}
+        """All parameters, with the `model_type` and `architectures` that transformers looks for."""
+        return {
+            "model_type": "efficientloftr",
+            "architectures": ["EfficientLoFTRForKeypointMatching"],
+            **asdict(self),
+        }
+
+    def to_json_string(self) -> str:
+        """The text of `config.json`."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> EfficientLoFTRConfig:
-        """From the dictionary of a `config.json`, ours or transformers'; derived entries in it are ignored."""
+    def from_dict(cls, values: dict[str, Any], **overrides: Any) -> EfficientLoFTRConfig:
+        """From the dictionary of a `config.json`, ours or any that transformers has written.
+
+        Derived entries (`stage_in_channels`, `embedding_size` …) and those that describe no parameter of this model are
+        skipped. Older files name the rotary parameters `rope_scaling`, `rope_theta` and `partial_rotary_factor`.
+        overrides: parameters that take precedence.
+        """
         known = {name: values[name] for name in cls.__dataclass_fields__ if values.get(name) is not None}
-        rope = {name: values[name] for name in ("rope_theta", "partial_rotary_factor") if name in values}
+        older = dict(values.get("rope_scaling") or {})
+        if "type" in older:
+            older.setdefault("rope_type", older.pop("type"))
+        if older.get("rope_type") == "2d":  # what the default was called, with its number of frequencies
+            older["rope_type"] = "default"
+            if older.get("dim") == known.get("hidden_size", cls.hidden_size) // 4:
+                del older["dim"]
+        flat = ("rope_theta", "partial_rotary_factor")
+        rope = {**older, **{name: values[name] for name in flat if values.get(name) is not None}}
         known["rope_parameters"] = {**rope, **known.get("rope_parameters", {})}
-        return cls(**known)
+        return cls(**known).replace(**overrides)
+
+    def replace(self, **values: Any) -> EfficientLoFTRConfig:
+        """A copy with other values. Raises ValueError for a name that is no parameter."""
+        unknown = sorted(values.keys() - self.__dataclass_fields__.keys())
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: no such parameter of EfficientLoFTRConfig.")
+        return replace(self, **values)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` into `folder`, which is made where it is missing."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        (Path(folder) / CONFIG_FILE).write_text(text)
+        (Path(folder) / CONFIG_FILE).write_text(self.to_json_string())
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> EfficientLoFTRConfig:
-        """Read `config.json` from a folder, or a configuration file itself."""
-        path = Path(folder)
-        if path.is_dir():
-            path = path / CONFIG_FILE
-        return cls.from_dict(json.loads(path.read_text()))
+    def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> EfficientLoFTRConfig:
+        """Read `config.json` of a folder, a bundled name or a hub id, or a configuration file itself.
+
+        overrides: parameters that take precedence. Raises CheckpointError (a ValueError) where there is none.
+        """
+        from eloftr.checkpoint import find_file
+
+        return cls.from_dict(json.loads(find_file(name_or_path, CONFIG_FILE).read_text()), **overrides)

@@ -37,9 +37,7 @@ def seen_points(cameras: Cameras, count: int = 300) -> tuple[np.ndarray, np.ndar
     rotation, _ = cv2.Rodrigues(cameras.rotation)
     zero = np.zeros(3)
     points0, _ = cv2.projectPoints(scene, zero, zero, cameras.intrinsics[0], cameras.distortion[0])
-    points1, _ = cv2.projectPoints(
-        scene, rotation, cameras.translation, cameras.intrinsics[1], cameras.distortion[1]
-    )
+    points1, _ = cv2.projectPoints(scene, rotation, cameras.translation, cameras.intrinsics[1], cameras.distortion[1])
     return points0[:, 0], points1[:, 0]
 
 
