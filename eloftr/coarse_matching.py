@@ -114,6 +114,8 @@ def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, thresh
         top1 = top
     rows = (sum0 * threshold < 1).nonzero()[:, 0]
     columns = (sum1 * threshold < 1).nonzero()[:, 0]
+    if not (len(rows) and len(columns)):
+        return [rows[:0], columns[:0], sum0[:0]]
     # Half of each logarithm: the score s − (log row + log column) / 2 orders as the probability does.
     cost0 = (top0[rows] + sum0[rows].log())[:, None] / 2
     cost1 = (top1[columns] + sum1[columns].log()) / 2

@@ -108,6 +108,15 @@ def test_tiled_coarse_matching_equals_the_definition(
     torch.testing.assert_close(found, scores[expected])
 
 
+def test_one_distinct_cell_against_a_blank_image_matches_nothing() -> None:
+    blank, distinct = torch.ones(1, 16, 8, 8), torch.zeros(1, 16, 8, 8)
+    distinct[0, :, 3, 3] = 4
+    for pair in ((blank, distinct), (distinct, blank), (blank, blank)):
+        cells, scores = match_coarse(*pair, EfficientLoFTRConfig())
+        assert cells.shape == (0, 3)
+        assert scores.shape == (0,)
+
+
 def test_windows_equal_the_upsampled_and_unfolded_map() -> None:
     torch.manual_seed(2)
     fused = torch.randn(2, 5, 16, 24)
