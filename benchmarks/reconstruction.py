@@ -18,7 +18,7 @@ track      mean number of images that see a point
 px         mean reprojection error, pixels of the original images
 rotation   angle to the true one, degrees, after the similarity that brings the camera centres closest; median / worst
 position   distance to the true centre, % of the root mean square distance of the true centres from their mean
-seconds    ours: matching + mapping; SIFT: features + matching + mapping
+seconds    ours: matching + mapping (one thread); SIFT: features + matching + mapping (all cores)
 """
 
 from __future__ import annotations

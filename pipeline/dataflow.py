@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +27,9 @@ from pipeline.progress import Progress
 from pipeline.run import FinishShard, Run, RunError, RunOptions
 from pipeline.schemas import unragged
 from pipeline.storage import StorageError
+
+if TYPE_CHECKING:  # see pipeline/matching.py
+    from eloftr import EfficientLoFTRForKeypointMatching
 
 # A task and an actor together need one CPU, so that a cluster of one CPU works; and as their shares differ, Ray does
 # not fuse reading into the actors, where it would run between matches instead of beside them.
@@ -45,14 +48,12 @@ class _Read:
 
 
 class _Match:
-    """model: a reference, for the weights to be in the object store once and not in every actor's description."""
-
-    def __init__(self, model: ray.ObjectRef, options: MatchingOptions, threads: int | None) -> None:
+    def __init__(self, model: EfficientLoFTRForKeypointMatching, options: MatchingOptions, threads: int | None) -> None:
         if threads:
             import torch
 
             torch.set_num_threads(threads)
-        self.stage = MatchShard(ray.get(model), options)
+        self.stage = MatchShard(model, options)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _pack(self.stage(_unpack(row)))
@@ -92,6 +93,7 @@ def start() -> float:
                 # Workers must find this package as this process did, from whatever folder it was started.
                 paths = (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))
                 os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+                os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of actors that carry their weights
                 ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
         except OSError as error:
             if not address:
@@ -147,7 +149,7 @@ def execute(run: Run, progress: Progress, pending: pa.Table, actors: int | None 
         shards.map_batches(_Read(read).__call__, num_cpus=TASK_CPUS, **one_row)
         .map_batches(
             _Match,
-            fn_constructor_args=(ray.put(run.model), options.matching, threads),
+            fn_constructor_args=(run.model, options.matching, threads),
             compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=4),
             num_cpus=ACTOR_CPUS,
             num_gpus=1 / math.ceil(count / gpus) if gpus else 0,
