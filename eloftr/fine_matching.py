@@ -74,6 +74,7 @@ class FineFusion(nn.Module):
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # weights made while matching must serve training too
 def _interpolation(device: torch.device, dtype: torch.dtype) -> Tensor:
     """(RING, PATCH) weights of bilinear up-sampling by two: full-resolution pixel p − 1 of a cell from half-resolution
     samples −1 … 4 of it (pixel p lies at p/2 − 0.25 there)."""

@@ -21,6 +21,7 @@ from eloftr.config import EfficientLoFTRConfig
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a table made while matching must serve training too
 def rotary_table(
     height: int, width: int, channels: int, theta: float, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:

@@ -153,6 +153,15 @@ def test_an_image_in_many_pairs_is_encoded_once_a_batch(matcher: Matcher, monkey
     assert encoded == [1, 4]
 
 
+def test_a_model_trains_in_a_process_that_has_matched(model: EfficientLoFTRForKeypointMatching) -> None:
+    images = torch.from_numpy(texture(96, 160))[None, None] / 255  # a shape that nothing else in this file has
+    cell = torch.tensor([0])
+    with torch.inference_mode():
+        rings(model.encode(images).half, cell, cell)
+    features = copy.deepcopy(model).encode(images)
+    (rings(features.half, cell, cell).sum() + features.coarse.sum()).backward()
+
+
 def test_pairs_without_matches_give_empty_arrays(matcher: Matcher) -> None:
     black = np.zeros((64, 96), np.uint8)
     (found,) = matcher.match([black], [black])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,9 @@ def s3() -> Iterator[dict[str, str]]:
     options = {"endpoint_url": f"http://{host}:{port}", "key": "user", "secret": "hidden"}
     import fsspec
 
+    # All servers of a process share their buckets: begin with none, whatever ran before.
+    reset = urllib.request.Request(f"{options['endpoint_url']}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset).close()
     fsspec.filesystem("s3", **options).mkdir("bucket")
     yield options
     server.stop()
