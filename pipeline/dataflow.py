@@ -144,7 +144,10 @@ def execute(run: Run, progress: Progress, pending: pa.Table, actors: int | None 
     read = ReadShard(run.source, options.limits, options.matching.long_side)
     finish = FinishShard(run.folder, options.verification)
     one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    shards = ray.data.from_arrow(pending).repartition(target_num_rows_per_block=1)
+    if cpus > 1:
+        shards = ray.data.from_arrow(pending).repartition(target_num_rows_per_block=1)
+    else:  # a repartitioning task wants a whole CPU, and would wait for ever beside an actor
+        shards = ray.data.from_arrow([pending.slice(row, 1) for row in range(pending.num_rows)])
     results = (
         shards.map_batches(_Read(read).__call__, num_cpus=TASK_CPUS, **one_row)
         .map_batches(
