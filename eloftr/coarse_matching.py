@@ -17,10 +17,8 @@ from torch import Tensor
 
 from eloftr.config import EfficientLoFTRConfig
 
-TILE = {
-    "cpu": 1 << 19,
-    "cuda": 1 << 28,
-}  # similarities at a time: 2 MB stays in a core's cache, 1 GB fills a GPU
+# Similarities at a time: 2 MB stays in a core's cache, 1 GB fills a GPU.
+TILE = {"cpu": 1 << 19, "cuda": 1 << 28}
 
 
 def flatten(features: Tensor) -> Tensor:

@@ -61,8 +61,9 @@ class EfficientLoFTRConfig:
     output_hidden_states: bool = False
     output_attentions: bool = False
     return_dict: bool = True
-    # Ours, not the published configuration's: centre the second stage on the first stage's pick. The published weights
-    # were trained with its 3×3 one pixel up and left (see fine_matching.second_stage_offset), hence False.
+    # Ours, not the published configuration's: fine windows lie where their keypoints are said to be, and the second
+    # stage around the first one's pick. The published weights were trained with both shifted (see fine_matching.py),
+    # hence False; new weights should be trained with True.
     fine_matching_centered: bool = False
 
     def __post_init__(self) -> None:

@@ -4,9 +4,14 @@ B pairs, M matched cells, C fine channels.
     coarse (B, C3, H/8, W/8), quarter (B, C2, H/4, W/4), half (B, C1, H/2, W/2) → fused (B, C1, H/2, W/2)
     fused maps, cells (M, 3) → windows (M, 64, C) of image 0 and (M, 100, C) of image 1 → keypoints (M, 2) ×2
 
-The fused map is up-sampled to full resolution inside the windows only. The up-sampled feature at index p of a window
-describes image position 8·cell + p − 3.5, so a cell's own position is pixel 8·cell. Coordinates are (x, y), pixels of
-the network's input, centre of the top-left pixel at (0, 0).
+The fused map is up-sampled to full resolution inside the windows only. Pixel p of a window stands for image position
+8·cell + p − 3.5, so a cell's own position is pixel 8·cell. Coordinates are (x, y), pixels of the network's input,
+centre of the top-left pixel at (0, 0).
+
+`fine_matching_centered` sets two things right that the published weights were trained with. Sample k of the
+half-resolution map is the output of a convolution centred on pixel 2k; but the original reads the feature of window
+pixel p three pixels down and right of where p stands, and the network must learn to shift it back. And it takes the
+3×3 of the second stage one pixel up and left of the pick.
 """
 
 from __future__ import annotations
@@ -22,7 +27,10 @@ from eloftr.config import EfficientLoFTRConfig
 
 WINDOW = 8  # pixels of a coarse cell, and of the window around it
 RING = WINDOW + 2  # image 1's window carries one more pixel on each side, for the 3×3 of the second stage
-PATCH = 6  # samples of the half-resolution map, per axis, that a ring interpolates
+SAMPLES = {
+    False: range(-1, 5),
+    True: range(-3, 4),
+}  # of the half-resolution map that a ring interpolates, by `centered`
 CHUNK = 1024  # matches refined at a time: bounds memory (M·64·100 floats) and stays in cache
 
 
@@ -75,30 +83,30 @@ class FineFusion(nn.Module):
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # weights made while matching must serve training too
-def _interpolation(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(RING, PATCH) weights of bilinear up-sampling by two: full-resolution pixel p − 1 of a cell from half-resolution
-    samples −1 … 4 of it (pixel p lies at p/2 − 0.25 there)."""
-    position = (torch.arange(RING, dtype=torch.float64) - 1) / 2 - 0.25 + 1
-    distance = (position[:, None] - torch.arange(PATCH, dtype=torch.float64)[None]).abs()
-    return (1 - distance).clamp(min=0).to(device, dtype)
+def _interpolation(centered: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(RING, len(SAMPLES)) weights of bilinear up-sampling by two: full-resolution pixel p − 1 of a cell from
+    half-resolution samples around it. Pixel p lies at p/2 − 0.25 of them, or three pixels before when centred."""
+    position = (torch.arange(RING, dtype=torch.float64) - 1) / 2 - (1.75 if centered else 0.25)
+    samples = torch.tensor(SAMPLES[centered], dtype=torch.float64)
+    return (1 - (position[:, None] - samples).abs()).clamp(min=0).to(device, dtype)
 
 
-def rings(fused: Tensor, pair: Tensor, cell: Tensor) -> Tensor:
+def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool) -> Tensor:
     """Full-resolution features (M, RING, RING, C) around `cell` (M,) of map `pair` (M,) of fused (B, C, H/2, W/2).
 
     Samples beyond the edge repeat it, as up-sampling does; pixels beyond the image are zero, as padding is.
     """
     height, width = fused.shape[2:]
-    steps = torch.arange(-1, PATCH - 1, device=fused.device)
+    steps = torch.tensor(SAMPLES[centered], device=fused.device)
     row = cell // (width // 4) * 4
     column = cell % (width // 4) * 4
     rows = (row[:, None] + steps).clamp(0, height - 1)
     columns = (column[:, None] + steps).clamp(0, width - 1)
     patches = fused.permute(0, 2, 3, 1)[pair[:, None, None], rows[:, :, None], columns[:, None, :]]
-    weights = _interpolation(fused.device, fused.dtype)
+    weights = _interpolation(centered, fused.device, fused.dtype)
     patches = torch.einsum("pr,mrsc->mpsc", weights, patches)
     patches = torch.einsum("qs,mpsc->mpqc", weights, patches)
-    edge = torch.arange(-1, RING - 1, device=fused.device)
+    edge = torch.arange(-1, RING - 1, device=fused.device) - (WINDOW // 2 if centered else 0)
     inside_y = (2 * row[:, None] + edge >= 0) & (2 * row[:, None] + edge < 2 * height)
     inside_x = (2 * column[:, None] + edge >= 0) & (2 * column[:, None] + edge < 2 * width)
     return patches * (inside_y[:, :, None] & inside_x[:, None, :])[..., None]
@@ -130,7 +138,7 @@ def second_stage_offset(
     which pixel of image 0.
 
     The original code takes the pick's index in the window for its index in the ring, so its 3×3 lies one pixel up and
-    left of the pick and wraps at the edge; its weights were trained so. `fine_matching_centered` sets it right.
+    left of the pick and wraps at the edge.
     """
     delta = torch.arange(-1, 2, device=pixel0.device)
     centre = 1 if config.fine_matching_centered else 0
@@ -157,8 +165,8 @@ def refine(fused0: Tensor, fused1: Tensor, cells: Tensor, config: EfficientLoFTR
     """
     keypoints0, keypoints1 = [fused0.new_empty(0, 2).float()], [fused0.new_empty(0, 2).float()]
     for pair, cell0, cell1 in (chunk.unbind(1) for chunk in cells.split(CHUNK)):
-        window0 = rings(fused0, pair, cell0)[:, 1:-1, 1:-1].flatten(1, 2)
-        ring1 = rings(fused1, pair, cell1).flatten(1, 2)
+        window0 = rings(fused0, pair, cell0, config.fine_matching_centered)[:, 1:-1, 1:-1].flatten(1, 2)
+        ring1 = rings(fused1, pair, cell1, config.fine_matching_centered).flatten(1, 2)
         first, second = window_similarities(window0, ring1, config.fine_matching_slice_dim)
         best = first_stage_log_probability(first).flatten(1).argmax(1)
         pixel0, pixel1 = best // WINDOW**2, best % WINDOW**2

@@ -254,6 +254,7 @@ class EfficientLoFTRImageProcessor:
             raise ValueError(f"Images of shapes {shapes} make no batch; let the processor resize them (do_resize).")
         return pairs
 
+    @torch.no_grad()
     def post_process_keypoint_matching(
         self,
         outputs: EfficientLoFTRKeypointMatchingOutput,
@@ -265,7 +266,7 @@ class EfficientLoFTRImageProcessor:
         target_sizes: (height, width) of both original images of every pair, (B, 2, 2). threshold: a score must exceed
         it.
         Returns B dictionaries: `keypoints0` and `keypoints1` (M, 2) float32, (x, y) in pixels of the originals,
-        sub-pixel, centre of the top-left pixel at (0, 0); `matching_scores` (M,).
+        sub-pixel, centre of the top-left pixel at (0, 0); `matching_scores` (M,). None carries a gradient.
         Raises ValueError for another number of sizes.
         """
         matches, scores, keypoints = outputs.matches, outputs.matching_scores, outputs.keypoints

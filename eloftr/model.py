@@ -20,10 +20,9 @@ from eloftr.backbone import RepVGG
 from eloftr.coarse_matching import match_coarse
 from eloftr.config import DEFAULT_INITIALIZER_RANGE, EfficientLoFTRConfig
 from eloftr.fine_matching import FineFusion, refine
-from eloftr.fine_matching import _interpolation as interpolation_weights
 from eloftr.outputs import BackboneOutput, EfficientLoFTRKeypointMatchingOutput
 from eloftr.recording import recording
-from eloftr.transformer import LocalFeatureTransformer, rotary_table
+from eloftr.transformer import LocalFeatureTransformer
 
 
 @dataclass(frozen=True)
@@ -293,8 +292,6 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule):
                 f"labels of shape {tuple(labels.shape)}, not {expected}: (batch, height, width, 2), where each pixel "
                 "of image 0 lies in image 1, NaN where it is not seen."
             )
-        for tables in (rotary_table, interpolation_weights):
-            tables.cache_clear()  # those made in inference mode would let no gradient through
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         visible = ~labels.isnan().any(-1)
         flow = labels.to(images.device, torch.float32).nan_to_num()

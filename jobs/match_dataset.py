@@ -14,8 +14,8 @@ from pipeline.images import ImageLimits
 from pipeline.matching import MatchingOptions
 from pipeline.pairs import PairListError
 from pipeline.report import summary_text
-from pipeline.run import RunError, RunOptions, storage_options
-from pipeline.storage import StorageError, redacted
+from pipeline.run import RunError, RunOptions
+from pipeline.storage import StorageError, redacted, storage_options
 from pipeline.verification import VerificationOptions
 
 EPILOG = "Exit codes: 0 done; 2 arguments, images or weights are unusable; 130 stopped, run it again to go on."

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pipeline.colmap import CameraOptions, ColmapError
 from pipeline.reconstruction import MAPPERS, reconstruct
 from pipeline.spool import SpoolError
-from pipeline.storage import StorageError
+from pipeline.storage import Folder, StorageError, storage_options
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -48,6 +48,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of the mapper: 1 gives the same model every time, more a faster one; -1 for all cores",
     )
     parser.add_argument("--images", help="the photographs, for the points' colours (default: the run's)")
+    parser.add_argument("--storage-options", default="{}", help="JSON for the fsspec filesystem of RUN (endpoint, …)")
     return parser.parse_args(arguments)
 
 
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         summary = reconstruct(
-            options.run,
+            Folder(options.run, storage_options(options.storage_options)),
             options.output,
             images=options.images,
             mapper=options.mapper,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import os
 import platform
 import time
@@ -102,17 +101,6 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
         return load_model(path)
 
 
-def storage_options(text: str) -> dict[str, Any]:
-    """Options of the filesystems from JSON. The error does not show the text, which may hold a password."""
-    try:
-        options = json.loads(text)
-    except ValueError:
-        options = None
-    if not isinstance(options, dict):
-        raise RunError('storage options: not a JSON object; give one, as {"endpoint_url": "https://…"}.')
-    return options
-
-
 def weights_digest(model: EfficientLoFTRForKeypointMatching) -> str:
     """SHA-256 over names and values of all parameters, the same for every file format of the same weights."""
     digest = hashlib.sha256()
@@ -120,6 +108,10 @@ def weights_digest(model: EfficientLoFTRForKeypointMatching) -> str:
         digest.update(name.encode())
         digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _digest(names: list[str], pairs: np.ndarray) -> str:
@@ -222,13 +214,14 @@ class Run:
     def described(self) -> str:
         """The plan for a person, in one line."""
         plan, left = self.plan, self.pending().num_rows
-        pairs = len(plan.pairs.pairs)
-        line = f"{len(plan.names):,} images, {pairs:,} pairs in {len(plan.shards):,} shards"
-        if plan.pairs.duplicates:
-            line += f"; {plan.pairs.duplicates:,} duplicates dropped"
-        if plan.pairs.failures.num_rows:
-            line += f"; {plan.pairs.failures.num_rows:,} lines of the list cannot be matched ({PLAN_FAILURES})"
-        return line + (f"; {len(plan.shards) - left:,} shards are done" if left < len(plan.shards) else "")
+        images, pairs, shards = len(plan.names), len(plan.pairs.pairs), len(plan.shards)
+        duplicates, unusable, done = plan.pairs.duplicates, plan.pairs.failures.num_rows, len(plan.shards) - left
+        line = f"{_counted(images, 'image')}, {_counted(pairs, 'pair')} in {_counted(shards, 'shard')}"
+        if duplicates:
+            line += f"; {_counted(duplicates, 'duplicate')} dropped"
+        if unusable:
+            line += f"; {_counted(unusable, 'line')} of the list cannot be matched ({PLAN_FAILURES})"
+        return line + (f"; {_counted(done, 'shard')} done" if done else "")
 
     def estimated(self) -> str:
         """What the pending part of the plan costs, from two matches timed on this machine's device, in one line."""

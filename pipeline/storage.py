@@ -47,6 +47,17 @@ class AbsentError(StorageError):
     """The folder does not exist."""
 
 
+def storage_options(text: str) -> dict[str, Any]:
+    """Options of the filesystems from JSON. The error does not show the text, which may hold a password."""
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise StorageError('storage options: not a JSON object; give one, as {"endpoint_url": "https://…"}.')
+    return options
+
+
 @dataclass(frozen=True)
 class Folder:
     """One folder: a local path or an fsspec URL (`s3://bucket/photos`, `https://…`, `file://…`).

@@ -50,8 +50,7 @@ def test_imports_point_one_way(path: Path) -> None:
         for name in imports(path):
             parts = name.split(".")
             if parts[0] == "pipeline" and len(parts) > 1 and parts[1] in RANK:
-                same = {path.stem, parts[1]} <= {"colmap", "run"}
-                assert RANK[parts[1]] < RANK[path.stem] or same, f"{path.stem} imports {parts[1]}"
+                assert RANK[parts[1]] < RANK[path.stem], f"{path.stem} imports {parts[1]}"
     if path != PROJECT / "pipeline" / "dataflow.py":
         assert "ray" not in tops(path)
 

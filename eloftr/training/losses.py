@@ -4,7 +4,7 @@ B pairs, L = h·w coarse cells, K sampled windows.
     flow (B, H, W, 2): where each pixel of image 0 lies in image 1;  visible (B, H, W): whether it is seen there
     coarse: focal loss of the dual softmax at true cell pairs
     first stage: negative log-likelihood of true pixel pairs of matched windows
-    second stage: squared error of the sub-pixel offset of true pixel pairs
+    second stage: squared error of the sub-pixel offset from the first stage's most confident picks, as when matching
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from eloftr.fine_matching import (
 from eloftr.model import EfficientLoFTRForKeypointMatching
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
-WEIGHTS = {"coarse": 1.0, "first": 0.5, "second": 3.0}
-WINDOWS = 512  # sampled per batch
+WEIGHTS = {"coarse": 1.0, "first": 0.5, "second": 10.0}
+WINDOWS = 1024  # sampled per batch
+PICKS = 12  # of each window, the most confident, that teach the second stage
 JITTER = 0.3  # share of the windows whose cell in image 1 is moved to a neighbour, as coarse errors will
 
 
@@ -116,6 +117,26 @@ def true_pixels(windows: Tensor, flow: Tensor, visible: Tensor) -> tuple[Tensor,
     return window, pixel0, pixel1, local[window, pixel0] - nearest
 
 
+def picks(
+    log_probability: Tensor, window: Tensor, pixel0: Tensor, pixel1: Tensor, offset: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """What the first stage would hand to the second: ((window, pixel 0, pixel 1), offset of the truth from pixel 1).
+
+    log_probability (K, 64, 64) of the first stage; the others as from `true_pixels`. Of each window the PICKS most
+    confident pixels whose truth is known, without those it misses by more than the 3×3 can mend.
+    """
+    best, pick = log_probability.max(2)
+    truth = best.new_full((*best.shape, 2), torch.nan)
+    truth[window, pixel0] = torch.stack([pixel1 % WINDOW, pixel1 // WINDOW], dim=1) + offset
+    best = best.masked_fill(truth[..., 0].isnan(), -torch.inf)
+    top = best.topk(PICKS, dim=1).indices
+    row = torch.arange(len(top), device=top.device)[:, None].expand_as(top)
+    picked = pick[row, top]
+    offset = truth[row, top] - torch.stack([picked % WINDOW, picked // WINDOW], dim=-1)
+    near = (offset.abs() <= 1).all(-1)
+    return (row[near], top[near], picked[near]), offset[near]
+
+
 def compute_losses(
     model: EfficientLoFTRForKeypointMatching,
     images0: Tensor,
@@ -141,14 +162,16 @@ def compute_losses(
     windows = sample_windows(cells, height, width, generator)
     fused0, fused1 = fused.float().split(batch)
     pair, cell0, cell1 = windows.unbind(1)
-    window0 = rings(fused0, pair, cell0)[:, 1:-1, 1:-1].flatten(1, 2)
-    ring1 = rings(fused1, pair, cell1).flatten(1, 2)
+    window0 = rings(fused0, pair, cell0, config.fine_matching_centered)[:, 1:-1, 1:-1].flatten(1, 2)
+    ring1 = rings(fused1, pair, cell1, config.fine_matching_centered).flatten(1, 2)
     first, second = window_similarities(window0, ring1, config.fine_matching_slice_dim)
     window, pixel0, pixel1, offset = true_pixels(windows, flow, visible)
-    likelihood = first_stage_log_probability(first)[window, pixel0, pixel1]
-    predicted = second_stage_offset(second, window, pixel0, pixel1, config)
+    log_probability = first_stage_log_probability(first)
+    likelihood = log_probability[window, pixel0, pixel1]
+    picked, offset = picks(log_probability.detach(), window, pixel0, pixel1, offset)
+    predicted = second_stage_offset(second, *picked, config)
     return Losses(
         coarse=coarse_loss(scores, cells),
         first=-likelihood.mean(),
-        second=(predicted - offset).square().sum(-1).mean(),
+        second=(predicted - offset).square().sum() / max(1, len(offset)),
     )

@@ -13,17 +13,19 @@ from PIL import Image
 from eloftr.training.noise import smooth_noise
 
 
-def photometric(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """`image` as one camera might have taken it: (H, W) float32 grey levels, 0 to 255, in and out."""
+def photometric(rng: np.random.Generator, image: np.ndarray, difficulty: float = 1.0) -> np.ndarray:
+    """`image` as one camera might have taken it: (H, W) float32 grey levels, 0 to 255, in and out.
+
+    difficulty: 0 to 1; how often it is blurred and compressed, and how noisy it is."""
     image = np.clip(image / 255, 0, 1)
     image = _expose(rng, _light(rng, image))
-    if rng.random() < 0.4:
+    if rng.random() < 0.4 * difficulty:
         image = _blur(image, rng.uniform(0.3, 1.4))
     if rng.random() < 0.8:
         noise = rng.standard_normal(image.shape, dtype=np.float32)
-        image = image + rng.exponential(0.012) * noise
+        image = image + difficulty * rng.exponential(0.012) * noise
     image = np.clip(image, 0, 1) * 255
-    return _compress(image, int(rng.integers(25, 95))) if rng.random() < 0.35 else image
+    return _compress(image, int(rng.integers(25, 95))) if rng.random() < 0.35 * difficulty else image
 
 
 def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ HELD_OUT_EVERY = 20
 MIN_VISIBLE = 0.1  # share of image 0 that image 1 must see
 MIN_ON_PHOTOGRAPH = 0.75  # share of each view's ground inside the photograph, not in its mirror images
 MIN_TEXTURE = 1.5  # grey levels: mean step between neighbours below which a view is mostly sky
+GENTLE = 0.8  # share of the pairs that are easier: as real pairs are, and as sub-pixel accuracy is learned from
 STRICT_ATTEMPTS = 8  # then any place and texture will do: some lists hold nothing but tiny or empty photographs
 
 
@@ -98,8 +99,9 @@ class Views:
         """The pair with this index; the same arrays in any order and any process."""
         rng = np.random.default_rng([self.seed, index])
         raster, extents = self._raster, self._extents
+        difficulty = rng.uniform(0.2, 1) ** 2 if rng.random() < GENTLE else 1.0
         for attempt in itertools.count():  # every attempt is a little easier, so the loop ends
-            ease = 0.85**attempt
+            ease = difficulty * 0.85**attempt
             strict = attempt < STRICT_ATTEMPTS
             scene = random_plane(rng, extents, raster, ease)
             if not well_placed(scene, raster, 1.5 * MIN_VISIBLE, MIN_ON_PHOTOGRAPH if strict else 0):
@@ -112,7 +114,10 @@ class Views:
             images = [render(scene, sight, self._pyramids) for sight in (sight0, sight1)]
             if not strict or min(float(image.diff().abs().mean()) for image in images) >= MIN_TEXTURE:
                 break
-        arrays = [photometric(rng, image.numpy()) if self.photometric else image.numpy() for image in images]
+        if self.photometric:
+            arrays = [photometric(rng, image.numpy(), difficulty) for image in images]
+        else:
+            arrays = [image.numpy() for image in images]
         image0, image1 = (np.clip(array + 0.5, 0, 255).astype(np.uint8) for array in arrays)
         return Pair(image0, image1, flow.numpy(), visible.numpy())
 

@@ -12,7 +12,7 @@ from PIL import Image
 import eloftr.coarse_matching as coarse_matching
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, Matcher, load_matcher
 from eloftr.coarse_matching import match_coarse, similarity
-from eloftr.fine_matching import RING, rings
+from eloftr.fine_matching import RING, position, rings
 
 CONFIG = EfficientLoFTRConfig(
     stage_num_blocks=[1, 1, 1, 2], out_features=[8, 16, 16, 32], hidden_size=32, num_attention_layers=1
@@ -124,7 +124,19 @@ def test_windows_equal_the_upsampled_and_unfolded_map() -> None:
     unfolded = torch.nn.functional.unfold(full, RING, stride=8, padding=1)  # (2, 5·100, 4·6)
     expected = unfolded.unflatten(1, (5, RING, RING)).permute(0, 4, 2, 3, 1).flatten(0, 1)
     pair, cell = torch.arange(2).repeat_interleave(24), torch.arange(24).repeat(2)
-    torch.testing.assert_close(rings(fused, pair, cell), expected)
+    torch.testing.assert_close(rings(fused, pair, cell, centered=False), expected)
+
+
+def test_centered_windows_hold_the_features_of_the_places_they_stand_for() -> None:
+    y, x = torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij")
+    places = 2.0 * torch.stack([x, y])[None]  # sample k of the half-resolution map is centred on pixel 2k
+    cell = torch.tensor([8 + 2, 2 * 8 + 5])  # 8 cells a row: (2, 1) and (5, 2)
+    found = rings(places, torch.zeros_like(cell), cell, centered=True)[:, 1:-1, 1:-1].flatten(1, 2)
+    expected = torch.stack([position(one.expand(64), torch.arange(64), 8) for one in cell])
+    torch.testing.assert_close(found, expected)
+    corner = rings(places, torch.tensor([0]), torch.tensor([0]), centered=True)
+    assert (corner[0, :5] == 0).all()  # from −4.5 to −0.5: beyond the image
+    torch.testing.assert_close(corner[0, 5:, 6, 1], torch.arange(5) + 0.5)
 
 
 def test_odd_sizes_map_back_to_the_pixels_of_the_array() -> None:
@@ -157,9 +169,9 @@ def test_a_model_trains_in_a_process_that_has_matched(model: EfficientLoFTRForKe
     images = torch.from_numpy(texture(96, 160))[None, None] / 255  # a shape that nothing else in this file has
     cell = torch.tensor([0])
     with torch.inference_mode():
-        rings(model.encode(images).half, cell, cell)
+        rings(model.encode(images).half, cell, cell, centered=True)
     features = copy.deepcopy(model).encode(images)
-    (rings(features.half, cell, cell).sum() + features.coarse.sum()).backward()
+    (rings(features.half, cell, cell, centered=True).sum() + features.coarse.sum()).backward()
 
 
 def test_pairs_without_matches_give_empty_arrays(matcher: Matcher) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.schemas import MATCHES, SHARDS
-from pipeline.storage import AbsentError, Folder, StorageError, redacted
+from pipeline.storage import AbsentError, Folder, StorageError, redacted, storage_options
 
 
 def table(chunks: int = 1) -> pa.Table:
@@ -343,6 +343,14 @@ def test_throttling_and_resets_are_tried_again_and_refusals_are_not(
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="attempts must be at least 1"):
         Folder("x", attempts=0)
+
+
+@pytest.mark.parametrize("text", ['{"secret": "hidden"', '["hidden"]', '"hidden"'])
+def test_storage_options_are_a_json_object_and_an_error_does_not_show_them(text: str) -> None:
+    assert storage_options('{"key": 1}') == {"key": 1}
+    with pytest.raises(StorageError, match="not a JSON object") as refused:
+        storage_options(text)
+    assert "hidden" not in str(refused.value)
 
 
 def test_twenty_thousand_names_are_listed_in_a_moment(tmp_path: Path) -> None:

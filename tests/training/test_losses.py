@@ -17,6 +17,7 @@ from eloftr.training.losses import (
     Losses,
     coarse_loss,
     compute_losses,
+    picks,
     sample_windows,
     true_cells,
     true_pixels,
@@ -128,6 +129,31 @@ def test_pixels_outside_the_image_or_beside_a_hidden_one_are_not_supervised() ->
     assert missing == {27, 28, 35, 36}
 
 
+def test_the_second_stage_learns_from_the_confident_picks_that_it_can_mend() -> None:
+    flow, visible = affine_flow(1, 8.25, -0.4)
+    window = torch.tensor([[0, 3 * CELLS + 3, 3 * CELLS + 4]])
+    truth = true_pixels(window, flow, visible)  # every pixel meets its own number, off by (0.25, −0.4)
+    confidence = torch.full((1, 64, 64), -9.0)
+    for pixel0, pixel1, score in [(9, 9, -1), (10, 11, -2), (20, 12, -3), (33, 36, -4), (50, 41, -5), (3, 3, -6)]:
+        confidence[0, pixel0, pixel1] = score
+    (numbers, pixel0, pixel1), offset = picks(confidence, *truth)
+    assert numbers.tolist() == [0] * len(pixel0)
+    found = {a: (b, *xy) for a, b, xy in zip(pixel0.tolist(), pixel1.tolist(), offset.tolist(), strict=True)}
+    right = {9: (9, 0.25, -0.4), 10: (11, -0.75, -0.4), 20: (12, 0.25, 0.6), 3: (3, 0.25, -0.4)}
+    # 33 is missed by three columns, 50 by a row up and a column: its truth lies (1.25, 0.6) away.
+    assert found == {pixel: pytest.approx(values, abs=1e-5) for pixel, values in right.items()}
+
+
+def test_picks_without_a_known_truth_teach_nothing() -> None:
+    flow, visible = affine_flow(1, 0, 0)
+    corner = torch.tensor([[0, 0, 0]])
+    truth = true_pixels(corner, flow, visible)
+    (_, pixel0, _), _ = picks(torch.eye(64)[None].log(), *truth)
+    assert set(pixel0.tolist()) <= set(truth[1].tolist())
+    none = tuple(part[:0] for part in truth)
+    assert len(picks(torch.eye(64)[None].log(), *none)[1]) == 0
+
+
 def test_some_windows_are_moved_to_a_neighbour_and_still_only_truth_is_supervised() -> None:
     flow, visible = affine_flow(1.1, 4.3, -2.7, batch=8)
     cells = true_cells(flow, visible)
@@ -230,14 +256,16 @@ def test_perfect_features_leave_almost_no_loss() -> None:
     assert losses.coarse < 1e-3
     assert losses.first < 0.02
     assert losses.second < 0.02  # px²
-    assert losses.total == losses.coarse + 0.5 * losses.first + 3 * losses.second
+    assert losses.total == losses.coarse + 0.5 * losses.first + 10 * losses.second
 
 
 def test_perfect_features_of_another_place_are_wrong_in_every_stage() -> None:
     right, wrong = losses_of(Oracle((6, -4)), 6, -4), losses_of(Oracle((8, -4)), 6 - 8, -4)
     assert wrong.coarse > 1
     assert wrong.first > 5
-    assert wrong.second > 0.1 > right.second
+    assert wrong.second == 0  # two pixels off is more than it can mend
+    between = losses_of(Oracle((6, -4)), 6.4, -4.4)
+    assert between.second > 0.1 > right.second
 
 
 def tiny_losses(dtype: torch.dtype = torch.float32) -> tuple[EfficientLoFTRForKeypointMatching, Losses]:

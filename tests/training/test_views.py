@@ -69,11 +69,12 @@ def away_from_edges(pair: Pair) -> np.ndarray:
 
 
 def test_flow_carries_image1_onto_image0(geometry_only: list[Pair]) -> None:
+    differences = []
     for pair in geometry_only:
         sure = away_from_edges(pair)
-        difference = np.abs(warped(pair.image1, pair.flow) - pair.image0)[sure]
-        assert difference.mean() < 4
-        assert np.percentile(difference, 99) < 25
+        differences.append(np.abs(warped(pair.image1, pair.flow) - pair.image0)[sure])
+        assert differences[-1].mean() < 4
+    assert np.percentile(np.concatenate(differences), 99) < 20
 
 
 def test_flow_has_no_subpixel_bias(geometry_only: list[Pair]) -> None:
