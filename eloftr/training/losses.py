@@ -26,8 +26,8 @@ from eloftr.fine_matching import (
 from eloftr.model import EfficientLoFTRForKeypointMatching
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
-WEIGHTS = {"coarse": 1.0, "first": 0.5, "second": 10.0}
-WINDOWS = 1024  # sampled per batch
+WEIGHTS = {"coarse": 3.0, "first": 0.5, "second": 10.0}
+WINDOWS = 512  # sampled per batch
 PICKS = 12  # of each window, the most confident, that teach the second stage
 JITTER = 0.3  # share of the windows whose cell in image 1 is moved to a neighbour, as coarse errors will
 

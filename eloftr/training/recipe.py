@@ -51,7 +51,7 @@ class TrainingOptions:
     steps: int = 20_000
     batch: int = 8
     size: int = 224
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     warmup: int = 300
     decay: int = 5_000
     weight_decay: float = 0.05

@@ -256,7 +256,7 @@ def test_perfect_features_leave_almost_no_loss() -> None:
     assert losses.coarse < 1e-3
     assert losses.first < 0.02
     assert losses.second < 0.02  # px²
-    assert losses.total == losses.coarse + 0.5 * losses.first + 10 * losses.second
+    assert losses.total == 3 * losses.coarse + 0.5 * losses.first + 10 * losses.second
 
 
 def test_perfect_features_of_another_place_are_wrong_in_every_stage() -> None:

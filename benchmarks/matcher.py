@@ -1,0 +1,301 @@
+"""What a pair costs: our matcher, the plain forward of our model and transformers' class, with the same weights.
+
+    python benchmarks/matcher.py [--quick] [--device cuda] [--dtype bfloat16] [--out results.json]
+
+Two lists of pairs of one photograph each (`--photograph`, else a generated texture), cut into images that lie multiples
+of 32 pixels apart, so that even untrained weights match what overlaps:
+
+exhaustive   all pairs of eight images, of which only neighbours overlap: most pairs have nothing in common
+overlapping  every image with its three nearest, all of which overlap
+
+ours          every image encoded once; the pairs then matched from the encodings
+plain         the documented `forward` of our model, pair by pair, not fused
+transformers  its class, pair by pair; missing where the package is absent
+
+Methods take turns, `--rounds` times; a figure is the median of the rounds, with the fastest and slowest. Images are in
+memory and resized before the clock starts. Peak memory is that of a process of its own that does one pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from itertools import combinations
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+
+from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model  # noqa: E402
+from eloftr.matcher import BATCH, DTYPES, Matcher  # noqa: E402
+from eloftr.model import ImageFeatures  # noqa: E402
+
+IMAGES, STEP = 8, 320  # images of the exhaustive list; pixels between neighbours
+NEAREST, NEAR_STEP = 3, 64  # partners of an image of the overlapping list; pixels between neighbours
+Pairs = list[tuple[int, int]]
+
+
+def strip(photograph: Path | None, height: int, width: int, count: int, step: int) -> np.ndarray:
+    """(count, H, W) uint8 windows of one wide picture, `step` pixels apart."""
+    wide = width + (count - 1) * step
+    if photograph is None:
+        rng = np.random.default_rng(0)
+        octaves = [rng.integers(0, 256, (height // s + 1, wide // s + 1), dtype=np.uint8) for s in (4, 16, 64)]
+        layers = [Image.fromarray(noise).resize((wide, height), Image.Resampling.BICUBIC) for noise in octaves]
+        picture = np.mean([np.asarray(layer, np.float32) for layer in layers], axis=0).astype(np.uint8)
+    else:
+        with Image.open(photograph) as image:
+            tile = np.asarray(image.convert("L").resize((max(width, height) * 2, height), Image.Resampling.LANCZOS))
+        picture = np.concatenate([tile] * (wide // tile.shape[1] + 1), axis=1)[:, :wide]
+    return np.stack([picture[:, n * step : n * step + width] for n in range(count)])
+
+
+def lists(quick: bool) -> dict[str, tuple[int, int, Pairs]]:
+    """Name → images, pixels between neighbours, pairs."""
+    count = IMAGES // 2 if quick else IMAGES
+    near = [(i, j) for i, j in combinations(range(count), 2) if j - i <= NEAREST]
+    return {"exhaustive": (count, STEP, list(combinations(range(count), 2))), "overlapping": (count, NEAR_STEP, near)}
+
+
+class Ours:
+    """Every image encoded once."""
+
+    def __init__(self, weights: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.matcher = Matcher(load_model(weights), device, dtype)
+        self.batch = BATCH.get(device.type, 1)
+
+    def __call__(self, images: np.ndarray, pairs: Pairs) -> int:
+        batches = (images[n : n + self.batch] for n in range(0, len(images), self.batch))
+        features = ImageFeatures.cat([self.matcher.encode(batch) for batch in batches])
+        total = 0
+        for start in range(0, len(pairs), self.batch):
+            ends = torch.tensor(pairs[start : start + self.batch], device=self.matcher.device).unbind(1)
+            total += sum(len(found) for found in self.matcher.match_features(features[ends[0]], features[ends[1]]))
+        return total
+
+
+class Forward:
+    """The documented forward pass of a class with this interface, pair by pair."""
+
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = model.eval().to(device, dtype)
+        self.device, self.dtype = device, dtype
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray, pairs: Pairs) -> int:
+        total = 0
+        for pair in pairs:
+            pixels = torch.from_numpy(images[list(pair)]).to(self.device, self.dtype)[None, :, None] / 255
+            scores: Tensor = self.model(pixels.expand(-1, -1, 3, -1, -1)).matching_scores
+            total += int((scores[:, 0] > 0).sum())
+        return total
+
+
+def method(name: str, weights: Path, device: torch.device, dtype: torch.dtype) -> Callable[[np.ndarray, Pairs], int]:
+    """Raises ImportError for transformers where that is absent."""
+    if name == "ours":
+        return Ours(weights, device, dtype)
+    if name == "plain":
+        return Forward(load_model(weights), device, dtype)
+    from transformers import EfficientLoFTRForKeypointMatching as Theirs
+
+    return Forward(Theirs.from_pretrained(weights), device, dtype)
+
+
+def seconds(run: Callable[[np.ndarray, Pairs], int], images: np.ndarray, pairs: Pairs, device: torch.device) -> float:
+    start = time.perf_counter()
+    run(images, pairs)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def speeds(
+    methods: dict[str, Callable[[np.ndarray, Pairs], int]], images: np.ndarray, pairs: Pairs, options: Any
+) -> dict[str, Any]:
+    """Pairs per second of every method on one list: each round times all of them, one after another.
+
+    The pair-by-pair methods cost the same for every pair, whatever it shows, and run a sample of `--sample` pairs."""
+    device = torch.device(options.device)
+    sample = {name: pairs if name == "ours" else pairs[:: max(1, len(pairs) // options.sample)] for name in methods}
+    matches = {name: run(images, sample[name]) / len(sample[name]) for name, run in methods.items()}  # also warms up
+    rates: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(options.rounds):
+        for name, run in methods.items():
+            rates[name].append(len(sample[name]) / seconds(run, images, sample[name], device))
+    return {
+        name: {"pairs_per_second": statistics.median(rates[name]), "rounds": rates[name], "matches": matches[name]}
+        for name in methods
+    }
+
+
+def peak(name: str, options: Any, weights: Path, height: int, width: int) -> float | None:
+    """Bytes of a process of its own that matches one pair by this method; None where it does not get through."""
+    command = [sys.executable, __file__, "--peak-of", name, "--weights", str(weights), "--size", f"{width}x{height}"]
+    command += ["--device", options.device, "--dtype", options.dtype, *_photograph(options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return float(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+
+def _photograph(options: Any) -> list[str]:
+    return ["--photograph", str(options.photograph)] if options.photograph else []
+
+
+def print_peak(options: Any) -> None:
+    device = torch.device(options.device)
+    width, height = options.size[0]
+    run = method(options.peak_of, Path(options.weights), device, DTYPES[options.dtype])
+    run(strip(options.photograph, height, width, 2, NEAR_STEP), [(0, 1)])
+    on_device = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    print(on_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def operations(weights: Path, height: int, width: int) -> dict[str, float]:
+    """Floating-point operations of each stage, of one image or one pair: multiplications and additions of products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = load_model(weights).eval().fuse()
+    image = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(0))
+    network = model.efficientloftr
+
+    def count(run: Callable[[], Any]) -> tuple[float, Any]:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            result = run()
+        return float(counter.get_total_flops()), result
+
+    backbone, (half, quarter, coarse) = count(lambda: network.backbone(image))
+    first, encoded = count(lambda: network.local_feature_transformer.encode(coarse))
+    rest, _ = count(lambda: network.local_feature_transformer(encoded, encoded))
+    fusion, _ = count(lambda: model.refinement_layer(encoded, quarter, half))
+    cells = coarse.shape[2] * coarse.shape[3]
+    return {
+        "image: backbone": backbone,
+        "image: first self-attention": first,
+        "pair: transformer": rest,
+        "pair: coarse similarity, twice": 2 * 2.0 * cells**2 * coarse.shape[1],
+        "pair: fusion of both images": 2 * fusion,
+    }
+
+
+def published(folder: Path) -> Path:
+    """Weights of the published size: the reference checkpoint where it is at hand, else random ones."""
+    source = Path(os.environ.get("ELOFTR_REFERENCE", PROJECT.parent / "shared" / "reference"))
+    if (source / "reference_checkpoint.py").exists():
+        from safetensors.numpy import save_file
+
+        module = run_path(str(source / "reference_checkpoint.py"))
+        save_file(module["checkpoint"](), folder / "reference.safetensors")
+        load_model(folder / "reference.safetensors").save_pretrained(folder / "published")
+    else:
+        torch.manual_seed(0)
+        EfficientLoFTRForKeypointMatching(EfficientLoFTRConfig()).save_pretrained(folder / "published")
+    return folder / "published"
+
+
+def shape_of(text: str) -> tuple[int, int]:
+    """ "640x480" → (640, 480)."""
+    width, height = (int(side) for side in text.split("x"))
+    if width % 32 or height % 32:
+        raise argparse.ArgumentTypeError(f"{text}: sides must be multiples of 32")
+    return width, height
+
+
+def environment(options: Any) -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "transformers", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    git = ["git", "rev-parse", "HEAD"]
+    on_gpu = options.device.startswith("cuda")
+    return {
+        "versions": versions,
+        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": options.dtype,
+        "weights": str(options.weights or "published size"),
+        "commit": subprocess.run(git, cwd=PROJECT, capture_output=True, text=True, check=False).stdout.strip(),
+    }
+
+
+def measure(options: Any, weights: Path) -> dict[str, Any]:
+    device, dtype = torch.device(options.device), DTYPES[options.dtype]
+    methods: dict[str, Callable[[np.ndarray, Pairs], int]] = {}
+    for name in ("ours", "plain", "transformers"):
+        try:
+            methods[name] = method(name, weights, device, dtype)
+        except ImportError:
+            print(f"{name}: left out, its package is absent", file=sys.stderr)
+    sizes: dict[str, Any] = {}
+    for width, height in options.size:
+        found: dict[str, Any] = {"operations": operations(weights, height, width), "lists": {}, "peak_bytes": {}}
+        for name, (count, step, pairs) in lists(options.quick).items():
+            images = strip(options.photograph, height, width, count, step)
+            rates = speeds(methods, images, pairs, options)
+            found["lists"][name] = {"images": count, "pairs": len(pairs), "methods": rates}
+            for way, rate in rates.items():
+                spread = f"{min(rate['rounds']):.3f} to {max(rate['rounds']):.3f}"
+                ratio = (
+                    rates["ours"]["pairs_per_second"] / rate["pairs_per_second"] if "ours" in rates else float("nan")
+                )
+                print(
+                    f"{width}x{height}  {name:12} {way:13} {rate['pairs_per_second']:8.3f} pairs/s ({spread})  "
+                    f"{rate['matches']:6.0f} matches a pair  ours is {ratio:.2f} times as fast",
+                    flush=True,
+                )
+        for name in methods:
+            found["peak_bytes"][name] = bytes_ = peak(name, options, weights, height, width)
+            print(f"{width}x{height}  peak memory  {name:13} " + (f"{bytes_ / 1e9:.2f} GB" if bytes_ else "failed"))
+        for stage, count in found["operations"].items():
+            print(f"{width}x{height}  {stage:32} {count / 1e9:8.1f} GFLOP")
+        sizes[f"{width}x{height}"] = found
+    return sizes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--weights", help="checkpoint folder with Hugging Face keys (default: of the published size)")
+    add("--size", type=shape_of, nargs="+", default=[(640, 480)], help="WIDTHxHEIGHT … (default: 640x480)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
+    add("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
+    add("--photograph", type=Path, help="what the images are cut from (default: a generated texture)")
+    add("--rounds", type=int, default=5, help="turns of every method (default: %(default)s)")
+    add("--sample", type=int, default=4, help="pairs of a list that pair-by-pair methods run (default: %(default)s)")
+    add("--quick", action="store_true", help="half the images, one round, one pair for pair-by-pair methods")
+    add("--out", type=Path, help="write the results as JSON")
+    add("--peak-of", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.peak_of:
+        print_peak(options)
+        return 0
+    if options.quick:
+        options.rounds = options.sample = 1
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = Path(options.weights) if options.weights else published(Path(scratch))
+        results = {"environment": environment(options), "quick": options.quick, "sizes": measure(options, weights)}
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

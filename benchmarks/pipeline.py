@@ -1,0 +1,142 @@
+"""The main job's shards through Ray and through a plain loop on the same cores: what Ray costs, and who is busy.
+
+    python benchmarks/pipeline.py --images FOLDER [--rounds 3] [--out results.json]
+
+loop  as many processes as there are cores, each with every n-th shard: read, match, verify, write, one after another
+ray   `jobs/match_dataset.py`, as a user runs it
+
+Both match all pairs of the folder into new run folders, by turns, and both are timed from the start of the process to
+its end. Ray's start is named by itself. The rows of both must be equal. On machines without a GPU only: two loops would
+share one there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+
+from pipeline.matching import MatchShard, ReadShard  # noqa: E402
+from pipeline.run import FinishShard, Run, RunOptions  # noqa: E402
+from pipeline.schemas import unragged  # noqa: E402
+from pipeline.storage import Folder  # noqa: E402
+
+
+def loop(images: str, output: str, process: int, processes: int) -> None:
+    """Match every `processes`-th shard, from number `process` on."""
+    import torch
+
+    torch.set_num_threads(1)
+    run = Run(RunOptions(images, output), "cpu")
+    pending = run.pending()
+    if process == 0:
+        run.begin()
+    read = ReadShard(run.source, run.options.limits, run.options.matching.long_side)
+    match = MatchShard(run.model, run.options.matching)
+    finish = FinishShard(run.folder, run.options.verification)
+    columns = (pending["shard"].to_pylist(), pending["images"].to_pylist(), unragged(pending["pairs"]))
+    for shard, names, pairs in list(zip(*columns, strict=True))[process::processes]:
+        finish(match(read(shard, names, pairs)))
+
+
+def run_loop(images: Path, output: Path, processes: int) -> dict[str, float]:
+    started = time.monotonic()
+    command = [sys.executable, __file__, "--images", str(images), "--loop-into", str(output), "--part"]
+    parts = [subprocess.Popen([*command, f"{k}/{processes}"]) for k in range(processes)]
+    codes = [part.wait() for part in parts]
+    if any(codes):
+        raise SystemExit("pipeline: a loop failed; see its message above")
+    return {"seconds": time.monotonic() - started}
+
+
+def run_ray(images: Path, output: Path, processes: int) -> dict[str, float]:
+    started = time.monotonic()
+    command = [sys.executable, str(PROJECT / "jobs" / "match_dataset.py"), "--images", str(images)]
+    done = subprocess.run([*command, "--output", str(output)], stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise SystemExit(f"pipeline: the job ended with exit code {done.returncode}; see its message above")
+    seconds = time.monotonic() - started
+    summary = json.loads((output / "summary.json").read_text())
+    start = summary["session"]["ray_start_seconds"]
+    stages = summary["stage_seconds"]
+    busy = (stages["encode"] + stages["match"]) / (processes * (seconds - start))
+    return {
+        "seconds": seconds,
+        "ray_start_seconds": start,
+        "busy": busy,
+        **{f"stage_{k}": v for k, v in stages.items()},
+    }
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    folder = Folder(str(output))
+    return [
+        row
+        for name in folder.list([".parquet"])
+        if name.startswith("matches/")
+        for row in folder.read_table(name).to_pylist()
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of both (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="one round")
+    parser.add_argument("--out", type=Path, help="write the results as JSON")
+    parser.add_argument("--loop-into", help=argparse.SUPPRESS)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.loop_into:
+        part, parts = map(int, options.part.split("/"))
+        loop(str(options.images), options.loop_into, part, parts)
+        return 0
+    processes = os.cpu_count() or 1
+    found: dict[str, list[dict[str, float]]] = {"loop": [], "ray": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        for turn in range(1 if options.quick else options.rounds):
+            outputs = {way: Path(scratch) / f"{way}{turn}" for way in found}
+            found["loop"].append(run_loop(options.images.resolve(), outputs["loop"], processes))
+            found["ray"].append(run_ray(options.images.resolve(), outputs["ray"], processes))
+            if rows(outputs["loop"]) != rows(outputs["ray"]):
+                raise SystemExit("pipeline: Ray's rows differ from the loop's")
+    costs = [
+        (ray["seconds"] - ray["ray_start_seconds"]) / plain["seconds"] - 1
+        for plain, ray in zip(found["loop"], found["ray"], strict=True)
+    ]
+    for way, turns in found.items():
+        print(f"{way:5} " + "  ".join(f"{turn['seconds']:.1f} s" for turn in turns))
+    last = found["ray"][-1]
+    print(
+        f"Ray's start {last['ray_start_seconds']:.1f} s; what it costs beyond: {statistics.median(costs):+.1%} (median)"
+    )
+    print("stages      " + "  ".join(f"{k[6:]} {v:.1f} s" for k, v in last.items() if k.startswith("stage_")))
+    print(f"actors busy {last['busy']:.0%} of the time")
+    if options.out:
+        packages = ("torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow")
+        git = ["git", "rev-parse", "HEAD"]
+        results = {
+            "cost": costs,
+            "turns": found,
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+            "cpus": processes,
+            "commit": subprocess.run(git, cwd=PROJECT, capture_output=True, text=True, check=False).stdout.strip(),
+        }
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""What every exact saving is worth: our matcher as it is against itself without that one, by turns.
+
+    python benchmarks/savings.py [--quick] [--device cuda] [--out results.json]
+
+Two lists of pairs as in matcher.py, smaller. A factor above 1 is how many times longer the list takes without the
+saving (or, of a candidate that the product does not have, how many times longer it takes as it is). `predicted` is the
+same factor of the counted floating-point operations, which know nothing of memory traffic. The matches must be the same
+with and without: the script stops where they are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+
+from benchmarks.matcher import NEAR_STEP, STEP, Ours, Pairs, environment, published, seconds, shape_of, strip  # noqa: E402
+from eloftr import backbone, coarse_matching, fine_matching, model, transformer  # noqa: E402
+from eloftr.config import EfficientLoFTRConfig  # noqa: E402
+from eloftr.matcher import DTYPES  # noqa: E402
+
+LISTS: dict[str, tuple[int, int, Pairs]] = {  # images, pixels between neighbours, pairs
+    "exhaustive": (5, STEP, [(i, j) for i in range(5) for j in range(i + 1, 5)]),
+    "overlapping": (3, NEAR_STEP, [(0, 1), (0, 2), (1, 2)]),
+}
+
+
+def concatenated_fc1(self: transformer.MLP, x: Tensor, message: Tensor) -> Tensor:
+    """MLP.forward with the message up-sampled first, and fc1 on both at every cell."""
+    message = F.interpolate(message.permute(0, 3, 1, 2), scale_factor=self.size, mode="bilinear", align_corners=False)
+    joined = torch.cat([x, message.permute(0, 2, 3, 1)], dim=-1)
+    return self.layer_norm(self.fc2(self.activation(self.fc1(joined))))
+
+
+def fold_projection(matcher: Ours) -> None:
+    """Fold the output projection of every attention into the message's half of fc1."""
+    for layer in matcher.matcher.model.modules():
+        if isinstance(layer, transformer.AggregatedAttention):
+            channels = layer.mlp.fc2.out_features
+            with torch.no_grad():
+                layer.mlp.fc1.weight[:, channels:] @= layer.attention.o_proj.weight
+            layer.attention.o_proj = torch.nn.Identity()  # type: ignore[assignment]
+
+
+def pairwise_self_attention(self: transformer.LocalFeatureTransformer, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
+    """LocalFeatureTransformer.forward on the backbone's features, the first self-attention included."""
+    for layer in self.layers:
+        assert isinstance(layer, transformer.AttentionRound)
+        x0, x1 = layer.cross(layer.self_attention(x0, x0), layer.self_attention(x1, x1))
+    return x0, x1
+
+
+def dense_coarse(features0: Tensor, features1: Tensor, config: EfficientLoFTRConfig) -> tuple[Tensor, Tensor]:
+    """match_coarse with the whole similarity and its softmaxes in memory."""
+    scores = coarse_matching.similarity(features0, features1, config.coarse_matching_temperature)
+    scores = scores.softmax(1) * scores.softmax(2)
+    border = config.coarse_matching_border_removal
+    kept = (scores == scores.amax(2, keepdim=True)) & (scores == scores.amax(1, keepdim=True))
+    kept &= scores > config.coarse_matching_threshold
+    kept &= coarse_matching.interior(features0, border)[:, None] & coarse_matching.interior(features1, border)
+    return kept.nonzero(), scores[kept]
+
+
+def unfolded(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool) -> Tensor:
+    """rings by up-sampling and unfolding the whole map."""
+    assert not centered
+    full = F.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=False)
+    windows = F.unfold(full, fine_matching.RING, stride=fine_matching.WINDOW, padding=1)
+    windows = windows.unflatten(1, (fused.shape[1], fine_matching.RING, fine_matching.RING)).permute(0, 4, 2, 3, 1)
+    return windows[pair, cell]
+
+
+def no_early_exit(self: Any, features0: model.ImageFeatures, features1: model.ImageFeatures) -> model.PairMatches:
+    """match that fuses every pair of the batch, matches or not."""
+    coarse0, coarse1 = self.efficientloftr.local_feature_transformer(features0.coarse, features1.coarse)
+    cells, scores = model.match_coarse(coarse0, coarse1, self.config)
+    fused0 = self.refinement_layer(coarse0, features0.quarter, features0.half)
+    fused1 = self.refinement_layer(coarse1, features1.quarter, features1.half)
+    return model.PairMatches(cells, *fine_matching.refine(fused0, fused1, cells, self.config), scores)
+
+
+class PerPair(Ours):
+    """Both images of every pair encoded again."""
+
+    def __call__(self, images: np.ndarray, pairs: Pairs) -> int:
+        return sum(super(PerPair, self).__call__(images[list(pair)], [(0, 1)]) for pair in pairs)
+
+
+def mixed_encode(self: Any, images: Tensor) -> model.ImageFeatures:
+    """encode with the image's half of each fusion block's first 3×3 done: conv2(conv1(fine)), bias included."""
+    features = WHOLE_ENCODE(self, images)
+    first, second = self.refinement_layer.out_conv_layers
+    quarter, half = (b.out_conv2(b.out_conv1(x)) for b, x in ((first, features.quarter), (second, features.half)))
+    return model.ImageFeatures(features.coarse, quarter, half)
+
+
+def mixed_block(self: fine_matching.FusionBlock, coarse: Tensor, mixed: Tensor) -> Tensor:
+    """FusionBlock.forward of a fused model, on what mixed_encode made."""
+    return self.out_conv3(self.activation(F.conv2d(coarse, self.out_conv2.weight, padding=1) + mixed))
+
+
+NETWORK = model.EfficientLoFTRForKeypointMatching
+WHOLE_ENCODE = NETWORK.encode
+TRANSFORMER = transformer.LocalFeatureTransformer
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The product with one thing changed."""
+
+    patches: Sequence[tuple[Any, str, Any]] = ()
+    matcher: type[Ours] = Ours
+    prepare: Callable[[Ours], None] = lambda matcher: None
+    verdict: str = "kept"
+
+
+SAVINGS = {  # each taken out
+    "an image is encoded once": Variant(matcher=PerPair),
+    "its first self-attention too": Variant(
+        [(TRANSFORMER, "encode", lambda self, x: x), (TRANSFORMER, "forward", pairwise_self_attention)]
+    ),
+    "folded branches and norms": Variant(
+        [(backbone.RepVGG, "fuse", lambda self: None), (fine_matching.FineFusion, "fuse", lambda self: None)]
+    ),
+    "split fc1": Variant([(transformer.MLP, "forward", concatenated_fc1)]),
+    "no fusion without matches": Variant([(NETWORK, "match", no_early_exit)]),
+    "tiled dual softmax": Variant([(model, "match_coarse", dense_coarse)]),
+    "windows of matched cells": Variant([(fine_matching, "rings", unfolded)]),
+}
+CANDIDATES = {  # each put in
+    "output projection in fc1": Variant(prepare=fold_projection, verdict="dropped: a product on 1/16 of the cells"),
+    "image's half of the fusion": Variant(
+        [(NETWORK, "encode", mixed_encode), (fine_matching.FusionBlock, "forward", mixed_block)],
+        verdict="dropped: saves the 1×1 alone, and an encoded image grows to 2.6 times its size",
+    ),
+}
+
+
+class Side:
+    """One of the two that are compared: a matcher, made and run with its patches."""
+
+    def __init__(self, variant: Variant, weights: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.variant = variant
+        with self.patched():
+            self.matcher = variant.matcher(weights, device, dtype)
+            variant.prepare(self.matcher)
+
+    @contextmanager
+    def patched(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for owner, name, replacement in self.variant.patches:
+                stack.enter_context(patch.object(owner, name, replacement))
+            yield
+
+    def __call__(self, images: np.ndarray, pairs: Pairs) -> int:
+        with self.patched():
+            return self.matcher(images, pairs)
+
+    def operations(self, images: np.ndarray, pairs: Pairs) -> int:
+        with FlopCounterMode(display=False) as counter:
+            self(images, pairs)
+        return int(counter.get_total_flops())
+
+
+def compare(product: Side, other: Side, images: np.ndarray, pairs: Pairs, rounds: int) -> dict[str, Any]:
+    """Seconds of both by turns, and their operations. Raises SystemExit where they find other numbers of matches."""
+    found = product(images, pairs), other(images, pairs)
+    if abs(found[0] - found[1]) > 2e-3 * max(found):  # a score at the threshold may fall to either side
+        raise SystemExit(f"savings: {found[0]} matches with, {found[1]} without: the variant computes something else")
+    device = product.matcher.matcher.device
+    times: dict[str, list[float]] = {"product": [], "variant": []}
+    for _ in range(rounds):
+        times["product"].append(seconds(product, images, pairs, device))
+        times["variant"].append(seconds(other, images, pairs, device))
+    ratios = [v / p for v, p in zip(times["variant"], times["product"], strict=True)]
+    return {
+        "matches": found[0],
+        "seconds": times,
+        "factor": statistics.median(ratios),
+        "predicted": other.operations(images, pairs) / product.operations(images, pairs),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--weights", help="checkpoint folder with Hugging Face keys (default: of the published size)")
+    add("--size", type=shape_of, default=(640, 480), help="WIDTHxHEIGHT (default: 640x480)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
+    add("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
+    add("--photograph", type=Path, help="what the images are cut from (default: a generated texture)")
+    add("--rounds", type=int, default=5, help="turns of both (default: %(default)s)")
+    add("--quick", action="store_true", help="one round")
+    add("--out", type=Path, help="write the results as JSON")
+    options = parser.parse_args(arguments)
+    rounds = 1 if options.quick else options.rounds
+    device, dtype = torch.device(options.device), DTYPES[options.dtype]
+    width, height = options.size
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = Path(options.weights) if options.weights else published(Path(scratch))
+        product = Side(Variant(), weights, device, dtype)
+        for name, variant in (SAVINGS | CANDIDATES).items():
+            other = Side(variant, weights, device, dtype)
+            for which, (count, step, pairs) in LISTS.items():
+                images = strip(options.photograph, height, width, count, step)
+                found = compare(product, other, images, pairs, rounds)
+                if name in CANDIDATES:  # the product is the one without
+                    found |= {"factor": 1 / found["factor"], "predicted": 1 / found["predicted"]}
+                rows.append({"saving": name, "list": which, "verdict": variant.verdict, **found})
+                print(
+                    f"{name:30} {which:12} predicted {found['predicted']:5.2f}  measured {found['factor']:5.2f}  "
+                    f"{variant.verdict}",
+                    flush=True,
+                )
+        results = {"environment": environment(options), "size": [width, height], "rows": rows}
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""The benchmarks of speed: what they compare computes the same thing, and they count what they say they count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import matcher, planning, precision, savings
+from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching
+from eloftr.model import PairMatches
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights, without the border and with a threshold that let a small texture match itself moved."""
+    torch.manual_seed(0)
+    config = EfficientLoFTRConfig(
+        stage_num_blocks=[1, 1, 2, 2],
+        out_features=[8, 16, 16, 32],
+        hidden_size=32,
+        num_attention_heads=4,
+        num_attention_layers=2,
+        coarse_matching_threshold=1e-4,
+        coarse_matching_border_removal=0,
+    )
+    model = EfficientLoFTRForKeypointMatching(config)
+    for module in model.modules():  # norms that a folding mistake would show in
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.2, 0.2)
+    model.save_pretrained(folder := tmp_path_factory.mktemp("weights"))
+    return folder
+
+
+@pytest.mark.parametrize("name", [*savings.SAVINGS, *savings.CANDIDATES])
+def test_every_saving_changes_the_cost_and_not_the_matches(name: str, weights: Path) -> None:
+    images = matcher.strip(None, 64, 96, 3, 32)
+    pairs = [(0, 1), (1, 2), (0, 2)]
+    product = savings.Side(savings.Variant(), weights, CPU, torch.float32)
+    other = savings.Side((savings.SAVINGS | savings.CANDIDATES)[name], weights, CPU, torch.float32)
+    found = savings.compare(product, other, images, pairs, rounds=1)
+    assert found["matches"] > 10
+    assert len(found["seconds"]["product"]) == len(found["seconds"]["variant"]) == 1
+    more = {"an image is encoded once", "its first self-attention too", "split fc1", "no fusion without matches"}
+    if name in savings.CANDIDATES:
+        assert found["predicted"] < 1
+    elif name in more - {"no fusion without matches"}:  # all of these pairs match
+        assert found["predicted"] > 1.02
+
+
+def test_a_variant_that_computes_something_else_is_refused(weights: Path) -> None:
+    images = matcher.strip(None, 64, 96, 2, 32)
+    product, other = (savings.Side(savings.Variant(), weights, CPU, torch.float32) for _ in range(2))
+    other.matcher.matcher.model.config.coarse_matching_threshold = 0.5
+    with pytest.raises(SystemExit, match="computes something else"):
+        savings.compare(product, other, images, [(0, 1)], rounds=1)
+
+
+def test_the_three_methods_match_the_same_pairs(weights: Path) -> None:
+    pytest.importorskip("transformers")
+    images, pairs = matcher.strip(None, 64, 96, 3, 32), [(0, 1), (0, 2), (1, 2)]
+    methods = {name: matcher.method(name, weights, CPU, torch.float32) for name in ("ours", "plain", "transformers")}
+    ours, plain, theirs = (run(images, pairs) for run in methods.values())
+    assert ours == plain > 10
+    assert theirs > 10  # it lists each match by both of its cells; see docs/differences.md
+
+
+def test_the_matcher_s_benchmark_writes_what_it_prints(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--quick", "--size", "96x64", "--device", "cpu", "--weights", str(weights)]
+    assert matcher.main([*command, "--out", str(tmp_path / "results.json")]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    size = results["sizes"]["96x64"]
+    assert {"exhaustive", "overlapping"} == size["lists"].keys()
+    assert size["lists"]["exhaustive"]["pairs"] == 6
+    ours = size["lists"]["overlapping"]["methods"]["ours"]
+    assert f"{ours['pairs_per_second']:8.3f} pairs/s" in capsys.readouterr().out
+    assert size["peak_bytes"]["ours"] > 100e6
+    half = 48 * 32  # one 3×3 of 1 → 8 channels there is the least of the backbone
+    assert size["operations"]["image: backbone"] > 2 * 9 * 8 * half
+    assert results["environment"]["versions"]["torch"] == torch.__version__
+
+
+def test_the_same_precision_changes_nothing_and_another_is_seen() -> None:
+    def matches(cells: list[list[int]], x: list[float]) -> PairMatches:
+        points = torch.tensor([[value, 4.0] for value in x])
+        return PairMatches(torch.tensor(cells), torch.ones(len(x), 2), points, torch.ones(len(x)))
+
+    one = matches([[0, 3, 5], [0, 4, 6]], [1.0, 2.0])
+    assert precision.compare([one], [one]) == {
+        "matches": 2,
+        "found": 1.0,
+        "right": 1.0,
+        "moved": 0.0,
+        "shift_median": 0.0,
+        "shift_99": 0.0,
+    }
+    other = precision.compare([one], [matches([[0, 3, 5], [0, 4, 7], [0, 9, 9]], [1.5, 2.0, 3.0])])
+    assert (other["found"], other["right"], other["shift_median"]) == (0.5, pytest.approx(1 / 3), 0.5)
+
+
+def test_plans_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = planning.exhaustive(40)
+    row: dict[str, Any] = planning.measure("exhaustive", 40, pairs)
+    assert (row["pairs"], row["shards"], row["planned"], row["bound"]) == (780, 1, 1.0, 1.0)
+    shards = planning.plan_shards(pairs, planning.MAX_IMAGES, planning.MAX_PAIRS)
+    with pytest.raises(AssertionError, match="other pairs"):
+        planning.check(np.concatenate([pairs, [[0, 99]]]), shards)
+    monkeypatch.setattr(planning, "MAX_IMAGES", 3)
+    # 0-1, 0-2 and 1-2 fill a shard; 2-3 needs a fourth image, and so does 4-5 after it.
+    assert planning.as_given(np.array([[0, 1], [0, 2], [1, 2], [2, 3], [4, 5]])) == 3 + 2 + 2
+
+
+def test_retrieval_lists_hold_each_pair_once() -> None:
+    pairs = planning.retrieval(300)
+    assert len(np.unique(np.sort(pairs, axis=1), axis=0)) == len(pairs) > 300 * planning.TOP_K / 2
+    assert (pairs[:, 0] != pairs[:, 1]).all()
