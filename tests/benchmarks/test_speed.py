@@ -48,11 +48,12 @@ def test_every_saving_changes_the_cost_and_not_the_matches(name: str, weights: P
     found = savings.compare(product, other, images, pairs, rounds=1)
     assert found["matches"] > 10
     assert len(found["seconds"]["product"]) == len(found["seconds"]["variant"]) == 1
-    more = {"an image is encoded once", "its first self-attention too", "split fc1", "no fusion without matches"}
-    if name in savings.CANDIDATES:
+    if name in ("an image is encoded once", "its first self-attention too", "split fc1"):
+        assert found["predicted"] > 1
+    if name == "output projection in fc1":
         assert found["predicted"] < 1
-    elif name in more - {"no fusion without matches"}:  # all of these pairs match
-        assert found["predicted"] > 1.02
+    if name == "image's half of the fusion":
+        assert found["predicted"] > 1  # a 3×3 an image for a 1×1 a pair: few pairs an image never pay
 
 
 def test_a_variant_that_computes_something_else_is_refused(weights: Path) -> None:

@@ -134,7 +134,7 @@ def test_labels_give_a_loss_that_trains(pixel_values: Tensor) -> None:
     labels[:, :8] = torch.nan  # not visible
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(8):
+    for _ in range(16):
         outputs = model(pair, labels=labels)
         optimiser.zero_grad()
         outputs.loss.backward()
