@@ -12,16 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+
+from benchmarks.environment import commit, versions  # noqa: E402
+
 INTERVAL = 2.0  # seconds; a look at every process costs about a tenth of one
 
 
@@ -91,11 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in rows:
         print(f"{name:12} {value}")
     if options.out:
-        packages = ("torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow")
-        result["versions"] = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+        result["versions"] = versions("torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow")
         result["cpus"] = os.cpu_count()
-        git = ["git", "rev-parse", "HEAD"]
-        result["commit"] = subprocess.run(git, cwd=PROJECT, capture_output=True, text=True, check=False).stdout.strip()
+        result["commit"] = commit()
         options.out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
     return 0
 

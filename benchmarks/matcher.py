@@ -29,7 +29,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from pathlib import Path
 from runpy import run_path
@@ -43,6 +42,7 @@ from torch import Tensor
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
+from benchmarks.environment import commit, versions  # noqa: E402
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model  # noqa: E402
 from eloftr.matcher import BATCH, DTYPES, Matcher  # noqa: E402
 from eloftr.model import ImageFeatures  # noqa: E402
@@ -218,21 +218,14 @@ def shape_of(text: str) -> tuple[int, int]:
 
 
 def environment(options: Any) -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
-    for name in ("torch", "transformers", "numpy"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "absent"
-    git = ["git", "rev-parse", "HEAD"]
     on_gpu = options.device.startswith("cuda")
     return {
-        "versions": versions,
+        "versions": versions("torch", "transformers", "numpy"),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "dtype": options.dtype,
         "weights": str(options.weights or "published size"),
-        "commit": subprocess.run(git, cwd=PROJECT, capture_output=True, text=True, check=False).stdout.strip(),
+        "commit": commit(),
     }
 
 

@@ -15,39 +15,36 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
+from benchmarks.environment import commit, versions  # noqa: E402
 from pipeline.matching import MatchShard, ReadShard  # noqa: E402
 from pipeline.run import FinishShard, Run, RunOptions  # noqa: E402
 from pipeline.schemas import unragged  # noqa: E402
 from pipeline.storage import Folder  # noqa: E402
 
 
-def loop(images: str, output: str, process: int, processes: int) -> None:
-    """Match every `processes`-th shard, from number `process` on."""
-    import torch
-
-    torch.set_num_threads(1)
-    run = Run(RunOptions(images, output), "cpu")
+def match_without_ray(run: Run, part: int = 0, parts: int = 1) -> None:
+    """What `dataflow.execute` does, as a loop over every `parts`-th shard of those not done, from number `part` on."""
     pending = run.pending()
-    if process == 0:
+    if part == 0:
         run.begin()
     read = ReadShard(run.source, run.options.limits, run.options.matching.long_side)
     match = MatchShard(run.model, run.options.matching)
     finish = FinishShard(run.folder, run.options.verification)
     columns = (pending["shard"].to_pylist(), pending["images"].to_pylist(), unragged(pending["pairs"]))
-    for shard, names, pairs in list(zip(*columns, strict=True))[process::processes]:
+    for shard, names, pairs in list(zip(*columns, strict=True))[part::parts]:
         finish(match(read(shard, names, pairs)))
 
 
@@ -82,12 +79,7 @@ def run_ray(images: Path, output: Path, processes: int) -> dict[str, float]:
 
 def rows(output: Path) -> list[dict[str, Any]]:
     folder = Folder(str(output))
-    return [
-        row
-        for name in folder.list([".parquet"])
-        if name.startswith("matches/")
-        for row in folder.read_table(name).to_pylist()
-    ]
+    return [row for name in folder.names("matches") for row in folder.read_table(name).to_pylist()]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,7 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.loop_into:
         part, parts = map(int, options.part.split("/"))
-        loop(str(options.images), options.loop_into, part, parts)
+        torch.set_num_threads(1)
+        match_without_ray(Run(RunOptions(str(options.images), options.loop_into), "cpu"), part, parts)
         return 0
     processes = os.cpu_count() or 1
     found: dict[str, list[dict[str, float]]] = {"loop": [], "ray": []}
@@ -125,14 +118,12 @@ def main(arguments: list[str] | None = None) -> int:
     print("stages      " + "  ".join(f"{k[6:]} {v:.1f} s" for k, v in last.items() if k.startswith("stage_")))
     print(f"actors busy {last['busy']:.0%} of the time")
     if options.out:
-        packages = ("torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow")
-        git = ["git", "rev-parse", "HEAD"]
         results = {
             "cost": costs,
             "turns": found,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+            "versions": versions("torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow"),
             "cpus": processes,
-            "commit": subprocess.run(git, cwd=PROJECT, capture_output=True, text=True, check=False).stdout.strip(),
+            "commit": commit(),
         }
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0

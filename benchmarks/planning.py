@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,7 +26,8 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
-from pipeline.shards import Shard, encodes, plan_shards  # noqa: E402
+from benchmarks.environment import commit, versions  # noqa: E402
+from pipeline.shards import Shard, encodes, lower_bound, plan_shards  # noqa: E402
 
 MAX_IMAGES, MAX_PAIRS = 128, 1024
 WINDOW, TOP_K = 10, 20
@@ -92,14 +91,13 @@ def measure(name: str, images: int, pairs: np.ndarray) -> dict[str, Any]:
     shards = plan_shards(pairs, MAX_IMAGES, MAX_PAIRS)
     seconds = time.process_time() - start
     check(pairs, shards)
-    clique = min(MAX_IMAGES, int((1 + (1 + 8 * MAX_PAIRS) ** 0.5) / 2))  # images of the densest shard
     return {
         "list": name,
         "images": images,
         "pairs": len(pairs),
         "shards": len(shards),
         "planned": encodes(shards) / images,
-        "bound": max(1.0, 2 * len(pairs) / (clique - 1) / images),
+        "bound": lower_bound(images, len(pairs), MAX_IMAGES, MAX_PAIRS) / images,
         "as_given": as_given(pairs) / images,
         "seconds": seconds,
     }
@@ -128,12 +126,11 @@ def main(arguments: list[str] | None = None) -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"shards of at most {MAX_IMAGES} images and {MAX_PAIRS:,} pairs; peak memory {peak / 1e9:.2f} GB")
     if options.out:
-        git = ["git", "rev-parse", "HEAD"]
         results = {
             "bounds": {"images": MAX_IMAGES, "pairs": MAX_PAIRS},
-            "versions": {"python": platform.python_version(), "numpy": np.__version__},
+            "versions": versions("numpy"),
             "cpus": os.cpu_count(),
-            "commit": subprocess.run(git, cwd=PROJECT, capture_output=True, text=True, check=False).stdout.strip(),
+            "commit": commit(),
             "peak_bytes": peak,
             "rows": rows,
         }

@@ -26,8 +26,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -53,6 +51,7 @@ from benchmarks.datasets import (  # noqa: E402
     load_pairs,
     load_view,
 )
+from benchmarks.environment import commit, versions  # noqa: E402
 from benchmarks.sift import RATIO, SiftFeatures, detect_sift, match_sift  # noqa: E402
 
 POINT_PIXELS = 3.0  # homography and marked points: pixels of the original images
@@ -256,8 +255,6 @@ def table(sets: dict[str, Any]) -> str:
 
 def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
     """What the numbers were measured with and on."""
-    versions = {"python": platform.python_version(), "numpy": np.__version__}
-    versions |= {"opencv": cv2.__version__, "pillow": PIL.__version__}
     device = dtype = sha256 = None
     if weights is not None and matcher is not None:
         import torch
@@ -267,18 +264,16 @@ def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
         path = resolve(weights)
         file = path / "model.safetensors" if path.is_dir() else path
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        versions["torch"] = torch.__version__
         on_gpu = matcher.device.type == "cuda"
         device = torch.cuda.get_device_name(matcher.device) if on_gpu else str(matcher.device)
         dtype = str(matcher.dtype)
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False)
     return {
         "weights": weights,
         "weights_sha256": sha256,
-        "versions": versions,
+        "versions": versions("numpy", "opencv-python-headless", "pillow", "torch"),
         "device": device,
         "dtype": dtype,
-        "commit": git.stdout.strip() or None,
+        "commit": commit(),
     }
 
 

@@ -7,7 +7,7 @@ unexpected or misshapen parameter is named. Pickled files are read with `weights
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eloftr.config import CONFIG_FILE, EfficientLoFTRConfig
-from eloftr.model import EfficientLoFTRForKeypointMatching, EfficientLoFTRModel
+from eloftr.model import EfficientLoFTRForKeypointMatching, EfficientLoFTRModel, PretrainedModule
 
 WEIGHTS_FILE = "model.safetensors"
 BUNDLED = Path(__file__).parent / "weights"
@@ -186,8 +186,8 @@ def bundled_names() -> list[str]:
     return sorted(folder.name for folder in BUNDLED.glob("*") if (folder / WEIGHTS_FILE).exists())
 
 
-def resolve(name_or_path: str | Path) -> Path:
-    """A bundled name, a folder, a file or a hub id → a local folder or file."""
+def resolve(name_or_path: str | Path, files: Sequence[str] = (CONFIG_FILE, WEIGHTS_FILE)) -> Path:
+    """A bundled name, a folder, a file or a hub id, of which `files` are downloaded → a local folder or file."""
     path = Path(name_or_path)
     if path.exists():
         return path
@@ -195,7 +195,7 @@ def resolve(name_or_path: str | Path) -> Path:
     if name in bundled_names():
         return BUNDLED / name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
-        return _from_hub(name, [CONFIG_FILE, WEIGHTS_FILE])
+        return _from_hub(name, files)
     raise CheckpointError(
         f"{name}: no such file, folder or bundled name; bundled are {', '.join(bundled_names()) or 'none'}."
     )
@@ -203,12 +203,7 @@ def resolve(name_or_path: str | Path) -> Path:
 
 def find_file(name_or_path: str | Path, file: str) -> Path:
     """One file of what a name stands for, and no other download: `config.json` of a hub id, say; a file is itself."""
-    path = Path(name_or_path)
-    name = str(name_or_path)
-    if not path.exists() and name not in bundled_names() and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
-        path = _from_hub(name, [file])
-    else:
-        path = resolve(name_or_path)
+    path = resolve(name_or_path, [file])
     if path.is_dir():
         path = path / file
     if not path.exists():
@@ -216,7 +211,7 @@ def find_file(name_or_path: str | Path, file: str) -> Path:
     return path
 
 
-def _from_hub(repository: str, files: list[str]) -> Path:
+def _from_hub(repository: str, files: Sequence[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -224,12 +219,33 @@ def _from_hub(repository: str, files: list[str]) -> Path:
             f"{repository}: no such folder, and the hub client is not installed; pip install huggingface-hub."
         ) from error
     try:
-        return Path(snapshot_download(repository, allow_patterns=files))
+        return Path(snapshot_download(repository, allow_patterns=list(files)))
     except Exception as error:  # the client raises many kinds, all meaning that the weights did not come
         raise CheckpointError(
             f"{repository}: no such folder, and the hub did not give it ({type(error).__name__}); "
             "check the name and the connection, or download the weights and pass their path."
         ) from error
+
+
+def _locate(name_or_path: str | Path, config: EfficientLoFTRConfig | None) -> tuple[Path, EfficientLoFTRConfig | None]:
+    """The file of the weights, and the configuration that was given or lies beside it."""
+    path = resolve(name_or_path)
+    if not path.is_dir():
+        return path, config
+    file = path / WEIGHTS_FILE
+    if not file.exists():
+        raise CheckpointError(f"{path}: holds no {WEIGHTS_FILE}; give the folder or file of the weights.")
+    if config is None and (path / CONFIG_FILE).exists():
+        config = EfficientLoFTRConfig.from_pretrained(path)
+    return file, config
+
+
+def _build(
+    state: Mapping[str, Tensor], config: EfficientLoFTRConfig | None, overrides: dict[str, Any], source: str
+) -> EfficientLoFTRForKeypointMatching:
+    """A model of random weights, of the configuration or else of the shapes of `state`."""
+    config = config or infer_config(state, source)
+    return EfficientLoFTRForKeypointMatching(config.replace(**overrides) if overrides else config)
 
 
 def load_model(
@@ -241,17 +257,9 @@ def load_model(
     `.pth` or `.pt` file in either key format, or a hub id. Without `config`, it is read from the folder or inferred
     from the shapes. overrides: parameters of the configuration that take precedence over it.
     """
-    path = resolve(name_or_path)
-    file = path
-    if path.is_dir():
-        file = path / WEIGHTS_FILE
-        if not file.exists():
-            raise CheckpointError(f"{path}: holds no {WEIGHTS_FILE}; give the folder or file of the weights.")
-        if config is None and (path / CONFIG_FILE).exists():
-            config = EfficientLoFTRConfig.from_pretrained(path)
+    file, config = _locate(name_or_path, config)
     state = read_state(file)
-    config = config or infer_config(state, str(file))
-    model = EfficientLoFTRForKeypointMatching(config.replace(**overrides) if overrides else config)
+    model = _build(state, config, overrides, str(file))
     load_strictly(model, state, str(file))
     return model.eval()
 
@@ -260,22 +268,19 @@ def load_base_model(
     name_or_path: str | Path, config: EfficientLoFTRConfig | None = None, **overrides: Any
 ) -> EfficientLoFTRModel:
     """Backbone and transformer of what `load_model` reads, or of weights that hold no more than these."""
-    path = resolve(name_or_path)
-    file = path / WEIGHTS_FILE if path.is_dir() else path
-    state = read_state(file) if file.exists() else {}
-    if not any(name.startswith("backbone.stages.") for name in state):
-        return load_model(path, config, **overrides).efficientloftr
-    state = {f"efficientloftr.{name}": value for name, value in state.items()}
-    if config is None and path.is_dir() and (path / CONFIG_FILE).exists():
-        config = EfficientLoFTRConfig.from_pretrained(path)
-    config = config or infer_config(state, str(file))
-    whole = EfficientLoFTRForKeypointMatching(config.replace(**overrides) if overrides else config)
-    refinement = {name: value for name, value in whole.state_dict().items() if name.startswith("refinement_layer.")}
-    load_strictly(whole, {**state, **refinement}, str(file))
-    return whole.eval().efficientloftr
+    file, config = _locate(name_or_path, config)
+    state = read_state(file)
+    base_alone = any(name.startswith("backbone.stages.") for name in state)
+    if base_alone:
+        state = {f"efficientloftr.{name}": value for name, value in state.items()}
+    model = _build(state, config, overrides, str(file))
+    if base_alone:
+        state |= {name: value for name, value in model.state_dict().items() if name.startswith("refinement_layer.")}
+    load_strictly(model, state, str(file))
+    return model.eval().efficientloftr
 
 
-def save_model(model: EfficientLoFTRForKeypointMatching | EfficientLoFTRModel, folder: str | Path) -> None:
+def save_model(model: PretrainedModule, folder: str | Path) -> None:
     """Write `config.json` and `model.safetensors` in Hugging Face's format; transformers loads the folder.
 
     Raises CheckpointError for a fused model, whose branches are gone.

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eloftr.coarse_matching import interior, similarity
-from eloftr.fine_matching import _interpolation as interpolation_weights
-from eloftr.fine_matching import refine
+from eloftr.fine_matching import interpolation_weights, refine
 from eloftr.model import EfficientLoFTRForKeypointMatching
 from eloftr.transformer import rotary_table
 

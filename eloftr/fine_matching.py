@@ -27,10 +27,8 @@ from eloftr.config import EfficientLoFTRConfig
 
 WINDOW = 8  # pixels of a coarse cell, and of the window around it
 RING = WINDOW + 2  # image 1's window carries one more pixel on each side, for the 3×3 of the second stage
-SAMPLES = {
-    False: range(-1, 5),
-    True: range(-3, 4),
-}  # of the half-resolution map that a ring interpolates, by `centered`
+# Samples of the half-resolution map that a ring interpolates, per axis, by `centered`.
+SAMPLES = {False: range(-1, 5), True: range(-3, 4)}
 CHUNK = 1024  # matches refined at a time: bounds memory (M·64·100 floats) and stays in cache
 
 
@@ -83,7 +81,7 @@ class FineFusion(nn.Module):
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # weights made while matching must serve training too
-def _interpolation(centered: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
+def interpolation_weights(centered: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(RING, len(SAMPLES)) weights of bilinear up-sampling by two: full-resolution pixel p − 1 of a cell from
     half-resolution samples around it. Pixel p lies at p/2 − 0.25 of them, or three pixels before when centred."""
     position = (torch.arange(RING, dtype=torch.float64) - 1) / 2 - (1.75 if centered else 0.25)
@@ -103,7 +101,7 @@ def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool) -> Tensor:
     rows = (row[:, None] + steps).clamp(0, height - 1)
     columns = (column[:, None] + steps).clamp(0, width - 1)
     patches = fused.permute(0, 2, 3, 1)[pair[:, None, None], rows[:, :, None], columns[:, None, :]]
-    weights = _interpolation(centered, fused.device, fused.dtype)
+    weights = interpolation_weights(centered, fused.device, fused.dtype)
     patches = torch.einsum("pr,mrsc->mpsc", weights, patches)
     patches = torch.einsum("qs,mpsc->mpqc", weights, patches)
     edge = torch.arange(-1, RING - 1, device=fused.device) - (WINDOW // 2 if centered else 0)
@@ -112,9 +110,15 @@ def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool) -> Tensor:
     return patches * (inside_y[:, :, None] & inside_x[:, None, :])[..., None]
 
 
-def window_similarities(window0: Tensor, ring1: Tensor, slice_dim: int) -> tuple[Tensor, Tensor]:
-    """Similarities (M, 64, 100) float32 of the two stages: all but the last `slice_dim` channels, and those alone."""
-    channels = window0.shape[-1]
+def window_similarities(
+    fused0: Tensor, fused1: Tensor, cells: Tensor, config: EfficientLoFTRConfig
+) -> tuple[Tensor, Tensor]:
+    """Similarities (M, 64, 100) float32 of the two stages, of the window of cell 0 and the ring of cell 1 of `cells`
+    (M, 3): of all but the last `fine_matching_slice_dim` channels of the fused maps, and of those alone."""
+    pair, cell0, cell1 = cells.unbind(1)
+    window0 = rings(fused0, pair, cell0, config.fine_matching_centered)[:, 1:-1, 1:-1].flatten(1, 2)
+    ring1 = rings(fused1, pair, cell1, config.fine_matching_centered).flatten(1, 2)
+    channels, slice_dim = window0.shape[-1], config.fine_matching_slice_dim
     first0, second0 = window0.split([channels - slice_dim, slice_dim], dim=-1)
     first1, second1 = ring1.split([channels - slice_dim, slice_dim], dim=-1)
     scale = channels**-0.5
@@ -164,10 +168,9 @@ def refine(fused0: Tensor, fused1: Tensor, cells: Tensor, config: EfficientLoFTR
     by the expectation over its 3×3 neighbours.
     """
     keypoints0, keypoints1 = [fused0.new_empty(0, 2).float()], [fused0.new_empty(0, 2).float()]
-    for pair, cell0, cell1 in (chunk.unbind(1) for chunk in cells.split(CHUNK)):
-        window0 = rings(fused0, pair, cell0, config.fine_matching_centered)[:, 1:-1, 1:-1].flatten(1, 2)
-        ring1 = rings(fused1, pair, cell1, config.fine_matching_centered).flatten(1, 2)
-        first, second = window_similarities(window0, ring1, config.fine_matching_slice_dim)
+    for chunk in cells.split(CHUNK):
+        _, cell0, cell1 = chunk.unbind(1)
+        first, second = window_similarities(fused0, fused1, chunk, config)
         best = first_stage_log_probability(first).flatten(1).argmax(1)
         pixel0, pixel1 = best // WINDOW**2, best % WINDOW**2
         match = torch.arange(len(cell0), device=cell0.device)

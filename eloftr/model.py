@@ -9,6 +9,7 @@ named outputs out. Module and parameter names follow that port, so its weights a
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from eloftr.coarse_matching import match_coarse
 from eloftr.config import DEFAULT_INITIALIZER_RANGE, EfficientLoFTRConfig
 from eloftr.fine_matching import FineFusion, refine
 from eloftr.outputs import BackboneOutput, EfficientLoFTRKeypointMatchingOutput
-from eloftr.recording import recording
+from eloftr.recording import Recording, recording
 from eloftr.transformer import LocalFeatureTransformer
 
 
@@ -119,9 +120,22 @@ class PretrainedModule(nn.Module):
         as_object = self.config.return_dict if return_dict is None else return_dict
         return output if as_object else output.to_tuple()
 
+    def _watched(
+        self, base: EfficientLoFTRModel, attentions: bool | None, hidden_states: bool | None
+    ) -> AbstractContextManager[Recording]:
+        """The base's next forward pass, recorded as asked, or for None as the configuration says."""
+        config = self.config
+        return recording(
+            base,
+            config.output_hidden_states if hidden_states is None else hidden_states,
+            config.output_attentions if attentions is None else attentions,
+        )
 
-def _chosen(argument: bool | None, default: bool) -> bool:
-    return default if argument is None else argument
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`; transformers loads the folder too. Refused for a fused model."""
+        from eloftr.checkpoint import save_model
+
+        save_model(self, folder)
 
 
 class EfficientLoFTRModel(PretrainedModule):
@@ -146,9 +160,7 @@ class EfficientLoFTRModel(PretrainedModule):
         None takes the configuration's choice. Raises ValueError for another shape.
         """
         images = self._stacked(pixel_values)
-        states = _chosen(output_hidden_states, self.config.output_hidden_states)
-        attentions = _chosen(output_attentions, self.config.output_attentions)
-        with recording(self, states, attentions) as seen:
+        with self._watched(self, output_attentions, output_hidden_states) as seen:
             half, quarter, coarse = self.backbone(images)
             encoded = self.local_feature_transformer.encode(coarse)
             transformed = torch.stack(self.local_feature_transformer(encoded[0::2], encoded[1::2]), dim=1)
@@ -168,12 +180,6 @@ class EfficientLoFTRModel(PretrainedModule):
         from eloftr.checkpoint import load_base_model
 
         return load_base_model(name_or_path, config, **overrides).to(dtype or torch.float32)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`. Raises CheckpointError for a fused model."""
-        from eloftr.checkpoint import save_model
-
-        save_model(self, folder)
 
 
 class EfficientLoFTRForKeypointMatching(PretrainedModule):
@@ -204,12 +210,6 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule):
         from eloftr.checkpoint import load_model
 
         return load_model(name_or_path, config, **overrides).to(dtype or torch.float32)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`; transformers loads the folder too. Refused for a fused model."""
-        from eloftr.checkpoint import save_model
-
-        save_model(self, folder)
 
     def fuse(self) -> EfficientLoFTRForKeypointMatching:
         """Fold branches and batch norms into single convolutions, in place; changes no result. For inference only."""
@@ -264,9 +264,7 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule):
         images = self._stacked(pixel_values)
         loss = None if labels is None else self._loss(images, labels)
         training = self.training
-        states = _chosen(output_hidden_states, self.config.output_hidden_states)
-        attentions = _chosen(output_attentions, self.config.output_attentions)
-        with recording(self.efficientloftr, states, attentions) as seen:
+        with self._watched(self.efficientloftr, output_attentions, output_hidden_states) as seen:
             if labels is None:
                 features = self.encode(images)
                 found = self.match(features[0::2], features[1::2])

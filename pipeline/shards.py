@@ -57,7 +57,7 @@ def plan_shards(pairs: np.ndarray, max_images: int = 128, max_pairs: int = 1024)
     heights = sorted({1, max(1, min(math.isqrt(max_pairs), max_images // 2)), max_images // 2})
     by_name = np.arange(len(images))
     plans = [_cut(compact, by_name, height, max_images, max_pairs) for height in heights]
-    if min(plan.encodes for plan in plans) > GOOD_ENOUGH * _lower_bound(len(images), len(pairs), max_images, max_pairs):
+    if min(plan.encodes for plan in plans) > GOOD_ENOUGH * lower_bound(len(images), len(pairs), max_images, max_pairs):
         rank = _cluster(compact, len(images))
         plans += [_cut(compact, rank, height, max_images, max_pairs) for height in heights]
     best = min(plans, key=lambda plan: plan.encodes)
@@ -100,7 +100,7 @@ class _Plan(NamedTuple):
     cuts: list[int]  # where in that order shards start and the last one ends
 
 
-def _lower_bound(images: int, pairs: int, max_images: int, max_pairs: int) -> float:
+def lower_bound(images: int, pairs: int, max_images: int, max_pairs: int) -> float:
     """Encodes that no plan gets below: each image once, and no shard denser than all pairs of its images."""
     clique = min(max_images, math.ceil((1 + math.sqrt(1 + 8 * max_pairs)) / 2))
     return max(images, pairs * clique / min(max_pairs, clique * (clique - 1) // 2))

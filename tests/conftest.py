@@ -1,9 +1,15 @@
-"""Where the photographs and reference files are, and a matcher with the bundled weights."""
+"""Where the photographs and reference files are; servers on loopback."""
 
 from __future__ import annotations
 
+import functools
+import http.server
 import importlib.util
 import os
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,6 +50,45 @@ def reference_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("reference") / "reference.safetensors"
     save_file(module.checkpoint(), path)
     return path
+
+
+@contextmanager
+def _serve(folder: Path) -> Iterator[str]:
+    class Silent(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    handler = functools.partial(Silent, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Callable[[Path], str]]:
+    """Serve a folder over HTTP on loopback: its address."""
+    with ExitStack() as stack:
+        yield lambda folder: stack.enter_context(_serve(folder))
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    """A loopback S3 server with one empty bucket: the storage options that reach it."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"endpoint_url": f"http://{host}:{port}", "key": "hidden-user", "secret": "hidden-password"}
+    import fsspec
+
+    # All servers of a process share their buckets: begin with none, whatever ran before.
+    reset = urllib.request.Request(f"{options['endpoint_url']}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset).close()
+    fsspec.filesystem("s3", **options).mkdir("bucket")
+    yield options
+    server.stop()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,4 +1,4 @@
-"""Small photographs for tests, made of random texture, and a run's shards matched one after the other without Ray."""
+"""Small photographs for tests, made of random texture."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-
-from pipeline.matching import MatchShard, ReadShard
-from pipeline.run import FinishShard, Run
-from pipeline.schemas import unragged
 
 SIZE = (320, 240)
 
@@ -55,15 +51,3 @@ def write_views(folder: Path, count: int, size: tuple[int, int] = SIZE, seed: in
     for name, view in zip(names, views(count, size, seed), strict=True):
         view.save(folder / name, quality=92)
     return names
-
-
-def match_without_ray(run: Run) -> None:
-    """What `dataflow.execute` does, as a loop over the shards that are not done."""
-    read = ReadShard(run.source, run.options.limits, run.options.matching.long_side)
-    match = MatchShard(run.model, run.options.matching)
-    finish = FinishShard(run.folder, run.options.verification)
-    pending = run.pending()
-    run.begin()
-    columns = (pending["shard"].to_pylist(), pending["images"].to_pylist(), unragged(pending["pairs"]))
-    for shard, names, pairs in zip(*columns, strict=True):
-        finish(match(read(shard, names, pairs)))

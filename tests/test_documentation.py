@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pytest
-from pictures import match_without_ray, views, write_views
+from pictures import views, write_views
 from synthetic_run import Scene
 from test_house import MODULES, RANKS
 
+from benchmarks.pipeline import match_without_ray
 from eloftr import load_model
 from eloftr.config import EfficientLoFTRConfig
 from eloftr.training.losses import ALPHA, GAMMA, WEIGHTS

@@ -19,7 +19,6 @@ from eloftr.fine_matching import (
     WINDOW,
     first_stage_log_probability,
     position,
-    rings,
     second_stage_offset,
     window_similarities,
 )
@@ -161,10 +160,7 @@ def compute_losses(
     scores = similarity(coarse0.float(), coarse1.float(), config.coarse_matching_temperature)
     windows = sample_windows(cells, height, width, generator)
     fused0, fused1 = fused.float().split(batch)
-    pair, cell0, cell1 = windows.unbind(1)
-    window0 = rings(fused0, pair, cell0, config.fine_matching_centered)[:, 1:-1, 1:-1].flatten(1, 2)
-    ring1 = rings(fused1, pair, cell1, config.fine_matching_centered).flatten(1, 2)
-    first, second = window_similarities(window0, ring1, config.fine_matching_slice_dim)
+    first, second = window_similarities(fused0, fused1, windows, config)
     window, pixel0, pixel1, offset = true_pixels(windows, flow, visible)
     log_probability = first_stage_log_probability(first)
     likelihood = log_probability[window, pixel0, pixel1]

@@ -6,12 +6,9 @@ files, served on loopback, that of the examples' images.
 
 from __future__ import annotations
 
-import functools
-import http.server
 import os
 import re
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -32,21 +29,13 @@ FIRST = {"98169888", "78916675"}  # numbers of the examples' first images
 
 
 @pytest.fixture(scope="module")
-def address(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(reference: Path, served: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("examples")
     with np.load(reference / "shift.npz") as arrays:
         for name in ("image0", "image1"):
             Image.fromarray(arrays[name].squeeze()).convert("RGB").save(folder / f"{name}.png")
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    return served(folder)
 
 
 def examples(page: str, address: str) -> list[str]:

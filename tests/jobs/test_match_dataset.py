@@ -26,9 +26,10 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
-from pictures import match_without_ray, views
+from pictures import views
 from PIL import Image
 
+from benchmarks.pipeline import match_without_ray
 from jobs.match_dataset import main
 from pipeline.matching import MatchingOptions
 from pipeline.run import Run, RunOptions

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pictures import match_without_ray, write_views
+from pictures import write_views
 
+from benchmarks.pipeline import match_without_ray
 from eloftr.checkpoint import CheckpointError, load_model, save_model
 from pipeline.images import ImageLimits
 from pipeline.matching import MatchedShard, MatchingOptions
@@ -284,22 +284,6 @@ def test_what_is_wrong_with_a_pair_list_becomes_rows_and_counts(photos: Path, tm
         assert summary["failed"] == {"malformed_line": 1, "self_pair": 1, "unknown_image": 1}
         assert (summary["duplicate_pairs"], summary["planned_pairs"], summary["pairs"]) == (2, 2, 2)
         assert summary["failed_images"] == {}
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, Any]]:
-    """A loopback S3 server with one bucket: the storage options that reach it."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    moto = pytest.importorskip("moto.server", reason="moto is not installed")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"endpoint_url": f"http://{host}:{port}", "key": "hidden-user", "secret": "hidden-password"}
-    import fsspec
-
-    fsspec.filesystem("s3", **options).mkdir("bucket")
-    yield options
-    server.stop()
 
 
 def test_credentials_are_written_nowhere(photos: Path, s3: dict[str, Any], tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -31,25 +30,6 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     if request.param == "s3":
         return Folder(f"s3://bucket/{name}", request.getfixturevalue("s3"), pause=0.01)
     return Folder({"local": "", "file": "file://", "memory": "memory:/"}[request.param] + str(tmp_path / name))
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, str]]:
-    """A loopback S3 server with one bucket: the storage options that reach it."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    moto = pytest.importorskip("moto.server", reason="moto is not installed")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"endpoint_url": f"http://{host}:{port}", "key": "user", "secret": "hidden"}
-    import fsspec
-
-    # All servers of a process share their buckets: begin with none, whatever ran before.
-    reset = urllib.request.Request(f"{options['endpoint_url']}/moto-api/reset", method="POST")
-    urllib.request.urlopen(reset).close()
-    fsspec.filesystem("s3", **options).mkdir("bucket")
-    yield options
-    server.stop()
 
 
 def test_published_files_are_listed_and_read_back(folder: Folder) -> None:
