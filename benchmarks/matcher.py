@@ -80,7 +80,7 @@ def windows(folder: Path | None, height: int, width: int, what: PairsToMatch) ->
         if len(paths) < what.pictures:
             raise SystemExit(f"{folder} holds {len(paths)} photographs; give a folder of at least {what.pictures}")
         pictures = [photograph(path, height, wide) for path in paths[: what.pictures]]
-    starts = range(0, what.each * what.step, what.step)
+    starts = [what.step * k for k in range(what.each)]
     return np.stack([picture[:, start : start + width] for picture in pictures for start in starts])
 
 

@@ -8,6 +8,7 @@ convolution for inference (Ding et al., RepVGG, CVPR 2021).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -17,7 +18,7 @@ from eloftr.config import EfficientLoFTRConfig
 
 # In place where there is such a form: every input is a sum that nothing else reads, and new memory costs more to be
 # given by the system than the activation itself.
-ACTIVATION = {
+ACTIVATION: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
     "leaky_relu": partial(nn.LeakyReLU, inplace=True),
     "gelu": nn.GELU,
