@@ -23,13 +23,17 @@ UNDERFLOW = 60.0  # float32 holds exp(−60), and terms of a sum that are e²⁷
 
 
 def flatten(features: Tensor) -> Tensor:
-    """(B, C, h, w) → (B, h·w, C), scaled so that products have unit scale and half precision stays in range."""
-    return (features * features.shape[1] ** -0.5).flatten(2).transpose(1, 2)
+    """(B, C, h, w) → (B, h·w, C) float32, scaled so that products have unit scale.
+
+    In float32 whatever the network's type: bfloat16 keeps two digits of a similarity, and where many then tie or cross
+    the softmax loses most matches.
+    """
+    return (features.float() * features.shape[1] ** -0.5).flatten(2).transpose(1, 2)
 
 
 def similarity(features0: Tensor, features1: Tensor, temperature: float) -> Tensor:
     """Scaled dot products (B, L, S), float32, of features (B, C, h, w) and (B, C, h', w')."""
-    return (flatten(features0) @ flatten(features1).transpose(1, 2)).float() / temperature
+    return flatten(features0) @ flatten(features1).transpose(1, 2) / temperature
 
 
 def interior(features: Tensor, border: int) -> Tensor:
@@ -65,8 +69,7 @@ def _tiles(flat0: Tensor, flat1: Tensor, temperature: float) -> Iterator[tuple[s
     unused = flat0.new_empty(1)
     for start in range(0, len(flat0), rows):
         part = slice(start, min(start + rows, len(flat0)))
-        product = torch.addmm(unused, flat0[part], transposed, beta=0, alpha=1 / temperature)
-        yield part, product.float()
+        yield part, torch.addmm(unused, flat0[part], transposed, beta=0, alpha=1 / temperature)
 
 
 def _mutual_nearest(

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pictures import views
 from PIL import Image
 
 import eloftr.coarse_matching as coarse_matching
@@ -129,6 +130,22 @@ def test_fusion_around_matches_equals_that_of_the_whole_image(rows: tuple[int, i
     torch.testing.assert_close(
         position(local, pair, part.shape[3] // 4) + origin, position(cell, pair, whole.shape[3] // 4)
     )
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [("bfloat16", 0.8), ("float16", 0.95)])
+def test_reduced_precision_keeps_most_matches(dtype: str, kept: float) -> None:
+    image0, image1 = (np.asarray(view) for view in views(2, (256, 192)))
+    found = []
+    for number in ("float32", dtype):
+        matcher = load_matcher("small", "cpu", number)
+        features = matcher.encode(np.stack([image0, image1]))
+        with torch.inference_mode():
+            cells = matcher.model.match(features[:1], features[1:]).cells
+        found.append({tuple(cell) for cell in cells.tolist()})
+    exact, reduced = found
+    assert len(exact) > 100
+    assert len(exact & reduced) > kept * len(exact)
+    assert len(exact & reduced) > kept * len(reduced)
 
 
 def test_one_distinct_cell_against_a_blank_image_matches_nothing() -> None:
