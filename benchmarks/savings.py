@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,17 @@ def fold_projection(matcher: Ours) -> None:
             with torch.no_grad():
                 layer.mlp.fc1.weight[:, channels:] @= layer.attention.o_proj.weight
             layer.attention.o_proj = torch.nn.Identity()  # type: ignore[assignment]
+
+
+def compile_network(matcher: Ours) -> None:
+    """torch.compile of the three large networks; they compile when they first run."""
+    network = matcher.matcher.model
+    for module in (
+        network.efficientloftr.backbone,
+        network.efficientloftr.local_feature_transformer,
+        network.refinement_layer,
+    ):
+        module.forward = torch.compile(module.forward, dynamic=False)
 
 
 def pairwise_self_attention(self: transformer.LocalFeatureTransformer, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,6 +156,7 @@ class Variant:
     matcher: type[Ours] = Ours
     prepare: Callable[[Ours], None] = lambda matcher: None
     verdict: str = "kept"
+    counted: bool = True  # whether its operations can be
 
 
 SAVINGS = {  # each taken out
@@ -166,6 +179,11 @@ CANDIDATES = {  # each put in
         [(NETWORK, "encode", mixed_encode), (fine_matching.FusionBlock, "forward", mixed_block)],
         verdict="dropped: a 3×3 an image to save a 1×1 a pair, and encodings of 2.6 times the size",
     ),
+}
+COMPILED = {  # put in too; compiling takes minutes, so not in a quick run
+    "torch.compile": Variant(
+        prepare=compile_network, counted=False, verdict="dropped: every process would compile for minutes first"
+    )
 }
 
 
@@ -197,7 +215,10 @@ class Side:
 
 def compare(product: Side, other: Side, images: np.ndarray, pairs: Pairs, rounds: int) -> dict[str, Any]:
     """Seconds of both by turns, and their operations. Raises SystemExit where they find other numbers of matches."""
-    found = product(images, pairs), other(images, pairs)
+    start = time.perf_counter()
+    first = other(images, pairs)
+    first_seconds = time.perf_counter() - start
+    found = product(images, pairs), first
     if abs(found[0] - found[1]) > 2e-3 * max(found):  # a score at the threshold may fall to either side
         raise SystemExit(f"savings: {found[0]} matches with, {found[1]} without: the variant computes something else")
     device = product.matcher.matcher.device
@@ -210,7 +231,10 @@ def compare(product: Side, other: Side, images: np.ndarray, pairs: Pairs, rounds
         "matches": found[0],
         "seconds": times,
         "factor": statistics.median(ratios),
-        "predicted": other.operations(images, pairs) / product.operations(images, pairs),
+        "first_seconds": first_seconds,
+        "predicted": other.operations(images, pairs) / product.operations(images, pairs)
+        if other.variant.counted
+        else None,
     }
 
 
@@ -233,17 +257,18 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(options.weights) if options.weights else published(Path(scratch))
         product = Side(Variant(), weights, device, dtype)
-        for name, variant in (SAVINGS | CANDIDATES).items():
+        for name, variant in (SAVINGS | CANDIDATES | ({} if options.quick else COMPILED)).items():
             other = Side(variant, weights, device, dtype)
             for which, what in (QUICK_LISTS if options.quick else LISTS).items():
                 images = windows(options.photographs, height, width, what)
                 found = compare(product, other, images, what.pairs, rounds)
-                if name in CANDIDATES:  # the product is the one without
-                    found |= {"factor": 1 / found["factor"], "predicted": 1 / found["predicted"]}
+                if name not in SAVINGS:  # the product is the one without
+                    found |= {"factor": 1 / found["factor"]}
+                    found |= {"predicted": found["predicted"] and 1 / found["predicted"]}
                 rows.append({"saving": name, "list": which, "verdict": variant.verdict, **found})
                 print(
-                    f"{name:30} {which:12} predicted {found['predicted']:5.2f}  measured {found['factor']:5.2f}  "
-                    f"{variant.verdict}",
+                    f"{name:30} {which:12} predicted {found['predicted'] or float('nan'):5.2f}  "
+                    f"measured {found['factor']:5.2f}  first run {found['first_seconds']:6.1f} s  {variant.verdict}",
                     flush=True,
                 )
         results = {"environment": environment(options), "size": [width, height], "rows": rows}

@@ -74,7 +74,9 @@ class Matcher:
     @torch.inference_mode()
     def encode(self, images: np.ndarray | Tensor) -> ImageFeatures:
         """uint8 (B, H, W), H and W multiples of 32 → features of the B images, on the matcher's device."""
-        pixels = torch.tensor(images) if isinstance(images, np.ndarray) else images
+        # From pinned memory the copy to a GPU goes on beside its work.
+        pinned = self.device.type == "cuda"
+        pixels = torch.tensor(images, pin_memory=pinned) if isinstance(images, np.ndarray) else images
         pixels = pixels.to(self.device, non_blocking=True)[:, None].to(self.dtype).div_(255)
         return self.model.encode(pixels.contiguous(memory_format=torch.channels_last))
 
