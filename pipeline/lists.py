@@ -127,11 +127,6 @@ def sample(found: PairList, count: int, seed: int = 0, best: bool = False) -> Pa
     return _kept(found, kept, found.failures)
 
 
-def above(found: PairList, score: float) -> PairList:
-    """The pairs of a list whose score is at least `score`."""
-    return _kept(found, _scores(found) >= score, found.failures)
-
-
 def of_pairs(
     first: np.ndarray, second: np.ndarray, scores: np.ndarray | None = None, failures: pa.Table | None = None
 ) -> PairList:
@@ -142,8 +137,7 @@ def of_pairs(
 
 
 def _kept(found: PairList, kept: np.ndarray, failures: pa.Table) -> PairList:
-    scores = None if found.scores is None else found.scores[kept]
-    return PairList(found.pairs[kept], scores, failures, found.duplicates)
+    return PairList(found.pairs[kept], _or_none(_scores(found)[kept]), failures, found.duplicates)
 
 
 def _keys(found: PairList) -> np.ndarray:

@@ -18,7 +18,7 @@ RANKS = [
     {"storage", "report"},
     {"images", "pairs", "shards", "verification", "keypoints", "demo_scene"},
     {"matching", "spool", "descriptors", "lists"},
-    {"run", "colmap", "sequences"},
+    {"run", "colmap", "sequences", "positions", "covisibility", "plan_options"},
     {"dataflow", "reconstruction", "planning"},
 ]
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
