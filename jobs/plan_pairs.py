@@ -27,8 +27,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             name, help=what, description=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
         for option in options.split():
-            required = {"required": True} if option.startswith("!") else {}
-            command.add_argument(option.lstrip("!"), **OPTIONS[option.lstrip("!")], **required)
+            plain = option.lstrip("!")
+            command.add_argument(plain, **OPTIONS[plain] | ({"required": True} if plain != option else {}))
     return parser.parse_args(arguments)
 
 

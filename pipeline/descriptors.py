@@ -224,6 +224,7 @@ def read_descriptors(
     """
     folder, name = Folder.of_file(url, options)
     kind = check_ending(name)
+    listed: list[str] | None
     try:
         if kind == ".parquet":
             listed, vectors = _of_table(folder.read_table(name), name)

@@ -101,7 +101,8 @@ def read_lists(
 def union(lists: Sequence[PairList]) -> PairList:
     """Every pair of any of the lists, with its highest score. duplicates: also those between lists."""
     pairs = np.concatenate([found.pairs for found in lists])
-    joined, scores, repeated = canonical(*pairs.T, np.concatenate([_scores(found) for found in lists]))
+    scores = np.concatenate([_scores(found) for found in lists])
+    joined, scores, repeated = canonical(pairs[:, 0], pairs[:, 1], scores)
     failures = pa.concat_tables([found.failures for found in lists])
     return PairList(joined, _or_none(scores), failures, repeated + sum(found.duplicates for found in lists))
 

@@ -169,7 +169,8 @@ def neighbours(positions: Positions, nearest: int | None = None, radius: float |
         raise PairListError("give how many nearest images are wanted (1 or more), a radius in metres above 0, or both.")
     count = len(positions.names)
     if count < 2:
-        return of_pairs(*np.empty((2, 0), np.int64), failures=positions.failures)
+        nobody = np.empty(0, np.int64)
+        return of_pairs(nobody, nobody, failures=positions.failures)
     tree = cKDTree(positions.metres)
     if nearest is None:
         pairs = (int(tree.count_neighbors(tree, radius)) - count) // 2
