@@ -285,7 +285,7 @@ def plan_text(names: Names, found: PairList) -> str:
         known = found.scores[~np.isnan(found.scores)]
         lines.append(("scores", f"{known.min():.4g} to {known.max():.4g}, median {np.median(known):.4g}"))
     if found.duplicates:
-        lines.append(("repeated", f"{found.duplicates:,} pairs, written once"))
+        lines.append(("repeated", f"{found.duplicates:,}, written once"))
     lines += unusable(found.failures)
     return report(lines)
 

@@ -144,7 +144,7 @@ def test_lists_are_joined_cut_and_sampled(tmp_path: Path, capsys: pytest.Capture
     printed = plan(capsys, "union", one, two, "--output", output)
     assert names_in(output) == [("a", "b"), ("b", "c"), ("c", "d")]
     assert pq.read_table(output)["score"].to_pylist() == [0.75, None, None]
-    assert printed["repeated"] == "1 pairs, written once"
+    assert printed["repeated"] == "1, written once"
     assert printed["unusable"].startswith("1 self_pair (c: line 3 of one.txt")
     plan(capsys, "minus", output, two, "--output", tmp_path / "rest.txt")
     assert (tmp_path / "rest.txt").read_text() == "b c\n"
