@@ -14,6 +14,7 @@ import pickle
 import signal
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ import ray.data
 
 from pipeline.matching import MatchingOptions, MatchShard, ReadShard
 from pipeline.progress import Progress
+from pipeline.reranking import RerankOptions, rerank
 from pipeline.run import FinishShard, Run, RunError, RunOptions
 from pipeline.schemas import unragged
 from pipeline.storage import StorageError
@@ -170,10 +172,13 @@ def execute(run: Run, progress: Progress, pending: pa.Table, actors: int | None 
         progress.close()
 
 
-def match_dataset(options: RunOptions, *, dry_run: bool = False, actors: int | None = None) -> dict[str, Any]:
+def match_dataset(
+    options: RunOptions, *, dry_run: bool = False, actors: int | None = None, keep_ray: bool = False
+) -> dict[str, Any]:
     """The main job: plan, match what is not done yet, write and return the summary; only the plan of a dry run.
 
-    Whatever is wrong with the arguments is raised before any work, see `Run`.
+    keep_ray: leave Ray running, for another run of this process. Whatever is wrong with the arguments is raised before
+    any work, see `Run`.
     """
     started = time.monotonic()
     if actors is not None and actors < 1:
@@ -197,7 +202,8 @@ def match_dataset(options: RunOptions, *, dry_run: bool = False, actors: int | N
         try:
             execute(run, Progress(pairs), todo, actors)
         finally:
-            ray.shutdown()
+            if not keep_ray:
+                ray.shutdown()
     seconds = time.monotonic() - started
     session = {
         "pairs": pairs,
@@ -206,3 +212,11 @@ def match_dataset(options: RunOptions, *, dry_run: bool = False, actors: int | N
         "pairs_per_second": round(pairs / seconds, 2),
     }
     return run.finish({"session": session})
+
+
+def rerank_candidates(options: RerankOptions, *, actors: int | None = None) -> dict[str, Any]:
+    """The reranking job, all its rounds on one Ray; see `reranking.rerank`."""
+    try:
+        return rerank(options, partial(match_dataset, actors=actors, keep_ray=True))
+    finally:
+        ray.shutdown()

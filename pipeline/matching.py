@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from eloftr.resizing import to_original
-from pipeline.images import ImageError, ImageLimits, read_image
+from pipeline.images import Folders, ImageError, ImageLimits, read_image
 from pipeline.schemas import FAILURES, IMAGES, MATCHES, ragged
 from pipeline.storage import Folder
 
@@ -84,7 +84,7 @@ class MatchedShard:
 class ReadShard:
     """Read and decode every image of a shard, at the shape the network wants. CPU only."""
 
-    def __init__(self, folder: Folder, limits: ImageLimits, long_side: int) -> None:
+    def __init__(self, folder: Folder | Folders, limits: ImageLimits, long_side: int) -> None:
         self.folder = folder
         self.limits = limits
         self.long_side = long_side

@@ -113,15 +113,20 @@ def read_pairs(url: str | os.PathLike[str], names: Sequence[str], options: dict[
         raise PairListError(f"{name}: is no pair list by its ending; give a .txt, .csv or .parquet file.")
     try:
         if kind == ".parquet":
-            return _collected(_parquet_rows(folder.read_table(name), name), known, "row", name)
+            return _collected(table_rows(folder.read_table(name), name), known, "row", name)
         text = folder.read_bytes(name).decode("utf-8-sig", errors="replace")
-        return _collected(_text_rows(text, comma=kind == ".csv"), known, "line", name)
+        return _collected(text_rows(text, comma=kind == ".csv"), known, "line", name)
     except (StorageError, OSError) as error:
         raise PairListError(f"{folder.shown}/{name}: cannot be read ({error}); check the path.") from error
 
 
-def _text_rows(text: str, comma: bool) -> Iterator[pa.Table]:
-    """Lines → tables of ROWS."""
+def check_pairs(table: pa.Table, names: Sequence[str]) -> PairList:
+    """A table of PAIRS in memory, checked against the sorted names of the images as `read_pairs` does."""
+    return _collected(table_rows(table, "pairs"), pa.array(names, pa.string()), "row", "pairs")
+
+
+def text_rows(text: str, comma: bool) -> Iterator[pa.Table]:
+    """Lines → tables of ROWS, each line in its place; see `read_pairs` for what a line may be."""
     lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten()
     lines = pc.utf8_trim_whitespace(lines)
     numbers = pa.array(np.arange(1, len(lines) + 1))
@@ -150,8 +155,8 @@ def _split(lines: pa.Array, numbers: pa.Array, pattern: str) -> pa.Table:
     return pa.Table.from_arrays([numbers, *sides, score, lines], schema=ROWS)
 
 
-def _parquet_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
-    """A table of PAIRS, or of its columns in other types → tables of ROWS."""
+def table_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
+    """A table of PAIRS, or of its columns in other types → tables of ROWS; name: of its file, for the error."""
     try:
         images = [table[column].cast(pa.string()) for column in ("image0", "image1")]
         has_score = "score" in table.column_names

@@ -27,9 +27,9 @@ import pyarrow.compute as pc
 
 from eloftr.resizing import resize
 from pipeline import schemas
-from pipeline.images import PREPROCESSING, ImageLimits, bucket, list_images
+from pipeline.images import PREPROCESSING, Folders, ImageLimits, bucket, image_source, list_images
 from pipeline.matching import MatchedShard, MatchingOptions
-from pipeline.pairs import PairList, exhaustive, read_pairs
+from pipeline.pairs import PairList, check_pairs, exhaustive, read_pairs
 from pipeline.progress import duration
 from pipeline.shards import encodes, plan_shards, shards_table
 from pipeline.storage import Folder, redacted
@@ -54,14 +54,15 @@ class RunError(Exception):
 class RunOptions:
     """What a run is asked to do.
 
-    images, output: local folder or fsspec URL. pairs: a pair list, or None for all pairs.
+    images, output: local folder or fsspec URL; several folders of images by label, see `Folders`.
+    pairs: a pair list, its table of PAIRS, or None for all pairs.
     weights: as for `load_matcher`, also an fsspec URL. threshold: lowest score, None for the weights' own.
     max_images, max_pairs: of a shard; None chooses by device.
     """
 
-    images: str
+    images: str | dict[str, str]
     output: str
-    pairs: str | None = None
+    pairs: str | pa.Table | None = None
     weights: str = "small"
     variant: str = "full"
     threshold: float | None = None
@@ -130,13 +131,15 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def make_plan(options: RunOptions, source: Folder, device: str) -> Plan:
+def make_plan(options: RunOptions, source: Folder | Folders, device: str) -> Plan:
     """List the images, read or make the pairs, cut them into shards."""
     names = list_images(source)
     if len(names) < 2:
         raise RunError(f"{source.shown}: holds {len(names)} photographs, and a pair needs two; check the path.")
     if options.pairs is None:
         pairs = PairList(exhaustive(len(names)), None, schemas.FAILURES.empty_table(), 0)
+    elif isinstance(options.pairs, pa.Table):
+        pairs = check_pairs(options.pairs, names)
     else:
         pairs = read_pairs(options.pairs, names, options.storage)
         if not len(pairs.pairs):
@@ -159,9 +162,10 @@ class Run:
         from eloftr.matcher import configure
 
         self.options = options
-        self.source = Folder(options.images, options.storage)
+        self.source = image_source(options.images, options.storage)
         self.folder = Folder(options.output, options.storage)
-        if _place(self.folder).startswith(_place(self.source)):
+        sources = self.source.parts.values() if isinstance(self.source, Folders) else [self.source]
+        if any(place(self.folder).startswith(place(source)) for source in sources):
             raise RunError(f"{self.folder.shown}: lies inside the folder of the images; give another --output.")
         self.model = load_weights(options.weights, options.storage)
         configure(self.model.config, options.variant, options.threshold)
@@ -340,7 +344,7 @@ class FinishShard:
         return done
 
 
-def _place(folder: Folder) -> str:
+def place(folder: Folder) -> str:
     """What tells whether one folder lies inside another: real path or URL, ending in one slash."""
     return (os.path.realpath(folder.path()) if folder.local else folder.url).rstrip("/") + "/"
 

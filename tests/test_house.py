@@ -14,11 +14,12 @@ MODULES = sorted(path for top in ("eloftr", "pipeline", "jobs", "benchmarks") fo
 HEAVY = {"ray", "pyarrow", "pycolmap", "fsspec", "transformers", "cv2"}
 # Within pipeline/, a module may import those of lower rank; see the table of docs/design.md.
 RANKS = [
-    {"schemas", "progress", "drawing"},
+    {"schemas", "progress", "drawing", "evaluation"},
     {"storage", "report"},
     {"images", "pairs", "shards", "verification", "keypoints", "demo_scene"},
-    {"matching", "spool"},
-    {"run", "colmap"},
+    {"matching", "spool", "candidates"},
+    {"run", "colmap", "ranking"},
+    {"reranking"},
     {"dataflow", "reconstruction"},
 ]
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
