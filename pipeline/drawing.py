@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -75,7 +76,7 @@ def draw_matches(
 def draw_ranking(
     query: np.ndarray | Image.Image | None,
     title: str,
-    rows: dict[str, list[tuple[np.ndarray | Image.Image | None, str, str, bool | None]]],
+    rows: Mapping[str, Sequence[tuple[np.ndarray | Image.Image | None, str, str, bool | None]]],
     cell: tuple[int, int] = (220, 165),
 ) -> Image.Image:
     """A query on the left, and on the right its candidates in several orders, a row each.

@@ -31,11 +31,11 @@ from pipeline.candidates import Candidates, read_candidates, read_truth, trec_ru
 from pipeline.drawing import draw_ranking
 from pipeline.evaluation import judge, measured
 from pipeline.images import ImageError, decode_image, image_source, list_images
-from pipeline.pairs import pairs_table
+from pipeline.pairs import PairListError, pairs_table
 from pipeline.ranking import SCORES, Order, Support, decided, order, pair_keys, pair_scores, saturated, support
-from pipeline.run import RunError, RunOptions, place
+from pipeline.run import RunOptions, place
 from pipeline.schemas import QUERIES, RANKING
-from pipeline.storage import Folder, StorageError
+from pipeline.storage import Folder, StorageError, redacted
 
 ROUND = 5  # candidates a query in the first round
 DRAWN = 6  # candidates of a drawn query
@@ -84,7 +84,7 @@ Matcher = Callable[[RunOptions], dict[str, Any]]  # the main job: its options â†
 
 
 class _Task:
-    """What is asked, read and checked: candidates, truth, and the key of every candidate's pair."""
+    """What is asked, read and checked: candidates, truth, and pairs (N,) the key of every candidate's, âˆ’1 for none."""
 
     def __init__(self, options: RerankOptions) -> None:
         run = options.run
@@ -107,26 +107,31 @@ class _Task:
         self.candidates = read_candidates(options.candidates, known["query"], known["database"], same, run.storage)
         names = (self.candidates.query, self.candidates.candidate)
         sides = (_joined(start, side) for start, side in zip(prefix.values(), names, strict=True))
-        self.pairs = pair_keys(self.names, *sides)
+        self.longest = min(options.budget or len(self.candidates.rank), int(self.candidates.rank.max()))
+        # Beyond the budget a candidate has no pair, even where another query asks for the same one: what a query is
+        # reranked by must not depend on how far the others got.
+        self.pairs = np.where(self.candidates.rank <= self.longest, pair_keys(self.names, *sides), -1)
         self.query = np.cumsum(self.candidates.rank == 1) - 1
-        self.true, self.positives, self.others = np.zeros(len(self.pairs), bool), None, 0
+        self.true = np.zeros(len(self.pairs), bool)  # of every candidate
+        self.positives: np.ndarray | None = None  # (Q,) true images of every query, None without a truth
+        self.others = 0  # queries of the truth without candidates
         if options.truth is not None:
             truth = read_truth(options.truth, run.storage)
-            self._judge_by(truth.filter(pc.invert(same(truth["query"], truth["candidate"]))))
+            self._judge_by(options.truth, truth.filter(pc.invert(same(truth["query"], truth["candidate"]))))
 
     @property
     def queries(self) -> pa.Array:
         """(Q,) names of the queries."""
         return self.candidates.query.take(pa.array(self.candidates.starts[:-1]))
 
-    def _judge_by(self, truth: pa.Table) -> None:
+    def _judge_by(self, name: str, truth: pa.Table) -> None:
         counts = truth.group_by("query").aggregate([("candidate", "count")])
         at = pc.index_in(self.queries, value_set=counts["query"].combine_chunks())
-        self.positives = pc.fill_null(counts["candidate_count"].combine_chunks().take(at), 0).to_numpy()
-        self.others = counts.num_rows - int((self.positives > 0).sum())
-        if not self.positives.any():
+        positives = pc.fill_null(counts["candidate_count"].combine_chunks().take(at), 0).to_numpy()
+        self.positives, self.others = positives, counts.num_rows - int((positives > 0).sum())
+        if not positives.any():
             example = self.queries[0].as_py()
-            raise RunError(f"{self.options.truth}: names none of the queries, {example} for one; check their names.")
+            raise PairListError(f"{redacted(name)}: names none of the queries, {example} for one; check their names.")
         keys = (
             pc.binary_join_element_wise(*sides, "\n")
             for sides in ((self.candidates.query, self.candidates.candidate), (truth["query"], truth["candidate"]))
@@ -157,15 +162,13 @@ def rerank(options: RerankOptions, match: Matcher, say: Callable[[str], None] = 
     started = time.monotonic()
     task = _Task(options)
     candidates, folder = task.candidates, Folder(options.run.output, options.run.storage)
-    longest = int(candidates.rank.max())
-    within = candidates.rank <= (options.budget or longest)
-    asked = np.unique(task.pairs[within & (task.pairs >= 0)])
+    asked = np.unique(task.pairs[task.pairs >= 0])
     found, tables = support(candidates, task.pairs, None), []
     session: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     history = []
-    for number, size in enumerate(round_sizes(min(options.budget or longest, longest), options.top is not None)):
-        wanted = within & (candidates.rank <= size) & (task.pairs >= 0) & ~found.known
+    for number, size in enumerate(round_sizes(task.longest, options.top is not None)):
+        wanted = (candidates.rank <= size) & (task.pairs >= 0) & ~found.known
         if options.top is not None and options.saturation is not None:
             wanted &= ~decided(candidates, found, options.saturation, options.top)[task.query]
         keys = np.unique(task.pairs[wanted])
