@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from pictures import views
+from pictures import views, write_places
 from PIL import Image
 
 from benchmarks.pipeline import match_without_ray
@@ -29,40 +29,14 @@ from pipeline.storage import Folder
 from pipeline.verification import VerificationOptions, VerifyShard
 
 SIZE, LONG_SIDE = (160, 120), 160
-PLACES, VIEWS = 3, 4
 MATCHING = MatchingOptions(LONG_SIDE)
 VERIFICATION = VerificationOptions(long_side=LONG_SIDE)
-
-
-def write_places(root: Path) -> None:
-    """Three places: a query and three database views each, listed so that two false candidates precede each true one.
-
-    Also a broken photograph among the first query's candidates, and a name that does not exist.
-    """
-    truth, lines = {}, ["# a comment", "rubbish"]
-    for folder in ("queries", "database"):
-        (root / folder).mkdir(parents=True)
-    for place in range(PLACES):
-        query, *others = views(VIEWS, SIZE, seed=place)
-        query.save(root / "queries" / f"{place}.jpg", quality=92)
-        truth[f"{place}.jpg"] = [f"{place}/{k}.jpg" for k in range(len(others))]
-        for k, other in enumerate(others):
-            (root / "database" / str(place)).mkdir(exist_ok=True)
-            other.save(root / "database" / f"{place}/{k}.jpg", quality=92)
-    whole = (root / "database" / "0" / "0.jpg").read_bytes()
-    (root / "database" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    for place in range(PLACES):
-        order = [f"{(place + step) % PLACES}/{k}.jpg" for k in range(VIEWS - 1) for step in (1, 2, 0)]
-        order = ["cut.jpg", "gone.jpg", *order] if place == 0 else order
-        lines += [f"{place}.jpg Q0 {name} {k + 1} {1 - k / 100:.2f} tag" for k, name in enumerate(order)]
-    (root / "candidates.trec").write_text("\n".join(lines) + "\n")
-    (root / "truth.json").write_text(json.dumps({"positives": {**truth, "elsewhere.jpg": ["0/0.jpg"]}}))
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("places")
-    write_places(root)
+    write_places(root, SIZE)
     return root
 
 
