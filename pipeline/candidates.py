@@ -65,8 +65,8 @@ def read_candidates(
 
     `.parquet`: columns query, candidate and perhaps score (or image0, image1, score). `.csv`: the same in this order,
     with or without a header. `.trec`, `.run`, or `.txt` whose first line is such: `query Q0 candidate rank score tag`;
-    the score decides, as in trec_eval. Any other `.txt`: a pair list, the query first. See `pairs.read_pairs` for
-    quotes, tabs and comments.
+    the score decides, as in trec_eval. Any other `.txt`: a pair list, also kapture's, the query first. See
+    `pairs.read_pairs` for quotes, tabs and comments.
 
     same: tells for names of queries and of candidates, row by row, whether both are one file.
     Raises `PairListError` where the list is missing, of another kind, without its columns or without a candidate.
@@ -172,9 +172,10 @@ def _read(url: str | os.PathLike[str], options: dict[str, Any] | None, trec: str
     first = next((line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"), "")
     if kind in (".trec", ending) or (kind == ".txt" and _fields(pa.array([first]), trec)[0][0].is_valid):
         return _trec_rows(text, trec), name
-    if kind == ".csv" and pc.match_substring_regex(pa.array([first]), HEADER)[0].as_py():
+    comma = kind == ".csv" or text.startswith("# kapture")
+    if comma and pc.match_substring_regex(pa.array([first]), HEADER)[0].as_py():
         text = text.replace(first, "#", 1)  # a comment, so that lines keep their numbers
-    found = pa.concat_tables([ROWS.empty_table(), *text_rows(text, comma=kind == ".csv")])
+    found = pa.concat_tables([ROWS.empty_table(), *text_rows(text, comma)])
     return found.sort_by("number"), name
 
 

@@ -11,15 +11,15 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 MODULES = sorted(path for top in ("eloftr", "pipeline", "jobs", "benchmarks") for path in (PROJECT / top).rglob("*.py"))
-HEAVY = {"ray", "pyarrow", "pycolmap", "fsspec", "transformers", "cv2"}
+HEAVY = {"ray", "pyarrow", "pycolmap", "fsspec", "scipy", "transformers", "cv2"}
 # Within pipeline/, a module may import those of lower rank; see the table of docs/design.md.
 RANKS = [
     {"schemas", "progress", "drawing", "evaluation"},
     {"storage", "report"},
     {"images", "pairs", "shards", "verification", "keypoints", "demo_scene"},
-    {"matching", "spool", "candidates"},
-    {"run", "colmap", "ranking"},
-    {"reranking"},
+    {"matching", "spool", "candidates", "descriptors", "lists"},
+    {"run", "colmap", "ranking", "sequences"},
+    {"reranking", "planning"},
     {"dataflow", "reconstruction"},
 ]
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}

@@ -46,6 +46,7 @@ def written(folder: Path, form: str) -> Path:
         "query.csv": ["Query,Candidate,Score", *(",".join(map(str, row)) for row in ROWS)],
         "image0.csv": ["image0,image1", *(",".join(map(str, row)) for row in ROWS)],
         "list.txt": ["# hloc's way", *(f'"{q}" {c} {s}' for q, c, s in ROWS)],
+        "kapture.txt": ["# kapture format: 1.1", *(", ".join(map(str, row)) for row in ROWS)],
         "run.txt": ["", "# a run", *trec],
         "list.trec": trec,
         "list.run": [line.replace("\ttag", "") for line in trec],
@@ -62,7 +63,7 @@ def written(folder: Path, form: str) -> Path:
 @pytest.mark.parametrize(
     "form",
     [
-        *("list.csv", "query.csv", "image0.csv", "list.txt", "run.txt", "list.trec", "list.run"),
+        *("list.csv", "query.csv", "image0.csv", "list.txt", "kapture.txt", "run.txt", "list.trec", "list.run"),
         *("pairs.parquet", "query.parquet"),
     ],
 )
