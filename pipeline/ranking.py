@@ -131,5 +131,5 @@ def decided(candidates: Candidates, found: Support, saturation: float, top: int)
     known = found.known | found.failed
     unknown_before = np.cumsum(~known)
     within = unknown_before == np.repeat(unknown_before[starts] - ~known[starts], np.diff(candidates.starts))
-    certain = within & ~found.failed & (found.score >= np.float32(saturation))
+    certain = within & (found.score >= np.float32(saturation))
     return np.add.reduceat(certain.astype(int), starts) >= top
