@@ -29,7 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", required=True, help="folder of the results; a path or an fsspec URL")
     add("--score", choices=SCORES, default="inliers", help="verified inliers, their share or scores (%(default)s)")
     add("--geometry", choices=MODELS, default="any", help="what is estimated for a pair (%(default)s)")
-    add("--gate", type=int, help="inliers by which a new first place must lead; 0 for none (default --min-inliers)")
+    add("--gate", type=int, help="inliers by which another first place must lead; 0: none (default --min-inliers)")
     add("--budget", type=int, metavar="N", help="match the first N candidates of a query only")
     add("--saturation", type=float, help="score at which a pair is certain; more counts as equal")
     add("--top", type=int, metavar="K", help="stop a query when its first K places are final; needs --saturation")

@@ -5,8 +5,8 @@
 A candidate without a verified geometry has no support and keeps its place behind those that have some; so has one that
 was not matched. Failed ones come last. Equal support leaves retrieval's order as it is.
 
-The gate: a query's order changes only where that leaves its first place alone or where the evidence is decisive, the
-best-supported candidate having at least `gate` inliers more than the one that retrieval has first.
+The gate: the candidate that retrieval has first loses its place only where the evidence is decisive, the best-supported
+one having at least `gate` inliers more. Below the first place support decides, gate or not.
 
 The saturation: support above it counts as equal, as a pair that has it is certain. The first k candidates that reach
 it, in retrieval's order, are then the first k of the ranking, whatever the later ones have: the query is decided.
@@ -45,12 +45,12 @@ class Support:
 @dataclass(frozen=True)
 class Order:
     """rank: (N,) int32 of every candidate among those of its query, from 1. Of the Q queries, margin: (Q,) int32,
-    inliers of the best-supported candidate above those of retrieval's first; reranked: (Q,) bool, false where the gate
-    kept retrieval's order."""
+    inliers of the best-supported candidate above those of retrieval's first that has not failed; gated: (Q,) bool,
+    whether the gate kept that one in the first place."""
 
     rank: np.ndarray
     margin: np.ndarray
-    reranked: np.ndarray
+    gated: np.ndarray
 
 
 def pair_keys(names: pa.Array, first: pa.Array | pa.ChunkedArray, second: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -112,14 +112,15 @@ def order(candidates: Candidates, found: Support, saturation: float | None = Non
     query = np.cumsum(candidates.rank == 1) - 1
     score = saturated(found.score, saturation)
     by_support = np.lexsort((candidates.rank, -score, found.failed, query))
-    leader = by_support[starts]
-    margin = found.inliers[leader] - found.inliers[starts]
-    reranked = (leader == starts) | (margin >= (-np.inf if gate is None else gate))
-    kept = np.where(reranked[query], -score, 0)  # without the scores, retrieval's order is left
-    by_gate = np.lexsort((candidates.rank, kept, found.failed, query))
+    leader, first = by_support[starts], np.lexsort((candidates.rank, found.failed, query))[starts]
+    margin = found.inliers[leader] - found.inliers[first]
+    gated = (leader != first) & (margin < (-np.inf if gate is None else gate))
+    later = np.ones(len(query), bool)
+    later[first[gated]] = False
+    by_gate = np.lexsort((candidates.rank, -score, later, found.failed, query))
     rank = np.empty(len(query), np.int32)
     rank[by_gate] = candidates.rank  # which counts from 1 in every query, as the new ranks do
-    return Order(rank, margin.astype(np.int32), reranked)
+    return Order(rank, margin.astype(np.int32), gated)
 
 
 def decided(candidates: Candidates, found: Support, saturation: float, top: int) -> np.ndarray:

@@ -42,9 +42,9 @@ def rerank_text(result: dict[str, Any], output: str) -> str:
         ("candidates", "  ".join(f"{result[name]:,} {name}" for name in ("verified", "unverified", "skipped"))),
         ("failed", failed),
         (
-            "reranked",
-            f"{result['reranked_queries']:,} queries, {result['changed_first']:,} with another first; "
-            f"gate {options['gate']} inliers",
+            "first places",
+            f"{result['changed_first']:,} changed, {result['gated_queries']:,} kept by the gate of "
+            f"{options['gate']} inliers",
         ),
         ("this session", f"{session.get('pairs', 0):,} pairs in {duration(session['seconds'])}"),
         ("results", output),

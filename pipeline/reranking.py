@@ -50,7 +50,7 @@ class RerankOptions:
     candidates, truth: lists, see `read_candidates` and `read_truth`. score: one of SCORES.
     budget: most candidates of a query that are matched. saturation: scores above it count as equal.
     top: places that must be final; the rest of a query's pairs are left out once they are. It needs a saturation.
-    gate: inliers, see `ranking.order`; None takes the least that a verified pair has, 0 reranks every query.
+    gate: inliers, see `ranking.order`; None takes the least that a verified pair has, 0 is no gate.
     draw: number of queries to draw.
     """
 
@@ -204,7 +204,7 @@ def rerank(options: RerankOptions, match: Matcher, say: Callable[[str], None] = 
         "rounds": history,
         **{status: statuses[status] for status in ("verified", "unverified", "skipped")},
         "failed": dict(sorted(Counter(reason for reason in ranking["reason"].to_pylist() if reason).items())),
-        "reranked_queries": int(final.reranked.sum()),
+        "gated_queries": int(final.gated.sum()),
         "changed_first": pc.sum(changed).as_py(),
         "options": {
             **{name: getattr(options, name) for name in ("score", "budget", "saturation", "top")},
@@ -256,7 +256,7 @@ def _judged(task: _Task, found: Support, by_support: Order, final: Order) -> tup
         "candidates": pa.array(np.diff(candidates.starts), pa.int32()),
         "matched": pa.array(np.bincount(task.query, found.known & ~found.failed, count), pa.int32()),
         "margin": pa.array(final.margin),
-        "reranked": pa.array(final.reranked),
+        "gated": pa.array(final.gated),
         "first_before": candidates.candidate.take(pa.array(starts)),
         "first_after": candidates.candidate.take(pa.array(first)),
     }

@@ -101,7 +101,7 @@ QUERIES = _schema(
     ("candidates", pa.int32()),
     ("matched", pa.int32()),  # of its candidates
     ("margin", pa.int32()),  # inliers of the best-supported candidate above those of the retrieval's first
-    ("reranked", pa.bool_()),  # false where the margin was below the gate
+    ("gated", pa.bool_()),  # whether the gate kept the retrieval's first in its place
     ("first_before", pa.string()),
     ("first_after", pa.string()),
     # null without truth:

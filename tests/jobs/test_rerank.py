@@ -71,7 +71,7 @@ def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
     assert summary["saved_pairs"] == 28 - summary["pairs"] > 0
     starts = [json.loads((place / f"run/rounds/{k:02}/summary.json").read_text())["session"] for k in range(2)]
     assert starts[0]["ray_start_seconds"] > 0.5 > starts[1]["ray_start_seconds"]
-    for text in ("round 1: up to 10 candidates", "skipped", "gate 25 inliers", "\nretrieval ", "\nchange "):
+    for text in ("round 1: up to 10 candidates", "skipped", "gate of 25 inliers", "\nretrieval ", "\nchange "):
         assert text in job.out
     assert (place / "run" / "pictures" / "00.png").stat().st_size > 10_000
 

@@ -62,19 +62,20 @@ def test_queries_do_not_mix() -> None:
 
 def test_the_gate_leaves_a_first_place_that_is_not_clearly_beaten() -> None:
     three = candidates(3, 3, 3)
-    found = known(30, 54, 60, 30, 55, 0, 60, 30, 40)  # beaten by 30; beaten by 25; first, the others swapped
-    assert order(three, found, gate=31).rank.tolist() == [1, 2, 3, 1, 2, 3, 1, 3, 2]
-    assert order(three, found, gate=30).rank.tolist() == [3, 2, 1, 1, 2, 3, 1, 3, 2]
-    assert order(three, found, gate=25).reranked.tolist() == [True, True, True]
-    assert order(three, found, gate=26).reranked.tolist() == [True, False, True]
+    found = known(30, 54, 60, 30, 0, 55, 60, 30, 40)  # beaten by 30; beaten by 25; first
+    assert order(three, found, gate=31).rank.tolist() == [1, 3, 2, 1, 3, 2, 1, 3, 2]
+    assert order(three, found, gate=30).rank.tolist() == [3, 2, 1, 1, 3, 2, 1, 3, 2]
+    assert order(three, found, gate=26).gated.tolist() == [False, True, False]
+    assert order(three, found, gate=25).gated.tolist() == [False, False, False]
+    assert order(three, found).rank.tolist() == [3, 2, 1, 2, 3, 1, 1, 3, 2]
     assert order(three, found).rank.tolist() == order(three, found, gate=0).rank.tolist()
 
 
-def test_a_first_candidate_that_failed_counts_as_having_none() -> None:
-    found = order(candidates(3), known(0, 0, 30, failed=(0,)), gate=25)
+def test_behind_a_first_candidate_that_failed_the_next_one_is_the_first() -> None:
+    found = order(candidates(3), known(0, 10, 40, failed=(0,)), gate=30)
     assert (found.rank.tolist(), found.margin.tolist()) == ([3, 2, 1], [30])
-    kept = order(candidates(3), known(0, 0, 30, failed=(0,)), gate=31)
-    assert kept.rank.tolist() == [3, 1, 2]
+    kept = order(candidates(3), known(0, 10, 40, failed=(0,)), gate=31)
+    assert (kept.rank.tolist(), kept.gated.tolist()) == ([3, 1, 2], [True])
 
 
 def test_above_the_saturation_retrieval_s_order_counts() -> None:
@@ -128,7 +129,7 @@ def test_the_first_places_of_a_decided_query_are_those_of_the_full_run(top: int,
         ranks: list[Order] = [order(listed, found, 80, gate) for found in (full, part)]
         first = [np.where(one.rank <= top, one.rank, 0)[done[query]] for one in ranks]
         np.testing.assert_array_equal(*first)
-        np.testing.assert_array_equal(ranks[0].reranked[done], ranks[1].reranked[done])
+        np.testing.assert_array_equal(ranks[0].gated[done], ranks[1].gated[done])
     assert stopped > 300
 
 

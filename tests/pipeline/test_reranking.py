@@ -129,7 +129,7 @@ def test_queries_and_evaluation_say_what_moved(full: tuple[Path, dict[str, Any]]
     assert queries.schema.equals(QUERIES, check_metadata=True)
     first = queries.to_pylist()[0]
     assert (first["query"], first["candidates"], first["matched"]) == ("0.jpg", 11, 9)
-    assert (first["first_before"], first["first_after"][:2], first["reranked"]) == ("cut.jpg", "0/", True)
+    assert (first["first_before"], first["first_after"][:2], first["gated"]) == ("cut.jpg", "0/", False)
     assert (first["positive_before"], first["positive_after"]) == (5, 1)
     assert first["ap_before"] == pytest.approx((1 / 5 + 2 / 8 + 3 / 11) / 3)
     assert first["ap_after"] == 1
@@ -141,7 +141,7 @@ def test_queries_and_evaluation_say_what_moved(full: tuple[Path, dict[str, Any]]
     assert evaluation["change"]["recall@1"] == {"mean": 1, "low": 1, "high": 1}
     text = rerank_text(result, "out")
     assert text.index("\nretrieval") < text.index("\nreranked ") < text.index("\nchange")
-    assert "gate 25 inliers" in text
+    assert "0 kept by the gate of 25 inliers" in text
 
 
 def test_the_queries_that_moved_most_are_drawn(full: tuple[Path, dict[str, Any]]) -> None:
@@ -216,12 +216,13 @@ def test_another_score_or_gate_needs_no_new_matches(place: Path, tmp_path: Path)
     assert all(0 <= row["score"] <= 1 for row in ranking(tmp_path / "run") if row["score"] is not None)
     assert not (tmp_path / "run" / "evaluation.json").exists()
     closed = reranked(asked(place, tmp_path / "run", gate=10_000))
-    assert (closed["reranked_queries"], closed["changed_first"]) == (0, 1)  # a failed first candidate goes all the same
+    assert (closed["gated_queries"], closed["changed_first"]) == (3, 1)  # a failed first candidate goes all the same
     measures = closed["evaluation"]["measures"]
     assert measures["reranked without the gate"]["recall@1"]["mean"] == 1
     assert measures["reranked"]["recall@1"]["mean"] == 0
-    kept = [row["retrieval_rank"] for row in ranking(tmp_path / "run") if row["query"] == "1.jpg"]
-    assert kept == list(range(1, 10))
+    kept = [row for row in ranking(tmp_path / "run") if row["query"] == "1.jpg"]
+    assert (kept[0]["retrieval_rank"], kept[0]["status"]) == (1, "unverified")
+    assert [row["status"] for row in kept[1:4]] == ["verified"] * 3
 
 
 @pytest.fixture(scope="module")
