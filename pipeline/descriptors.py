@@ -56,11 +56,12 @@ def describe_images(
     model: EfficientLoFTRForKeypointMatching,
     names: Sequence[str] | None = None,
     limits: ImageLimits | None = None,
-    progress: Callable[[int], None] = lambda described: None,
+    progress: Callable[[int, int], None] = lambda done, failed: None,
 ) -> Descriptors:
     """Descriptors of a folder's photographs from the matcher's own backbone, on CUDA where there is one.
 
-    names: of the images, sorted; all of the folder by default. progress: called with the number of images done so far.
+    names: of the images, sorted; all of the folder by default. progress: called now and then with the numbers of images
+    done since, and of those among them that failed.
     A vector depends on its image and the weights alone, so those of several folders can be compared. Images that
     cannot be read have a row in `failures` and none in `vectors`.
     """
@@ -74,7 +75,7 @@ def describe_images(
     names = list_images(folder) if names is None else list(names)
     vectors: dict[str, np.ndarray] = {}
     failures = []
-    for done, read in enumerate(_read(folder, names, limits or ImageLimits())):
+    for read in _read(folder, names, limits or ImageLimits()):
         by_shape: dict[tuple[int, ...], list[tuple[str, np.ndarray]]] = defaultdict(list)
         for name, pixels in read:
             if isinstance(pixels, ImageError):
@@ -88,7 +89,7 @@ def describe_images(
                 batch_names, batch = zip(*images[start : start + BATCH[device.type]], strict=True)
                 tensor = torch.from_numpy(np.stack(batch)).to(device)[:, None].to(model.dtype) / 255
                 vectors |= zip(batch_names, global_descriptors(model, tensor).cpu().numpy(), strict=True)
-        progress(min((done + 1) * READ_AHEAD, len(names)))
+        progress(len(read), len(read) - sum(map(len, by_shape.values())))
     known = [name for name in names if name in vectors]
     stacked = np.stack([vectors[name] for name in known]) if known else np.empty((0, 0), np.float32)
     return Descriptors(known, stacked, pa.Table.from_pylist(failures, schema=FAILURES))
@@ -223,6 +224,7 @@ def read_descriptors(
     """
     folder, name = Folder.of_file(url, options)
     kind = check_ending(name)
+    listed: list[str] | None
     try:
         if kind == ".parquet":
             listed, vectors = _of_table(folder.read_table(name), name)

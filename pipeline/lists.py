@@ -101,7 +101,8 @@ def read_lists(
 def union(lists: Sequence[PairList]) -> PairList:
     """Every pair of any of the lists, with its highest score. duplicates: also those between lists."""
     pairs = np.concatenate([found.pairs for found in lists])
-    joined, scores, repeated = canonical(*pairs.T, np.concatenate([_scores(found) for found in lists]))
+    scores = np.concatenate([_scores(found) for found in lists])
+    joined, scores, repeated = canonical(pairs[:, 0], pairs[:, 1], scores)
     failures = pa.concat_tables([found.failures for found in lists])
     return PairList(joined, _or_none(scores), failures, repeated + sum(found.duplicates for found in lists))
 
@@ -127,11 +128,6 @@ def sample(found: PairList, count: int, seed: int = 0, best: bool = False) -> Pa
     return _kept(found, kept, found.failures)
 
 
-def above(found: PairList, score: float) -> PairList:
-    """The pairs of a list whose score is at least `score`."""
-    return _kept(found, _scores(found) >= score, found.failures)
-
-
 def of_pairs(
     first: np.ndarray, second: np.ndarray, scores: np.ndarray | None = None, failures: pa.Table | None = None
 ) -> PairList:
@@ -142,8 +138,7 @@ def of_pairs(
 
 
 def _kept(found: PairList, kept: np.ndarray, failures: pa.Table) -> PairList:
-    scores = None if found.scores is None else found.scores[kept]
-    return PairList(found.pairs[kept], scores, failures, found.duplicates)
+    return PairList(found.pairs[kept], _or_none(_scores(found)[kept]), failures, found.duplicates)
 
 
 def _keys(found: PairList) -> np.ndarray:

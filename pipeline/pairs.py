@@ -189,7 +189,8 @@ def _collected(tables: Iterable[pa.Table], known: pa.Array, unit: str, name: str
         sides.append(np.stack([i[good], j[good]]))
         scores.append(rows["score"].to_numpy()[good])
         failures.append(rows.filter(pa.array(~good)))
-    pairs, score, repeated = canonical(*np.concatenate(sides, axis=1), np.concatenate(scores))
+    first, second = np.concatenate(sides, axis=1)
+    pairs, score, repeated = canonical(first, second, np.concatenate(scores))
     bad = _failures(pa.concat_tables(failures).sort_by("number"), known, unit, name)
     return PairList(pairs, None if np.isnan(score).all() else score, bad, repeated)
 

@@ -1,4 +1,4 @@
-"""Progress of a run: one line that is rewritten on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: one line that is rewritten on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ EVERY = {True: 0.5, False: 10.0}  # seconds between lines, on a terminal or not
 
 
 class Progress:
-    """Counts pairs as shards finish. total: pairs still to do when the session starts."""
+    """Counts what is done. total: of `unit` (pairs, images), still to do when the session starts."""
 
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, stream: TextIO | None = None, unit: str = "pairs") -> None:
         self.total = total
+        self.unit = unit
         self.done = 0
         self.failed = 0
         self.stream = stream or sys.stderr
@@ -22,8 +23,12 @@ class Progress:
 
     def add(self, marker: dict[str, Any]) -> None:
         """Count a finished shard by its done marker."""
-        self.done += marker["counts"]["pairs"]
-        self.failed += sum(marker["failed"].values())
+        self.advance(marker["counts"]["pairs"], sum(marker["failed"].values()))
+
+    def advance(self, done: int, failed: int = 0) -> None:
+        """Count some more as done, `failed` of them without success."""
+        self.done += done
+        self.failed += failed
         now = time.monotonic()
         if now - self.shown >= EVERY[self.terminal] or self.done == self.total:
             self.shown = now
@@ -35,7 +40,7 @@ class Progress:
         rate = self.done / max(now - self.started, 1e-9)
         left = (self.total - self.done) / rate if rate else float("inf")
         return (
-            f"{self.done:,} of {self.total:,} pairs · {rate:.1f} pairs/s · {self.failed:,} failed · "
+            f"{self.done:,} of {self.total:,} {self.unit} · {rate:.1f} {self.unit}/s · {self.failed:,} failed · "
             f"{duration(left)} left"
         )
 

@@ -18,7 +18,7 @@ RANKS = [
     {"storage", "report"},
     {"images", "pairs", "shards", "verification", "keypoints", "demo_scene"},
     {"matching", "spool", "candidates", "descriptors", "lists"},
-    {"run", "colmap", "ranking", "sequences"},
+    {"run", "colmap", "ranking", "sequences", "positions", "covisibility", "plan_options"},
     {"reranking", "planning"},
     {"dataflow", "reconstruction"},
 ]

@@ -38,15 +38,15 @@ def test_every_photograph_of_a_folder_is_described(tmp_path: Path, model: Effici
     names = write_views(tmp_path / "a", 3, (320, 240)) + write_views(tmp_path / "b", 2, (240, 320), seed=1)
     (tmp_path / "b" / "cut.jpg").write_bytes((tmp_path / "a" / names[0]).read_bytes()[:4000])
     (tmp_path / "empty.png").write_bytes(b"")
-    done: list[int] = []
-    found = describe_images(Folder(str(tmp_path)), model, progress=done.append)
+    done: list[tuple[int, int]] = []
+    found = describe_images(Folder(str(tmp_path)), model, progress=lambda *counts: done.append(counts))
     assert found.names == ["a/view 0.jpg", "a/view 1.jpg", "a/view 2.jpg", "b/view 0.jpg", "b/view 1.jpg"]
     assert found.vectors.shape == (5, 2080)
     assert found.vectors.dtype == np.float32
     assert found.failures.schema.equals(FAILURES, check_metadata=True)
     assert found.failures["image0"].to_pylist() == ["b/cut.jpg", "empty.png"]
     assert found.failures["reason"].to_pylist() == ["truncated", "empty"]
-    assert done == [7]
+    assert done == [(7, 2)]
     similar = found.vectors @ found.vectors.T
     assert similar[:3, :3].min() > similar[:3, 3:].max()
 
