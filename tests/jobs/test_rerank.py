@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from pictures import write_places
+from pictures import write_places, write_views
 from test_match_dataset import PROJECT, Job
 
 from benchmarks.pipeline import match_without_ray
@@ -137,3 +137,18 @@ def test_both_jobs_ask_for_matching_alike() -> None:
     others = vars(match_dataset.parse_arguments(["--images", "photos", "--output", "run"]))
     alike = {name: value for name, value in others.items() if name not in ("images", "pairs", "dry_run")}
     assert {name: mine[name] for name in alike} == alike
+
+
+def test_the_list_of_candidates_the_document_makes_is_reranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs/reranking.md").read_text(), re.M | re.S)
+    write_views(tmp_path / "photos", 3, SIZE)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "reranking.md", "exec"), {})
+    options = RunOptions(
+        {"query": "photos", "database": "photos"},
+        "run",
+        matching=MatchingOptions(LONG_SIDE),
+        verification=VerificationOptions(long_side=LONG_SIDE),
+    )
+    result = rerank(RerankOptions(options, "candidates.parquet"), without_ray, say=lambda line: None)
+    assert (result["queries"], result["candidates"], result["pairs"], result["verified"]) == (3, 6, 3, 6)
