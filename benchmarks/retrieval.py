@@ -66,7 +66,7 @@ def alternatives(folder: Folder, names: list[str], model: EfficientLoFTRForKeypo
     rows: dict[str, list[np.ndarray]] = {name: [] for name in (*POOLINGS, "thumbnail")}
     for name in names:
         pixels, _ = read_image(folder, name, long_side=LONG_SIDE)
-        coarse = model.efficientloftr.backbone(torch.from_numpy(pixels)[None, None].float() / 255)[2][0].flatten(1)
+        coarse = model.efficientloftr.backbone(torch.tensor(pixels)[None, None].float() / 255)[2][0].flatten(1)
         for pooling, pool in POOLINGS.items():
             rows[pooling].append(pool(coarse).numpy())
         small = resize(pixels, (16, 16)).astype(np.float32).ravel()

@@ -23,9 +23,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (what, options) in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=what, description=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        command = commands.add_parser(name, help=what, description=what)
         for option in options.split():
             plain = option.lstrip("!")
             command.add_argument(plain, **OPTIONS[plain] | ({"required": True} if plain != option else {}))

@@ -73,43 +73,45 @@ def describe_images(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = copy.deepcopy(model).eval().fuse().to(device)
     names = list_images(folder) if names is None else list(names)
-    vectors: dict[str, np.ndarray] = {}
+    vectors = np.empty((len(names), 0), np.float32)
+    good = np.zeros(len(names), bool)
     failures = []
     for read in _read(folder, names, limits or ImageLimits()):
-        by_shape: dict[tuple[int, ...], list[tuple[str, np.ndarray]]] = defaultdict(list)
-        for name, pixels in read:
-            if isinstance(pixels, ImageError):
-                failures.append(
-                    {"image0": name, "image1": None, "stage": "read", "reason": pixels.reason, "detail": pixels.detail}
-                )
-            else:
-                by_shape[pixels.shape].append((name, pixels))
+        by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
+        for row, pixels in read:
+            if isinstance(pixels, np.ndarray):
+                by_shape[pixels.shape].append((row, pixels))
+                continue
+            failures.append({"image0": names[row], "stage": "read", "reason": pixels.reason, "detail": pixels.detail})
         for images in by_shape.values():
             for start in range(0, len(images), BATCH[device.type]):
-                batch_names, batch = zip(*images[start : start + BATCH[device.type]], strict=True)
+                rows, batch = zip(*images[start : start + BATCH[device.type]], strict=True)
                 tensor = torch.from_numpy(np.stack(batch)).to(device)[:, None].to(model.dtype) / 255
-                vectors |= zip(batch_names, global_descriptors(model, tensor).cpu().numpy(), strict=True)
+                found = global_descriptors(model, tensor).cpu().numpy()
+                if not good.any():
+                    vectors = np.empty((len(names), found.shape[1]), np.float32)
+                vectors[[*rows]], good[[*rows]] = found, True
         progress(len(read), len(read) - sum(map(len, by_shape.values())))
-    known = [name for name in names if name in vectors]
-    stacked = np.stack([vectors[name] for name in known]) if known else np.empty((0, 0), np.float32)
-    return Descriptors(known, stacked, pa.Table.from_pylist(failures, schema=FAILURES))
+    kept = vectors if good.all() else vectors[good]
+    known = [name for name, described in zip(names, good, strict=True) if described]
+    return Descriptors(known, kept, pa.Table.from_pylist(failures, schema=FAILURES))
 
 
 def _read(
     folder: Folder, names: Sequence[str], limits: ImageLimits
-) -> Iterator[list[tuple[str, np.ndarray | ImageError]]]:
+) -> Iterator[list[tuple[int, np.ndarray | ImageError]]]:
     """READ_AHEAD images after another, the next ones decoded while the caller works on those before."""
 
-    def read(name: str) -> tuple[str, np.ndarray | ImageError]:
+    def read(row: int) -> tuple[int, np.ndarray | ImageError]:
         try:
-            return name, read_image(folder, name, limits, LONG_SIDE)[0]
+            return row, read_image(folder, names[row], limits, LONG_SIDE)[0]
         except ImageError as error:
-            return name, error
+            return row, error
 
     with ThreadPoolExecutor(READ_THREADS) as threads:
         ahead = None
         for start in range(0, len(names), READ_AHEAD):
-            following = [threads.submit(read, name) for name in names[start : start + READ_AHEAD]]
+            following = [threads.submit(read, row) for row in range(start, min(start + READ_AHEAD, len(names)))]
             if ahead:
                 yield [future.result() for future in ahead]
             ahead = following
@@ -160,7 +162,8 @@ def nearest(
 def unit(vectors: np.ndarray) -> np.ndarray:
     """(N, D) → (N, D) float32 of length 1; a vector of zeros stays one."""
     vectors = np.asarray(vectors, np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))  # without a second array of their size
+    return vectors / np.maximum(length, np.float32(1e-12))[:, None]
 
 
 def reduced(vectors: np.ndarray, dimensions: int) -> np.ndarray:
@@ -169,17 +172,18 @@ def reduced(vectors: np.ndarray, dimensions: int) -> np.ndarray:
     Learnt on these vectors (a sample of SAMPLE), so all that are to be compared are reduced together. Half whitened:
     each component is divided by the square root of its standard deviation.
     """
-    vectors = unit(vectors)
-    chosen = np.random.default_rng(0).permutation(len(vectors))[:SAMPLE]
-    mean = vectors[chosen].mean(axis=0)
-    sample = vectors[chosen] - mean
+    sample = unit(vectors[np.random.default_rng(0).permutation(len(vectors))[:SAMPLE]])
+    mean = sample.mean(axis=0)
+    sample -= mean
     if len(sample) < sample.shape[1]:  # the smaller of two products with the same variances
         variances, left = np.linalg.eigh(sample @ sample.T)
         axes = sample.T @ left / np.sqrt(np.maximum(variances, 1e-12))
     else:
         variances, axes = np.linalg.eigh(sample.T @ sample)
     keep = np.flatnonzero(variances > 1e-6 * variances[-1])[::-1][:dimensions]
-    return (vectors - mean) @ (axes[:, keep] * (variances[keep] / len(sample)) ** -0.25)
+    axes = axes[:, keep] * (variances[keep] / len(sample)) ** -0.25
+    blocks = (unit(vectors[start : start + DATABASE]) for start in range(0, len(vectors), DATABASE))
+    return np.concatenate([(block - mean) @ axes for block in blocks])
 
 
 def write_descriptors(url: str | os.PathLike[str], found: Descriptors, options: dict[str, Any] | None = None) -> None:

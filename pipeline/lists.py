@@ -25,7 +25,8 @@ FORMATS = ("parquet", "csv", "hloc", "colmap", "kapture")
 # What a name may not hold where nothing is quoted.
 REFUSED = {"csv": r"[\r\n]", "hloc": r'[\s"]|^#', "colmap": r'[\s"]|^#', "kapture": r'[,"\r\n]|^[\s#]|\s$'}
 KAPTURE = b"# kapture format: 1.1\n# query_image, map_image, score\n"
-MOST = 50_000_000  # pairs of a list: 1.5 GB of names of 15 letters
+MOST = 20_000_000  # pairs of a list: its names alone are 1 GB where they have 25 letters
+MOST_BYTES = 2**31 - 1  # of the names on one side of a list's pairs: what an Arrow array of strings holds
 
 
 def format_of(url: str | os.PathLike[str], wanted: str | None = None) -> str:
@@ -54,8 +55,11 @@ def write_list(
     """
     kind = format_of(url, wanted)
     folder, name = Folder.of_file(url, options)
-    if len(found.pairs) > MOST:
-        raise PairListError(f"{name}: {len(found.pairs):,} pairs are too many for one list ({MOST:,}); plan fewer.")
+    letters = np.array([len(image.encode()) for image in names] or [0], np.int32)[found.pairs].sum(
+        axis=0, dtype=np.int64
+    )
+    if len(found.pairs) > MOST or letters.max() > MOST_BYTES:
+        raise PairListError(f"{name}: {len(found.pairs):,} pairs are too many for one list; plan fewer.")
     table = pairs_table(names, found.pairs, found.scores)
     if kind == "parquet":
         folder.publish_table(name, table)

@@ -38,12 +38,12 @@ OWN_DIMENSIONS = 256  # that descriptors made here are reduced to
 Plan = tuple[Names, PairList]
 
 
-def images_of(images: str, storage: dict[str, Any]) -> Names:
-    """Sorted names of a folder's photographs; `PairListError` where there are fewer than two."""
+def images_of(images: str, storage: dict[str, Any], least: int = 2) -> Names:
+    """Sorted names of a folder's photographs; `PairListError` where there are fewer than `least`, two for a pair."""
     folder = Folder(images, storage)
     names = list_images(folder)
-    if len(names) < 2:
-        raise PairListError(f"{folder.shown}: holds {len(names)} photographs, and a pair needs two; check the path.")
+    if len(names) < least:
+        raise PairListError(f"{folder.shown}: holds {len(names)} photographs, {least} are needed; check the path.")
     return names
 
 
@@ -199,7 +199,7 @@ def plan_sample(
 def describe(images: str, output: str, storage: dict[str, Any], weights: str = "small") -> Descriptors:
     """Descriptors of a folder's images by the matcher's own backbone, written to a file."""
     check_ending(output)
-    found = _described(images, images_of(images, storage), storage, weights)
+    found = _described(images, images_of(images, storage, least=1), storage, weights)
     write_descriptors(output, found, storage)
     return found
 
@@ -285,7 +285,7 @@ def plan_text(names: Names, found: PairList) -> str:
         known = found.scores[~np.isnan(found.scores)]
         lines.append(("scores", f"{known.min():.4g} to {known.max():.4g}, median {np.median(known):.4g}"))
     if found.duplicates:
-        lines.append(("repeated", f"{found.duplicates:,} pairs, written once"))
+        lines.append(("repeated", f"{found.duplicates:,}, written once"))
     lines += unusable(found.failures)
     return report(lines)
 
@@ -294,13 +294,15 @@ def unusable(failures: pa.Table) -> list[tuple[str, str]]:
     """Failures by reason, with the first of each, as lines of a report."""
     reasons = Counter(failures["reason"].to_pylist())
     firsts = {row["reason"]: row for row in reversed(failures.to_pylist())}
-    return [
-        ("unusable", f"{count:,} {reason} ({firsts[reason]['image0']}: {firsts[reason]['detail']})")
-        for reason, count in sorted(reasons.items())
-    ]
+    return [("unusable", f"{count:,} {reason} ({_case(firsts[reason])})") for reason, count in sorted(reasons.items())]
 
 
 def first_reason(failures: pa.Table) -> str:
     """The first failure, for a message."""
     rows = failures.slice(0, 1).to_pylist()
-    return f"{rows[0]['image0']}: {rows[0]['detail']}" if rows else "there is no failure"
+    return _case(rows[0]) if rows else "there is no failure"
+
+
+def _case(failure: dict[str, Any]) -> str:
+    image = failure["image0"]  # a malformed line of a list has none
+    return failure["detail"] if image is None else f"{image}: {failure['detail']}"

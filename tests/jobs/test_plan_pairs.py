@@ -139,12 +139,15 @@ def test_positions_of_a_table_are_paired(photos: Path, tmp_path: Path, capsys: p
 def test_lists_are_joined_cut_and_sampled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = tmp_path / "one.txt", tmp_path / "two.csv"
     one.write_text("b a 0.5\nb c\nc c\n")
+    (tmp_path / "bad.txt").write_text("a b\nc\n")
+    printed = plan(capsys, "union", tmp_path / "bad.txt", "--dry-run")
+    assert printed["unusable"] == "1 malformed_line (line 2 of bad.txt: not two names and at most a score: c)"
     two.write_text("image0,image1,score\na,b,0.75\nc,d,\n")
     output = tmp_path / "out.parquet"
     printed = plan(capsys, "union", one, two, "--output", output)
     assert names_in(output) == [("a", "b"), ("b", "c"), ("c", "d")]
     assert pq.read_table(output)["score"].to_pylist() == [0.75, None, None]
-    assert printed["repeated"] == "1 pairs, written once"
+    assert printed["repeated"] == "1, written once"
     assert printed["unusable"].startswith("1 self_pair (c: line 3 of one.txt")
     plan(capsys, "minus", output, two, "--output", tmp_path / "rest.txt")
     assert (tmp_path / "rest.txt").read_text() == "b c\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.lists import FORMATS, format_of, minus, of_pairs, read_lists, sample, union, write_list
+from pipeline.lists import FORMATS, MOST, format_of, minus, of_pairs, read_lists, sample, union, write_list
 from pipeline.pairs import PairList, PairListError, read_pairs
 from pipeline.schemas import FAILURES
 
@@ -77,6 +77,16 @@ def test_odd_names_are_read_again_or_refused(tmp_path: Path, form: str) -> None:
 def test_names_that_are_in_no_pair_may_be_odd(tmp_path: Path) -> None:
     write_list(tmp_path / "p.txt", ["a", "b", "c d"], listed((0, 1)))
     assert (tmp_path / "p.txt").read_text() == "a b\n"
+
+
+def test_more_than_a_list_can_hold_is_refused(tmp_path: Path) -> None:
+    for names, found in (
+        (["a", "b"], PairList(np.zeros((MOST + 1, 2), np.int32), None, FAILURES.empty_table(), 0)),
+        (["a" * 5_000, "b"], PairList(np.zeros((500_000, 2), np.int32), None, FAILURES.empty_table(), 0)),
+    ):
+        with pytest.raises(PairListError, match="too many for one list"):
+            write_list(tmp_path / "p.csv", names, found)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_list_without_pairs_is_written_and_read(tmp_path: Path) -> None:
