@@ -224,6 +224,7 @@ def start() -> float:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # one task, one block, however large: see the module's docstring
+    context.max_consecutive_actor_init_deaths = 3  # one that is killed while it starts is replaced like any other
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return time.monotonic() - started
@@ -246,13 +247,8 @@ def resources() -> tuple[int, int]:
     return max(1, int(total.get("CPU", 0))), int(total.get("GPU", 0))
 
 
-def execute(
-    run: Run, pending: pa.Table, lease: Lease, actors: Actors, log: Log, stage: type[MatchShard] = MatchShard
-) -> None:
-    """Match the pending shards (SHARDS) of the run. Raises RunError for actors that no cluster of this size can hold.
-
-    stage: what matches a shard, made in every actor.
-    """
+def execute(run: Run, pending: pa.Table, lease: Lease, actors: Actors, log: Log, stage: type[MatchShard]) -> None:
+    """Match the pending shards (SHARDS) of the run. Raises RunError for actors that this cluster cannot hold."""
     options = run.options
     cpus, gpus = resources()
     first, most, share = actors.resolved(cpus, gpus, pending.num_rows)
@@ -295,15 +291,27 @@ def execute(
             lease.check()
             metrics.add(done)
             progress.add(done)
+    except ray.exceptions.RayError as error:
+        if "No module named 'pipeline'" not in str(error):
+            raise
+        cure = "submit it with `ray job submit --working-dir .`, or install it on every node"
+        raise RunError(f"the cluster's nodes do not have this project; {cure}.") from error
     finally:
         progress.close()
         attempts.forget()
 
 
 def match_dataset(
-    options: RunOptions, *, dry_run: bool = False, actors: Actors = Actors(), log: Log = TEXT
+    options: RunOptions,
+    *,
+    dry_run: bool = False,
+    actors: Actors = Actors(),
+    log: Log = TEXT,
+    stage: type[MatchShard] = MatchShard,
 ) -> dict[str, Any]:
     """The main job: plan, match what is not done yet, write and return the summary; only the plan of a dry run.
+
+    stage: what matches a shard, made in every actor.
 
     Whatever is wrong with the arguments is raised before any work, see `Run`; LeaseError where another command works
     on the run folder.
@@ -327,7 +335,7 @@ def match_dataset(
         if todo.num_rows:
             ray_seconds = ray_seconds or start()
             try:
-                execute(run, todo, lease, actors, log)
+                execute(run, todo, lease, actors, log, stage)
             finally:
                 ray.shutdown()
         seconds = time.monotonic() - started

@@ -194,7 +194,7 @@ class MatchShard:
             for pair, (name0, name1) in enumerate(zip(*names, strict=True))
         ]
         failures = pa.concat_tables([shard.failures, _failures_table(names, reason, "match")])
-        return MatchedShard(shard.shard, shard.images, _matches_table(names, reason, found), failures, encodes, seconds)
+        return MatchedShard(shard.shard, shard.images, matches_table(names, reason, found), failures, encodes, seconds)
 
     def _match(self, shard: DecodedShard, seconds: dict[str, float]) -> dict[int, Matches]:
         """Matches of every pair whose images could be read, by its number."""
@@ -274,7 +274,7 @@ def set_aside(shard: MatchedShard) -> MatchedShard:
     names = [shard.matches[side].to_pylist() for side in ("image0", "image1")]
     reason = [why or "worker_died" for why in shard.matches["reason"].to_pylist()]
     failures = pa.concat_tables([shard.failures, _failures_table(names, reason, "verify")])
-    return replace(shard, matches=_matches_table(names, reason, {}), failures=failures)
+    return replace(shard, matches=matches_table(names, reason, {}), failures=failures)
 
 
 def _failures_table(names: list[list[str]], reason: list[str | None], stage: str) -> pa.Table:
@@ -287,7 +287,7 @@ def _failures_table(names: list[list[str]], reason: list[str | None], stage: str
     return pa.Table.from_pylist(rows, schema=FAILURES)
 
 
-def _matches_table(names: list[list[str]], reason: list[str | None], found: dict[int, Matches]) -> pa.Table:
+def matches_table(names: list[list[str]], reason: list[str | None], found: dict[int, Matches]) -> pa.Table:
     """MATCHES of pairs by their names, why they failed, and what was found by number of the pair."""
     nothing = np.empty((0, 2), np.float32), np.empty((0, 2), np.float32), np.empty(0, np.float32)
     status = [

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from job_process import CONDITIONS, MARK, Job, done, marked, rows, shards, tables
+from job_process import CONDITIONS, MARK, PROJECT, Job, done, marked, rows, shards, tables
 from pictures import write_views
 
 from benchmarks.pipeline import match_without_ray
@@ -140,8 +140,8 @@ sys.addaudithook(kill)
 # A process that matches more than one pair of `view 8.jpg`, or any of `view 9.jpg`, is killed.
 DEADLY = """
 import functools, os, signal, sys
-from jobs.match_dataset import main
-from pipeline import dataflow, matching
+from jobs import match_dataset
+from pipeline import matching
 
 class Deadly(matching.MatchShard):
     def _match(self, shard, seconds):
@@ -150,8 +150,8 @@ class Deadly(matching.MatchShard):
             os.kill(os.getpid(), signal.SIGKILL)
         return super()._match(shard, seconds)
 
-dataflow.execute = functools.partial(dataflow.execute, stage=Deadly)
-sys.exit(main())
+match_dataset.match_dataset = functools.partial(match_dataset.match_dataset, stage=Deadly)
+sys.exit(match_dataset.main())
 """
 
 
@@ -163,7 +163,7 @@ def test_what_kills_its_process_is_set_aside_and_the_rest_goes_on(place: Path, t
     (tmp_path / "pairs.txt").write_text("".join(f"{first}\t{second}\n" for first, second in pairs))
     options = ("--images", place / "photos", "--output", tmp_path / "run", "--pairs", tmp_path / "pairs.txt")
     program = ("-c", DEADLY)
-    paths = f"{tmp_path}{os.pathsep}{Path(__file__).resolve().parents[2]}"
+    paths = f"{tmp_path}{os.pathsep}{PROJECT}"
     job = Job(*options, *PLAN, cwd=tmp_path, program=program, PYTHONPATH=paths)
     assert job.ended() == 0, job.out + job.err
 
@@ -221,7 +221,11 @@ class Nodes:
 def three() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as environment:
         mark = uuid.uuid4().hex
-        for name, value in {**CONDITIONS, MARK: mark}.items():
+        for name, value in {
+            **CONDITIONS,
+            MARK: mark,
+            "PYTHONPATH": str(PROJECT),
+        }.items():  # as if installed on the nodes
             environment.setenv(name, value)
         environment.delenv("RAY_OVERRIDE_RESOURCES")
         nodes = Nodes()
