@@ -240,6 +240,10 @@ def test_every_trouble_of_a_store_is_tried_again_and_a_lasting_one_ends_in_a_sen
             read_image(short, "throttle for ever")
         assert of_image.value.reason == "unreadable"
         assert "hidden" not in str(of_image.value)
+        assert "throttle" in folder.list()
+        direct.remove("throttle")  # between the listing and the reading
+        with pytest.raises(ImageError, match="missing"):
+            read_image(folder, "throttle")
         for word in ("throttle", "reset", "hang"):
             folder.publish(word, b"new")
             assert direct.read_bytes(word) == b"new"
