@@ -265,10 +265,8 @@ def execute(run: Run, pending: pa.Table, lease: Lease, actors: Actors, log: Log,
     read = ReadShard(run.source, options.limits, options.matching.long_side)
     finish = FinishShard(run.folder, options.verification)
     one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    if cpus > 1:
-        shards = ray.data.from_arrow(pending).repartition(target_num_rows_per_block=1)
-    else:  # a repartitioning task wants a whole CPU, and would wait for ever beside an actor
-        shards = ray.data.from_arrow([pending.slice(row, 1) for row in range(pending.num_rows)])
+    # Not by `repartition`: its task wants a whole CPU, and waits for ever where every node has one CPU and an actor.
+    shards = ray.data.from_blocks([pending.slice(row, 1) for row in range(pending.num_rows)])
     results = (
         shards.map_batches(_Read(read, attempts).__call__, num_cpus=TASK_CPUS, **one_row)
         .map_batches(

@@ -31,6 +31,7 @@ Names = list[str]
 DONE = "done"
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 DRIVERS |= {"s3a": "s3fs", "http": "aiohttp", "https": "aiohttp"}
+PROTOCOLS = {*DRIVERS, "file", "memory"}
 # An object of these stores appears when its upload is complete, never before.
 ATOMIC_PUT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
 
@@ -62,7 +63,8 @@ class Folder:
 
     url: the folder; it need not exist before the first `publish`. A local path is made absolute at once, so
         that a process with another working directory finds the same folder.
-    options: keyword arguments of the fsspec filesystem (endpoint, credentials); never part of a message.
+    options: keyword arguments of the fsspec filesystem (endpoint, credentials); never part of a message. A dictionary
+        under the name of a protocol is for its URLs alone; what stands outside goes to no web server.
     follow_links: let symbolic links lead out of a local folder, and list the folders they point to.
     attempts, pause: tries per remote operation, and seconds before the second (doubled for each next).
     patience: seconds a try may take, so that a store which answers slowly or never is an error like others.
@@ -98,7 +100,7 @@ class Folder:
         if not self._protocol:
             return LocalFileSystem(), self.url
         try:
-            filesystem, root = url_to_fs(self.url, **self.options)
+            filesystem, root = url_to_fs(self.url, **self._own_options())
         except ImportError as error:
             cure = f"pip install {DRIVERS[self._protocol]}" if self._protocol in DRIVERS else str(error)
             raise StorageError(f"{self.shown}: the driver for {self._protocol}:// is not installed; {cure}.") from error
@@ -109,6 +111,13 @@ class Folder:
         if not root.strip("/"):
             raise StorageError(f"{self.shown}: names no bucket; give {self._protocol}://bucket/folder.")
         return filesystem, root.rstrip("/")
+
+    def _own_options(self) -> dict[str, Any]:
+        own = self.options.get(self._protocol)
+        if isinstance(own, dict):
+            return own
+        others = PROTOCOLS if self._protocol not in ("http", "https") else self.options
+        return {name: value for name, value in self.options.items() if name not in others}
 
     @property
     def _protocol(self) -> str:

@@ -27,6 +27,7 @@ from pipeline.verification import VerificationOptions
 
 LONG_SIDE = 192
 COUNT = 12  # photographs
+pytestmark = pytest.mark.timeout(900)  # several starts of Ray each, on a machine that may be busy
 PLAN = ("--long-side", LONG_SIDE, "--shard-pairs", 3)
 
 
@@ -205,10 +206,10 @@ def read(path: Path) -> list[dict]:
 class Nodes:
     """A cluster of three nodes of one CPU, by Ray's own utility."""
 
-    def __init__(self) -> None:
+    def __init__(self, mark: str) -> None:
         from ray.cluster_utils import Cluster
 
-        self.mark = uuid.uuid4().hex
+        self.mark = mark
         of_node = {"num_cpus": 1, "object_store_memory": 100_000_000}
         self.cluster = Cluster(initialize_head=True, head_node_args={**of_node, "include_dashboard": False})
         self.nodes = [self.cluster.add_node(**of_node) for _ in range(2)]
@@ -228,8 +229,9 @@ def three() -> Iterator[Nodes]:
         }.items():  # as if installed on the nodes
             environment.setenv(name, value)
         environment.delenv("RAY_OVERRIDE_RESOURCES")
-        nodes = Nodes()
-        nodes.mark = mark
+        handler = signal.getsignal(signal.SIGTERM)
+        nodes = Nodes(mark)
+        signal.signal(signal.SIGTERM, handler)  # Ray's would drain the cluster first
         try:
             yield nodes
         finally:

@@ -21,6 +21,7 @@ from test_faults import PLAN, check_whole, place  # noqa: F401  the fixture
 from eloftr.checkpoint import load_model, save_model
 from pipeline.storage import Folder
 
+pytestmark = pytest.mark.timeout(900)
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -210,6 +210,14 @@ def test_a_missing_driver_names_its_package(url: str, module: str, package: str)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     protocol = url.partition("://")[0]
     assert f"StorageError: {url}: the driver for {protocol}:// is not installed; pip install {package}." in done.stderr
+
+
+def test_options_of_a_store_reach_no_other(s3: dict[str, str], tmp_path: Path, served: Callable[[Path], str]) -> None:
+    (tmp_path / "a.txt").write_bytes(b"x")
+    for options in (s3, {"s3": s3}, {"s3": s3, "http": {}, "endpoint_url": "http://127.0.0.1:9"}):
+        Folder("s3://bucket/mixed", options).publish("a.txt", b"x")
+        for url in ("s3://bucket/mixed", served(tmp_path), f"file://{tmp_path}", str(tmp_path)):
+            assert Folder(url, options).read_bytes("a.txt") == b"x"
 
 
 def test_every_trouble_of_a_store_is_tried_again_and_a_lasting_one_ends_in_a_sentence(s3: dict[str, str]) -> None:
