@@ -9,16 +9,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eloftr import CheckpointError
-from jobs.arguments import EXIT_CODES, add_matching, run_options
-from pipeline.dataflow import match_dataset
+from jobs.arguments import EPILOG, add_matching, run_options
+from pipeline.dataflow import Actors, match_dataset
+from pipeline.lease import LeaseError
 from pipeline.pairs import PairListError
+from pipeline.progress import Log
 from pipeline.report import summary_text
 from pipeline.run import RunError
 from pipeline.storage import StorageError, redacted
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXIT_CODES)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     add = parser.add_argument
     add("--images", required=True, help="folder of photographs, read recursively; a path or an fsspec URL")
     add("--output", required=True, help="run folder; a path or an fsspec URL")
@@ -30,16 +32,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
+    log = Log(args.log == "json")
     try:
         options = run_options(args, args.images, args.pairs)
-        summary = match_dataset(options, dry_run=args.dry_run, actors=args.actors)
+        actors = Actors.parse(args.actors, args.actor_gpus)
+        summary = match_dataset(options, dry_run=args.dry_run, actors=actors, log=log)
     except (RunError, StorageError, PairListError, CheckpointError, ValueError) as error:
-        print(f"match_dataset: {error}", file=sys.stderr)
-        return 2
+        return log.fail("match_dataset", error, 2)
+    except LeaseError as error:
+        return log.fail("match_dataset", error, 3)
     except KeyboardInterrupt:
-        print("match_dataset: stopped; run the same command again to go on", file=sys.stderr)
-        return 130
-    print(summary_text(summary, redacted(args.output)) if summary else "", end="")
+        return log.fail("match_dataset", "stopped; run the same command again to go on", 130)
+    if summary:
+        log.say("summary", summary_text(summary, redacted(args.output)), **summary)
     return 0
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eloftr import CheckpointError
-from jobs.arguments import EXIT_CODES, add_matching, run_options
-from pipeline.dataflow import rerank_candidates
+from jobs.arguments import EPILOG, add_matching, run_options
+from pipeline.dataflow import Actors, rerank_candidates
+from pipeline.lease import LeaseError
 from pipeline.pairs import PairListError
+from pipeline.progress import Log
 from pipeline.ranking import SCORES
 from pipeline.report import rerank_text
 from pipeline.reranking import RerankOptions
@@ -21,7 +23,7 @@ from pipeline.verification import MODELS
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXIT_CODES)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     add = parser.add_argument
     add("--queries", required=True, help="folder of the queries; a path or an fsspec URL")
     add("--database", required=True, help="folder of the candidates; may be that of the queries")
@@ -41,20 +43,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
+    log = Log(args.log == "json")
     names = ("candidates", "truth", "score", "budget", "saturation", "top", "gate", "draw")
     try:
         images = {"query": args.queries, "database": args.database}
         options = RerankOptions(
             run_options(args, images, model=args.geometry), **{name: getattr(args, name) for name in names}
         )
-        result = rerank_candidates(options, actors=args.actors)
+        result = rerank_candidates(options, actors=Actors.parse(args.actors, args.actor_gpus), log=log)
     except (RunError, StorageError, PairListError, CheckpointError, ValueError) as error:
-        print(f"rerank: {error}", file=sys.stderr)
-        return 2
+        return log.fail("rerank", error, 2)
+    except LeaseError as error:
+        return log.fail("rerank", error, 3)
     except KeyboardInterrupt:
-        print("rerank: stopped; run the same command again to go on", file=sys.stderr)
-        return 130
-    print(rerank_text(result, redacted(args.output)), end="")
+        return log.fail("rerank", "stopped; run the same command again to go on", 130)
+    log.say("summary", rerank_text(result, redacted(args.output)), **result)
     return 0
 
 

@@ -14,9 +14,9 @@ MODULES = sorted(path for top in ("eloftr", "pipeline", "jobs", "benchmarks") fo
 HEAVY = {"ray", "pyarrow", "pycolmap", "fsspec", "scipy", "transformers", "cv2"}
 # Within pipeline/, a module may import those of lower rank; see the table of docs/design.md.
 RANKS = [
-    {"schemas", "progress", "drawing", "evaluation"},
+    {"schemas", "progress", "drawing", "evaluation", "retries", "isolation"},
     {"storage", "report"},
-    {"images", "pairs", "shards", "verification", "keypoints", "demo_scene"},
+    {"images", "pairs", "shards", "lease", "verification", "keypoints", "demo_scene"},
     {"matching", "spool", "candidates", "descriptors", "lists"},
     {"run", "colmap", "ranking", "sequences", "positions", "covisibility", "plan_options"},
     {"reranking", "planning"},
