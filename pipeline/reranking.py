@@ -319,8 +319,8 @@ def _draw(task: _Task, folder: Folder, ranking: pa.Table, queries: pa.Table) -> 
             rows[label] = [
                 (
                     _photograph(task.parts["database"], one["candidate"], task.options),
-                    f"{one[key]}  {one['candidate']}",
-                    _said(one),
+                    one["candidate"],
+                    f"{one[key]}  ·  {_said(one)}" + (f"  ·  was {one['retrieval_rank']}" if key == "rank" else ""),
                     None if task.positives is None else one["candidate"] in true,
                 )
                 for one in shown
