@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import ray
 import torch
+from job_process import PROJECT, Job
 from pictures import write_places, write_views
-from test_match_dataset import PROJECT, Job
 
 from benchmarks.pipeline import match_without_ray
 from jobs.rerank import main, parse_arguments
@@ -74,6 +74,10 @@ def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
     for text in ("round 1: up to 10 candidates", "skipped", "gate of 25 inliers", "\nretrieval ", "\nchange "):
         assert text in job.out
     assert (place / "run" / "pictures" / "00.png").stat().st_size > 10_000
+    (shown,) = re.findall(r"--draw 3\n(.*?)^```$", (PROJECT / "docs" / "reranking.md").read_text(), re.M | re.S)
+    labels = re.findall(r"^[a-z]+(?: [a-z]+)*:|^[a-z]+(?: [a-z]+)*(?= {3})", shown, re.M)
+    assert len(labels) == 11
+    assert [label for label in labels if f"\n{label}" not in job.out] == []
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     threads = torch.get_num_threads()
