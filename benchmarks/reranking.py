@@ -112,8 +112,8 @@ class Measured:
             matching=MatchingOptions(self.long_side),
             verification=VerificationOptions(long_side=self.long_side),
         )
-        lists = {"candidates": str(self.folder / "candidates.parquet"), "truth": str(self.data / "retrieval.json")}
-        result = rerank_candidates(RerankOptions(options, **lists, **how))
+        candidates, truth = self.folder / "candidates.parquet", self.data / "retrieval.json"
+        result = rerank_candidates(RerankOptions(options, str(candidates), str(truth), **how))
         self.rankings[label] = by_set(self.ranking(output), self.positives)
         return result
 

@@ -283,6 +283,23 @@ def test_a_database_below_the_queries_knows_its_own_files(place: Path, tmp_path:
     assert (result["candidates"], result["verified"]) == (1, 1)
 
 
+def test_an_object_store_gives_the_same_ranking(
+    place: Path, full: tuple[Path, dict[str, Any]], s3: dict[str, str]
+) -> None:
+    store = Folder("s3://bucket/places", s3)
+    for path in (*place.glob("queries/*.jpg"), *place.glob("database/**/*.jpg"), *place.glob("*.*")):
+        store.publish(path.relative_to(place).as_posix(), path.read_bytes())
+    options = asked(place, place, candidates=store.url_of("candidates.trec"), truth=store.url_of("truth.json"), draw=1)
+    images = {"query": store.url_of("queries"), "database": store.url_of("database")}
+    run = replace(options.run, images=images, output="s3://bucket/reranked", storage=s3)
+    result = reranked(replace(options, run=run))
+    output = Folder("s3://bucket/reranked", s3)
+    for name in ("ranking.parquet", "ranking.csv", "queries.parquet", "failures/candidates.parquet"):
+        assert output.read_bytes(name) == (full[0] / name).read_bytes(), name
+    assert output.exists("pictures/00.png")
+    assert result["evaluation"] == full[1]["evaluation"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
