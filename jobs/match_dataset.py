@@ -9,16 +9,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eloftr import CheckpointError
-from pipeline.dataflow import match_dataset
-from pipeline.images import ImageLimits
-from pipeline.matching import MatchingOptions
+from jobs.arguments import EPILOG, add_matching, run_options
+from pipeline.dataflow import Actors, match_dataset
+from pipeline.lease import LeaseError
 from pipeline.pairs import PairListError
+from pipeline.progress import Log
 from pipeline.report import summary_text
-from pipeline.run import RunError, RunOptions
-from pipeline.storage import StorageError, redacted, storage_options
-from pipeline.verification import VerificationOptions
-
-EPILOG = "Exit codes: 0 done; 2 arguments, images or weights are unusable; 130 stopped, run it again to go on."
+from pipeline.run import RunError
+from pipeline.storage import StorageError, redacted
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -27,51 +25,26 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--images", required=True, help="folder of photographs, read recursively; a path or an fsspec URL")
     add("--output", required=True, help="run folder; a path or an fsspec URL")
     add("--pairs", help="pair list (.txt, .csv, .parquet); default all pairs")
-    add("--weights", default="small", help="bundled name, checkpoint file or folder, URL or hub id (%(default)s)")
-    add("--variant", choices=("full", "opt"), default="full", help="opt: the efficiency variant, without softmax")
-    add("--threshold", type=float, help="lowest score of a match (default the variant's)")
-    add("--long-side", type=int, default=640, help="longer side of what the network sees, pixels (%(default)s)")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the network (%(default)s)")
-    add("--batch-size", type=int, help="pairs that go through the network at once (default by device)")
-    add("--min-inliers", type=int, default=VerificationOptions.min_num_inliers, help="of a verified pair (%(default)s)")
-    add(
-        "--max-error",
-        type=float,
-        default=VerificationOptions.max_error,
-        help="of inliers, network pixels (%(default)s)",
-    )
-    add("--max-side", type=int, default=ImageLimits.max_side, help="of a photograph, pixels (%(default)s)")
-    add("--shard-images", type=int, help="most images of a shard: bounds memory (default by device)")
-    add("--shard-pairs", type=int, help="most pairs of a shard: the unit of restart (default by device)")
-    add("--actors", type=int, help="processes that hold the model (default one a GPU, else one a CPU)")
-    add("--storage-options", default="{}", help="JSON for the fsspec filesystems (endpoint, …)")
+    add_matching(parser)
     add("--dry-run", action="store_true", help="print the plan and its cost, write nothing")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
+    log = Log(args.log == "json")
     try:
-        chosen = {
-            name: getattr(args, name) for name in ("images", "output", "pairs", "weights", "variant", "threshold")
-        }
-        options = RunOptions(
-            **chosen,
-            matching=MatchingOptions(args.long_side, args.dtype, args.batch_size),
-            limits=ImageLimits(max_side=args.max_side),
-            verification=VerificationOptions(args.max_error, args.long_side, args.min_inliers),
-            max_images=args.shard_images,
-            max_pairs=args.shard_pairs,
-            storage=storage_options(args.storage_options),
-        )
-        summary = match_dataset(options, dry_run=args.dry_run, actors=args.actors)
+        options = run_options(args, args.images, args.pairs)
+        actors = Actors.parse(args.actors, args.actor_gpus)
+        summary = match_dataset(options, dry_run=args.dry_run, actors=actors, log=log)
     except (RunError, StorageError, PairListError, CheckpointError, ValueError) as error:
-        print(f"match_dataset: {error}", file=sys.stderr)
-        return 2
+        return log.fail("match_dataset", error, 2)
+    except LeaseError as error:
+        return log.fail("match_dataset", error, 3)
     except KeyboardInterrupt:
-        print("match_dataset: stopped; run the same command again to go on", file=sys.stderr)
-        return 130
-    print(summary_text(summary, redacted(args.output)) if summary else "", end="")
+        return log.fail("match_dataset", "stopped; run the same command again to go on", 130)
+    if summary:
+        log.say("summary", summary_text(summary, redacted(args.output)), **summary)
     return 0
 
 

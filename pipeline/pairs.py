@@ -132,6 +132,11 @@ def read_rows(
         raise PairListError(f"{folder.shown}/{name}: cannot be read ({error}); check the path.") from error
 
 
+def check_pairs(table: pa.Table, names: Sequence[str]) -> PairList:
+    """A table of PAIRS in memory, checked against the sorted names of the images as `read_pairs` does."""
+    return _collected(table_rows(table, "pairs"), pa.array(names, pa.string()), "row", "pairs")
+
+
 def text_rows(text: str, comma: bool) -> Iterator[pa.Table]:
     """Lines → tables of ROWS, each line in its place; see `read_pairs` for what a line may be."""
     lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten()

@@ -15,6 +15,7 @@ import os
 import platform
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,9 +28,9 @@ import pyarrow.compute as pc
 
 from eloftr.resizing import resize
 from pipeline import schemas
-from pipeline.images import PREPROCESSING, ImageLimits, bucket, list_images
-from pipeline.matching import MatchedShard, MatchingOptions
-from pipeline.pairs import PairList, exhaustive, read_pairs
+from pipeline.images import PREPROCESSING, Folders, ImageLimits, bucket, image_source, list_images
+from pipeline.matching import TRIES, MatchedShard, MatchingOptions, set_aside
+from pipeline.pairs import PairList, check_pairs, exhaustive, read_pairs
 from pipeline.progress import duration
 from pipeline.shards import encodes, plan_shards, shards_table
 from pipeline.storage import Folder, redacted
@@ -42,6 +43,7 @@ RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.
 PLAN_FAILURES = "failures/plan.parquet"
 COUNTS = ("pairs", "matched", "unmatched", "verified", "matches", "inliers", "encodes")
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
+READ_THREADS = 16  # for done markers, which are small and many
 # A shard is the unit of restart, of overlap between stages and of memory: small where a pair costs a tenth of a second.
 SHARD_SIZES = {"cuda": (64, 1024), "cpu": (32, 32)}  # images, pairs
 
@@ -54,14 +56,15 @@ class RunError(Exception):
 class RunOptions:
     """What a run is asked to do.
 
-    images, output: local folder or fsspec URL. pairs: a pair list, or None for all pairs.
+    images, output: local folder or fsspec URL; several folders of images by label, see `Folders`.
+    pairs: a pair list, its table of PAIRS, or None for all pairs.
     weights: as for `load_matcher`, also an fsspec URL. threshold: lowest score, None for the weights' own.
     max_images, max_pairs: of a shard; None chooses by device.
     """
 
-    images: str
+    images: str | dict[str, str]
     output: str
-    pairs: str | None = None
+    pairs: str | pa.Table | None = None
     weights: str = "small"
     variant: str = "full"
     threshold: float | None = None
@@ -130,13 +133,15 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def make_plan(options: RunOptions, source: Folder, device: str) -> Plan:
+def make_plan(options: RunOptions, source: Folder | Folders, device: str) -> Plan:
     """List the images, read or make the pairs, cut them into shards."""
     names = list_images(source)
     if len(names) < 2:
         raise RunError(f"{source.shown}: holds {len(names)} photographs, and a pair needs two; check the path.")
     if options.pairs is None:
         pairs = PairList(exhaustive(len(names)), None, schemas.FAILURES.empty_table(), 0)
+    elif isinstance(options.pairs, pa.Table):
+        pairs = check_pairs(options.pairs, names)
     else:
         pairs = read_pairs(options.pairs, names, options.storage)
         if not len(pairs.pairs):
@@ -159,9 +164,10 @@ class Run:
         from eloftr.matcher import configure
 
         self.options = options
-        self.source = Folder(options.images, options.storage)
+        self.source = image_source(options.images, options.storage)
         self.folder = Folder(options.output, options.storage)
-        if _place(self.folder).startswith(_place(self.source)):
+        sources = self.source.parts.values() if isinstance(self.source, Folders) else [self.source]
+        if any(place(self.folder).startswith(place(source)) for source in sources):
             raise RunError(f"{self.folder.shown}: lies inside the folder of the images; give another --output.")
         self.model = load_weights(options.weights, options.storage)
         configure(self.model.config, options.variant, options.threshold)
@@ -211,17 +217,27 @@ class Run:
                 f"{self.folder.shown}: holds a run that does not fit: {what}; give another --output, or what it had."
             )
 
+    def counts(self) -> dict[str, int]:
+        """Of the plan: images, pairs, shards, duplicates, unusable lines of the list, and shards that are done."""
+        plan = self.plan
+        return {
+            "images": len(plan.names),
+            "pairs": len(plan.pairs.pairs),
+            "shards": len(plan.shards),
+            "duplicates": plan.pairs.duplicates,
+            "unusable": plan.pairs.failures.num_rows,
+            "done": len(plan.shards) - self.pending().num_rows,
+        }
+
     def described(self) -> str:
         """The plan for a person, in one line."""
-        plan, left = self.plan, self.pending().num_rows
-        images, pairs, shards = len(plan.names), len(plan.pairs.pairs), len(plan.shards)
-        duplicates, unusable, done = plan.pairs.duplicates, plan.pairs.failures.num_rows, len(plan.shards) - left
-        line = f"{_counted(images, 'image')}, {_counted(pairs, 'pair')} in {_counted(shards, 'shard')}"
-        if duplicates:
-            line += f"; {_counted(duplicates, 'duplicate')} dropped"
-        if unusable:
-            line += f"; {_counted(unusable, 'line')} of the list cannot be matched ({PLAN_FAILURES})"
-        return line + (f"; {_counted(done, 'shard')} done" if done else "")
+        n = self.counts()
+        line = f"{_counted(n['images'], 'image')}, {_counted(n['pairs'], 'pair')} in {_counted(n['shards'], 'shard')}"
+        if n["duplicates"]:
+            line += f"; {_counted(n['duplicates'], 'duplicate')} dropped"
+        if n["unusable"]:
+            line += f"; {_counted(n['unusable'], 'line')} of the list cannot be matched ({PLAN_FAILURES})"
+        return line + (f"; {_counted(n['done'], 'shard')} done" if n["done"] else "")
 
     def estimated(self) -> str:
         """What the pending part of the plan costs, from two matches timed on this machine's device, in one line."""
@@ -261,6 +277,8 @@ class Run:
         """Write the plan, then `run.json`; a folder without it is not a run yet. Remove what killed writers left."""
         self.folder.sweep()
         if not self.resumed:
+            if self.folder.exists(RUN_FILE):
+                raise RunError(f"{self.folder.shown}: another command has begun here meanwhile; run this one again.")
             self.folder.publish_table(PLAN_FILE, self.plan.shards)
             self.folder.publish_table(PLAN_FAILURES, self.plan.pairs.failures)
             self.folder.publish_json(RUN_FILE, {**self.description, "versions": _versions()})
@@ -270,8 +288,9 @@ class Run:
         totals: Counter[str] = Counter()
         seconds: Counter[str] = Counter()
         reasons: Counter[str] = Counter(self.plan.pairs.failures["reason"].to_pylist())
-        for shard in sorted(self.folder.done_names()):
-            done = self.folder.read_done(shard)
+        with ThreadPoolExecutor(READ_THREADS) as threads:
+            markers = threads.map(self.folder.read_done, sorted(self.folder.done_names()))
+        for done in markers:
             totals.update(done["counts"])
             seconds.update(done["seconds"])
             reasons.update(done["failed"])
@@ -307,9 +326,10 @@ class FinishShard:
         self.folder = folder
         self.verify = VerifyShard(verification)
 
-    def __call__(self, shard: MatchedShard) -> dict[str, Any]:
-        """Returns what the marker holds: counts, failed pairs by reason, seconds a stage."""
+    def __call__(self, shard: MatchedShard, attempt: int = 1) -> dict[str, Any]:
+        """Returns what the marker holds: counts, failed pairs by reason, seconds a stage. attempt: see `matching`."""
         started = time.monotonic()
+        shard = shard if attempt <= TRIES else set_aside(shard)
         matches = self.verify(shard.matches, shard.images)
         verified = time.monotonic()
         if shard.failures.num_rows:
@@ -340,7 +360,7 @@ class FinishShard:
         return done
 
 
-def _place(folder: Folder) -> str:
+def place(folder: Folder) -> str:
     """What tells whether one folder lies inside another: real path or URL, ending in one slash."""
     return (os.path.realpath(folder.path()) if folder.local else folder.url).rstrip("/") + "/"
 

@@ -14,12 +14,13 @@ MODULES = sorted(path for top in ("eloftr", "pipeline", "jobs", "benchmarks") fo
 HEAVY = {"ray", "pyarrow", "pycolmap", "fsspec", "scipy", "transformers", "cv2"}
 # Within pipeline/, a module may import those of lower rank; see the table of docs/design.md.
 RANKS = [
-    {"schemas", "progress", "drawing"},
+    {"schemas", "progress", "drawing", "evaluation", "retries", "isolation"},
     {"storage", "report"},
-    {"images", "pairs", "shards", "verification", "keypoints", "demo_scene"},
-    {"matching", "spool", "descriptors", "lists"},
-    {"run", "colmap", "sequences", "positions", "covisibility", "plan_options"},
-    {"dataflow", "reconstruction", "planning"},
+    {"images", "pairs", "shards", "lease", "verification", "keypoints", "demo_scene"},
+    {"matching", "spool", "candidates", "descriptors", "lists"},
+    {"run", "colmap", "ranking", "sequences", "positions", "covisibility", "plan_options"},
+    {"reranking", "planning"},
+    {"dataflow", "reconstruction"},
 ]
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
 

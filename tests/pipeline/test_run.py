@@ -313,3 +313,12 @@ def test_a_signed_url_of_weights_is_not_shown(photos: Path, tmp_path: Path) -> N
     with pytest.raises(RunError, match=r"^memory://nowhere/x\.safetensors: the weights") as refused:
         Run(asked(photos, tmp_path / "run", weights=signed), "cpu")
     assert "hidden" not in str(refused.value)
+
+
+def test_a_run_that_another_command_began_meanwhile_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
+    first, second = (Run(asked(photos, tmp_path / "run", max_pairs=pairs), "cpu") for pairs in (2, 3))
+    first.begin()
+    before = contents(tmp_path / "run")
+    with pytest.raises(RunError, match="another command has begun here meanwhile; run this one again"):
+        second.begin()
+    assert contents(tmp_path / "run") == before
