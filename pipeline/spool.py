@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import schemas
 from pipeline.keypoints import MergedKeypoints, merge_keypoints, merge_matches
 from pipeline.verification import GEOMETRIES
 
@@ -27,13 +27,13 @@ PAIR = np.dtype(
     [
         *(("image0", np.int64), ("image1", np.int64)),  # rows of the images
         *(("start", np.int64), ("length", np.int64)),  # its piece of the files
-        ("geometry", np.int8),  # index into GEOMETRIES
-        *(
-            ("E", np.float64, 9),
-            ("F", np.float64, 9),
-            ("H", np.float64, 9),
-            ("pose", np.float64, 7),
-        ),  # NaN: none
+        ("row", np.int64),  # of `geometries`
+    ]
+)
+GEOMETRY = np.dtype(
+    [
+        ("geometry", np.int64),  # index into GEOMETRIES
+        *(("E", np.float64, 9), ("F", np.float64, 9), ("H", np.float64, 9), ("pose", np.float64, 7)),  # NaN: none
     ]
 )
 
@@ -43,7 +43,7 @@ class SpoolError(Exception):
 
 
 class MatchSpool:
-    """Inlier matches on disk. Its memory is about 300 bytes per pair, and one batch.
+    """Inlier matches on disk. Its memory is about 150 bytes per pair, and one batch.
 
     folder: an empty local folder. names: (N,) str, sorted; width, height: (N,) of the upright images.
     """
@@ -61,18 +61,19 @@ class MatchSpool:
         "H",
         "pose",
     )
-    FILES = {  # noqa: RUF012
+    FILES: ClassVar[dict[str, tuple[Any, tuple[int, ...]]]] = {
         "xy0": (np.float32, (-1, 2)),
         "xy1": (np.float32, (-1, 2)),
         "scores": (np.float32, (-1,)),
         "index0": (np.int32, (-1,)),
         "index1": (np.int32, (-1,)),
+        "geometries": (GEOMETRY, (-1,)),
     }
 
     def __init__(self, folder: Path, names: np.ndarray, width: np.ndarray, height: np.ndarray) -> None:
         self.folder, self.names, self.size = folder, names, np.stack([width, height], axis=1)
         self.rows: list[np.ndarray] = []
-        self.total = self.pairs = self.outside = self.duplicates = 0
+        self.total = self.found = self.pairs = self.outside = self.duplicates = 0
 
     def add(self, table: pa.Table, source: str) -> None:
         """Append the inliers of the verified pairs of a MATCHES table.
@@ -89,18 +90,24 @@ class MatchSpool:
         pairs = np.zeros(len(table), PAIR)
         for side in ("image0", "image1"):
             pairs[side] = self._rows_of(np.array(table[side].to_pylist(), dtype=object), source)
-        pairs["geometry"] = [GEOMETRIES.index(name) for name in table["geometry"].to_pylist()]
+        pairs["row"] = self.found + np.arange(len(pairs))
+        geometries = np.zeros(len(table), GEOMETRY)
+        geometries["geometry"] = pc.index_in(table["geometry"], pa.array(GEOMETRIES)).to_numpy()
         for name in ("E", "F", "H", "pose"):
             column = table[name].combine_chunks()
             values = column.values.to_numpy(zero_copy_only=False).reshape(len(table), -1)
-            pairs[name] = np.where(column.is_valid().to_numpy(zero_copy_only=False)[:, None], values, np.nan)
+            geometries[name] = np.where(column.is_valid().to_numpy(zero_copy_only=False)[:, None], values, np.nan)
 
-        lists = [schemas.unragged(table[name]) for name in ("keypoints0", "keypoints1", "scores", "inliers")]
-        lengths = np.array([[len(row) for row in column] for column in lists])
-        if (lengths != lengths[0]).any():
+        lengths, columns = [], []
+        for name in ("keypoints0", "keypoints1", "scores", "inliers"):
+            column = table[name].combine_chunks()
+            lengths.append(pc.fill_null(pc.list_value_length(column), 0).to_numpy())
+            flat = column.flatten()
+            columns.append((flat.flatten() if name.startswith("key") else flat).to_numpy(zero_copy_only=False))
+        if any((length != lengths[0]).any() for length in lengths):
             raise SpoolError(f"{source}: lists of one pair differ in length; match this shard again.")
-        inliers = np.concatenate(lists[3])
-        xy0, xy1, scores = (np.concatenate(column)[inliers] for column in lists[:3])
+        inliers = columns[3]
+        xy0, xy1, scores = columns[0].reshape(-1, 2)[inliers], columns[1].reshape(-1, 2)[inliers], columns[2][inliers]
         pair = np.repeat(np.arange(len(pairs)), lengths[0])[inliers]
         good = np.isfinite(xy0).all(axis=1) & np.isfinite(xy1).all(axis=1) & np.isfinite(scores) & (scores >= 0)
         if not good.all():
@@ -115,10 +122,15 @@ class MatchSpool:
         pairs["length"] = np.bincount(pair[inside], minlength=len(pairs))
         pairs["start"] = self.total + np.cumsum(pairs["length"]) - pairs["length"]
         self.total += int(pairs["length"].sum())
-        for name, values in (("xy0", xy0), ("xy1", xy1), ("scores", scores)):
-            with open(self.folder / name, "ab") as file:
-                np.ascontiguousarray(values[inside], np.float32).tofile(file)
+        self.found += len(pairs)
+        for name, values in (("xy0", xy0[inside]), ("xy1", xy1[inside]), ("scores", scores[inside])):
+            self._append(name, values)
+        self._append("geometries", geometries)
         self.rows.append(pairs[pairs["length"] > 0])
+
+    def _append(self, name: str, values: np.ndarray) -> None:
+        with open(self.folder / name, "ab") as file:
+            np.ascontiguousarray(values, self.FILES[name][0]).tofile(file)
 
     def _rows_of(self, names: np.ndarray, source: str) -> np.ndarray:
         rows = np.minimum(np.searchsorted(self.names, names), len(self.names) - 1)
@@ -164,8 +176,8 @@ class MatchSpool:
                 self._open("index1")[rows[second]] = merged.index[second]
             yield begin, merged
 
-    def merge_pairs(self, pairs: np.ndarray) -> Iterator[tuple[int, list[np.ndarray]]]:
-        """After `merge_images`: for runs of consecutive pairs (first row, (m, 2) uint32 keypoints each)."""
+    def merge_pairs(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+        """After `merge_images`: for runs of consecutive pairs (PAIR, GEOMETRY, (m, 2) uint32 keypoints each)."""
         for begin, end in _batches(pairs["length"]):
             lengths = pairs["length"][begin:end]
             rows = _ranges(pairs["start"][begin:end], lengths)
@@ -173,7 +185,8 @@ class MatchSpool:
             indices = np.stack([self._read("index0", rows), self._read("index1", rows)], axis=1)
             kept = merge_matches(pair, indices[:, 0], indices[:, 1], self._read("scores", rows))
             bounds = np.searchsorted(pair[kept], np.arange(1, end - begin))
-            yield begin, np.split(indices[kept].astype(np.uint32), bounds)
+            found = self._read("geometries", pairs["row"][begin:end])
+            yield pairs[begin:end], found, np.split(indices[kept].astype(np.uint32), bounds)
 
     def _read(self, name: str, rows: np.ndarray) -> np.ndarray:
         kind, shape = self.FILES[name]

@@ -299,8 +299,8 @@ from pathlib import Path
 import pipeline.colmap as colmap
 from pipeline.storage import Folder
 write = colmap._write_pairs
-def killed_half_way(target, pairs, matches, *rest):
-    write(target, pairs[:5], matches[:5], *rest)
+def killed_half_way(target, pairs, geometries, matches, *rest):
+    write(target, pairs[:5], geometries[:5], matches[:5], *rest)
     os.kill(os.getpid(), signal.SIGKILL)
 colmap._write_pairs = killed_half_way
 run = Path({str(run)!r})
