@@ -40,7 +40,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=VerificationOptions.max_error,
         help="of inliers, network pixels (%(default)s)",
     )
-    add("--max-side", type=int, default=ImageLimits.max_side, help="of a photograph, pixels (%(default)s)")
+    add("--limit", action="append", default=[], metavar="NAME=N", help="of photographs: max_side=30000, max_pixels=…")
+    add("--follow-links", action="store_true", help="let symbolic links lead out of the folder of images")
     add("--shard-images", type=int, help="most images of a shard: bounds memory (default by device)")
     add("--shard-pairs", type=int, help="most pairs of a shard: the unit of restart (default by device)")
     add("--actors", type=int, help="processes that hold the model (default one a GPU, else one a CPU)")
@@ -52,13 +53,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
-        chosen = {
-            name: getattr(args, name) for name in ("images", "output", "pairs", "weights", "variant", "threshold")
-        }
+        same = ("images", "output", "pairs", "weights", "variant", "threshold", "follow_links")
         options = RunOptions(
-            **chosen,
+            **{name: getattr(args, name) for name in same},
             matching=MatchingOptions(args.long_side, args.dtype, args.batch_size),
-            limits=ImageLimits(max_side=args.max_side),
+            limits=ImageLimits.parse(args.limit),
             verification=VerificationOptions(args.max_error, args.long_side, args.min_inliers),
             max_images=args.shard_images,
             max_pairs=args.shard_pairs,

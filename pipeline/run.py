@@ -71,6 +71,7 @@ class RunOptions:
     max_images: int | None = None
     max_pairs: int | None = None
     storage: dict[str, Any] = field(default_factory=dict, repr=False)
+    follow_links: bool = False  # symbolic links may lead out of the folder of images
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Run:
         from eloftr.matcher import configure
 
         self.options = options
-        self.source = Folder(options.images, options.storage)
+        self.source = Folder(options.images, options.storage, options.follow_links)
         self.folder = Folder(options.output, options.storage)
         if _place(self.folder).startswith(_place(self.source)):
             raise RunError(f"{self.folder.shown}: lies inside the folder of the images; give another --output.")
@@ -189,6 +190,7 @@ class Run:
                 "skip_softmax": config.coarse_matching_skip_softmax,
                 "threshold": config.coarse_matching_threshold,
                 "limits": asdict(options.limits),
+                "follow_links": options.follow_links,
                 "verification": asdict(options.verification),
                 "preprocessing": PREPROCESSING,
                 "schemas": schemas.VERSION,

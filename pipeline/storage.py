@@ -147,7 +147,8 @@ class Folder:
         if name is not None and not self.follow_links:
             real, inside = os.path.realpath(path), os.path.realpath(root)
             if os.path.commonpath([real, inside]) != inside:
-                raise StorageError(f"{name}: a symbolic link leads out of {self.shown}; copy the file, or allow links.")
+                cure = "copy the file, or allow links (--follow-links)"
+                raise StorageError(f"{name}: a symbolic link leads out of {self.shown}; {cure}.")
         return path
 
     def _key(self, name: str) -> str:
@@ -366,8 +367,13 @@ def _replace(path: str, data: bytes | pa.Buffer) -> None:
 
 
 def redacted(text: object) -> str:
-    """A text with every URL in it stripped of user, password and query (signed URLs carry a key there)."""
-    return re.sub(r"(://)(?:[^/@\s]*@)?([^\s?'\")]*)(?:\?[^\s'\")]*)?", r"\1\2", str(text))
+    """A text with every URL in it stripped of user, password and query (signed URLs carry a key there), on one line.
+
+    Drivers quote what they took for a bucket or host without its protocol: `user:password@` goes there too.
+    """
+    line = " ".join(str(text).splitlines())
+    line = re.sub(r"(://)(?:[^/@\s]*@)?([^\s?'\")]*)(?:\?[^\s'\")]*)?", r"\1\2", line)
+    return re.sub(r"[^\s/@'\"(]+:[^\s/@'\"]+@", "", line)
 
 
 def _refused(error: Exception) -> bool:
