@@ -9,10 +9,11 @@ list of pieces.
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,8 @@ from pipeline.verification import GEOMETRIES
 
 BATCH = 1 << 20  # observations or matches worked on together: bounds the memory
 
+MATCH = np.dtype([("xy", np.float32, (2, 2)), ("score", np.float32)])  # x, y in either image
+INDEX = np.dtype((np.int32, 2))  # keypoint in either image
 PAIR = np.dtype(
     [
         *(("image0", np.int64), ("image1", np.int64)),  # rows of the images
@@ -61,18 +64,13 @@ class MatchSpool:
         "H",
         "pose",
     )
-    FILES: ClassVar[dict[str, tuple[Any, tuple[int, ...]]]] = {
-        "xy0": (np.float32, (-1, 2)),
-        "xy1": (np.float32, (-1, 2)),
-        "scores": (np.float32, (-1,)),
-        "index0": (np.int32, (-1,)),
-        "index1": (np.int32, (-1,)),
-        "geometries": (GEOMETRY, (-1,)),
-    }
+    FILES: ClassVar[dict[str, np.dtype]] = {"matches": MATCH, "index": INDEX, "geometries": GEOMETRY}
 
     def __init__(self, folder: Path, names: np.ndarray, width: np.ndarray, height: np.ndarray) -> None:
         self.folder, self.names, self.size = folder, names, np.stack([width, height], axis=1)
         self.rows: list[np.ndarray] = []
+        for file in self.FILES:
+            (folder / file).touch()
         self.total = self.found = self.pairs = self.outside = self.duplicates = 0
 
     def add(self, table: pa.Table, source: str) -> None:
@@ -123,14 +121,12 @@ class MatchSpool:
         pairs["start"] = self.total + np.cumsum(pairs["length"]) - pairs["length"]
         self.total += int(pairs["length"].sum())
         self.found += len(pairs)
-        for name, values in (("xy0", xy0[inside]), ("xy1", xy1[inside]), ("scores", scores[inside])):
-            self._append(name, values)
-        self._append("geometries", geometries)
+        matches = np.empty(int(inside.sum()), MATCH)
+        matches["xy"], matches["score"] = np.stack([xy0[inside], xy1[inside]], axis=1), scores[inside]
+        for name, values in (("matches", matches), ("geometries", geometries)):
+            with open(self.folder / name, "ab") as file:
+                values.tofile(file)
         self.rows.append(pairs[pairs["length"] > 0])
-
-    def _append(self, name: str, values: np.ndarray) -> None:
-        with open(self.folder / name, "ab") as file:
-            np.ascontiguousarray(values, self.FILES[name][0]).tofile(file)
 
     def _rows_of(self, names: np.ndarray, source: str) -> np.ndarray:
         rows = np.minimum(np.searchsorted(self.names, names), len(self.names) - 1)
@@ -148,9 +144,7 @@ class MatchSpool:
         repeated = np.zeros(len(pairs), bool)
         repeated[1:] = (np.diff(low[order]) == 0) & (np.diff(high[order]) == 0)
         self.duplicates = int(repeated.sum())
-        for name in ("index0", "index1"):
-            (self.folder / name).touch()
-            os.truncate(self.folder / name, 4 * self.total)
+        os.truncate(self.folder / "index", INDEX.itemsize * self.total)
         return pairs[order[~repeated]]
 
     def merge_images(self, pairs: np.ndarray, radii: np.ndarray) -> Iterator[tuple[int, MergedKeypoints]]:
@@ -166,14 +160,11 @@ class MatchSpool:
         for begin, end in _batches(observations):
             entries = slice(bounds[begin], bounds[end])
             rows = _ranges(starts[entries], lengths[entries])
-            second = np.repeat(order[entries] >= len(pairs), lengths[entries])
-            xy = np.empty((len(rows), 2), np.float32)
-            xy[~second], xy[second] = self._read("xy0", rows[~second]), self._read("xy1", rows[second])
+            side = np.repeat((order[entries] >= len(pairs)).astype(np.int8), lengths[entries])
             which = np.repeat(image[order[entries]] - begin, lengths[entries])
-            merged = merge_keypoints(which, xy, self._read("scores", rows), radii[begin:end])
-            if len(rows):
-                self._open("index0")[rows[~second]] = merged.index[~second]
-                self._open("index1")[rows[second]] = merged.index[second]
+            matches = self._open("matches")
+            merged = merge_keypoints(which, matches["xy"][rows, side], matches["score"][rows], radii[begin:end])
+            self._open("index")[rows, side] = merged.index
             yield begin, merged
 
     def merge_pairs(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
@@ -182,20 +173,21 @@ class MatchSpool:
             lengths = pairs["length"][begin:end]
             rows = _ranges(pairs["start"][begin:end], lengths)
             pair = np.repeat(np.arange(end - begin), lengths)
-            indices = np.stack([self._read("index0", rows), self._read("index1", rows)], axis=1)
-            kept = merge_matches(pair, indices[:, 0], indices[:, 1], self._read("scores", rows))
+            indices, scores = self._open("index")[rows], self._open("matches")["score"][rows]
+            kept = merge_matches(pair, indices[:, 0], indices[:, 1], scores)
             bounds = np.searchsorted(pair[kept], np.arange(1, end - begin))
-            found = self._read("geometries", pairs["row"][begin:end])
+            found = self._open("geometries")[pairs["row"][begin:end]]
             yield pairs[begin:end], found, np.split(indices[kept].astype(np.uint32), bounds)
 
-    def _read(self, name: str, rows: np.ndarray) -> np.ndarray:
-        kind, shape = self.FILES[name]
-        return np.array(self._open(name)[rows]) if len(rows) else np.zeros((0, *shape[1:]), kind)
-
     def _open(self, name: str) -> np.ndarray:
+        path, kind = self.folder / name, self.FILES[name]
+        if not path.stat().st_size:  # which cannot be mapped
+            return np.empty((0, *kind.shape), kind.base)
         # Mapped anew for every batch: pages once read are not held against this process's memory.
-        kind, shape = self.FILES[name]
-        return np.memmap(self.folder / name, kind, "r+").reshape(shape)
+        with open(path, "r+b") as file:
+            mapped = mmap.mmap(file.fileno(), 0)
+        mapped.madvise(mmap.MADV_RANDOM)  # pieces lie apart: reading ahead would read many times the file
+        return np.frombuffer(mapped, kind.base).reshape(-1, *kind.shape)
 
 
 def _batches(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
