@@ -2,7 +2,8 @@
 
 The graph is three stages: CPU tasks read the images of a shard, actors that hold the model match its pairs, CPU tasks
 verify and write it. A shard is one row of one block throughout, so that a retried task repeats exactly its shard, and
-writing it twice gives one file with the same rows.
+writing it twice gives one file with the same rows. Ray repeats for ever what kills its process; `_Attempts` counts, and
+the stages set such a shard aside in the end.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import logging
 import math
 import os
 import pickle
+import re
 import signal
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +26,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from ray.experimental import internal_kv
+from ray.util.metrics import Counter
 
+from pipeline.lease import Lease
 from pipeline.matching import MatchingOptions, MatchShard, ReadShard
-from pipeline.progress import Progress
+from pipeline.progress import TEXT, Log, Progress
 from pipeline.run import FinishShard, Run, RunError, RunOptions
 from pipeline.schemas import unragged
 from pipeline.storage import StorageError
@@ -35,37 +43,146 @@ if TYPE_CHECKING:  # see pipeline/matching.py
 # not fuse reading into the actors, where it would run between matches instead of beside them.
 TASK_CPUS, ACTOR_CPUS = 0.75, 0.25
 THREADS = 1  # of an actor without a GPU: two take twice the CPU time for the same pairs, so every CPU gets an actor
+KV = b"eloftr"  # namespace in Ray's control store
 OBJECT_STORE = 1 << 30  # bytes, of an embedded node: some tens of shards of decoded images
 
 
+@dataclass(frozen=True)
+class Actors:
+    """How many processes hold the model, and what each takes.
+
+    first, most: to begin with, and at most; the pool grows and shrinks between with the work, and an autoscaling
+    cluster with it. Equal: a fixed number. None: one for each GPU the cluster has now, or without for each CPU.
+    gpus: of one actor, a part of one or whole ones. None: one each, or a part where a fixed number exceeds the GPUs.
+    """
+
+    first: int | None = None
+    most: int | None = None
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.first is not None and not 1 <= self.first <= (self.most or 0):
+            raise ValueError(f"actors must be at least 1, and a range from the smaller: not {self.first}-{self.most}.")
+        if self.gpus is not None and not (0 < self.gpus <= 1 or self.gpus in range(2, 65)):
+            raise ValueError(f"GPUs of an actor are a part of one or whole ones, not {self.gpus:g}.")
+
+    @classmethod
+    def parse(cls, text: str | None, gpus: float | None = None) -> Actors:
+        """`4`, `1-8`, or None. Raises ValueError, one sentence, for other texts."""
+        if text is None:
+            return cls(gpus=gpus)
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+        if not found:
+            raise ValueError(f"actors are a number or a range as 1-8, not {text!r}.")
+        return cls(int(found[1]), int(found[2] or found[1]), gpus)
+
+    @property
+    def ranged(self) -> bool:
+        return self.first != self.most
+
+    def resolved(self, cpus: int, gpus: int, shards: int) -> tuple[int, int, float]:
+        """Actors to begin with and at most, and GPUs of one, where there are `cpus` and `gpus` now.
+
+        Raises RunError for what would wait for ever: more actors than CPUs (their shares would leave no node with room
+        for a task), or than GPUs of that share. Of a range with GPUs any part may wait for new nodes.
+        """
+        share = self.gpus or 0.0
+        if gpus and not share:
+            share = 1.0 if self.ranged else 1 / math.ceil((self.most or gpus) / gpus)
+        fit = min(cpus, math.floor(gpus / share + 1e-6)) if share else cpus
+        first = self.first or fit
+        if first > cpus and not (self.ranged and self.gpus):
+            raise RunError(f"{first} actors: there are {cpus} CPUs, and every actor needs one; give at most {cpus}.")
+        if max(first, 1) > fit and not (self.ranged and self.gpus):
+            cure = "give fewer actors, a smaller share, or a range as 1-8 where nodes are added"
+            raise RunError(f"{max(first, 1)} actors of {share:g} GPUs: there are {gpus} GPUs; {cure}.")
+        most = min(self.most or fit, shards)
+        return min(first, most), most, share
+
+
+class _Attempts:
+    """How often a stage of a shard was begun in processes that died before its end: Ray's control store knows.
+
+    Not Ray's own count of retries, which counts whatever waited for an actor that died. Every driver begins anew.
+    """
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+
+    @contextmanager
+    def counted(self, stage: str, shard: str) -> Iterator[int]:
+        key = f"{self.session}/{stage}/{shard}".encode()
+        attempt = int(internal_kv._internal_kv_get(key, namespace=KV) or 0) + 1
+        internal_kv._internal_kv_put(key, str(attempt).encode(), namespace=KV)
+        yield attempt
+        internal_kv._internal_kv_del(key, namespace=KV)
+
+    def forget(self) -> None:
+        internal_kv._internal_kv_del(f"{self.session}/".encode(), del_by_prefix=True, namespace=KV)
+
+
+class _Metrics:
+    """What Prometheus reads at Ray's metrics ports. Counted by the driver, once for every finished shard."""
+
+    def __init__(self) -> None:
+        self.pairs = Counter("eloftr_pairs", "Pairs with a row in matches/.", ("status",))
+        self.failures = Counter("eloftr_failures", "Failed pairs.", ("reason",))
+        self.encodes = Counter("eloftr_encodes", "Images that went through the network's first part.")
+        self.seconds = Counter("eloftr_stage_seconds", "Seconds of work, summed over processes.", ("stage",))
+
+    def add(self, marker: dict[str, Any]) -> None:
+        counts = marker["counts"]
+        failed = counts["pairs"] - counts["matched"] - counts["unmatched"]
+        of_status = {"matched": counts["matched"], "unmatched": counts["unmatched"], "failed": failed}
+        labelled = ((self.pairs, "status", of_status), (self.failures, "reason", marker["failed"]))
+        for counter, label, values in (*labelled, (self.seconds, "stage", marker["seconds"])):
+            for name, value in values.items():
+                if value:  # Ray refuses to count nothing
+                    counter.inc(value, {label: name})
+        if counts["encodes"]:
+            self.encodes.inc(counts["encodes"])
+
+
 class _Read:
-    def __init__(self, stage: ReadShard) -> None:
-        self.stage = stage
+    def __init__(self, stage: ReadShard, attempts: _Attempts) -> None:
+        self.stage, self.attempts = stage, attempts
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        (pairs,) = unragged(row["pairs"])
-        return _pack(self.stage(row["shard"][0].as_py(), row["images"][0].as_py(), pairs))
+        shard, names, (pairs,) = row["shard"][0].as_py(), row["images"][0].as_py(), unragged(row["pairs"])
+        with self.attempts.counted("read", shard) as attempt:
+            return _pack(self.stage(shard, names, pairs, attempt))
 
 
 class _Match:
-    def __init__(self, model: EfficientLoFTRForKeypointMatching, options: MatchingOptions, threads: int | None) -> None:
+    def __init__(
+        self,
+        stage: type[MatchShard],
+        model: EfficientLoFTRForKeypointMatching,
+        options: MatchingOptions,
+        threads: int | None,
+        attempts: _Attempts,
+    ) -> None:
         if threads:
             import torch
 
             torch.set_num_threads(threads)
-        self.stage = MatchShard(model, options)
+        self.stage, self.attempts = stage(model, options), attempts
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        return _pack(self.stage(_unpack(row)))
+        shard = _unpack(row)
+        with self.attempts.counted("match", shard.shard) as attempt:
+            return _pack(self.stage(shard, attempt))
 
 
 class _Finish:
-    def __init__(self, stage: FinishShard) -> None:
-        self.stage = stage
+    def __init__(self, stage: FinishShard, attempts: _Attempts) -> None:
+        self.stage, self.attempts = stage, attempts
 
     def __call__(self, row: pa.Table) -> pa.Table:
+        shard = _unpack(row)
         try:
-            return _pack(self.stage(_unpack(row)))
+            with self.attempts.counted("finish", shard.shard) as attempt:
+                return _pack(self.stage(shard, attempt))
         except StorageError as error:  # a full disk, say: for the driver to raise, without Ray's pages of trace
             return _pack(error)
 
@@ -107,6 +224,7 @@ def start() -> float:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # one task, one block, however large: see the module's docstring
+    context.max_consecutive_actor_init_deaths = 3  # one that is killed while it starts is replaced like any other
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return time.monotonic() - started
@@ -129,80 +247,100 @@ def resources() -> tuple[int, int]:
     return max(1, int(total.get("CPU", 0))), int(total.get("GPU", 0))
 
 
-def execute(run: Run, progress: Progress, pending: pa.Table, actors: int | None = None) -> None:
-    """Match the pending shards (SHARDS) of the run.
-
-    actors: how many hold the model; default one per GPU, or without GPUs one per CPU. Raises RunError
-    for more than one per CPU: their shares would leave no node with room for a task, and the run would never end.
-    """
+def execute(run: Run, pending: pa.Table, lease: Lease, actors: Actors, log: Log, stage: type[MatchShard]) -> None:
+    """Match the pending shards (SHARDS) of the run. Raises RunError for actors that this cluster cannot hold."""
     options = run.options
     cpus, gpus = resources()
-    if actors and actors > cpus:
-        raise RunError(f"{actors} actors: there are {cpus} CPUs, and every actor needs one; give at most {cpus}.")
-    count = min(actors or gpus or cpus, cpus, pending.num_rows)
-    threads = None if gpus else THREADS
+    first, most, share = actors.resolved(cpus, gpus, pending.num_rows)
+    if most * share > gpus + 1e-6:
+        log.say("waiting", f"{most} actors of {share:g} GPUs: there are {gpus} GPUs now, the others wait for new nodes")
+    pool = ray.data.ActorPoolStrategy(
+        # A number may shrink, too: on a cluster that loses nodes, the shares of all could leave no room for a task.
+        min_size=first if actors.ranged else 1,
+        max_size=most,
+        initial_size=first,
+        max_tasks_in_flight_per_actor=4,
+    )
+    attempts = _Attempts(ray.get_runtime_context().get_job_id())
     read = ReadShard(run.source, options.limits, options.matching.long_side)
     finish = FinishShard(run.folder, options.verification)
     one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    if cpus > 1:
-        shards = ray.data.from_arrow(pending).repartition(target_num_rows_per_block=1)
-    else:  # a repartitioning task wants a whole CPU, and would wait for ever beside an actor
-        shards = ray.data.from_arrow([pending.slice(row, 1) for row in range(pending.num_rows)])
+    # Not by `repartition`: its task wants a whole CPU, and waits for ever where every node has one CPU and an actor.
+    shards = ray.data.from_blocks([pending.slice(row, 1) for row in range(pending.num_rows)])
     results = (
-        shards.map_batches(_Read(read).__call__, num_cpus=TASK_CPUS, **one_row)
+        shards.map_batches(_Read(read, attempts).__call__, num_cpus=TASK_CPUS, **one_row)
         .map_batches(
             _Match,
-            fn_constructor_args=(run.model, options.matching, threads),
-            compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=4),
+            fn_constructor_args=(stage, run.model, options.matching, None if share else THREADS, attempts),
+            compute=pool,
             num_cpus=ACTOR_CPUS,
-            num_gpus=1 / math.ceil(count / gpus) if gpus else 0,
+            num_gpus=share,
             **one_row,
         )
-        .map_batches(_Finish(finish).__call__, num_cpus=TASK_CPUS, **one_row)
+        .map_batches(_Finish(finish, attempts).__call__, num_cpus=TASK_CPUS, **one_row)
     )
+    progress = Progress(int(pc.sum(pc.list_value_length(pending["pairs"])).as_py() or 0), log=log)
+    metrics = _Metrics()
     try:
         for block in results.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             done = _unpack(block)
             if isinstance(done, StorageError):
                 raise done
+            lease.check()
+            metrics.add(done)
             progress.add(done)
+    except ray.exceptions.RayError as error:
+        if "No module named 'pipeline'" not in str(error):
+            raise
+        cure = "submit it with `ray job submit --working-dir .`, or install it on every node"
+        raise RunError(f"the cluster's nodes do not have this project; {cure}.") from error
     finally:
         progress.close()
+        attempts.forget()
 
 
-def match_dataset(options: RunOptions, *, dry_run: bool = False, actors: int | None = None) -> dict[str, Any]:
+def match_dataset(
+    options: RunOptions,
+    *,
+    dry_run: bool = False,
+    actors: Actors = Actors(),
+    log: Log = TEXT,
+    stage: type[MatchShard] = MatchShard,
+) -> dict[str, Any]:
     """The main job: plan, match what is not done yet, write and return the summary; only the plan of a dry run.
 
-    Whatever is wrong with the arguments is raised before any work, see `Run`.
+    stage: what matches a shard, made in every actor.
+
+    Whatever is wrong with the arguments is raised before any work, see `Run`; LeaseError where another command works
+    on the run folder.
     """
     started = time.monotonic()
-    if actors is not None and actors < 1:
-        raise ValueError(f"actors must be at least 1, not {actors}.")
     signal.signal(signal.SIGTERM, _stop)
     cluster = bool(os.environ.get("RAY_ADDRESS"))
     ray_seconds = start() if cluster else 0.0
     import torch
 
-    on_gpu = resources()[1] > 0 if cluster else torch.cuda.is_available()
+    on_gpu = bool(actors.gpus or resources()[1]) if cluster else torch.cuda.is_available()
     run = Run(options, "cuda" if on_gpu else "cpu")
-    print(run.described(), flush=True)
+    log.say("plan", run.described(), **run.counts())
     if dry_run:
-        print(run.estimated(), flush=True)
+        log.say("estimate", run.estimated())
         return {}
-    todo = run.pending()
-    pairs = int(pc.sum(pc.list_value_length(todo["pairs"])).as_py() or 0)
-    run.begin()
-    if todo.num_rows:
-        ray_seconds = ray_seconds or start()
-        try:
-            execute(run, Progress(pairs), todo, actors)
-        finally:
-            ray.shutdown()
-    seconds = time.monotonic() - started
-    session = {
-        "pairs": pairs,
-        "seconds": round(seconds, 1),
-        "ray_start_seconds": round(ray_seconds, 1),
-        "pairs_per_second": round(pairs / seconds, 2),
-    }
-    return run.finish({"session": session})
+    with Lease(run.folder) as lease:
+        todo = run.pending()  # again: the driver before may have gone on until now
+        pairs = int(pc.sum(pc.list_value_length(todo["pairs"])).as_py() or 0)
+        run.begin()
+        if todo.num_rows:
+            ray_seconds = ray_seconds or start()
+            try:
+                execute(run, todo, lease, actors, log, stage)
+            finally:
+                ray.shutdown()
+        seconds = time.monotonic() - started
+        session = {
+            "pairs": pairs,
+            "seconds": round(seconds, 1),
+            "ray_start_seconds": round(ray_seconds, 1),
+            "pairs_per_second": round(pairs / seconds, 2),
+        }
+        return run.finish({"session": session})

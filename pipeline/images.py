@@ -39,6 +39,7 @@ REASONS = {
     "too_small": "a side is below the limit",
     "too_large": "a side, the number of pixels, of bytes, of pixels a byte or of scans is above the limit",
     "too_elongated": "the sides differ too much to resize to one of the shapes",
+    "crash": "every process that reads it dies",
 }
 
 TRANSPOSE = {

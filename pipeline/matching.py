@@ -4,6 +4,10 @@
 
 An image is read and encoded once for all pairs of its shard. A pair whose image cannot be used becomes a row with
 status `failed` and the image's reason; the shard goes on.
+
+`attempt` counts how often a stage was begun for a shard, by processes that died before its end. From the second on it
+does the same work with more care, and after TRIES it sets aside what it cannot do: images with the reason `crash`,
+pairs with one of REASONS.
 """
 
 from __future__ import annotations
@@ -12,13 +16,14 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from eloftr.resizing import to_original
+from pipeline import isolation
 from pipeline.images import ImageError, ImageLimits, read_image
 from pipeline.schemas import FAILURES, IMAGES, MATCHES, ragged
 from pipeline.storage import Folder
@@ -31,6 +36,18 @@ if TYPE_CHECKING:
 Shape = tuple[int, int]
 
 READ_THREADS = 4  # a read waits for storage most of the time
+TRIES = 4  # of a stage with a shard, then it is set aside; of them the first is the quick one
+DEATHS = 2  # of a process that does nothing but read one image; then the image is to blame
+SMALLER = 8  # times fewer pairs at once with every try
+
+REASONS = {
+    "out_of_memory": "the pair needs more memory than there is, even by itself",
+    "worker_died": "every process that worked on its shard died",
+}
+DETAILS = {
+    "out_of_memory": "matching this pair by itself needs more memory than there is; lower --long-side",
+    "worker_died": f"{TRIES} processes that worked on its shard died, with ever fewer pairs at once; see Ray's logs",
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,10 @@ class DecodedShard:
 
 @dataclass(frozen=True)
 class MatchedShard:
-    """A shard whose pairs have been matched: a row of `matches` for every pair, in the order of the plan."""
+    """A shard whose pairs have been matched: a row of `matches` for every pair, in the order of the plan.
+
+    failures: an image that cannot be used, or a pair that was set aside, a row.
+    """
 
     shard: str
     images: pa.Table
@@ -89,10 +109,12 @@ class ReadShard:
         self.limits = limits
         self.long_side = long_side
 
-    def __call__(self, shard: str, names: list[str], pairs: np.ndarray) -> DecodedShard:
+    def __call__(self, shard: str, names: list[str], pairs: np.ndarray, attempt: int = 1) -> DecodedShard:
+        """From the second attempt on, every image is read by a process of its own, which may die of it."""
         started = time.monotonic()
+        how = self._read if attempt == 1 else self._read_isolated if attempt <= TRIES else _give_up
         with ThreadPoolExecutor(READ_THREADS) as threads:
-            read = list(threads.map(self._read, names))
+            read = list(threads.map(how, names))
         good = [result for result in read if not isinstance(result, ImageError)]
         bad = [(name, error) for name, error in zip(names, read, strict=True) if isinstance(error, ImageError)]
         failures = [
@@ -115,6 +137,20 @@ class ReadShard:
         except ImageError as error:
             return error
 
+    def _read_isolated(self, name: str) -> tuple[np.ndarray, dict] | ImageError:
+        for _ in range(DEATHS):
+            try:
+                return isolation.call(read_image, self.folder, name, self.limits, self.long_side)
+            except ImageError as error:
+                return error
+            except isolation.Died as death:
+                cause = str(death)
+        return ImageError("crash", f"{DEATHS} processes that read it and nothing else died, the last {cause}")
+
+
+def _give_up(name: str) -> ImageError:
+    return ImageError("crash", f"{TRIES} processes that read the images of its shard died")
+
 
 class MatchShard:
     """Match the pairs of decoded shards with a model on this process's device."""
@@ -128,7 +164,40 @@ class MatchShard:
         self.matcher = Matcher(model, device, getattr(torch, options.dtype))
         self.batch_size = options.batch_size or BATCH[device.type]
 
-    def __call__(self, shard: DecodedShard) -> MatchedShard:
+    def __call__(self, shard: DecodedShard, attempt: int = 1) -> MatchedShard:
+        """Where memory is short, half of the pairs at a time; every attempt after the first begins with fewer."""
+        count = len(shard.pairs)
+        found: dict[int, Matches] = {}
+        set_aside = dict.fromkeys(range(count), "worker_died") if attempt > TRIES else {}
+        todo = [*_chunks([*range(count)], max(1, count // SMALLER ** (attempt - 1)))] if not set_aside else []
+        encodes, seconds = 0, {**shard.seconds, "encode": 0.0, "match": 0.0}
+        while todo:
+            members = todo.pop(0)
+            part = _part(shard, members) if len(members) < count else shard
+            try:
+                found |= {members[pair]: matches for pair, matches in self._match(part, seconds).items()}
+                encodes += len(part.pixels)
+                continue
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+            # outside of the handler, where the error still holds what filled the memory
+            if len(members) == 1:
+                set_aside[members[0]] = "out_of_memory"
+            else:
+                half = len(members) // 2
+                todo[:0] = [members[:half], members[half:]]
+        reasons = dict(zip(shard.failures["image0"].to_pylist(), shard.failures["reason"].to_pylist(), strict=True))
+        names = [[shard.names[i] for i in side] for side in shard.pairs.T]
+        reason = [
+            reasons.get(name0, reasons.get(name1, set_aside.get(pair)))
+            for pair, (name0, name1) in enumerate(zip(*names, strict=True))
+        ]
+        failures = pa.concat_tables([shard.failures, _failures_table(names, reason, "match")])
+        return MatchedShard(shard.shard, shard.images, matches_table(names, reason, found), failures, encodes, seconds)
+
+    def _match(self, shard: DecodedShard, seconds: dict[str, float]) -> dict[int, Matches]:
+        """Matches of every pair whose images could be read, by its number."""
         from eloftr.matcher import Matches
         from eloftr.model import ImageFeatures
 
@@ -137,8 +206,7 @@ class MatchShard:
         row_of = {row["image"]: k for k, row in enumerate(rows)}
         features = self._encode(shard.pixels)
         encoded = time.monotonic()
-        nothing = Matches(np.empty((0, 2), np.float32), np.empty((0, 2), np.float32), np.empty(0, np.float32))
-        found = [nothing] * len(shard.pairs)
+        found = {}
         for members in self._batches(shard, row_of):
             sides = [[row_of[shard.names[i]] for i in side] for side in shard.pairs[members].T]
             joined = (ImageFeatures.cat([features[k] for k in side]) for side in sides)
@@ -149,10 +217,9 @@ class MatchShard:
                     to_original(matches.keypoints1, *_sizes(shard.pixels[k1], rows[k1])),
                     matches.scores,
                 )
-        seconds = {**shard.seconds, "encode": encoded - started, "match": time.monotonic() - encoded}
-        reasons = dict(zip(shard.failures["image0"].to_pylist(), shard.failures["reason"].to_pylist(), strict=True))
-        matches = _matches_table(shard, found, reasons)
-        return MatchedShard(shard.shard, shard.images, matches, shard.failures, len(rows), seconds)
+        seconds["encode"] += encoded - started
+        seconds["match"] += time.monotonic() - encoded
+        return found
 
     def _encode(self, pixels: list[np.ndarray]) -> list[ImageFeatures]:
         """One ImageFeatures of one image each, in the order of `pixels`; encoded by batches of one shape."""
@@ -185,12 +252,47 @@ def _sizes(pixels: np.ndarray, row: dict) -> tuple[Shape, Shape]:
     return pixels.shape, (row["height"], row["width"])
 
 
-def _matches_table(shard: DecodedShard, found: list[Matches], reasons: dict[str, str]) -> pa.Table:
-    names = [[shard.names[i] for i in side] for side in shard.pairs.T]
-    reason = [reasons.get(name0, reasons.get(name1)) for name0, name1 in zip(*names, strict=True)]
+def _part(shard: DecodedShard, members: list[int]) -> DecodedShard:
+    """Some pairs of a shard, and the images they need."""
+    pairs = shard.pairs[members]
+    names = {shard.names[i] for i in pairs.ravel()}
+    kept = [k for k, name in enumerate(shard.images["image"].to_pylist()) if name in names]
+    pixels = [shard.pixels[k] for k in kept]
+    return replace(shard, pairs=pairs, images=shard.images.take(pa.array(kept, pa.int64())), pixels=pixels)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory was short: on the CPU torch says so in words only."""
+    import torch
+
+    words = ("can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def set_aside(shard: MatchedShard) -> MatchedShard:
+    """A matched shard that every process died of which went on with it: its pairs fail."""
+    names = [shard.matches[side].to_pylist() for side in ("image0", "image1")]
+    reason = [why or "worker_died" for why in shard.matches["reason"].to_pylist()]
+    failures = pa.concat_tables([shard.failures, _failures_table(names, reason, "verify")])
+    return replace(shard, matches=matches_table(names, reason, {}), failures=failures)
+
+
+def _failures_table(names: list[list[str]], reason: list[str | None], stage: str) -> pa.Table:
+    """A row for every pair that was set aside; those of images have theirs."""
+    rows = [
+        {"image0": name0, "image1": name1, "stage": stage, "reason": why, "detail": DETAILS[why]}
+        for name0, name1, why in zip(*names, reason, strict=True)
+        if why in DETAILS
+    ]
+    return pa.Table.from_pylist(rows, schema=FAILURES)
+
+
+def matches_table(names: list[list[str]], reason: list[str | None], found: dict[int, Matches]) -> pa.Table:
+    """MATCHES of pairs by their names, why they failed, and what was found by number of the pair."""
+    nothing = np.empty((0, 2), np.float32), np.empty((0, 2), np.float32), np.empty(0, np.float32)
     status = [
-        "failed" if why else "matched" if len(matches) else "unmatched"
-        for why, matches in zip(reason, found, strict=True)
+        "failed" if why else "matched" if pair in found and len(found[pair]) else "unmatched"
+        for pair, why in enumerate(reason)
     ]
     columns = {
         "image0": pa.array(names[0], pa.string()),
@@ -198,8 +300,8 @@ def _matches_table(shard: DecodedShard, found: list[Matches], reasons: dict[str,
         "status": pa.array(status, pa.string()),
         "reason": pa.array(reason, pa.string()),
     }
-    for name in ("keypoints0", "keypoints1", "scores"):
-        columns[name] = ragged([getattr(matches, name) for matches in found], MATCHES.field(name).type)
-    empty = {f.name: pa.nulls(len(found), f.type) for f in MATCHES if f.name not in columns}
-    columns |= empty
+    for name, empty in zip(("keypoints0", "keypoints1", "scores"), nothing, strict=True):
+        values = [getattr(found[pair], name) if pair in found else empty for pair in range(len(reason))]
+        columns[name] = ragged(values, MATCHES.field(name).type)
+    columns |= {f.name: pa.nulls(len(reason), f.type) for f in MATCHES if f.name not in columns}
     return pa.table([columns[name] for name in MATCHES.names], schema=MATCHES)

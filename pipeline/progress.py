@@ -1,23 +1,57 @@
-"""Progress of a run: one line that is rewritten on a terminal, a plain line now and then elsewhere."""
+"""What a job says: text for a person, one line of progress rewritten on a terminal; or JSON lines for a machine."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, TextIO
 
 EVERY = {True: 0.5, False: 10.0}  # seconds between lines, on a terminal or not
 
 
+@dataclass(frozen=True)
+class Log:
+    """Text on standard output, errors on standard error; or all of it as JSON lines on standard error."""
+
+    as_json: bool = False
+
+    def say(self, event: str, text: str, **fields: Any) -> None:
+        """An event: its text for a person, its fields for a machine, or the text where it has none."""
+        if self.as_json:
+            self.write(event, **(fields or {"message": text}))
+        else:
+            print(text, end="" if text.endswith("\n") else "\n", flush=True)
+
+    def fail(self, job: str, message: object, exit_code: int) -> int:
+        """The one sentence that a job ends with; its exit code."""
+        if self.as_json:
+            self.write("error", message=str(message), exit_code=exit_code)
+        else:
+            print(f"{job}: {message}", file=sys.stderr, flush=True)
+        return exit_code
+
+    def write(self, event: str, **fields: Any) -> None:
+        """One JSON line: `time` in UTC, `event`, and the fields."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        print(json.dumps({"time": now, "event": event, **fields}), file=sys.stderr, flush=True)
+
+
+TEXT = Log()
+
+
 class Progress:
     """Counts pairs as shards finish. total: pairs still to do when the session starts."""
 
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, stream: TextIO | None = None, log: Log = TEXT) -> None:
         self.total = total
         self.done = 0
         self.failed = 0
         self.stream = stream or sys.stderr
-        self.terminal = self.stream.isatty()
+        self.log = log
+        self.terminal = self.stream.isatty() and not log.as_json
         self.started = self.shown = time.monotonic()
 
     def add(self, marker: dict[str, Any]) -> None:
@@ -27,13 +61,28 @@ class Progress:
         now = time.monotonic()
         if now - self.shown >= EVERY[self.terminal] or self.done == self.total:
             self.shown = now
+            if self.log.as_json:
+                rate, left = self.pace(now)
+                self.log.write(
+                    "progress",
+                    pairs=self.done,
+                    planned=self.total,
+                    failed=self.failed,
+                    pairs_per_second=round(rate, 2),
+                    seconds_left=round(left),
+                )
+                return
             line = self.line(now)
             self.stream.write(f"\r{line}\x1b[K" if self.terminal else f"{line}\n")
             self.stream.flush()
 
-    def line(self, now: float) -> str:
+    def pace(self, now: float) -> tuple[float, float]:
+        """Pairs a second, and seconds left (infinite before the first pair)."""
         rate = self.done / max(now - self.started, 1e-9)
-        left = (self.total - self.done) / rate if rate else float("inf")
+        return rate, (self.total - self.done) / rate if rate else float("inf")
+
+    def line(self, now: float) -> str:
+        rate, left = self.pace(now)
         return (
             f"{self.done:,} of {self.total:,} pairs · {rate:.1f} pairs/s · {self.failed:,} failed · "
             f"{duration(left)} left"

@@ -15,6 +15,7 @@ import os
 import platform
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +29,7 @@ import pyarrow.compute as pc
 from eloftr.resizing import resize
 from pipeline import schemas
 from pipeline.images import PREPROCESSING, ImageLimits, bucket, list_images
-from pipeline.matching import MatchedShard, MatchingOptions
+from pipeline.matching import TRIES, MatchedShard, MatchingOptions, set_aside
 from pipeline.pairs import PairList, exhaustive, read_pairs
 from pipeline.progress import duration
 from pipeline.shards import encodes, plan_shards, shards_table
@@ -42,6 +43,7 @@ RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.
 PLAN_FAILURES = "failures/plan.parquet"
 COUNTS = ("pairs", "matched", "unmatched", "verified", "matches", "inliers", "encodes")
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
+READ_THREADS = 16  # for done markers, which are small and many
 # A shard is the unit of restart, of overlap between stages and of memory: small where a pair costs a tenth of a second.
 SHARD_SIZES = {"cuda": (64, 1024), "cpu": (32, 32)}  # images, pairs
 
@@ -213,17 +215,27 @@ class Run:
                 f"{self.folder.shown}: holds a run that does not fit: {what}; give another --output, or what it had."
             )
 
+    def counts(self) -> dict[str, int]:
+        """Of the plan: images, pairs, shards, duplicates, unusable lines of the list, and shards that are done."""
+        plan = self.plan
+        return {
+            "images": len(plan.names),
+            "pairs": len(plan.pairs.pairs),
+            "shards": len(plan.shards),
+            "duplicates": plan.pairs.duplicates,
+            "unusable": plan.pairs.failures.num_rows,
+            "done": len(plan.shards) - self.pending().num_rows,
+        }
+
     def described(self) -> str:
         """The plan for a person, in one line."""
-        plan, left = self.plan, self.pending().num_rows
-        images, pairs, shards = len(plan.names), len(plan.pairs.pairs), len(plan.shards)
-        duplicates, unusable, done = plan.pairs.duplicates, plan.pairs.failures.num_rows, len(plan.shards) - left
-        line = f"{_counted(images, 'image')}, {_counted(pairs, 'pair')} in {_counted(shards, 'shard')}"
-        if duplicates:
-            line += f"; {_counted(duplicates, 'duplicate')} dropped"
-        if unusable:
-            line += f"; {_counted(unusable, 'line')} of the list cannot be matched ({PLAN_FAILURES})"
-        return line + (f"; {_counted(done, 'shard')} done" if done else "")
+        n = self.counts()
+        line = f"{_counted(n['images'], 'image')}, {_counted(n['pairs'], 'pair')} in {_counted(n['shards'], 'shard')}"
+        if n["duplicates"]:
+            line += f"; {_counted(n['duplicates'], 'duplicate')} dropped"
+        if n["unusable"]:
+            line += f"; {_counted(n['unusable'], 'line')} of the list cannot be matched ({PLAN_FAILURES})"
+        return line + (f"; {_counted(n['done'], 'shard')} done" if n["done"] else "")
 
     def estimated(self) -> str:
         """What the pending part of the plan costs, from two matches timed on this machine's device, in one line."""
@@ -263,6 +275,8 @@ class Run:
         """Write the plan, then `run.json`; a folder without it is not a run yet. Remove what killed writers left."""
         self.folder.sweep()
         if not self.resumed:
+            if self.folder.exists(RUN_FILE):
+                raise RunError(f"{self.folder.shown}: another command has begun here meanwhile; run this one again.")
             self.folder.publish_table(PLAN_FILE, self.plan.shards)
             self.folder.publish_table(PLAN_FAILURES, self.plan.pairs.failures)
             self.folder.publish_json(RUN_FILE, {**self.description, "versions": _versions()})
@@ -272,8 +286,9 @@ class Run:
         totals: Counter[str] = Counter()
         seconds: Counter[str] = Counter()
         reasons: Counter[str] = Counter(self.plan.pairs.failures["reason"].to_pylist())
-        for shard in sorted(self.folder.done_names()):
-            done = self.folder.read_done(shard)
+        with ThreadPoolExecutor(READ_THREADS) as threads:
+            markers = threads.map(self.folder.read_done, sorted(self.folder.done_names()))
+        for done in markers:
             totals.update(done["counts"])
             seconds.update(done["seconds"])
             reasons.update(done["failed"])
@@ -309,9 +324,10 @@ class FinishShard:
         self.folder = folder
         self.verify = VerifyShard(verification)
 
-    def __call__(self, shard: MatchedShard) -> dict[str, Any]:
-        """Returns what the marker holds: counts, failed pairs by reason, seconds a stage."""
+    def __call__(self, shard: MatchedShard, attempt: int = 1) -> dict[str, Any]:
+        """Returns what the marker holds: counts, failed pairs by reason, seconds a stage. attempt: see `matching`."""
         started = time.monotonic()
+        shard = shard if attempt <= TRIES else set_aside(shard)
         matches = self.verify(shard.matches, shard.images)
         verified = time.monotonic()
         if shard.failures.num_rows:

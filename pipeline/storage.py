@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import stat
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,22 +23,17 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.retries import REFUSALS, StorageError, redacted, retried
+
 T = TypeVar("T")
 Names = list[str]
 
 DONE = "done"
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 DRIVERS |= {"s3a": "s3fs", "http": "aiohttp", "https": "aiohttp"}
+PROTOCOLS = {*DRIVERS, "file", "memory"}
 # An object of these stores appears when its upload is complete, never before.
 ATOMIC_PUT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
-# What another try cannot change. Everything else a remote store raises is tried again: the list of passing
-# troubles (time-outs, resets, throttling, each driver with its own classes) has no end, this one has.
-REFUSALS = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
-BUGS = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError, AssertionError)
-
-
-class StorageError(Exception):
-    """A folder or file cannot be used; the message is one sentence for a person."""
 
 
 class AbsentError(StorageError):
@@ -70,9 +63,11 @@ class Folder:
 
     url: the folder; it need not exist before the first `publish`. A local path is made absolute at once, so
         that a process with another working directory finds the same folder.
-    options: keyword arguments of the fsspec filesystem (endpoint, credentials); never part of a message.
+    options: keyword arguments of the fsspec filesystem (endpoint, credentials); never part of a message. A dictionary
+        under the name of a protocol is for its URLs alone; what stands outside goes to no web server.
     follow_links: let symbolic links lead out of a local folder, and list the folders they point to.
     attempts, pause: tries per remote operation, and seconds before the second (doubled for each next).
+    patience: seconds a try may take, so that a store which answers slowly or never is an error like others.
     """
 
     url: str
@@ -80,12 +75,13 @@ class Folder:
     follow_links: bool = False
     attempts: int = 4
     pause: float = 0.5
+    patience: float = 120.0
 
     def __post_init__(self) -> None:
         url = os.fspath(self.url)
         object.__setattr__(self, "url", url if "://" in url else os.path.abspath(os.path.expanduser(url)))
-        if self.attempts < 1 or self.pause < 0:
-            raise ValueError(f"attempts must be at least 1 and pause 0: not {self.attempts}, {self.pause}.")
+        if self.attempts < 1 or self.pause < 0 or self.patience <= 0:
+            raise ValueError(f"attempts must be at least 1, pause at least 0 and patience above 0 seconds: {self!r}.")
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_opened"}
@@ -104,7 +100,7 @@ class Folder:
         if not self._protocol:
             return LocalFileSystem(), self.url
         try:
-            filesystem, root = url_to_fs(self.url, **self.options)
+            filesystem, root = url_to_fs(self.url, **self._own_options())
         except ImportError as error:
             cure = f"pip install {DRIVERS[self._protocol]}" if self._protocol in DRIVERS else str(error)
             raise StorageError(f"{self.shown}: the driver for {self._protocol}:// is not installed; {cure}.") from error
@@ -115,6 +111,13 @@ class Folder:
         if not root.strip("/"):
             raise StorageError(f"{self.shown}: names no bucket; give {self._protocol}://bucket/folder.")
         return filesystem, root.rstrip("/")
+
+    def _own_options(self) -> dict[str, Any]:
+        own = self.options.get(self._protocol)
+        if isinstance(own, dict):
+            return own
+        others = PROTOCOLS if self._protocol not in ("http", "https") else self.options
+        return {name: value for name, value in self.options.items() if name not in others}
 
     @property
     def _protocol(self) -> str:
@@ -177,7 +180,7 @@ class Folder:
                 found = self._walk_local(self.path(prefix or None), recursive)
             else:
                 top = f"{self._opened[1]}/{prefix}".rstrip("/")
-                found = self._retried(lambda: self._walk_remote(top, recursive))
+                found = self._walk_remote(top, recursive)
         except FileNotFoundError as error:
             raise AbsentError(f"{self.shown}: no such folder, or nothing in it; check the spelling.") from error
         except NotADirectoryError as error:
@@ -205,9 +208,9 @@ class Folder:
 
     def _walk_remote(self, top: str, recursive: bool) -> Names:
         self._fs.invalidate_cache()  # another process may have written since
-        keys = self._fs.find(top, maxdepth=None if recursive else 1)
+        keys = self._ask("find", top, maxdepth=None if recursive else 1)
         if not keys:
-            self._fs.ls(top)  # to `find`, a missing bucket looks like an empty one
+            self._ask("ls", top)  # to `find`, a missing bucket looks like an empty one
         start = self._opened[1] + "/"
         return [key[len(start) :] for key in keys if key.startswith(start) and not key.endswith("/")]
 
@@ -216,8 +219,7 @@ class Folder:
         if self.local:
             return os.path.isfile(self.path(name))
         self._fs.invalidate_cache()
-        key = self._key(name)
-        return self._retried(lambda: bool(self._fs.exists(key)))
+        return bool(self._ask("exists", self._key(name)))
 
     def read_bytes(self, name: str, limit: int | None = None) -> bytes:
         """A file's bytes; with `limit` at most `limit + 1`, enough to tell that a file is larger."""
@@ -232,13 +234,13 @@ class Folder:
 
     def _read_remote(self, key: str, limit: int | None) -> bytes:
         if limit is None:
-            return self._fs.cat_file(key)
+            return self._once("cat_file", key)
         try:
-            return self._fs.cat_file(key, start=0, end=limit + 1)
+            return self._once("cat_file", key, start=0, end=limit + 1)
         except REFUSALS:
             raise
         except Exception:
-            if self._fs.size(key) == 0:  # stores refuse a range of an empty object
+            if self._once("size", key) == 0:  # stores refuse a range of an empty object
                 return b""
             raise
 
@@ -270,13 +272,30 @@ class Folder:
             elif self._protocol not in ATOMIC_PUT:
                 raise StorageError(f"{self.shown}: cannot be written to; give a local folder, s3://, gs:// or az://.")
             else:
-                key = self._key(name)
-                self._retried(lambda: self._fs.pipe_file(key, bytes(data)))
+                self._ask("pipe_file", self._key(name), bytes(data))
         except OSError as error:
-            cause = error.strerror or redacted(error)
-            raise StorageError(
-                f"{self.shown}/{name}: cannot be written: {cause}; free space or check rights."
-            ) from error
+            raise self._unwritable(name, error) from error
+
+    def _unwritable(self, name: str, error: OSError) -> StorageError:
+        cause = error.strerror or redacted(error)
+        return StorageError(f"{self.shown}/{name}: cannot be written: {cause}; free space or check rights.")
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Publish a file that does not exist yet; False, and nothing written, where it does.
+
+        Of several processes that create one name, one succeeds: a hard link on a local disk, a conditional write in
+        s3, gs and az. A store that ignores the condition lets the last one win. Raises as `publish`.
+        """
+        try:
+            if self.local:
+                _replace(self.path(name), data, exclusive=True)
+            else:
+                self._ask("pipe_file", self._key(name), data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise self._unwritable(name, error) from error
+        return True
 
     def publish_json(self, name: str, value: Any) -> None:
         """Publish a value as JSON with sorted keys."""
@@ -301,8 +320,7 @@ class Folder:
             if self.local:
                 os.remove(self.path(name))
             else:
-                key = self._key(name)
-                self._retried(lambda: self._fs.rm_file(key))
+                self._ask("rm_file", self._key(name))
         except FileNotFoundError:
             pass
 
@@ -329,28 +347,21 @@ class Folder:
         """The summary that `mark_done` was given."""
         return self.read_json(f"{DONE}/{shard}.json")
 
+    def _ask(self, method: str, *arguments: Any, **named: Any) -> Any:
+        return self._retried(lambda: self._once(method, *arguments, **named))
+
+    def _once(self, method: str, *arguments: Any, **named: Any) -> Any:
+        limit = {"timeout": self.patience} if self._fs.async_impl else {}
+        return getattr(self._fs, method)(*arguments, **named, **limit)
+
     def _retried(self, call: Callable[[], T]) -> T:
-        attempt = 1
-        while True:
-            try:
-                return call()
-            except (*REFUSALS, *BUGS):
-                raise
-            except Exception as error:
-                cause = f"{type(error).__name__}: {redacted(error)}"
-                if _refused(error):
-                    raise PermissionError(f"{self.shown}: access refused ({cause})") from error
-                if attempt == self.attempts:
-                    tries = f"no answer in {attempt} tries ({cause})"
-                    raise StorageError(f"{self.shown}: {tries}; check the network and the endpoint.") from error
-            time.sleep(self.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-            attempt += 1
+        return retried(call, self.shown, self.attempts, self.pause)
 
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
-def _replace(path: str, data: bytes | pa.Buffer) -> None:
+def _replace(path: str, data: bytes | pa.Buffer, exclusive: bool = False) -> None:
     folder, base = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{base[:150]}.{uuid.uuid4().hex}.tmp")
@@ -359,27 +370,15 @@ def _replace(path: str, data: bytes | pa.Buffer) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave the new name on an empty file
-        os.replace(temporary, path)
+        if exclusive:
+            os.link(temporary, path)
+            os.remove(temporary)
+        else:
+            os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
             os.remove(temporary)
         raise
-
-
-def redacted(text: object) -> str:
-    """A text with every URL in it stripped of user, password and query (signed URLs carry a key there), on one line.
-
-    Drivers quote what they took for a bucket or host without its protocol: `user:password@` goes there too.
-    """
-    line = " ".join(str(text).splitlines())
-    line = re.sub(r"(://)(?:[^/@\s]*@)?([^\s?'\")]*)(?:\?[^\s'\")]*)?", r"\1\2", line)
-    return re.sub(r"[^\s/@'\"(]+:[^\s/@'\"]+@", "", line)
-
-
-def _refused(error: Exception) -> bool:
-    """Whether a remote store will say no however often it is asked (each driver in its own class)."""
-    status = getattr(error, "status", None) or getattr(error, "code", None)
-    return status in (400, 401, 403, 405) or "Credential" in type(error).__name__
 
 
 def _checked(name: str) -> str:

@@ -25,7 +25,7 @@ from eloftr.config import EfficientLoFTRConfig
 from eloftr.training.losses import ALPHA, GAMMA, WEIGHTS
 from eloftr.training.recipe import TrainingOptions
 from jobs import match_dataset, reconstruct
-from pipeline import images, pairs, schemas
+from pipeline import images, lease, matching, pairs, schemas
 from pipeline.matching import MatchingOptions
 from pipeline.progress import Progress
 from pipeline.run import Run, RunOptions
@@ -286,7 +286,9 @@ def test_the_reasons_and_geometries_are_those_of_the_code() -> None:
     of_images, of_lines, of_pairs = (dict(table) for table in tables(section("docs/run_folder.md", "Reasons")))
     assert of_images == images.REASONS
     assert of_lines == pairs.REASONS
-    assert all(f'"{reason}"' in text_of("pipeline/verification.py") for reason in of_pairs)
+    assert of_pairs.pop("bad_numbers")
+    assert '"bad_numbers"' in text_of("pipeline/verification.py")
+    assert of_pairs == matching.REASONS
     (geometries,) = tables(section("docs/run_folder.md", "Geometries"))
     assert [name for name, _ in geometries] == ["none", "degenerate", "undefined", *GEOMETRIES]
 
@@ -344,6 +346,23 @@ def test_the_ranks_are_those_the_house_enforces() -> None:
     _, rows = tables(section("docs/design.md", "Modules"))
     ranks = [{module.removesuffix(".py") for rank, module, _ in rows if int(rank) == k} for k in range(len(RANKS))]
     assert ranks == RANKS
+
+
+def test_the_faults_are_those_of_the_tests_and_the_code() -> None:
+    faults = text_of("docs/faults.md")
+    tested = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", faults))
+    assert len(named) > 8
+    assert not [name for name in named if f"def {name}(" not in tested]
+    for row in tables(section("docs/faults.md", "What happens"))[0]:
+        expected, present, doubled, lost = map(int, row[3:])
+        assert (present, doubled, lost) == (expected, 0, 0)
+    assert f"renewed every {lease.BEAT:.0f} seconds" in faults
+    assert f"after {lease.EXPIRY:.0f} seconds without" in faults
+    assert f"has {Folder('x').patience:.0f} seconds, and four tries" in faults
+    assert (Folder("x").attempts, matching.TRIES, matching.SMALLER) == (4, 4, 8)
+    codes = {row[0] for row in tables(section("docs/faults.md", "Exit codes of `match_dataset.py`"))[0]}
+    assert codes - {"137"} == set(re.findall(r"(\d+) ", match_dataset.EPILOG))
 
 
 def test_decisions_are_three_lines_each() -> None:

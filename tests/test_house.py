@@ -14,9 +14,9 @@ MODULES = sorted(path for top in ("eloftr", "pipeline", "jobs", "benchmarks") fo
 HEAVY = {"ray", "pyarrow", "pycolmap", "fsspec", "transformers", "cv2"}
 # Within pipeline/, a module may import those of lower rank; see the table of docs/design.md.
 RANKS = [
-    {"schemas", "progress", "drawing"},
+    {"schemas", "progress", "drawing", "retries", "isolation"},
     {"storage", "report"},
-    {"images", "pairs", "shards", "verification", "keypoints", "demo_scene"},
+    {"images", "pairs", "shards", "lease", "verification", "keypoints", "demo_scene"},
     {"matching", "spool"},
     {"run", "colmap"},
     {"dataflow", "reconstruction"},

@@ -8,15 +8,11 @@ import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -26,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from job_process import PROJECT, Job, done, free_port, rows, shards, tables
 from pictures import views
 from PIL import Image
 
@@ -35,8 +32,6 @@ from pipeline.matching import MatchingOptions
 from pipeline.run import Run, RunOptions
 from pipeline.verification import VerificationOptions
 
-PROJECT = Path(__file__).resolve().parents[2]
-JOB = PROJECT / "jobs" / "match_dataset.py"
 LONG_SIDE = 192
 SIZE = (192, 144)
 BAD = {
@@ -50,9 +45,6 @@ GOOD = [
     *("16 bit.png", "alpha.png", "cmyk.jpg", "grey.png", "palette.png", "plain.jpg"),
     *("sub/deep er/Plain.JPG", "tagged.tiff", "turned.jpg", "web.webp"),
 ]
-WAIT = 280  # seconds for anything that starts Ray; the machine may be busy
-CONDITIONS = {"RAY_AUTH_MODE": "disabled", "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}', "CUDA_VISIBLE_DEVICES": ""}
-MARK = "ELOFTR_TEST_MARK"  # an environment variable, by which the processes of a job are found again
 JOB_IN_CLUSTER = """
 import sys, ray.data
 from jobs.match_dataset import main
@@ -104,90 +96,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 LISTED = ("--images", "photos", "--pairs", "pairs.csv", "--long-side", LONG_SIDE, "--shard-pairs", 6)
-
-
-class Job:
-    """The job in a process group of its own, in `cwd`; on a Ray node of two CPUs unless the environment says else."""
-
-    def __init__(
-        self, *arguments: object, cwd: Path, program: tuple[str, ...] = (str(JOB),), **environment: str
-    ) -> None:
-        self.mark = uuid.uuid4().hex
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")},
-            **CONDITIONS,
-            **environment,
-            MARK: self.mark,
-        }
-        self.logs = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115  read while the job runs
-        self.process = subprocess.Popen(
-            [sys.executable, *program, *map(str, arguments)],
-            cwd=cwd,
-            env=self.environment,
-            stdout=self.logs[0],
-            stderr=self.logs[1],
-            start_new_session=True,
-        )
-
-    @property
-    def out(self) -> str:
-        return self._text(0)
-
-    @property
-    def err(self) -> str:
-        return self._text(1)
-
-    def _text(self, which: int) -> str:
-        self.logs[which].seek(0)
-        return self.logs[which].read()
-
-    def until(self, met: Callable[[], bool]) -> None:
-        """Wait for something to happen while the job runs."""
-        deadline = time.monotonic() + WAIT
-        while not met():
-            assert self.process.poll() is None, f"ended with {self.process.poll()}: {self.out}{self.err}"
-            assert time.monotonic() < deadline, f"waited too long: {self.out}{self.err}"
-            time.sleep(0.02)
-
-    def ended(self) -> int:
-        """Wait for the end, and for that of every process it started; its exit code."""
-        try:
-            self.code = self.process.wait(WAIT)
-            deadline = time.monotonic() + 60
-            while self.left() and time.monotonic() < deadline:
-                time.sleep(0.1)
-            assert not self.left(), "processes of Ray are left over"
-        finally:
-            for pid in self.left():
-                os.kill(pid, signal.SIGKILL)
-        return self.code
-
-    def left(self) -> list[int]:
-        """Processes that inherited this job's environment and are still there."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if f"{MARK}={self.mark}".encode() in path.read_bytes():
-                    found.append(int(path.parent.name))
-            except OSError:  # it has ended, or is somebody else's
-                continue
-        return found
-
-
-def done(run: Path) -> int:
-    return len([*(run / "done").glob("*.json")])
-
-
-def shards(run: Path) -> int:
-    return pq.read_metadata(run / "plan" / "shards.parquet").num_rows
-
-
-def tables(run: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*.parquet")}
-
-
-def rows(run: Path) -> list[dict]:
-    return pa.concat_tables([pq.read_table(path) for path in sorted((run / "matches").iterdir())]).to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -472,12 +380,6 @@ def test_sigterm_while_ray_starts_ends_likewise(place: Path) -> None:
 
 
 # An existing cluster, of one CPU
-
-
-def free_port() -> int:
-    with socket.socket() as any_port:
-        any_port.bind(("127.0.0.1", 0))
-        return any_port.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

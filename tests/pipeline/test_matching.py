@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from ast import literal_eval
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +16,7 @@ from PIL import Image
 from eloftr import EfficientLoFTRForKeypointMatching
 from eloftr.checkpoint import load_model
 from pipeline.images import ImageLimits
-from pipeline.matching import MatchedShard, MatchingOptions, MatchShard, ReadShard
+from pipeline.matching import TRIES, MatchedShard, MatchingOptions, MatchShard, ReadShard, set_aside
 from pipeline.pairs import exhaustive
 from pipeline.schemas import FAILURES, IMAGES, MATCHES, unragged
 from pipeline.storage import Folder
@@ -155,3 +160,100 @@ def test_coordinates_are_pixels_of_each_original(model: EfficientLoFTRForKeypoin
 def test_wrong_options_are_refused_with_a_sentence(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"(must be|choose) .*\.$"):
         MatchingOptions(**wrong)
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+import numpy as np, pyarrow as pa, torch
+sys.path.insert(0, sys.argv[1])
+from pictures import views
+from eloftr.checkpoint import load_model
+from pipeline.matching import DecodedShard, MatchingOptions, MatchShard
+from pipeline.schemas import FAILURES, IMAGES
+
+def shard(pixels, pairs):
+    names = [f"view {k:02}.jpg" for k in range(len(pixels))]
+    of_size = [{"width": image.shape[1], "height": image.shape[0]} for image in pixels]
+    rows = [{"image": name, **size} for name, size in zip(names, of_size)]
+    images = pa.Table.from_pylist(rows, schema=IMAGES)
+    return DecodedShard("0", names, np.array(pairs), images, pixels, FAILURES.empty_table())
+
+torch.set_num_threads(1)
+stage = MatchShard(load_model("small"), MatchingOptions(640))
+pixels = [np.asarray(view) for view in views(8, (320, 256))]  # 5 MB of features each
+many = shard(pixels, [*((k, k + 1) for k in range(0, 8, 2)), (0, 7)])
+large = np.zeros((2048, 2048), np.uint8)
+mixed = shard([pixels[0], pixels[1], large, large], [(0, 1), (2, 3), (0, 2)])
+stage(shard(pixels[:2], [(0, 1)]))
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmPeak"))  # what one pair needs
+resource.setrlimit(resource.RLIMIT_AS, (int(peak.split()[1]) * 1024 + (10 << 20), -1))
+short = stage(many)
+failing = stage(mixed)
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+enough = stage(many)
+assert short.matches.equals(enough.matches), short.matches["reason"].to_pylist()
+assert enough.matches["status"].to_pylist() == ["matched"] * 5
+print(enough.encodes, short.encodes)
+print(failing.matches["status"].to_pylist(), failing.matches["reason"].to_pylist())
+print(failing.failures.select(["image0", "image1", "stage", "reason"]).to_pylist())
+"""
+
+
+def test_a_shard_that_memory_cannot_hold_is_split_and_a_pair_that_it_cannot_hold_is_set_aside() -> None:
+    command = [sys.executable, "-c", SHORT_OF_MEMORY, str(Path(__file__).resolve().parents[1])]
+    mapped = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}  # else the limit counts what the heap has free, too
+    done = subprocess.run(command, env=mapped, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    encodes, pairs, failures = done.stdout.splitlines()
+    enough, short = map(int, encodes.split())
+    assert enough == 8 < short
+    assert pairs == "['matched', 'failed', 'failed'] [None, 'out_of_memory', 'out_of_memory']"
+    found = [(row["image0"], row["image1"], row["stage"], row["reason"]) for row in literal_eval(failures)]
+    assert found == [
+        ("view 02.jpg", "view 03.jpg", "match", "out_of_memory"),
+        ("view 00.jpg", "view 02.jpg", "match", "out_of_memory"),
+    ]
+
+
+def test_later_attempts_match_fewer_pairs_at_once_and_the_last_sets_them_aside(
+    model: EfficientLoFTRForKeypointMatching, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*(f"view {k}.jpg" for k in range(4)), "gone.jpg"]
+    shard = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)("a", names, exhaustive(5))
+    stage = MatchShard(model, MatchingOptions(LONG_SIDE, batch_size=1))
+    counts: list[int] = []
+    plain = stage._match
+    monkeypatch.setattr(
+        stage, "_match", lambda part, seconds: (counts.append(len(part.pairs)), plain(part, seconds))[1]
+    )
+    once = stage(shard, 1)
+    again = stage(shard, 2)
+    assert counts == [10, *[1] * 10]
+    assert again.matches.equals(once.matches)
+    assert again.failures.equals(once.failures)
+    given_up = stage(shard, TRIES + 1)
+    assert len(counts) == 11
+    reasons = Counter(given_up.matches["reason"].to_pylist())
+    assert reasons == {"missing": 4, "worker_died": 6}
+    assert given_up.matches.select(["image0", "image1"]).equals(once.matches.select(["image0", "image1"]))
+    assert given_up.failures.num_rows == 1 + 6
+
+
+def test_a_shard_that_cannot_be_verified_keeps_its_rows(mixed: MatchedShard) -> None:
+    aside = set_aside(mixed)
+    assert aside.matches.schema.equals(MATCHES, check_metadata=True)
+    assert aside.matches.select(["image0", "image1"]).equals(mixed.matches.select(["image0", "image1"]))
+    before, after = mixed.matches["reason"].to_pylist(), aside.matches["reason"].to_pylist()
+    assert after == [reason or "worker_died" for reason in before]
+    assert Counter(aside.failures["stage"].to_pylist()) == {"read": 3, "verify": 6}
+
+
+def test_a_later_attempt_reads_every_image_in_a_process_of_its_own(photos: Path) -> None:
+    names = ["view 0.jpg", "broken.jpg"]
+    read = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)
+    first, second = (read("a", names, exhaustive(2), attempt) for attempt in (1, 2))
+    assert second.images.equals(first.images)
+    assert second.failures.equals(first.failures)
+    assert np.array_equal(second.pixels[0], first.pixels[0])
+    third = read("a", names, exhaustive(2), TRIES + 1)
+    assert third.failures["reason"].to_pylist() == ["crash", "crash"]

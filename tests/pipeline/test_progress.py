@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+import json
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from pipeline import progress
-from pipeline.progress import Progress, duration
+from pipeline.progress import Log, Progress, duration
 
 
 class Terminal(io.StringIO):
@@ -95,3 +97,33 @@ def test_no_rate_no_time(clock: Clock) -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_json_lines_say_the_same_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log(as_json=True)
+    log.say("plan", "for a person", images=3)
+    log.say("estimate", "only words")
+    shown = Progress(10, Terminal(), log)
+    shown.add(marker(10, failed=2))
+    shown.close()
+    assert log.fail("job", "it's over", 2) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [json.loads(line) for line in err.splitlines()]
+    for line in lines:
+        assert datetime.fromisoformat(line.pop("time")).utcoffset() == timedelta(0)
+    lines[2].pop("pairs_per_second")
+    assert lines == [
+        {"event": "plan", "images": 3},
+        {"event": "estimate", "message": "only words"},
+        {"event": "progress", "pairs": 10, "planned": 10, "failed": 2, "seconds_left": 0},
+        {"event": "error", "message": "it's over", "exit_code": 2},
+    ]
+
+
+def test_text_goes_to_people(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log()
+    log.say("plan", "3 images", images=3)
+    log.say("summary", "one\ntwo\n", images=3)
+    assert log.fail("job", "it's over", 130) == 130
+    assert capsys.readouterr() == ("3 images\none\ntwo\n", "job: it's over\n")

@@ -3,18 +3,23 @@ from __future__ import annotations
 import http.server
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from flaky_store import flaky_store
 
+from pipeline.images import ImageError, read_image
 from pipeline.schemas import MATCHES, SHARDS
 from pipeline.storage import AbsentError, Folder, StorageError, redacted, storage_options
 
@@ -189,12 +194,83 @@ def test_missing_credentials_and_a_dead_endpoint_are_explained(
     assert "hidden" not in str(caught.value)
 
 
-def test_a_missing_driver_names_its_package() -> None:
-    script = (
-        "import sys; sys.modules['s3fs'] = None\nfrom pipeline.storage import Folder\nFolder('s3://bucket/x').list()"
-    )
+@pytest.mark.parametrize(
+    ("url", "module", "package"),
+    [
+        ("s3://bucket/x", "s3fs", "s3fs"),
+        ("gs://bucket/x", "gcsfs", "gcsfs"),
+        ("az://box/x", "adlfs", "adlfs"),
+        ("abfs://box/x", "adlfs", "adlfs"),
+        ("https://host/x", "aiohttp", "aiohttp"),
+        ("http://host/x", "aiohttp", "aiohttp"),
+    ],
+)
+def test_a_missing_driver_names_its_package(url: str, module: str, package: str) -> None:
+    script = f"import sys; sys.modules[{module!r}] = None\nfrom pipeline.storage import Folder\nFolder({url!r}).list()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "StorageError: s3://bucket/x: the driver for s3:// is not installed; pip install s3fs." in done.stderr
+    protocol = url.partition("://")[0]
+    assert f"StorageError: {url}: the driver for {protocol}:// is not installed; pip install {package}." in done.stderr
+
+
+def test_options_of_a_store_reach_no_other(s3: dict[str, str], tmp_path: Path, served: Callable[[Path], str]) -> None:
+    (tmp_path / "a.txt").write_bytes(b"x")
+    for options in (s3, {"s3": s3}, {"s3": s3, "http": {}, "endpoint_url": "http://127.0.0.1:9"}):
+        Folder("s3://bucket/mixed", options).publish("a.txt", b"x")
+        for url in ("s3://bucket/mixed", served(tmp_path), f"file://{tmp_path}", str(tmp_path)):
+            assert Folder(url, options).read_bytes("a.txt") == b"x"
+
+
+def test_every_trouble_of_a_store_is_tried_again_and_a_lasting_one_ends_in_a_sentence(s3: dict[str, str]) -> None:
+    """Each word is a trouble of the proxy: the first two answers about a file of its name are so, or all of them."""
+    direct = Folder("s3://bucket/troubled", s3)
+    words = ("throttle", "reset", "hang", "cut", "slow")
+    for word in words:
+        for name in (word, f"{word} for ever"):
+            direct.publish(name, name.encode() * 10)
+
+    def trouble(method: str, path: str, number: int) -> str:
+        found = [word for word in words if path.endswith((f"/{word}", f"/{word}%20for%20ever"))]
+        return found[0] if found and (number <= 2 or "ever" in path) else ""
+
+    no_retries = {"config_kwargs": {"retries": {"max_attempts": 0}}}
+    with flaky_store(s3["endpoint_url"], trouble) as (endpoint, made):
+        options = {**s3, **no_retries, "endpoint_url": endpoint}
+        folder = Folder("s3://bucket/troubled", options, attempts=4, pause=0.01, patience=0.5)
+        for word in words:
+            assert folder.read_bytes(word, limit=1000) == word.encode() * 10
+            assert made[word] >= 2, word
+        short = replace(folder, attempts=2)
+        for word in words:
+            with pytest.raises(StorageError, match=r"no answer in 2 tries .*; check the network") as error:
+                short.read_bytes(f"{word} for ever", limit=1000)
+            assert "hidden" not in str(error.value)
+        with pytest.raises(ImageError) as of_image:
+            read_image(short, "throttle for ever")
+        assert of_image.value.reason == "unreadable"
+        assert "hidden" not in str(of_image.value)
+        assert "throttle" in folder.list()
+        direct.remove("throttle")  # between the listing and the reading
+        with pytest.raises(ImageError, match="missing"):
+            read_image(folder, "throttle")
+        for word in ("throttle", "reset", "hang"):
+            folder.publish(word, b"new")
+            assert direct.read_bytes(word) == b"new"
+            assert folder.create(f"created/{word}", b"first")
+            assert not folder.create(f"created/{word}", b"second")
+            assert direct.read_bytes(f"created/{word}") == b"first"
+
+
+def test_an_upload_that_breaks_off_is_not_there(s3: dict[str, str]) -> None:
+    direct = Folder("s3://bucket/broken off", s3)
+    direct.publish("t.parquet", b"old")
+    address = urlsplit(s3["endpoint_url"])
+    for name in ("t.parquet", "new.parquet"):
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            head = f"PUT /bucket/broken%20off/{name} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 1000\r\n\r\n"
+            connection.sendall(head.encode() + b"half of it")
+    time.sleep(0.2)
+    assert direct.read_bytes("t.parquet") == b"old"
+    assert direct.list() == ["t.parquet"]
 
 
 def test_credentials_never_appear_in_messages() -> None:
@@ -322,8 +398,9 @@ def test_throttling_and_resets_are_tried_again_and_refusals_are_not(
 
 
 def test_wrong_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="attempts must be at least 1"):
-        Folder("x", attempts=0)
+    for wrong in ({"attempts": 0}, {"pause": -1}, {"patience": 0}):
+        with pytest.raises(ValueError, match="attempts must be at least 1"):
+            Folder("x", **wrong)
 
 
 @pytest.mark.parametrize("text", ['{"secret": "hidden"', '["hidden"]', '"hidden"'])

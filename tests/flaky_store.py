@@ -1,0 +1,91 @@
+"""An object store in trouble: a proxy on loopback that answers some requests badly and hands the others on."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+# What may go wrong with a request; the number of the request for this path and method counts from 1.
+Trouble = Callable[[str, str, int], str]  # method, path, number → "" or one of the words below
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+
+@contextmanager
+def flaky_store(endpoint: str, trouble: Trouble) -> Iterator[tuple[str, Counter[str]]]:
+    """Its address, and how often each trouble was made.
+
+    throttle: 503. reset: the connection is closed without an answer. hang: no answer for a minute.
+    cut: half of the body. slow: a byte every tenth of a second.
+    """
+    made: Counter[str] = Counter()
+    asked: Counter[tuple[str, str]] = Counter()
+    guard = threading.Lock()
+    upstream = urlsplit(endpoint)
+    ended = threading.Event()
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            path = self.path.partition("?")[0]
+            with guard:
+                asked[self.command, path] += 1
+                word = trouble(self.command, path, asked[self.command, path])
+                made.update([word] if word else [])
+            if word == "throttle":
+                self.send_response(503)
+                self.send_header("Content-Length", str(len(SLOW_DOWN)))
+                self.end_headers()
+                self.wfile.write(SLOW_DOWN)
+                return
+            if word in ("reset", "hang"):
+                ended.wait(60 if word == "hang" else 0)
+                self.close_connection = True
+                return
+            connection = http.client.HTTPConnection(upstream.hostname or "", upstream.port)
+            connection.request(self.command, self.path, body, dict(self.headers))
+            response = connection.getresponse()
+            data = response.read()
+            connection.close()
+            self.send_response(response.status)
+            for name, value in response.getheaders():
+                if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                    self.send_header(name, value)
+            length = response.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+            self.send_header("Content-Length", length or "0")
+            self.end_headers()
+            if word == "cut":
+                self.wfile.write(data[: len(data) // 2])
+                self.close_connection = True
+            elif word == "slow":
+                for k in range(len(data)):
+                    self.wfile.write(data[k : k + 1])
+                    self.wfile.flush()
+                    if ended.wait(0.1):
+                        break
+            else:
+                self.wfile.write(data)
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+        def handle(self) -> None:
+            with suppress(OSError):  # the client may have gone
+                super().handle()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", made
+        finally:
+            ended.set()
+            server.shutdown()

@@ -1,0 +1,119 @@
+"""The main job as a process of its own, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PROJECT = Path(__file__).resolve().parents[1]
+JOB = PROJECT / "jobs" / "match_dataset.py"
+WAIT = 280  # seconds for anything that starts Ray; the machine may be busy
+CONDITIONS = {"RAY_AUTH_MODE": "disabled", "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}', "CUDA_VISIBLE_DEVICES": ""}
+MARK = "ELOFTR_TEST_MARK"  # an environment variable, by which the processes of a job are found again
+
+
+def marked(mark: str, title: str = "") -> list[int]:
+    """Processes that inherited an environment with this mark, are still there and have `title` in their command."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            command = (path.parent / "cmdline").read_bytes()
+            if f"{MARK}={mark}".encode() in path.read_bytes() and title.encode() in command:
+                found.append(int(path.parent.name))
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return found
+
+
+class Job:
+    """The job in a process group of its own, in `cwd`; on a Ray node of two CPUs unless the environment says else."""
+
+    def __init__(
+        self, *arguments: object, cwd: Path, program: tuple[str, ...] = (str(JOB),), **environment: str
+    ) -> None:
+        self.mark = uuid.uuid4().hex
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")},
+            **CONDITIONS,
+            **environment,
+            MARK: self.mark,
+        }
+        self.logs = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115  read while the job runs
+        self.process = subprocess.Popen(
+            [sys.executable, *program, *map(str, arguments)],
+            cwd=cwd,
+            env=self.environment,
+            stdout=self.logs[0],
+            stderr=self.logs[1],
+            start_new_session=True,
+        )
+
+    @property
+    def out(self) -> str:
+        return self._text(0)
+
+    @property
+    def err(self) -> str:
+        return self._text(1)
+
+    def _text(self, which: int) -> str:
+        self.logs[which].seek(0)
+        return self.logs[which].read()
+
+    def until(self, met: Callable[[], bool]) -> None:
+        """Wait for something to happen while the job runs."""
+        deadline = time.monotonic() + WAIT
+        while not met():
+            assert self.process.poll() is None, f"ended with {self.process.poll()}: {self.out}{self.err}"
+            assert time.monotonic() < deadline, f"waited too long: {self.out}{self.err}"
+            time.sleep(0.02)
+
+    def ended(self) -> int:
+        """Wait for the end, and for that of every process it started; its exit code."""
+        try:
+            self.code = self.process.wait(WAIT)
+            deadline = time.monotonic() + 60
+            while self.left() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert not self.left(), "processes of Ray are left over"
+        finally:
+            for pid in self.left():
+                os.kill(pid, signal.SIGKILL)
+        return self.code
+
+    def left(self, title: str = "") -> list[int]:
+        """Processes that inherited this job's environment and are still there."""
+        return marked(self.mark, title)
+
+
+def done(run: Path) -> int:
+    return len([*(run / "done").glob("*.json")])
+
+
+def shards(run: Path) -> int:
+    return pq.read_metadata(run / "plan" / "shards.parquet").num_rows
+
+
+def tables(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*.parquet")}
+
+
+def rows(run: Path) -> list[dict]:
+    return pa.concat_tables([pq.read_table(path) for path in sorted((run / "matches").iterdir())]).to_pylist()
+
+
+def free_port() -> int:
+    with socket.socket() as any_port:
+        any_port.bind(("127.0.0.1", 0))
+        return any_port.getsockname()[1]

@@ -1,0 +1,280 @@
+"""Whatever is killed, whenever: afterwards every planned pair has one row, and the tables are those of a quiet run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+from job_process import CONDITIONS, MARK, PROJECT, Job, done, marked, rows, shards, tables
+from pictures import write_views
+
+from benchmarks.pipeline import match_without_ray
+from jobs.match_dataset import main
+from pipeline.matching import TRIES, MatchingOptions
+from pipeline.run import Run, RunOptions
+from pipeline.verification import VerificationOptions
+
+LONG_SIDE = 192
+COUNT = 12  # photographs
+pytestmark = pytest.mark.timeout(900)  # several starts of Ray each, on a machine that may be busy
+PLAN = ("--long-side", LONG_SIDE, "--shard-pairs", 3)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `photos`, and `quiet`: a run of all their pairs in one process, without Ray, undisturbed."""
+    place = tmp_path_factory.mktemp("faults")
+    write_views(place / "photos", COUNT, (192, 144))
+    options = RunOptions(
+        *(str(place / "photos"), str(place / "quiet")),
+        matching=MatchingOptions(LONG_SIDE),
+        verification=VerificationOptions(long_side=LONG_SIDE),
+        max_pairs=3,
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as an actor; other numbers round sums another way
+    run = Run(options, "cpu")
+    match_without_ray(run)
+    run.finish({"session": {}})
+    torch.set_num_threads(threads)
+    return place
+
+
+def check_whole(run: Path, quiet: Path) -> None:
+    """Every planned pair has one row, and all tables are byte for byte those of the quiet run."""
+    pairs = Counter((row["image0"], row["image1"]) for row in rows(run))
+    planned = set(combinations(sorted(path.name for path in (quiet.parent / "photos").iterdir()), 2))
+    assert set(pairs) == planned
+    assert set(pairs.values()) == {1}
+    assert tables(run) == tables(quiet)
+    left = {path.relative_to(run) for path in run.rglob("*")}
+    assert left == {path.relative_to(quiet) for path in quiet.rglob("*")}  # no lock and no temporary file, either
+
+
+def start(place: Path, output: str, *more: object, **how: str) -> Job:
+    return Job("--images", "photos", "--output", output, *PLAN, *more, cwd=place, **how)
+
+
+# One machine
+
+
+def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = place / "instalments"
+    first = start(place, "instalments")
+    first.until(lambda: done(run) > 0)
+    monkeypatch.chdir(place)
+    assert main(["--images", "photos", "--output", "instalments", *map(str, PLAN)]) == 3
+    refused = capsys.readouterr().err
+    assert re.fullmatch(
+        rf"match_dataset: {run}: another command, process {first.process.pid} on {os.uname().nodename}, works on it "
+        r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC; [^\n]+\.\n",
+        refused,
+    )
+    first.process.terminate()
+    assert first.ended() == 130, first.out + first.err
+    before = done(run)
+    assert 0 < before < shards(run)
+    assert not (run / "run.lock").exists()
+
+    second = start(place, "instalments")
+    second.until(lambda: done(run) > before)
+    os.killpg(second.process.pid, signal.SIGKILL)
+    assert second.ended() == -signal.SIGKILL
+    assert done(run) < shards(run)
+    assert json.loads((run / "run.lock").read_text())["pid"] == second.process.pid
+
+    third = start(place, "instalments", "--log", "json")
+    assert third.ended() == 0, third.out + third.err
+    check_whole(run, place / "quiet")
+    lines = [json.loads(line) for line in third.err.splitlines() if line.startswith("{")]
+    assert [line["event"] for line in lines][:1] + [line["event"] for line in lines][-2:] == [
+        *("plan", "progress", "summary")
+    ]
+    assert lines[-1]["pairs"] == len(rows(run))
+    assert third.out == ""
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(place: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("file systems may not be mounted here")
+    try:
+        job = start(place, str(disk / "run"))
+        assert job.ended() == 2, job.out + job.err
+        message = r"^match_dataset: .*/run/\S+: cannot be written: No space left on device; free space"
+        assert re.search(message, job.err, re.MULTILINE), job.err
+        assert "Traceback" not in job.err
+        assert done(disk / "run") < shards(disk / "run")
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        again = start(place, str(disk / "run"))
+        assert again.ended() == 0, again.out + again.err
+        check_whole(disk / "run", place / "quiet")
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+# A process that opens poison.jpg is killed, whoever it is: what a broken decoder does.
+POISON = """
+import os, signal, sys
+
+def kill(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("/view 10.jpg"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+"""
+# A process that matches more than one pair of `view 8.jpg`, or any of `view 9.jpg`, is killed.
+DEADLY = """
+import functools, os, signal, sys
+from jobs import match_dataset
+from pipeline import matching
+
+class Deadly(matching.MatchShard):
+    def _match(self, shard, seconds):
+        names = set(shard.images["image"].to_pylist())
+        if "view 9.jpg" in names or ("view 8.jpg" in names and len(shard.pairs) > 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._match(shard, seconds)
+
+match_dataset.match_dataset = functools.partial(match_dataset.match_dataset, stage=Deadly)
+sys.exit(match_dataset.main())
+"""
+
+
+def test_what_kills_its_process_is_set_aside_and_the_rest_goes_on(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(POISON)
+    view = [f"view {k}.jpg" for k in range(COUNT)]
+    pairs = [*combinations(view[:8], 2)]
+    pairs += [(view[8], view[k]) for k in range(2)] + [(view[9], view[2])] + [(view[k], view[10]) for k in range(3)]
+    (tmp_path / "pairs.txt").write_text("".join(f"{first}\t{second}\n" for first, second in pairs))
+    options = ("--images", place / "photos", "--output", tmp_path / "run", "--pairs", tmp_path / "pairs.txt")
+    program = ("-c", DEADLY)
+    paths = f"{tmp_path}{os.pathsep}{PROJECT}"
+    job = Job(*options, *PLAN, cwd=tmp_path, program=program, PYTHONPATH=paths)
+    assert job.ended() == 0, job.out + job.err
+
+    def by_pair(run: Path) -> dict[tuple[str, str], dict]:
+        found = {(row["image0"], row["image1"]): row for row in rows(run)}
+        assert len(found) == len(rows(run))
+        return found
+
+    found, quiet = by_pair(tmp_path / "run"), by_pair(place / "quiet")
+    assert set(found) == {tuple(sorted(pair)) for pair in pairs}
+    lost = {pair for pair, row in found.items() if row["reason"] == "worker_died"}
+    assert (view[2], view[9]) in lost
+    assert len(lost) <= 3  # its shard
+    for pair, row in found.items():
+        if view[10] in pair:
+            assert (row["status"], row["reason"]) == ("failed", "crash")
+        elif pair not in lost:
+            assert row == quiet[pair]
+    failures = [row for path in (tmp_path / "run" / "failures").glob("0*") for row in read(path)]
+    details = {(row["image0"], row["image1"]): (row["stage"], row["reason"], row["detail"]) for row in failures}
+    assert details[view[10], None][:2] == ("read", "crash")
+    assert "the last killed by SIGKILL" in details[view[10], None][2]
+    assert details[view[2], view[9]][:2] == ("match", "worker_died")
+    assert f"{TRIES} processes" in details[view[2], view[9]][2]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["failed"] == {"crash": 3, "worker_died": len(lost)}
+    assert summary["failed_images"] == {"crash": 1}
+
+
+def read(path: Path) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pylist()
+
+
+# Three nodes
+
+
+class Nodes:
+    """A cluster of three nodes of one CPU, by Ray's own utility."""
+
+    def __init__(self, mark: str) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.mark = mark
+        of_node = {"num_cpus": 1, "object_store_memory": 100_000_000}
+        self.cluster = Cluster(initialize_head=True, head_node_args={**of_node, "include_dashboard": False})
+        self.nodes = [self.cluster.add_node(**of_node) for _ in range(2)]
+
+    def actors(self) -> list[int]:
+        return marked(self.mark, "ray::MapWorker")
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Nodes]:
+    with pytest.MonkeyPatch.context() as environment:
+        mark = uuid.uuid4().hex
+        for name, value in {
+            **CONDITIONS,
+            MARK: mark,
+            "PYTHONPATH": str(PROJECT),
+        }.items():  # as if installed on the nodes
+            environment.setenv(name, value)
+        environment.delenv("RAY_OVERRIDE_RESOURCES")
+        handler = signal.getsignal(signal.SIGTERM)
+        nodes = Nodes(mark)
+        signal.signal(signal.SIGTERM, handler)  # Ray's would drain the cluster first
+        try:
+            yield nodes
+        finally:
+            nodes.cluster.shutdown()
+            deadline = time.monotonic() + 60
+            while marked(mark, "ray") and time.monotonic() < deadline:
+                time.sleep(0.1)
+            for pid in marked(mark, "ray"):
+                os.kill(pid, signal.SIGKILL)
+
+
+def on(nodes: Nodes, place: Path, output: str) -> Job:
+    return start(place, output, RAY_ADDRESS=nodes.cluster.address, RAY_OVERRIDE_RESOURCES="{}")
+
+
+def test_three_nodes_write_what_one_process_writes(three: Nodes, place: Path) -> None:
+    job = on(three, place, "three")
+    assert job.ended() == 0, job.out + job.err
+    check_whole(place / "three", place / "quiet")
+
+
+def test_killed_actors_are_replaced(three: Nodes, place: Path) -> None:
+    run = place / "actors"
+    job = on(three, place, "actors")
+    killed: set[int] = set()
+    for kills in range(1, 4):
+        job.until(lambda kills=kills: done(run) >= 3 * kills and bool(set(three.actors()) - killed))
+        victim = min(set(three.actors()) - killed)
+        os.kill(victim, signal.SIGKILL)
+        killed.add(victim)
+    assert done(run) < shards(run)
+    assert job.ended() == 0, job.out + job.err
+    assert len(killed) == 3
+    check_whole(run, place / "quiet")
+
+
+def test_a_node_that_is_told_to_end_and_one_that_is_killed_cost_nothing(three: Nodes, place: Path) -> None:
+    """Then one CPU is left of three, for three actors' shares and a task."""
+    run = place / "nodes"
+    job = on(three, place, "nodes")
+    for node, graceful, after in ((three.nodes[0], True, 2), (three.nodes[1], False, 6)):
+        job.until(lambda after=after: done(run) >= after)
+        three.cluster.remove_node(node, allow_graceful=graceful)
+    assert done(run) < shards(run)
+    assert job.ended() == 0, job.out + job.err
+    check_whole(run, place / "quiet")

@@ -1,0 +1,155 @@
+"""The main job through Ray's job server: `ray job submit` and `ray job stop` on a real head, and what it exports."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from flaky_store import flaky_store
+from job_process import PROJECT, WAIT, Job, done, free_port, shards, tables
+from test_faults import PLAN, check_whole, place  # noqa: F401  the fixture
+
+from eloftr.checkpoint import load_model, save_model
+from pipeline.storage import Folder
+
+pytestmark = pytest.mark.timeout(900)
+RAY = (sys.executable, "-m", "ray.scripts.scripts")
+
+
+class Head:
+    """A Ray head of one CPU with its job server; credentials are in its environment, as on a cluster's nodes."""
+
+    def __init__(self, credentials: dict[str, str]) -> None:
+        self.dashboard, self.metrics = free_port(), free_port()
+        self.folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a long path would not fit into names of sockets
+        ports = {
+            "port": free_port(),
+            "dashboard-port": self.dashboard,
+            "metrics-export-port": self.metrics,
+            **{name: free_port() for name in ("ray-client-server-port", "dashboard-agent-listen-port")},
+        }
+        self.node = Job(
+            *(f"--{name}={port}" for name, port in ports.items()),
+            *("--num-cpus=1", "--object-store-memory=200000000", f"--temp-dir={self.folder}"),
+            cwd=PROJECT.parent,
+            program=("-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            RAY_OVERRIDE_RESOURCES="{}",
+            RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
+            RAY_metrics_report_interval_ms="500",
+            AWS_ACCESS_KEY_ID=credentials["key"],
+            AWS_SECRET_ACCESS_KEY=credentials["secret"],
+        )
+        self.node.until(lambda: "Ray runtime started" in self.node.out and self.answers())
+
+    def answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self.dashboard}/api/version", timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+    def jobs(self, *words: object) -> subprocess.CompletedProcess[str]:
+        """`ray job …`"""
+        command, *rest = map(str, words)
+        return subprocess.run(
+            [*RAY, "job", command, "--address", f"http://127.0.0.1:{self.dashboard}", *rest],
+            cwd=PROJECT,
+            env=self.node.environment,
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
+        )
+
+    def submit(self, name: str, *arguments: object, wait: bool = True) -> subprocess.CompletedProcess[str]:
+        how = ("--submission-id", name, "--working-dir", ".", *(() if wait else ("--no-wait",)))
+        return self.jobs("submit", *how, "--", sys.executable, "jobs/match_dataset.py", *arguments)
+
+    def exported(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=10) as answer:
+            return answer.read().decode()
+
+
+@pytest.fixture(scope="module")
+def head(s3: dict[str, str]) -> Iterator[Head]:
+    head = Head(s3)
+    try:
+        yield head
+    finally:
+        head.node.process.terminate()
+        head.node.ended()
+        shutil.rmtree(head.folder, ignore_errors=True)
+
+
+def test_a_submitted_job_reads_and_writes_a_troubled_store(
+    head: Head,
+    place: Path,  # noqa: F811
+    s3: dict[str, str],
+    served: Callable[[Path], str],
+    tmp_path: Path,
+) -> None:
+    """Images and run folder in an object store, weights from a URL, the program by the job server."""
+    photos = Folder("s3://bucket/photos", s3)
+    for path in (place / "photos").iterdir():
+        photos.publish(path.name, path.read_bytes())
+    save_model(load_model("small"), tmp_path / "weights")
+    weights = f"{served(tmp_path / 'weights')}/model.safetensors"
+
+    def trouble(method: str, path: str, number: int) -> str:
+        return ("", "throttle", "reset", "cut" if method == "GET" else "")[
+            zlib.crc32(path.encode()) % 4 * (number == 1)
+        ]
+
+    with flaky_store(s3["endpoint_url"], trouble) as (endpoint, made):
+        storage = f'{{"endpoint_url": "{endpoint}"}}'
+        options = ("--images", photos.url, "--output", "s3://bucket/run", "--weights", weights, *PLAN)
+        job = head.submit("store", *options, "--storage-options", storage, "--log", "json")
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert min(made[word] for word in ("throttle", "reset", "cut")) > 0, made
+    run = Folder("s3://bucket/run", s3)
+    for name in run.list():
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_bytes(run.read_bytes(name))
+    check_whole(tmp_path / "run", place / "quiet")
+    assert '"event": "summary"' in job.stdout
+    logs = [path for path in Path(head.folder).rglob("*") if path.is_file() and path.suffix in (".log", ".out", ".err")]
+    assert len(logs) > 10
+    shown = [job.stdout, job.stderr, *(path.read_text(errors="replace") for path in logs)]
+    assert not [text for text in shown if s3["secret"] in text]
+    assert not [path for path in (tmp_path / "run").rglob("*.json") if s3["secret"] in path.read_text()]
+
+
+def test_a_submitted_job_that_is_stopped_goes_on(head: Head, place: Path) -> None:  # noqa: F811
+    run = place / "stopped"
+    options = ("--images", place / "photos", "--output", run, *PLAN)
+    first = head.submit("stopped", *options, wait=False)
+    assert first.returncode == 0, first.stdout + first.stderr
+    deadline = time.monotonic() + WAIT
+    while done(run) == 0 or "ray_eloftr_pairs" not in head.exported():
+        assert time.monotonic() < deadline, head.jobs("logs", "stopped").stdout
+        time.sleep(0.2)
+    exported = head.exported()
+    for line in (
+        'ray_eloftr_pairs_total{.*status="matched"',
+        'ray_eloftr_stage_seconds_total{.*stage="verify"',
+        "ray_eloftr_encodes_total{",
+    ):
+        assert re.search(line, exported), line
+    stopped = head.jobs("stop", "stopped")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert 0 < done(run) < shards(run)
+    assert "run the same command again" in head.jobs("logs", "stopped").stdout
+
+    again = head.submit("again", *options)
+    assert again.returncode == 0, again.stdout + again.stderr
+    check_whole(run, place / "quiet")
+    assert len(tables(run)) > 2 * shards(run)
