@@ -2,18 +2,15 @@
 
     add(MATCHES) × shards → finish() → merge_images() → merge_pairs()
 
-Merging needs the matches twice in another order than the shards have them, and they do not fit in memory: a
-million pairs of 300 matches are 8 GB. One pair is one contiguous piece of every file, so both orders are a
-list of pieces.
+Merging needs the matches in two other orders than the shards have them, and they do not fit in memory: a million pairs
+of 300 matches are 7 GB. So they are dealt out to files by image, and what became of them to files by pair. Each file is
+written by appending and read as a whole, once: nothing is accessed at random, which a disk would take for hours.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +21,15 @@ from pipeline.verification import GEOMETRIES
 
 BATCH = 1 << 20  # observations or matches worked on together: bounds the memory
 
-MATCH = np.dtype([("xy", np.float32, (2, 2)), ("score", np.float32)])  # x, y in either image
-INDEX = np.dtype((np.int32, 2))  # keypoint in either image
+BUCKETS = 256  # files; one is in memory at a time
+
+OBSERVATION = np.dtype([("xy", np.float32, 2), ("score", np.float32)])
+MERGED = np.dtype([("keypoint", np.int32), ("score", np.float32)])
 PAIR = np.dtype(
     [
         *(("image0", np.int64), ("image1", np.int64)),  # rows of the images
-        *(("start", np.int64), ("length", np.int64)),  # its piece of the files
-        ("row", np.int64),  # of `geometries`
+        ("start", np.int64, 2),  # of its observations in the buckets of both images
+        *(("length", np.int64), ("row", np.int64)),  # matches; its row of the geometries' bucket
     ]
 )
 GEOMETRY = np.dtype(
@@ -45,8 +44,40 @@ class SpoolError(Exception):
     """A match table cannot be used; the message is one sentence for a person."""
 
 
+class _Pieces:
+    """Pieces of one array dealt out to files; each file is appended to, then read whole and removed."""
+
+    def __init__(self, folder: Path, name: str, kind: np.dtype) -> None:
+        self.folder, self.name, self.kind = folder, name, kind
+        self.sizes = np.zeros(BUCKETS, np.int64)
+
+    def append(self, bucket: np.ndarray, lengths: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Append pieces (their lengths add up to the values) to their buckets; returns where each starts there."""
+        order = np.argsort(bucket, kind="stable")
+        values = values[_ranges((np.cumsum(lengths) - lengths)[order], lengths[order])]
+        totals = np.bincount(bucket, lengths, BUCKETS).astype(np.int64)
+        ends = np.cumsum(totals)
+        starts = np.empty(len(bucket), np.int64)
+        starts[order] = np.cumsum(lengths[order]) - lengths[order] + (self.sizes - ends + totals)[bucket[order]]
+        for number in np.flatnonzero(totals):
+            with open(self._path(number), "ab") as file:
+                values[ends[number] - totals[number] : ends[number]].tofile(file)
+        self.sizes += totals
+        return starts
+
+    def take(self, bucket: int) -> np.ndarray:
+        """All values of a bucket; its file is gone afterwards."""
+        path = self._path(bucket)
+        values = np.fromfile(path, self.kind) if self.sizes[bucket] else np.empty(0, self.kind)
+        path.unlink(missing_ok=True)
+        return values
+
+    def _path(self, bucket: int) -> Path:
+        return self.folder / f"{self.name}.{bucket:03}"
+
+
 class MatchSpool:
-    """Inlier matches on disk. Its memory is about 150 bytes per pair, and one batch.
+    """Inlier matches on disk. Its memory is about 200 bytes per pair, one batch, and a 256th part of the matches.
 
     folder: an empty local folder. names: (N,) str, sorted; width, height: (N,) of the upright images.
     """
@@ -64,14 +95,15 @@ class MatchSpool:
         "H",
         "pose",
     )
-    FILES: ClassVar[dict[str, np.dtype]] = {"matches": MATCH, "index": INDEX, "geometries": GEOMETRY}
 
     def __init__(self, folder: Path, names: np.ndarray, width: np.ndarray, height: np.ndarray) -> None:
-        self.folder, self.names, self.size = folder, names, np.stack([width, height], axis=1)
+        self.names, self.size = names, np.stack([width, height], axis=1)
         self.rows: list[np.ndarray] = []
-        for file in self.FILES:
-            (folder / file).touch()
-        self.total = self.found = self.pairs = self.outside = self.duplicates = 0
+        self.pairs = self.outside = self.duplicates = 0
+        self.observations = _Pieces(folder, "observations", OBSERVATION)
+        self.merged = _Pieces(folder, "merged", MERGED)
+        self.geometries = _Pieces(folder, "geometries", GEOMETRY)
+        self.images_a_bucket = -(-len(names) // BUCKETS)
 
     def add(self, table: pa.Table, source: str) -> None:
         """Append the inliers of the verified pairs of a MATCHES table.
@@ -88,7 +120,6 @@ class MatchSpool:
         pairs = np.zeros(len(table), PAIR)
         for side in ("image0", "image1"):
             pairs[side] = self._rows_of(np.array(table[side].to_pylist(), dtype=object), source)
-        pairs["row"] = self.found + np.arange(len(pairs))
         geometries = np.zeros(len(table), GEOMETRY)
         geometries["geometry"] = pc.index_in(table["geometry"], pa.array(GEOMETRIES)).to_numpy()
         for name in ("E", "F", "H", "pose"):
@@ -118,15 +149,17 @@ class MatchSpool:
             inside &= ((xy >= -0.5) & (xy <= self.size[pairs[side][pair]] - 0.5)).all(axis=1)
         self.outside += int((~inside).sum())
         pairs["length"] = np.bincount(pair[inside], minlength=len(pairs))
-        pairs["start"] = self.total + np.cumsum(pairs["length"]) - pairs["length"]
-        self.total += int(pairs["length"].sum())
-        self.found += len(pairs)
-        matches = np.empty(int(inside.sum()), MATCH)
-        matches["xy"], matches["score"] = np.stack([xy0[inside], xy1[inside]], axis=1), scores[inside]
-        for name, values in (("matches", matches), ("geometries", geometries)):
-            with open(self.folder / name, "ab") as file:
-                values.tofile(file)
+        observed = np.empty((2, int(inside.sum())), OBSERVATION)
+        observed["xy"], observed["score"] = (xy0[inside], xy1[inside]), scores[inside]
+        images = np.concatenate([pairs["image0"], pairs["image1"]])
+        starts = self.observations.append(self._bucket(images), np.tile(pairs["length"], 2), observed.ravel())
+        pairs["start"] = starts.reshape(2, -1).T
+        first = self._bucket(np.minimum(pairs["image0"], pairs["image1"]))
+        pairs["row"] = self.geometries.append(first, np.ones(len(pairs), np.int64), geometries)
         self.rows.append(pairs[pairs["length"] > 0])
+
+    def _bucket(self, images: np.ndarray) -> np.ndarray:
+        return images // self.images_a_bucket
 
     def _rows_of(self, names: np.ndarray, source: str) -> np.ndarray:
         rows = np.minimum(np.searchsorted(self.names, names), len(self.names) - 1)
@@ -144,58 +177,61 @@ class MatchSpool:
         repeated = np.zeros(len(pairs), bool)
         repeated[1:] = (np.diff(low[order]) == 0) & (np.diff(high[order]) == 0)
         self.duplicates = int(repeated.sum())
-        os.truncate(self.folder / "index", INDEX.itemsize * self.total)
         return pairs[order[~repeated]]
 
     def merge_images(self, pairs: np.ndarray, radii: np.ndarray) -> Iterator[tuple[int, MergedKeypoints]]:
         """For runs of consecutive images (first row, their keypoints); notes each observation's keypoint.
 
-        pairs: PAIR rows of `finish`; radii: (N,) merge radius of each image, pixels.
+        pairs: PAIR rows of `finish`, whose `start` is changed; radii: (N,) merge radius of each image, pixels.
         """
         image = np.concatenate([pairs["image0"], pairs["image1"]])
         order = np.argsort(image, kind="stable")  # entry e is side e // P of pair e % P
-        lengths, starts = (np.tile(pairs[name], 2)[order] for name in ("length", "start"))
+        side, pair = np.divmod(order, max(len(pairs), 1))
+        lengths, starts = pairs["length"][pair], pairs["start"][pair, side]
+        target = self._bucket(np.minimum(pairs["image0"], pairs["image1"]))[pair]
         bounds = np.searchsorted(image[order], np.arange(len(radii) + 1))  # entries of every image
         observations = np.diff(np.concatenate([[0], np.cumsum(lengths)])[bounds])
-        for begin, end in _batches(observations):
-            entries = slice(bounds[begin], bounds[end])
-            rows = _ranges(starts[entries], lengths[entries])
-            side = np.repeat((order[entries] >= len(pairs)).astype(np.int8), lengths[entries])
-            which = np.repeat(image[order[entries]] - begin, lengths[entries])
-            matches = self._open("matches")
-            merged = merge_keypoints(which, matches["xy"][rows, side], matches["score"][rows], radii[begin:end])
-            self._open("index")[rows, side] = merged.index
-            yield begin, merged
+        for bucket, (first, last) in enumerate(self._ranges_of_images()):
+            spooled = self.observations.take(bucket)
+            for begin, end in _batches(observations, first, last):
+                entries = slice(bounds[begin], bounds[end])
+                found = spooled[_ranges(starts[entries], lengths[entries])]
+                which = np.repeat(image[order[entries]] - begin, lengths[entries])
+                merged = merge_keypoints(which, found["xy"], found["score"], radii[begin:end])
+                values = np.empty(len(found), MERGED)
+                values["keypoint"], values["score"] = merged.index, found["score"]
+                placed = self.merged.append(target[entries], lengths[entries], values)
+                pairs["start"][pair[entries], side[entries]] = placed
+                yield begin, merged
 
     def merge_pairs(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
         """After `merge_images`: for runs of consecutive pairs (PAIR, GEOMETRY, (m, 2) uint32 keypoints each)."""
-        for begin, end in _batches(pairs["length"]):
-            lengths = pairs["length"][begin:end]
-            rows = _ranges(pairs["start"][begin:end], lengths)
-            pair = np.repeat(np.arange(end - begin), lengths)
-            indices, scores = self._open("index")[rows], self._open("matches")["score"][rows]
-            kept = merge_matches(pair, indices[:, 0], indices[:, 1], scores)
-            bounds = np.searchsorted(pair[kept], np.arange(1, end - begin))
-            found = self._open("geometries")[pairs["row"][begin:end]]
-            yield pairs[begin:end], found, np.split(indices[kept].astype(np.uint32), bounds)
+        low = np.minimum(pairs["image0"], pairs["image1"])
+        for bucket, images in enumerate(self._ranges_of_images()):
+            merged, geometries = self.merged.take(bucket), self.geometries.take(bucket)
+            for begin, end in _batches(pairs["length"], *np.searchsorted(low, images)):
+                lengths = pairs["length"][begin:end]
+                of_pair = np.repeat(np.arange(end - begin), lengths)
+                sides = [merged[_ranges(pairs["start"][begin:end, side], lengths)] for side in (0, 1)]
+                indices = np.stack([side["keypoint"] for side in sides], axis=1)
+                kept = merge_matches(of_pair, indices[:, 0], indices[:, 1], sides[0]["score"])
+                bounds = np.searchsorted(of_pair[kept], np.arange(1, end - begin))
+                found = geometries[pairs["row"][begin:end]]
+                yield pairs[begin:end], found, np.split(indices[kept].astype(np.uint32), bounds)
 
-    def _open(self, name: str) -> np.ndarray:
-        path, kind = self.folder / name, self.FILES[name]
-        if not path.stat().st_size:  # which cannot be mapped
-            return np.empty((0, *kind.shape), kind.base)
-        # Mapped anew for every batch: pages once read are not held against this process's memory.
-        with open(path, "r+b") as file:
-            mapped = mmap.mmap(file.fileno(), 0)
-        mapped.madvise(mmap.MADV_RANDOM)  # pieces lie apart: reading ahead would read many times the file
-        return np.frombuffer(mapped, kind.base).reshape(-1, *kind.shape)
+    def _ranges_of_images(self) -> list[tuple[int, int]]:
+        """(first, last + 1) row of the images of every bucket."""
+        starts = range(0, len(self.names), self.images_a_bucket)
+        return [(start, min(start + self.images_a_bucket, len(self.names))) for start in starts]
 
 
-def _batches(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
+def _batches(sizes: np.ndarray, begin: int, stop: int) -> Iterator[tuple[int, int]]:
     """Consecutive (begin, end) whose sizes add up to BATCH at most, or that hold one item."""
-    totals = np.concatenate([[0], np.cumsum(sizes)])
-    begin = 0
-    while begin < len(sizes):
-        end = max(begin + 1, int(np.searchsorted(totals, totals[begin] + BATCH, "right")) - 1)
+    totals = np.concatenate([[0], np.cumsum(sizes[begin:stop])])
+    first = begin
+    while begin < stop:
+        limit = totals[begin - first] + BATCH
+        end = max(begin + 1, first + int(np.searchsorted(totals, limit, "right")) - 1)
         yield begin, end
         begin = end
 
