@@ -108,12 +108,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = content.get("state_dict", content)
         else:
             raise CheckpointError(f"{path}: unknown kind of file; give a .safetensors or one of {', '.join(PICKLED)}.")
-    except (OSError, RuntimeError, EOFError, AttributeError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error}); copy it again.") from error
+    except CheckpointError:
+        raise
     except Exception as error:  # safetensors and pickle raise types of their own
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error}); copy it again.") from error
+        cause = str(error).partition("\n")[0]
+        if type(error).__name__ == "UnpicklingError":  # torch's own message goes on to say how to run it all the same
+            cause = "it is damaged, or holds more than tensors and plain values, of which nothing is executed"
+        raise CheckpointError(f"{path}: not a readable checkpoint ({cause}); copy it again.") from error
     state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{path}: holds no tensors; is it a checkpoint of EfficientLoFTR?")

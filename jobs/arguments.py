@@ -24,7 +24,8 @@ def add_matching(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, help="pairs that go through the network at once (default by device)")
     add("--min-inliers", type=int, default=VerificationOptions.min_num_inliers, help="of a verified pair (%(default)s)")
     add("--max-error", type=float, default=VerificationOptions.max_error, help="of inliers, pixels (%(default)s)")
-    add("--max-side", type=int, default=ImageLimits.max_side, help="of a photograph, pixels (%(default)s)")
+    add("--limit", action="append", default=[], metavar="NAME=N", help="of photographs: max_side=30000, max_pixels=…")
+    add("--follow-links", action="store_true", help="let symbolic links lead out of the folder of images")
     add("--shard-images", type=int, help="most images of a shard: bounds memory (default by device)")
     add("--shard-pairs", type=int, help="most pairs of a shard: the unit of restart (default by device)")
     add("--actors", help="processes that hold the model, a number or a range as 1-8 (default one a GPU, else a CPU)")
@@ -40,9 +41,10 @@ def run_options(
     return RunOptions(
         *(images, args.output, pairs, args.weights, args.variant, args.threshold),
         matching=MatchingOptions(args.long_side, args.dtype, args.batch_size),
-        limits=ImageLimits(max_side=args.max_side),
+        limits=ImageLimits.parse(args.limit),
         verification=VerificationOptions(args.max_error, args.long_side, args.min_inliers, model=model),
         max_images=args.shard_images,
         max_pairs=args.shard_pairs,
+        follow_links=args.follow_links,
         storage=storage_options(args.storage_options),
     )

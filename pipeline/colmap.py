@@ -129,19 +129,22 @@ def import_matches(
         pycolmap = import_pycolmap()
         with (
             pycolmap.Database.open(scratch / "database.db") as target,
-            # It commits even when an exception leaves it; nobody sees this file before it is whole.
-            pycolmap.DatabaseTransaction(target),
             pq.ParquetWriter(scratch / "keypoints.parquet", schemas.KEYPOINTS, compression="zstd") as table,
         ):
-            _write_images(target, images, assigned, camera_rows)
+            # A transaction a batch: SQLite keeps a second copy of what one transaction writes. A part of the database
+            # is never seen, as this file gets its name when it is whole.
+            with pycolmap.DatabaseTransaction(target):
+                _write_images(target, images, assigned, camera_rows)
             maps, keypoints, written = images.to_stored(), 0, 0
             for first, merged in spool.merge_images(pairs, radii):
                 keypoints += len(merged.xy)
-                table.write_table(_write_keypoints(target, images, maps, first, merged))
+                with pycolmap.DatabaseTransaction(target):
+                    table.write_table(_write_keypoints(target, images, maps, first, merged))
             same_camera = _same_camera(images, assigned, camera_rows, cameras)
-            for first, matches in spool.merge_pairs(pairs):
+            for batch, geometries, matches in spool.merge_pairs(pairs):
                 written += sum(map(len, matches))
-                _write_pairs(target, pairs[first : first + len(matches)], matches, maps, same_camera)
+                with pycolmap.DatabaseTransaction(target):
+                    _write_pairs(target, batch, geometries, matches, maps, same_camera)
         os.replace(scratch / "keypoints.parquet", database.parent / "keypoints.parquet")
         for journal in ("-wal", "-shm"):  # of a process killed while it read: SQLite would replay it on ours
             database.with_name(database.name + journal).unlink(missing_ok=True)
@@ -307,28 +310,40 @@ def _write_keypoints(target: Any, images: _Images, maps: np.ndarray, first: int,
 
 
 def _write_pairs(
-    target: Any, pairs: np.ndarray, matches: list[np.ndarray], maps: np.ndarray, same_camera: np.ndarray
+    target: Any,
+    pairs: np.ndarray,
+    geometries: np.ndarray,
+    matches: list[np.ndarray],
+    maps: np.ndarray,
+    same_camera: np.ndarray,
 ) -> None:
-    """Write matches and geometries; pairs: (P,) spool.PAIR, matches: (m, 2) keypoint indices of each."""
+    """Write matches and geometries; pairs: (P,) spool.PAIR, geometries: (P,) spool.GEOMETRY, matches: (m, 2) each."""
     pycolmap = import_pycolmap()
     kinds = [getattr(pycolmap.TwoViewGeometryConfiguration, name.upper()) for name in GEOMETRIES]
-    inverses, turns = np.linalg.inv(maps), maps.copy()
-    turns[:, :2, 2] = 0  # of the camera's frame about its axis
-    for pair, indices in zip(pairs, matches, strict=True):
-        i, j = int(pair["image0"]), int(pair["image1"])
-        geometry = pycolmap.TwoViewGeometry(config=kinds[pair["geometry"]], inlier_matches=indices)
-        E, F, H = (pair[name].reshape(3, 3) for name in ("E", "F", "H"))
-        if np.isfinite(F).all():
-            geometry.F = inverses[j].T @ F @ inverses[i]
-        if np.isfinite(H).all():
-            geometry.H = maps[j] @ H @ inverses[i]
-        if same_camera[i] and same_camera[j]:
-            if np.isfinite(E).all():
-                geometry.E = turns[j] @ E @ turns[i].T
-            if np.isfinite(pair["pose"]).all():
-                rotation = turns[j] @ pycolmap.Rotation3d(pair["pose"][:4]).matrix() @ turns[i].T
-                geometry.cam2_from_cam1 = pycolmap.Rigid3d(pycolmap.Rotation3d(rotation), turns[j] @ pair["pose"][4:])
-        elif GEOMETRIES[pair["geometry"]] == "calibrated":
+    to0, to1 = maps[pairs["image0"]], maps[pairs["image1"]]
+    from0, from1 = np.linalg.inv(to0), np.linalg.inv(to1)
+    turn0, turn1 = to0.copy(), to1.copy()
+    turn0[:, :2, 2] = turn1[:, :2, 2] = 0  # of the camera's frame about its axis
+    E, F, H = (geometries[name].reshape(-1, 3, 3) for name in ("E", "F", "H"))
+    E, F, H = turn1 @ E @ turn0.transpose(0, 2, 1), from1.transpose(0, 2, 1) @ F @ from0, to1 @ H @ from0
+    translations = (turn1 @ geometries["pose"][:, 4:, None])[:, :, 0]
+    has_E, has_F, has_H = (np.isfinite(matrices).all(axis=(1, 2)) for matrices in (E, F, H))
+    has_pose = np.isfinite(geometries["pose"]).all(axis=1)
+    known = same_camera[pairs["image0"]] & same_camera[pairs["image1"]]
+    for row, (pair, kind, indices) in enumerate(zip(pairs, geometries["geometry"], matches, strict=True)):
+        geometry = pycolmap.TwoViewGeometry(config=kinds[kind], inlier_matches=indices)
+        if has_F[row]:
+            geometry.F = F[row]
+        if has_H[row]:
+            geometry.H = H[row]
+        if known[row]:
+            if has_E[row]:
+                geometry.E = E[row]
+            if has_pose[row]:
+                rotation = turn1[row] @ pycolmap.Rotation3d(geometries["pose"][row, :4]).matrix() @ turn0[row].T
+                geometry.cam2_from_cam1 = pycolmap.Rigid3d(pycolmap.Rotation3d(rotation), translations[row])
+        elif GEOMETRIES[kind] == "calibrated":
             geometry.config = kinds[GEOMETRIES.index("uncalibrated")]
-        target.write_matches(i + 1, j + 1, indices)
-        target.write_two_view_geometry(i + 1, j + 1, geometry)
+        images = int(pair["image0"]) + 1, int(pair["image1"]) + 1
+        target.write_matches(*images, indices)
+        target.write_two_view_geometry(*images, geometry)

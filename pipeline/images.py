@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", "
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"GIF8", b"P5", b"P6")
 
+MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")  # of a JPEG, without those that stand alone
+SMALL = 1 << 22  # pixels that harm nobody, however few bytes they come in
+
 REASONS = {
     "missing": "there is no such file",
     "unreadable": "the file exists and cannot be read (permissions, storage)",
@@ -33,7 +37,7 @@ REASONS = {
     "not_an_image": "the bytes are no image of a known format",
     "truncated": "the file starts as an image but its pixels cannot all be decoded",
     "too_small": "a side is below the limit",
-    "too_large": "a side, the number of pixels or of bytes is above the limit",
+    "too_large": "a side, the number of pixels, of bytes, of pixels a byte or of scans is above the limit",
     "too_elongated": "the sides differ too much to resize to one of the shapes",
     "crash": "every process that reads it dies",
 }
@@ -64,8 +68,10 @@ class ImageError(Exception):
 class ImageLimits:
     """What is refused before a pixel is decoded. Raise a limit to accept larger photographs.
 
-    min_side, max_side: pixels. max_pixels: width × height. max_aspect: longer side over shorter side.
-    max_bytes: of the encoded file.
+    min_side, max_side: pixels. max_pixels: width × height, or of one tile where a TIFF's are larger; decoding takes up
+    to 17 bytes a pixel. max_aspect: longer side over shorter side. max_bytes: of the encoded file.
+    max_pixels_per_byte: of images above 4 megapixels; photographs stay below 50, files made to exhaust memory do not.
+    max_scans: passes of a JPEG over its pixels, each of which costs the time of a decode; cameras write 1, the web 10.
     """
 
     min_side: int = 32
@@ -73,10 +79,24 @@ class ImageLimits:
     max_pixels: int = 178_956_970
     max_aspect: float = 5.0
     max_bytes: int = 1 << 28
+    max_pixels_per_byte: float = 100.0
+    max_scans: int = 50
 
     def __post_init__(self) -> None:
-        if not (1 <= self.min_side <= self.max_side and self.max_pixels >= 1 and self.max_aspect >= 1):
+        if not (1 <= self.min_side <= self.max_side and self.max_aspect >= 1 and min(vars(self).values()) > 0):
             raise ValueError(f"{self}: limits must be positive, min_side ≤ max_side and max_aspect ≥ 1.")
+
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> ImageLimits:
+        """Limits from `NAME=NUMBER` each, the rest as they are. Raises ValueError, one sentence."""
+        kinds, chosen = {limit.name: type(limit.default) for limit in fields(cls)}, {}
+        for text in texts:
+            name, _, number = text.partition("=")
+            try:
+                chosen[name] = kinds[name](number)
+            except (KeyError, ValueError):
+                raise ValueError(f"limit {text!r}: give NAME=NUMBER, with a NAME of {', '.join(kinds)}.") from None
+        return cls(**chosen)
 
     def check(self, width: int, height: int) -> None:
         """Raise `ImageError` where a size in pixels is outside the limits."""
@@ -89,6 +109,19 @@ class ImageLimits:
             raise ImageError("too_large", f"{size}: more than {self.max_pixels} pixels")
         if max(width, height) > self.max_aspect * min(width, height):
             raise ImageError("too_elongated", f"{size}: the sides differ by more than {self.max_aspect:g} times")
+
+    def check_cost(self, image: Image.Image, data: bytes) -> None:
+        """Raise `ImageError` where a header asks for more memory or time than a photograph of so many bytes does."""
+        pixels = image.width * image.height
+        if image.format == "TIFF":  # libtiff decodes whole tiles, and their size is not the image's
+            pixels = max(pixels, _tag(image, 322) * _tag(image, 323))
+        if pixels > self.max_pixels:
+            raise ImageError("too_large", f"tiles of {pixels} pixels: more than {self.max_pixels}")
+        if pixels > SMALL and pixels > self.max_pixels_per_byte * len(data):
+            most = f"{self.max_pixels_per_byte:g} a byte"
+            raise ImageError("too_large", f"{pixels} pixels in {len(data)} bytes: more than {most}")
+        if image.format in ("JPEG", "MPO") and (scans := _scans(data)) > self.max_scans:
+            raise ImageError("too_large", f"a JPEG of {scans} scans: more than {self.max_scans}")
 
 
 @dataclass(frozen=True)
@@ -135,11 +168,11 @@ class Folders:
         return self.parts[label].read_bytes(inner, limit)
 
 
-def image_source(images: str | dict[str, str], storage: dict[str, Any]) -> Folder | Folders:
-    """A local folder or fsspec URL, or several by their labels, to be read. storage: options of the filesystems."""
+def image_source(images: str | dict[str, str], storage: dict[str, Any], follow_links: bool = False) -> Folder | Folders:
+    """A local folder or fsspec URL, or several by their labels, to be read. Other arguments as of `Folder`."""
     if isinstance(images, str):
-        return Folder(images, storage)
-    return Folders({label: Folder(url, storage) for label, url in images.items()})
+        return Folder(images, storage, follow_links)
+    return Folders({label: Folder(url, storage, follow_links) for label, url in images.items()})
 
 
 def list_images(folder: Folder | Folders) -> list[str]:
@@ -166,6 +199,7 @@ def decode_image(data: bytes, limits: ImageLimits = ImageLimits(), long_side: in
         raise ImageError("too_large", f"the file has more than {limits.max_bytes} bytes")
     image = _identify(data, limits)
     limits.check(*image.size)
+    limits.check_cost(image, data)
     try:
         orientation, focal, camera = _metadata(image)
         # Pillow turns TIFF by itself: its size is the upright one already
@@ -200,6 +234,21 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
             raise ImageError("truncated", f"its header is damaged ({type(error).__name__})") from error
         known = isinstance(error, UnidentifiedImageError)
         raise ImageError("not_an_image", "its bytes are of no known format" if known else str(error)) from error
+
+
+def _tag(image: Any, number: int) -> int:
+    """A whole number among a TIFF's tags; 0 where it is absent or is none."""
+    value = image.tag_v2.get(number)
+    return value if isinstance(value, int) else 0
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG, counted from marker to marker up to its end, thumbnails and what follows the image left out."""
+    scans, position = 0, 2
+    while (found := MARKER.search(data, position)) and found[1] != b"\xd9":
+        scans += found[1] == b"\xda"
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return scans
 
 
 def _metadata(image: Image.Image) -> tuple[int, float | None, str | None]:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline.colmap import CameraOptions, ColmapError, ImportSummary, import_matches
-from pipeline.storage import Folder, StorageError
+from pipeline.storage import Folder, StorageError, redacted
 from pipeline.verification import import_pycolmap
 
 MAPPERS = ("incremental", "global")
@@ -128,6 +128,8 @@ def reconstruct(
     run = Folder(run) if isinstance(run, str) else run
     if output is None and not run.local:
         raise ColmapError(f"{run.shown}: is not on a local disk; say with --output where the database goes.")
+    if "://" in str(output or ""):
+        raise ColmapError(f"{redacted(output)}: results go to a local disk; give a folder without a protocol.")
     target = Path(output if output is not None else run.path("sfm"))
     photographs, long_side = _read_run(run)
     imported = import_matches(run, target / "database.db", cameras, long_side=long_side, radius=radius)

@@ -44,8 +44,13 @@ def retried(call: Callable[[], T], shown: str, attempts: int, pause: float) -> T
 
 
 def redacted(text: object) -> str:
-    """A text with every URL in it stripped of user, password and query (signed URLs carry a key there)."""
-    return re.sub(r"(://)(?:[^/@\s]*@)?([^\s?'\")]*)(?:\?[^\s'\")]*)?", r"\1\2", str(text))
+    """A text with every URL in it stripped of user, password and query (signed URLs carry a key there), on one line.
+
+    Drivers quote what they took for a bucket or host without its protocol: `user:password@` goes there too.
+    """
+    line = " ".join(str(text).splitlines())
+    line = re.sub(r"(://)(?:[^/@\s]*@)?([^\s?'\")]*)(?:\?[^\s'\")]*)?", r"\1\2", line)
+    return re.sub(r"[^\s/@'\"(]+:[^\s/@'\"]+@", "", line)
 
 
 def _refused(error: Exception) -> bool:

@@ -74,6 +74,7 @@ class RunOptions:
     max_images: int | None = None
     max_pairs: int | None = None
     storage: dict[str, Any] = field(default_factory=dict, repr=False)
+    follow_links: bool = False  # symbolic links may lead out of the folder of images
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Run:
         from eloftr.matcher import configure
 
         self.options = options
-        self.source = image_source(options.images, options.storage)
+        self.source = image_source(options.images, options.storage, options.follow_links)
         self.folder = Folder(options.output, options.storage)
         sources = self.source.parts.values() if isinstance(self.source, Folders) else [self.source]
         if any(place(self.folder).startswith(place(source)) for source in sources):
@@ -195,6 +196,7 @@ class Run:
                 "skip_softmax": config.coarse_matching_skip_softmax,
                 "threshold": config.coarse_matching_threshold,
                 "limits": asdict(options.limits),
+                "follow_links": options.follow_links,
                 "verification": asdict(options.verification),
                 "preprocessing": PREPROCESSING,
                 "schemas": schemas.VERSION,

@@ -150,7 +150,8 @@ class Folder:
         if name is not None and not self.follow_links:
             real, inside = os.path.realpath(path), os.path.realpath(root)
             if os.path.commonpath([real, inside]) != inside:
-                raise StorageError(f"{name}: a symbolic link leads out of {self.shown}; copy the file, or allow links.")
+                cure = "copy the file, or allow links (--follow-links)"
+                raise StorageError(f"{name}: a symbolic link leads out of {self.shown}; {cure}.")
         return path
 
     def _key(self, name: str) -> str:

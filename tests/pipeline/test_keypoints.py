@@ -74,8 +74,13 @@ def test_parallel_suppression_equals_the_greedy_loop(density: float, monkeypatch
     rng = np.random.default_rng(3)
     xy = rng.uniform(0, np.sqrt(400 / density), (400, 2))
     weights = np.round(rng.uniform(0, 1, 400), 2)  # with ties
-    found = keypoints._suppress(np.zeros(400, np.int64), xy, weights)
-    assert np.array_equal(found, greedy(xy, weights))
+    cells = np.floor(xy).astype(np.int64)
+    xy = xy[np.lexsort((cells[:, 0], cells[:, 1]))]
+    cells = np.floor(xy).astype(np.int64) + 1
+    winners, nearest = keypoints._suppress(cells[:, 1] * keypoints.BELOW + cells[:, 0], xy, weights)
+    assert np.array_equal(winners, greedy(xy, weights))
+    distances = np.linalg.norm(xy[:, None] - xy[winners], axis=2)
+    assert np.array_equal(nearest, distances.argmin(axis=1))
 
 
 def test_every_observation_joins_a_keypoint_near_it() -> None:

@@ -276,6 +276,7 @@ def test_an_upload_that_breaks_off_is_not_there(s3: dict[str, str]) -> None:
 def test_credentials_never_appear_in_messages() -> None:
     assert redacted("get https://user:pw@host/a?sig=1 now") == "get https://host/a now"
     assert redacted("s3://key:secret@bucket/a b.jpg") == "s3://bucket/a b.jpg"
+    assert redacted('wrong:\nbucket name "key:secret@bucket" must match') == 'wrong: bucket name "bucket" must match'
     assert redacted("plain text? yes") == "plain text? yes"
     folder = Folder("https://user:pw@host/photos?sig=1", {"secret": "hidden"})
     assert repr(folder) == "Folder('https://host/photos')"
