@@ -89,7 +89,8 @@ class ImageLimits:
     @classmethod
     def parse(cls, texts: Sequence[str]) -> ImageLimits:
         """Limits from `NAME=NUMBER` each, the rest as they are. Raises ValueError, one sentence."""
-        kinds, chosen = {limit.name: type(limit.default) for limit in fields(cls)}, {}
+        kinds: dict[str, Any] = {limit.name: type(limit.default) for limit in fields(cls)}
+        chosen = {}
         for text in texts:
             name, _, number = text.partition("=")
             try:
