@@ -162,9 +162,10 @@ class Run:
 
     def __init__(self, options: RunOptions, device: str) -> None:
         """device: `cuda` or `cpu`, what the shards of a new plan are sized for."""
-        from eloftr.matcher import configure
+        from eloftr.matcher import DEFAULT_DTYPE, configure
 
-        self.options = options
+        matching = replace(options.matching, dtype=options.matching.dtype or DEFAULT_DTYPE[device])
+        self.options = options = replace(options, matching=matching)
         self.source = image_source(options.images, options.storage, options.follow_links)
         self.folder = Folder(options.output, options.storage)
         sources = self.source.parts.values() if isinstance(self.source, Folders) else [self.source]
@@ -248,7 +249,7 @@ class Run:
         from eloftr import Matcher
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        matcher = Matcher(copy.deepcopy(self.model), device, getattr(torch, self.options.matching.dtype))
+        matcher = Matcher(copy.deepcopy(self.model), device, getattr(torch, str(self.options.matching.dtype)))
         height, width = bucket(4, 3, self.options.matching.long_side)
         noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8), np.uint8)
         image = resize(noise, (height, width))[None]  # blobs, so that matches are found and refined
