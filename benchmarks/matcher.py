@@ -5,8 +5,8 @@
 Two lists of pairs of images cut from photographs (`--photographs`, else generated textures) multiples of 32 pixels
 apart, so that even untrained weights match what overlaps:
 
-exhaustive   all pairs of twelve images, two from each of six photographs: most pairs have nothing in common
-overlapping  ten images of one photograph, each with its four nearest: every pair overlaps by more than half
+exhaustive   all pairs of ten images, two from each of five photographs: most pairs have nothing in common
+overlapping  eight images of one photograph, each with its four nearest: every pair overlaps by more than half
 
 ours          every image encoded once; the pairs then matched from the encodings
 plain         the documented `forward` of our model, pair by pair, not fused
@@ -66,7 +66,7 @@ def near_pairs(images: int, nearest: int, step: int = 64) -> PairsToMatch:
     return PairsToMatch(1, images, step, [(i, j) for i, j in combinations(range(images), 2) if j - i <= nearest])
 
 
-LISTS = {"exhaustive": all_pairs(6), "overlapping": near_pairs(10, 4)}
+LISTS = {"exhaustive": all_pairs(5), "overlapping": near_pairs(8, 4)}
 QUICK_LISTS = {"exhaustive": all_pairs(2), "overlapping": near_pairs(4, 3)}
 
 
@@ -96,6 +96,9 @@ def photograph(path: Path, height: int, width: int) -> np.ndarray:
     """(H, W) uint8: the middle of a photograph in the shape asked for, scaled to fill it."""
     with Image.open(path) as image:
         return np.asarray(ImageOps.fit(image.convert("L"), (width, height), Image.Resampling.LANCZOS))
+
+
+METHODS = ("ours", "plain", "transformers")
 
 
 class Ours:
@@ -253,7 +256,7 @@ def environment(options: Any) -> dict[str, Any]:
 def measure(options: Any, weights: Path) -> dict[str, Any]:
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     methods: dict[str, Callable[[np.ndarray, Pairs], int]] = {}
-    for name in ("ours", "plain", "transformers"):
+    for name in options.methods:
         try:
             methods[name] = method(name, weights, device, dtype)
         except ImportError:
@@ -289,6 +292,7 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--weights", help="checkpoint folder with Hugging Face keys (default: of the published size)")
     add("--size", type=shape_of, nargs="+", default=[(640, 480)], help="WIDTHxHEIGHT … (default: 640x480)")
+    add("--methods", nargs="+", choices=METHODS, default=METHODS, help="(default: all)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
     add("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
     add("--photographs", type=Path, help="folder of what the images are cut from (default: generated textures)")

@@ -47,7 +47,7 @@ from eloftr import backbone, coarse_matching, fine_matching, model, transformer 
 from eloftr.config import EfficientLoFTRConfig  # noqa: E402
 from eloftr.matcher import DTYPES  # noqa: E402
 
-LISTS = {"exhaustive": all_pairs(3), "overlapping": near_pairs(3, 2)}
+LISTS = {"exhaustive": all_pairs(2), "overlapping": near_pairs(3, 2)}
 QUICK_LISTS = {"exhaustive": all_pairs(1, 3), "overlapping": near_pairs(2, 1)}
 
 
@@ -246,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
     add("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
     add("--photographs", type=Path, help="folder of what the images are cut from (default: generated textures)")
-    add("--rounds", type=int, default=5, help="turns of both (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="turns of both (default: %(default)s)")
     add("--quick", action="store_true", help="fewer images, one round")
     add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
