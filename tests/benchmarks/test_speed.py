@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import matcher, planning, precision, savings
+from benchmarks import matcher, planning, precision, savings, stages
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching
 from eloftr.model import PairMatches
 
@@ -125,3 +125,16 @@ def test_retrieval_lists_hold_each_pair_once() -> None:
     pairs = planning.retrieval(300)
     assert len(np.unique(np.sort(pairs, axis=1), axis=0)) == len(pairs) > 300 * planning.TOP_K / 2
     assert (pairs[:, 0] != pairs[:, 1]).all()
+
+
+def test_stages_are_timed_and_counted_without_the_savings_and_with_them(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--quick", "--size", "96x64", "--device", "cpu", "--weights", str(weights)]
+    assert stages.main([*command, "--out", str(tmp_path / "results.json")]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["product"].keys() == results["without"].keys() == stages.STAGES.keys()
+    assert all(found["seconds"] > 0 for found in results["product"].values())
+    assert results["without"]["backbone"]["operations"] > results["product"]["backbone"]["operations"] > 0
+    assert results["without"]["first self-attention"]["operations"] == 0
+    assert f"{results['product']['fusion']['seconds']:7.3f} s" in capsys.readouterr().out
