@@ -103,7 +103,7 @@ def test_the_measured_numbers_are_those_of_the_results() -> None:
             row = lists_of[int(k), kind]
             assert count == f"{row['pairs']} ({row['share_of_pairs']:.0%})"
             assert share == f"{row['share_of_verified']:.0%}"
-    text = section("docs/pairs.md", "How good the own descriptors are")
+    text = " ".join(section("docs/pairs.md", "How good the own descriptors are").split())
     assert f"{measured['matches']['verified']} of the {measured['matches']['pairs']} pairs" in text
     assert f"{measured['matches']['images']} photographs" in text
 
