@@ -185,7 +185,7 @@ def neighbours(positions: Positions, nearest: int | None = None, radius: float |
         found = (other != np.arange(count)[:, None]) & np.isfinite(away)
         found &= np.cumsum(found, axis=1) <= nearest
         first, second, distances = np.repeat(np.arange(count), found.sum(axis=1)), other[found], away[found]
-    return of_pairs(first, second, -distances.astype(np.float32), positions.failures)
+    return of_pairs(first, second, (0 - distances).astype(np.float32), positions.failures)
 
 
 def _failures(why: dict[str, str]) -> pa.Table:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pictures import views
 from PIL import Image
 from synthetic_run import LONG_SIDE, Scene, write_shard
-from test_documentation import Command, blocks, commands, section, shape, tables
+from test_documentation import Command, blocks, commands, section, shape, tables, text_of
 
 from jobs import plan_pairs, reconstruct
 from pipeline import descriptors, lists, positions
@@ -83,3 +85,35 @@ def test_the_descriptors_of_the_document_s_code_are_read(tmp_path: Path, monkeyp
     (block,) = [block for block in blocks("python") if block.document == "pairs.md"]
     exec(compile(block.text, block.document, "exec"), {})
     assert descriptors.read_descriptors("descriptors.npz").vectors.shape == (2, 512)
+
+
+def results(name: str) -> dict[str, Any]:
+    return json.loads(text_of(f"benchmarks/results/{name}.json"))
+
+
+def test_the_measured_numbers_are_those_of_the_results() -> None:
+    labels, found = tables(section("docs/pairs.md", "How good the own descriptors are"))
+    measured = results("retrieval")
+    names = ("recall@1", "recall@5", "recall@10", "recall@20", "same@20", "mAP")
+    rows = {row["descriptor"]: [f"{row[name]:.3f}" for name in names] for row in measured["labels"]}
+    assert {row[0].partition(" (")[0]: row[2:] for row in labels} == rows
+    lists_of = {(row["k"], row["descriptor"]): row for row in measured["matches"]["lists"]}
+    for k, pairs, covariance, pairs_reduced, reduced in found:
+        for kind, count, share in (("covariance", pairs, covariance), ("reduced", pairs_reduced, reduced)):
+            row = lists_of[int(k), kind]
+            assert count == f"{row['pairs']} ({row['share_of_pairs']:.0%})"
+            assert share == f"{row['share_of_verified']:.0%}"
+    text = " ".join(section("docs/pairs.md", "How good the own descriptors are").split())
+    assert f"{measured['matches']['verified']} of the {measured['matches']['pairs']} pairs" in text
+    assert f"{measured['matches']['images']} photographs" in text
+
+
+def test_the_costs_of_planning_are_those_of_the_results() -> None:
+    (rows,) = tables(section("docs/pairs.md", "What planning costs"))
+    measured = {(row["list"], row["images"]): row for row in results("pair_lists")["rows"]}
+    for name, images, pairs, seconds, memory in rows:
+        row = measured[name, int(images.replace(",", ""))]
+        assert pairs == f"{row['pairs']:,}"
+        assert seconds == f"{row['seconds']:.1f}"
+        assert memory == f"{row['memory_bytes'] / 1e6:.0f}"
+    assert len(rows) == len(measured)
