@@ -126,7 +126,7 @@ def import_run(run: Path, output: Path) -> dict[str, Any]:
         "seconds": seconds,
         "anonymous_bytes": anonymous,
         "resident_bytes": resident,
-        "disk_bytes": disk,
+        "disk_bytes": max(disk, size_of(output)),
         "database_bytes": database.stat().st_size,
         "rows": count_rows(database),
         "summary": json.loads(printed),
@@ -190,6 +190,21 @@ def measure(pairs: int, matches: int, scratch: Path) -> dict[str, Any]:
     return {"pairs": pairs, "matches_a_pair": matches, "run_bytes": run_bytes, "writing_seconds": writing, **result}
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """What was measured, as Markdown."""
+    lines = [
+        "| pairs | images | keypoints | matches | seconds | µs a pair | anonymous | with files | database | disk |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        counts = [row["pairs"], row["summary"]["images"], row["rows"]["keypoints"], row["rows"]["matches"]]
+        sizes = [row[f"{name}_bytes"] / 1e9 for name in ("anonymous", "resident", "database", "disk")]
+        cells = [f"{count:,}" for count in counts] + [f"{row['seconds']:.0f}"]
+        cells += [f"{row['seconds'] / row['pairs'] * 1e6:.0f}", *(f"{size:.2f} GB" for size in sizes)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="+", default=[10_000, 100_000], help="sizes (%(default)s)")
@@ -198,21 +213,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     scratch = options.scratch or Path(tempfile.gettempdir())
-    print("    pairs   images  keypoints  matches    seconds  µs a pair  anonymous  with files   database       disk")
     rows = []
     for pairs in options.pairs:
-        row = measure(pairs, options.matches, scratch)
-        rows.append(row)
-        summary, gigabytes = (
-            row["summary"],
-            [row[f"{n}_bytes"] / 1e9 for n in ("anonymous", "resident", "database", "disk")],
-        )
-        print(
-            f"{pairs:9,} {summary['images']:8,} {summary['keypoints']:10,} {summary['merged_matches']:11,}"
-            f" {row['seconds']:8.1f} {row['seconds'] / pairs * 1e6:10.0f}"
-            + "".join(f" {value:8.2f} GB" for value in gigabytes),
-            flush=True,
-        )
+        rows.append(measure(pairs, options.matches, scratch))
+        print(table(rows).splitlines()[-1] if rows[1:] else table(rows), end="\n" if rows[1:] else "", flush=True)
     if options.out:
         results = {
             "versions": versions("pycolmap", "numpy", "pyarrow"),

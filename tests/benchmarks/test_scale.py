@@ -1,0 +1,95 @@
+"""The benchmarks of scale: what importing.py writes is a run, and docs/scale.md says what scale_plan.py computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import importing, scale_plan
+from pipeline.schemas import IMAGES, MATCHES, unragged
+from pipeline.storage import Folder
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def test_a_made_up_run_is_imported_whole_and_measured(tmp_path: Path) -> None:
+    row = importing.measure(200, 40, tmp_path)
+    assert row["rows"]["pairs"] == row["summary"]["verified"] == 200
+    assert 0.9 * 200 * 40 < row["rows"]["matches"] <= 200 * 40
+    assert row["anonymous_bytes"] > 0
+    assert row["disk_bytes"] > row["database_bytes"] / 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_made_up_run_has_points_that_recur_and_points_that_do_not(tmp_path: Path) -> None:
+    importing.write_run(tmp_path, 3000, 100)
+    run = Folder(str(tmp_path))
+    tables = [run.read_table(name) for name in run.names("matches")]
+    assert all(table.schema.equals(MATCHES) for table in tables)
+    assert run.read_table(run.names("images")[0]).schema.equals(IMAGES)
+    image = tables[0]["image0"][0].as_py()
+    seen = [
+        points
+        for table in tables
+        for side in (0, 1)
+        for name, points in zip(table[f"image{side}"].to_pylist(), unragged(table[f"keypoints{side}"]), strict=True)
+        if name == image
+    ]
+    assert len(seen) == 2 * importing.NEXT
+    for rows, near in ((slice(0, 50), 0.5), (slice(50, 100), 0.0)):
+        first = np.concatenate([points[rows] for points in seen[::2]])
+        other = np.concatenate([points[rows] for points in seen[1::2]])
+        distances = np.linalg.norm(first[:, None] - other[None], axis=2).min(axis=1)
+        assert (distances < 3).mean() >= near
+    with_places, without = (
+        np.concatenate([np.round(points[rows] / 8) for points in seen]) for rows in (slice(0, 50), slice(50, 100))
+    )
+    assert len(np.unique(with_places, axis=0)) < len(np.unique(without, axis=0))
+
+
+def test_a_database_that_lost_a_row_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = importing.count_rows
+
+    def one_less(database: Path) -> dict[str, int]:
+        rows = counted(database)
+        return rows | {"pairs": rows["pairs"] - 1}
+
+    monkeypatch.setattr(importing, "count_rows", one_less)
+    with pytest.raises(SystemExit, match="200 pairs became 199 rows"):
+        importing.measure(200, 20, tmp_path)
+
+
+def test_the_document_has_the_tables_that_the_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert scale_plan.main([]) == 0
+    document = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8")
+    for line in capsys.readouterr().out.splitlines():
+        assert line in document.splitlines(), line
+
+
+def test_the_document_has_the_imports_that_were_measured() -> None:
+    document = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8").splitlines()
+    for line in importing.table(json.loads(scale_plan.IMPORTING.read_text())["rows"]).splitlines():
+        assert line in document, line
+
+
+def test_the_plan_follows_from_its_unit_costs() -> None:
+    units = {**json.loads(scale_plan.UNITS.read_text())["units"], **scale_plan.measured_import()}
+    before = {what: result for what, _, result in scale_plan.plan(units, scale_plan.ASSUMED)}
+    half: dict[str, Any] = scale_plan.ASSUMED | {"effective TFLOP/s of a GPU": 20.0}
+    after = {what: result for what, _, result in scale_plan.plan(units, half)}
+    assert {what for what in before if before[what] != after[what]} == {
+        *("**GPU hours**", "days on 100 GPUs", "CPU cores beside a GPU"),
+    }
+    hours = [float(found["**GPU hours**"].removesuffix(" h").replace(",", "")) for found in (before, after)]
+    assert hours[1] == pytest.approx(2 * hours[0], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2e9, "2,000,000,000"), (12345, "12,300"), (999.6, "1,000"), (0.12345, "0.123")]
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert scale_plan.number(value) == text
