@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
 import platform
 import time
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # see pipeline/matching.py
 RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.json"
 PLAN_FAILURES = "failures/plan.parquet"
 COUNTS = ("pairs", "matched", "unmatched", "verified", "matches", "inliers", "encodes")
+CHOSEN = ("coarse_matching_threshold", "coarse_matching_skip_softmax")  # parameters of a model that a run sets
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
 READ_THREADS = 16  # for done markers, which are small and many
 # A shard is the unit of restart, of overlap between stages and of memory: small where a pair costs a tenth of a second.
@@ -106,8 +108,12 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
 
 
 def weights_digest(model: EfficientLoFTRForKeypointMatching) -> str:
-    """SHA-256 over names and values of all parameters, the same for every file format of the same weights."""
-    digest = hashlib.sha256()
+    """SHA-256 over names and values of all parameters and the configuration, the same for every file format.
+
+    Threshold and softmax are left out: they are options of the run, and named there.
+    """
+    config = {k: v for k, v in model.config.to_dict().items() if k not in CHOSEN}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.cpu().numpy().tobytes())

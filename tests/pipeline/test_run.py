@@ -178,6 +178,12 @@ def test_the_same_weights_in_another_file_are_the_same(photos: Path, finished: P
     model = load_model("small")
     save_model(model, tmp_path / "copy")
     assert weights_digest(load_model(tmp_path / "copy")) == weights_digest(model)
+    alone = tmp_path / "alone.safetensors"  # as behind a URL: without its folder
+    alone.write_bytes((tmp_path / "copy" / "model.safetensors").read_bytes())
+    assert load_model(alone).config == model.config
+    assert Run(asked(photos, finished, weights=f"file://{alone}"), "cpu").resumed
+    other = load_model("small", fine_matching_centered=not model.config.fine_matching_centered)
+    assert weights_digest(other) != weights_digest(model)  # the same values of another function
     assert Run(asked(photos, finished, weights=str(tmp_path / "copy")), "cpu").resumed
     assert Run(asked(photos, finished, weights=f"file://{tmp_path}/copy/model.safetensors"), "cpu").resumed
 
