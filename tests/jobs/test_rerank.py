@@ -64,7 +64,7 @@ def without_ray(options: RunOptions) -> dict[str, Any]:
 def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
     place: Path, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = Job(*ASKED, *EARLY, "--draw", 1, "--output", "run", cwd=place, program=JOB)
+    job = Job(*ASKED, *EARLY, "--draw", 1, "--actors", 1, "--output", "run", cwd=place, program=JOB)
     assert job.ended() == 0, job.out + job.err
     summary = json.loads((place / "run" / "summary.json").read_text())
     assert [row["up_to"] for row in summary["rounds"]] == [5, 10]
