@@ -1,4 +1,4 @@
-"""What a result was measured with: versions and the commit. Needs nothing but Python."""
+"""What a result was measured with: versions, commit, memory. Needs nothing but Python."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ def commit() -> str | None:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return git.stdout.strip() or None
+
+
+def peak_memory() -> int:
+    """The most bytes this process has held in memory; unlike `getrusage`, not those of the process that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -2,11 +2,11 @@
 
     python benchmarks/matcher.py [--quick] [--device cuda] [--dtype bfloat16] [--out results.json]
 
-Two lists of pairs of one photograph each (`--photograph`, else a generated texture), cut into images that lie multiples
-of 32 pixels apart, so that even untrained weights match what overlaps:
+Two lists of pairs of images cut from photographs (`--photographs`, else generated textures) multiples of 32 pixels
+apart, so that even untrained weights match what overlaps:
 
-exhaustive   all pairs of eight images, of which only neighbours overlap: most pairs have nothing in common
-overlapping  every image with its three nearest, all of which overlap
+exhaustive   all pairs of ten images, two from each of five photographs: most pairs have nothing in common
+overlapping  eight images of one photograph, each with its four nearest: every pair overlaps by more than half
 
 ours          every image encoded once; the pairs then matched from the encodings
 plain         the documented `forward` of our model, pair by pair, not fused
@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,46 +31,74 @@ from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from runpy import run_path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
-from benchmarks.environment import commit, versions  # noqa: E402
+from benchmarks.environment import commit, peak_memory, versions  # noqa: E402
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model  # noqa: E402
 from eloftr.matcher import BATCH, DTYPES, Matcher  # noqa: E402
 from eloftr.model import ImageFeatures  # noqa: E402
 
-IMAGES, STEP = 8, 320  # images of the exhaustive list; pixels between neighbours
-NEAREST, NEAR_STEP = 3, 64  # partners of an image of the overlapping list; pixels between neighbours
 Pairs = list[tuple[int, int]]
 
 
-def strip(photograph: Path | None, height: int, width: int, count: int, step: int) -> np.ndarray:
-    """(count, H, W) uint8 windows of one wide picture, `step` pixels apart."""
-    wide = width + (count - 1) * step
-    if photograph is None:
-        rng = np.random.default_rng(0)
-        octaves = [rng.integers(0, 256, (height // s + 1, wide // s + 1), dtype=np.uint8) for s in (4, 16, 64)]
-        layers = [Image.fromarray(noise).resize((wide, height), Image.Resampling.BICUBIC) for noise in octaves]
-        picture = np.mean([np.asarray(layer, np.float32) for layer in layers], axis=0).astype(np.uint8)
+class PairsToMatch(NamedTuple):
+    """What to cut, `each` windows `step` pixels apart from every one of `pictures` photographs, and which to match."""
+
+    pictures: int
+    each: int
+    step: int
+    pairs: Pairs
+
+
+def all_pairs(pictures: int, each: int = 2, step: int = 320) -> PairsToMatch:
+    return PairsToMatch(pictures, each, step, list(combinations(range(pictures * each), 2)))
+
+
+def near_pairs(images: int, nearest: int, step: int = 64) -> PairsToMatch:
+    return PairsToMatch(1, images, step, [(i, j) for i, j in combinations(range(images), 2) if j - i <= nearest])
+
+
+LISTS = {"exhaustive": all_pairs(5), "overlapping": near_pairs(8, 4)}
+QUICK_LISTS = {"exhaustive": all_pairs(2), "overlapping": near_pairs(4, 3)}
+
+
+def windows(folder: Path | None, height: int, width: int, what: PairsToMatch) -> np.ndarray:
+    """(pictures · each, H, W) uint8. Raises SystemExit where the folder holds too few photographs."""
+    wide = width + (what.each - 1) * what.step
+    if folder is None:
+        pictures = [texture(height, wide, seed) for seed in range(what.pictures)]
     else:
-        with Image.open(photograph) as image:
-            tile = np.asarray(image.convert("L").resize((max(width, height) * 2, height), Image.Resampling.LANCZOS))
-        picture = np.concatenate([tile] * (wide // tile.shape[1] + 1), axis=1)[:, :wide]
-    return np.stack([picture[:, n * step : n * step + width] for n in range(count)])
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        if len(paths) < what.pictures:
+            raise SystemExit(f"{folder} holds {len(paths)} photographs; give a folder of at least {what.pictures}")
+        pictures = [photograph(path, height, wide) for path in paths[: what.pictures]]
+    starts = [what.step * k for k in range(what.each)]
+    return np.stack([picture[:, start : start + width] for picture in pictures for start in starts])
 
 
-def lists(quick: bool) -> dict[str, tuple[int, int, Pairs]]:
-    """Name → images, pixels between neighbours, pairs."""
-    count = IMAGES // 2 if quick else IMAGES
-    near = [(i, j) for i, j in combinations(range(count), 2) if j - i <= NEAREST]
-    return {"exhaustive": (count, STEP, list(combinations(range(count), 2))), "overlapping": (count, NEAR_STEP, near)}
+def texture(height: int, width: int, seed: int) -> np.ndarray:
+    """(H, W) uint8: noise of three sizes."""
+    rng = np.random.default_rng(seed)
+    octaves = [rng.integers(0, 256, (height // s + 1, width // s + 1), dtype=np.uint8) for s in (4, 16, 64)]
+    layers = [Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC) for noise in octaves]
+    return np.mean([np.asarray(layer, np.float32) for layer in layers], axis=0).astype(np.uint8)
+
+
+def photograph(path: Path, height: int, width: int) -> np.ndarray:
+    """(H, W) uint8: the middle of a photograph in the shape asked for, scaled to fill it."""
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.fit(image.convert("L"), (width, height), Image.Resampling.LANCZOS))
+
+
+METHODS = ("ours", "plain", "transformers")
 
 
 class Ours:
@@ -149,22 +176,19 @@ def speeds(
 def peak(name: str, options: Any, weights: Path, height: int, width: int) -> float | None:
     """Bytes of a process of its own that matches one pair by this method; None where it does not get through."""
     command = [sys.executable, __file__, "--peak-of", name, "--weights", str(weights), "--size", f"{width}x{height}"]
-    command += ["--device", options.device, "--dtype", options.dtype, *_photograph(options)]
+    command += ["--device", options.device, "--dtype", options.dtype]
+    command += ["--photographs", str(options.photographs)] if options.photographs else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
-
-
-def _photograph(options: Any) -> list[str]:
-    return ["--photograph", str(options.photograph)] if options.photograph else []
 
 
 def print_peak(options: Any) -> None:
     device = torch.device(options.device)
     width, height = options.size[0]
     run = method(options.peak_of, Path(options.weights), device, DTYPES[options.dtype])
-    run(strip(options.photograph, height, width, 2, NEAR_STEP), [(0, 1)])
-    on_device = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    print(on_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    pair = near_pairs(2, 1)
+    run(windows(options.photographs, height, width, pair), pair.pairs)
+    print(torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_memory())
 
 
 def operations(weights: Path, height: int, width: int) -> dict[str, float]:
@@ -232,7 +256,7 @@ def environment(options: Any) -> dict[str, Any]:
 def measure(options: Any, weights: Path) -> dict[str, Any]:
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     methods: dict[str, Callable[[np.ndarray, Pairs], int]] = {}
-    for name in ("ours", "plain", "transformers"):
+    for name in options.methods:
         try:
             methods[name] = method(name, weights, device, dtype)
         except ImportError:
@@ -240,10 +264,10 @@ def measure(options: Any, weights: Path) -> dict[str, Any]:
     sizes: dict[str, Any] = {}
     for width, height in options.size:
         found: dict[str, Any] = {"operations": operations(weights, height, width), "lists": {}, "peak_bytes": {}}
-        for name, (count, step, pairs) in lists(options.quick).items():
-            images = strip(options.photograph, height, width, count, step)
-            rates = speeds(methods, images, pairs, options)
-            found["lists"][name] = {"images": count, "pairs": len(pairs), "methods": rates}
+        for name, what in (QUICK_LISTS if options.quick else LISTS).items():
+            images = windows(options.photographs, height, width, what)
+            rates = speeds(methods, images, what.pairs, options)
+            found["lists"][name] = {"images": len(images), "pairs": len(what.pairs), "methods": rates}
             for way, rate in rates.items():
                 spread = f"{min(rate['rounds']):.3f} to {max(rate['rounds']):.3f}"
                 ratio = (
@@ -268,12 +292,13 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--weights", help="checkpoint folder with Hugging Face keys (default: of the published size)")
     add("--size", type=shape_of, nargs="+", default=[(640, 480)], help="WIDTHxHEIGHT … (default: 640x480)")
+    add("--methods", nargs="+", choices=METHODS, default=METHODS, help="(default: all)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
     add("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
-    add("--photograph", type=Path, help="what the images are cut from (default: a generated texture)")
+    add("--photographs", type=Path, help="folder of what the images are cut from (default: generated textures)")
     add("--rounds", type=int, default=5, help="turns of every method (default: %(default)s)")
     add("--sample", type=int, default=4, help="pairs of a list that pair-by-pair methods run (default: %(default)s)")
-    add("--quick", action="store_true", help="half the images, one round, one pair for pair-by-pair methods")
+    add("--quick", action="store_true", help="fewer images, one round, one pair for pair-by-pair methods")
     add("--out", type=Path, help="write the results as JSON")
     add("--peak-of", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

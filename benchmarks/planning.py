@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
-from benchmarks.environment import commit, versions  # noqa: E402
+from benchmarks.environment import commit, peak_memory, versions  # noqa: E402
 from pipeline.shards import Shard, encodes, lower_bound, plan_shards  # noqa: E402
 
 MAX_IMAGES, MAX_PAIRS = 128, 1024
@@ -123,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"   {row['planned']:25.2f} / {row['bound']:5.2f} / {row['as_given']:8.2f} {row['seconds']:9.2f}",
                 flush=True,
             )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     print(f"shards of at most {MAX_IMAGES} images and {MAX_PAIRS:,} pairs; peak memory {peak / 1e9:.2f} GB")
     if options.out:
         results = {

@@ -23,29 +23,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
-from benchmarks.matcher import NEAR_STEP, environment, published, shape_of, strip  # noqa: E402
+from benchmarks.matcher import PairsToMatch, environment, near_pairs, published, shape_of, windows  # noqa: E402
 from eloftr import load_model  # noqa: E402
 from eloftr.matcher import DTYPES, Matcher  # noqa: E402
 from eloftr.model import PairMatches  # noqa: E402
 
 
 def photographs(folder: Path | None, height: int, width: int, count: int) -> np.ndarray:
-    """(count, H, W) uint8."""
-    if folder is None:
-        return strip(None, height, width, count, NEAR_STEP)
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:count]
-    if len(paths) < 2:
-        raise SystemExit(f"precision: {folder} holds {len(paths)} photographs; give a folder with at least 2")
-    images = []
-    for path in paths:
-        with Image.open(path) as image:
-            images.append(np.asarray(image.convert("L").resize((width, height), Image.Resampling.LANCZOS)))
-    return np.stack(images)
+    """(count, H, W) uint8: photographs, or overlapping windows of a texture."""
+    what = near_pairs(count, 1) if folder is None else PairsToMatch(pictures=count, each=1, step=0, pairs=[])
+    return windows(folder, height, width, what)
 
 
 @torch.inference_mode()

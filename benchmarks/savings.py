@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,15 +32,23 @@ from torch.utils.flop_counter import FlopCounterMode
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
-from benchmarks.matcher import NEAR_STEP, STEP, Ours, Pairs, environment, published, seconds, shape_of, strip  # noqa: E402
+from benchmarks.matcher import (  # noqa: E402
+    Ours,
+    Pairs,
+    all_pairs,
+    environment,
+    near_pairs,
+    published,
+    seconds,
+    shape_of,
+    windows,
+)
 from eloftr import backbone, coarse_matching, fine_matching, model, transformer  # noqa: E402
 from eloftr.config import EfficientLoFTRConfig  # noqa: E402
 from eloftr.matcher import DTYPES  # noqa: E402
 
-LISTS: dict[str, tuple[int, int, Pairs]] = {  # images, pixels between neighbours, pairs
-    "exhaustive": (5, STEP, [(i, j) for i in range(5) for j in range(i + 1, 5)]),
-    "overlapping": (3, NEAR_STEP, [(0, 1), (0, 2), (1, 2)]),
-}
+LISTS = {"exhaustive": all_pairs(2), "overlapping": near_pairs(3, 2)}
+QUICK_LISTS = {"exhaustive": all_pairs(1, 3), "overlapping": near_pairs(2, 1)}
 
 
 def concatenated_fc1(self: transformer.MLP, x: Tensor, message: Tensor) -> Tensor:
@@ -57,6 +66,17 @@ def fold_projection(matcher: Ours) -> None:
             with torch.no_grad():
                 layer.mlp.fc1.weight[:, channels:] @= layer.attention.o_proj.weight
             layer.attention.o_proj = torch.nn.Identity()  # type: ignore[assignment]
+
+
+def compile_network(matcher: Ours) -> None:
+    """torch.compile of the three large networks; they compile when they first run."""
+    network = matcher.matcher.model
+    for module in (
+        network.efficientloftr.backbone,
+        network.efficientloftr.local_feature_transformer,
+        network.refinement_layer,
+    ):
+        module.forward = torch.compile(module.forward, dynamic=False)
 
 
 def pairwise_self_attention(self: transformer.LocalFeatureTransformer, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,13 +107,20 @@ def unfolded(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool) -> Tenso
     return windows[pair, cell]
 
 
+def whole_fusion(
+    self: fine_matching.FineFusion, coarse: Tensor, quarter: Tensor, half: Tensor, cell: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """FineFusion.around of the whole image."""
+    return self(coarse, quarter, half), cell, cell.new_zeros(2)
+
+
 def no_early_exit(self: Any, features0: model.ImageFeatures, features1: model.ImageFeatures) -> model.PairMatches:
-    """match that fuses every pair of the batch, matches or not."""
-    coarse0, coarse1 = self.efficientloftr.local_feature_transformer(features0.coarse, features1.coarse)
-    cells, scores = model.match_coarse(coarse0, coarse1, self.config)
-    fused0 = self.refinement_layer(coarse0, features0.quarter, features0.half)
-    fused1 = self.refinement_layer(coarse1, features1.quarter, features1.half)
-    return model.PairMatches(cells, *fine_matching.refine(fused0, fused1, cells, self.config), scores)
+    """match that fuses the pairs without matches too."""
+    found = WHOLE_MATCH(self, features0, features1)
+    for pair in set(range(len(features0))) - set(found.cells[:, 0].tolist()):
+        for side in (features0[pair : pair + 1], features1[pair : pair + 1]):
+            self.refinement_layer(side.coarse, side.quarter, side.half)
+    return found
 
 
 class PerPair(Ours):
@@ -117,7 +144,7 @@ def mixed_block(self: fine_matching.FusionBlock, coarse: Tensor, mixed: Tensor) 
 
 
 NETWORK = model.EfficientLoFTRForKeypointMatching
-WHOLE_ENCODE = NETWORK.encode
+WHOLE_ENCODE, WHOLE_MATCH = NETWORK.encode, NETWORK.match
 TRANSFORMER = transformer.LocalFeatureTransformer
 
 
@@ -129,6 +156,7 @@ class Variant:
     matcher: type[Ours] = Ours
     prepare: Callable[[Ours], None] = lambda matcher: None
     verdict: str = "kept"
+    counted: bool = True  # whether its operations can be
 
 
 SAVINGS = {  # each taken out
@@ -141,6 +169,7 @@ SAVINGS = {  # each taken out
     ),
     "split fc1": Variant([(transformer.MLP, "forward", concatenated_fc1)]),
     "no fusion without matches": Variant([(NETWORK, "match", no_early_exit)]),
+    "fusion around the matches only": Variant([(fine_matching.FineFusion, "around", whole_fusion)]),
     "tiled dual softmax": Variant([(model, "match_coarse", dense_coarse)]),
     "windows of matched cells": Variant([(fine_matching, "rings", unfolded)]),
 }
@@ -150,6 +179,11 @@ CANDIDATES = {  # each put in
         [(NETWORK, "encode", mixed_encode), (fine_matching.FusionBlock, "forward", mixed_block)],
         verdict="dropped: a 3×3 an image to save a 1×1 a pair, and encodings of 2.6 times the size",
     ),
+}
+COMPILED = {  # put in too; compiling takes minutes, so not in a quick run
+    "torch.compile": Variant(
+        prepare=compile_network, counted=False, verdict="dropped: every process would compile for minutes first"
+    )
 }
 
 
@@ -181,7 +215,10 @@ class Side:
 
 def compare(product: Side, other: Side, images: np.ndarray, pairs: Pairs, rounds: int) -> dict[str, Any]:
     """Seconds of both by turns, and their operations. Raises SystemExit where they find other numbers of matches."""
-    found = product(images, pairs), other(images, pairs)
+    start = time.perf_counter()
+    first = other(images, pairs)
+    first_seconds = time.perf_counter() - start
+    found = product(images, pairs), first
     if abs(found[0] - found[1]) > 2e-3 * max(found):  # a score at the threshold may fall to either side
         raise SystemExit(f"savings: {found[0]} matches with, {found[1]} without: the variant computes something else")
     device = product.matcher.matcher.device
@@ -194,7 +231,10 @@ def compare(product: Side, other: Side, images: np.ndarray, pairs: Pairs, rounds
         "matches": found[0],
         "seconds": times,
         "factor": statistics.median(ratios),
-        "predicted": other.operations(images, pairs) / product.operations(images, pairs),
+        "first_seconds": first_seconds,
+        "predicted": other.operations(images, pairs) / product.operations(images, pairs)
+        if other.variant.counted
+        else None,
     }
 
 
@@ -205,9 +245,9 @@ def main(arguments: list[str] | None = None) -> int:
     add("--size", type=shape_of, default=(640, 480), help="WIDTHxHEIGHT (default: 640x480)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
     add("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
-    add("--photograph", type=Path, help="what the images are cut from (default: a generated texture)")
-    add("--rounds", type=int, default=5, help="turns of both (default: %(default)s)")
-    add("--quick", action="store_true", help="one round")
+    add("--photographs", type=Path, help="folder of what the images are cut from (default: generated textures)")
+    add("--rounds", type=int, default=3, help="turns of both (default: %(default)s)")
+    add("--quick", action="store_true", help="fewer images, one round")
     add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     rounds = 1 if options.quick else options.rounds
@@ -217,17 +257,18 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(options.weights) if options.weights else published(Path(scratch))
         product = Side(Variant(), weights, device, dtype)
-        for name, variant in (SAVINGS | CANDIDATES).items():
+        for name, variant in (SAVINGS | CANDIDATES | ({} if options.quick else COMPILED)).items():
             other = Side(variant, weights, device, dtype)
-            for which, (count, step, pairs) in LISTS.items():
-                images = strip(options.photograph, height, width, count, step)
-                found = compare(product, other, images, pairs, rounds)
-                if name in CANDIDATES:  # the product is the one without
-                    found |= {"factor": 1 / found["factor"], "predicted": 1 / found["predicted"]}
+            for which, what in (QUICK_LISTS if options.quick else LISTS).items():
+                images = windows(options.photographs, height, width, what)
+                found = compare(product, other, images, what.pairs, rounds)
+                if name not in SAVINGS:  # the product is the one without
+                    found |= {"factor": 1 / found["factor"]}
+                    found |= {"predicted": found["predicted"] and 1 / found["predicted"]}
                 rows.append({"saving": name, "list": which, "verdict": variant.verdict, **found})
                 print(
-                    f"{name:30} {which:12} predicted {found['predicted']:5.2f}  measured {found['factor']:5.2f}  "
-                    f"{variant.verdict}",
+                    f"{name:30} {which:12} predicted {found['predicted'] or float('nan'):5.2f}  "
+                    f"measured {found['factor']:5.2f}  first run {found['first_seconds']:6.1f} s  {variant.verdict}",
                     flush=True,
                 )
         results = {"environment": environment(options), "size": [width, height], "rows": rows}

@@ -41,7 +41,7 @@ LONG_SIDE = 64
 
 
 class NoMatcher(MatchShard):
-    """Matches at random places for every hundredth pair of a shard, none for others."""
+    """Matches of a zoom for every hundredth pair of a shard, none for others."""
 
     def __init__(self, model: Any, options: MatchingOptions) -> None:
         pass
@@ -52,8 +52,8 @@ class NoMatcher(MatchShard):
         rng = np.random.default_rng(int(shard.shard))
         found = {}
         for pair in range(0, len(shard.pairs), EVERY):
-            points = rng.uniform(0, 47, (2, MATCHES, 2)).astype(np.float32)
-            found[pair] = Matches(points[0], points[1], np.ones(MATCHES, np.float32))
+            points = rng.uniform(2, 40, (MATCHES, 2)).astype(np.float32)
+            found[pair] = Matches(points, points * 1.1, np.ones(MATCHES, np.float32))
         names = [[shard.names[i] for i in side] for side in shard.pairs.T]
         matches = matches_table(names, [None] * len(shard.pairs), found)
         return MatchedShard(shard.shard, shard.images, matches, shard.failures, len(shard.pixels), shard.seconds)

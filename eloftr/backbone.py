@@ -8,12 +8,22 @@ convolution for inference (Ding et al., RepVGG, CVPR 2021).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from eloftr.config import EfficientLoFTRConfig
 
-ACTIVATION = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+# In place where there is such a form: every input is a sum that nothing else reads, and new memory costs more to be
+# given by the system than the activation itself.
+ACTIVATION: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "leaky_relu": partial(nn.LeakyReLU, inplace=True),
+    "gelu": nn.GELU,
+    "silu": partial(nn.SiLU, inplace=True),
+}
 
 
 def fold_norm(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

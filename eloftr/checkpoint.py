@@ -6,12 +6,14 @@ unexpected or misshapen parameter is named. Pickled files are read with `weights
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -229,16 +231,27 @@ def _from_hub(repository: str, files: Sequence[str]) -> Path:
 
 
 def _locate(name_or_path: str | Path, config: EfficientLoFTRConfig | None) -> tuple[Path, EfficientLoFTRConfig | None]:
-    """The file of the weights, and the configuration that was given or lies beside it."""
+    """The file of the weights, and the configuration that was given, is in the file or lies beside it."""
     path = resolve(name_or_path)
-    if not path.is_dir():
-        return path, config
+    if not path.is_dir() and path.name != WEIGHTS_FILE:
+        return path, config or _saved_config(path)
+    path = path if path.is_dir() else path.parent
     file = path / WEIGHTS_FILE
     if not file.exists():
         raise CheckpointError(f"{path}: holds no {WEIGHTS_FILE}; give the folder or file of the weights.")
     if config is None and (path / CONFIG_FILE).exists():
         config = EfficientLoFTRConfig.from_pretrained(path)
-    return file, config
+    return file, config or _saved_config(file)
+
+
+def _saved_config(file: Path) -> EfficientLoFTRConfig | None:
+    """What `save_model` wrote into the file, which may have lost its folder, as behind a URL."""
+    try:
+        with safe_open(file, "pt") as opened:
+            text = (opened.metadata() or {}).get("config")
+    except Exception:  # another format, or damaged: `read_state` says which
+        return None
+    return EfficientLoFTRConfig.from_dict(json.loads(text)) if text else None
 
 
 def _build(
@@ -255,8 +268,8 @@ def load_model(
     """A model in evaluation mode with its weights, float32, on the CPU.
 
     name_or_path: a bundled name, a folder (`config.json`, `model.safetensors`), a `.safetensors`, `.ckpt`,
-    `.pth` or `.pt` file in either key format, or a hub id. Without `config`, it is read from the folder or inferred
-    from the shapes. overrides: parameters of the configuration that take precedence over it.
+    `.pth` or `.pt` file in either key format, or a hub id. Without `config`, it is read from the folder or the file, or
+    inferred from the shapes. overrides: parameters of the configuration that take precedence over it.
     """
     file, config = _locate(name_or_path, config)
     state = read_state(file)
@@ -290,4 +303,4 @@ def save_model(model: PretrainedModule, folder: str | Path) -> None:
     if not any(".conv1." in name for name in state):
         raise CheckpointError(f"{folder}: a fused model cannot be saved; save before fuse().")
     model.config.save_pretrained(folder)
-    save_file(state, Path(folder) / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(state, Path(folder) / WEIGHTS_FILE, metadata={"format": "pt", "config": model.config.to_json_string()})

@@ -19,16 +19,21 @@ from eloftr.config import EfficientLoFTRConfig
 
 # Similarities at a time: 2 MB stays in a core's cache, 1 GB fills a GPU.
 TILE = {"cpu": 1 << 19, "cuda": 1 << 28}
+UNDERFLOW = 60.0  # float32 holds exp(−60), and terms of a sum that are e²⁷ times smaller
 
 
 def flatten(features: Tensor) -> Tensor:
-    """(B, C, h, w) → (B, h·w, C), scaled so that products have unit scale and half precision stays in range."""
-    return (features * features.shape[1] ** -0.5).flatten(2).transpose(1, 2)
+    """(B, C, h, w) → (B, h·w, C) float32, scaled so that products have unit scale.
+
+    In float32 whatever the network's type: bfloat16 keeps two digits of a similarity, and where many then tie or cross
+    the softmax loses most matches.
+    """
+    return (features.float() * features.shape[1] ** -0.5).flatten(2).transpose(1, 2)
 
 
 def similarity(features0: Tensor, features1: Tensor, temperature: float) -> Tensor:
     """Scaled dot products (B, L, S), float32, of features (B, C, h, w) and (B, C, h', w')."""
-    return (flatten(features0) @ flatten(features1).transpose(1, 2)).float() / temperature
+    return flatten(features0) @ flatten(features1).transpose(1, 2) / temperature
 
 
 def interior(features: Tensor, border: int) -> Tensor:
@@ -61,9 +66,10 @@ def _tiles(flat0: Tensor, flat1: Tensor, temperature: float) -> Iterator[tuple[s
     """The similarity of flat0 (L, C) and flat1 (S, C) by blocks of rows: which rows, and (rows, S) float32."""
     rows = max(1, TILE[flat0.device.type] // max(1, len(flat1)))
     transposed = flat1.T.contiguous()
+    unused = flat0.new_empty(1)
     for start in range(0, len(flat0), rows):
         part = slice(start, min(start + rows, len(flat0)))
-        yield part, (flat0[part] @ transposed).float().div_(temperature)
+        yield part, torch.addmm(unused, flat0[part], transposed, beta=0, alpha=1 / temperature)
 
 
 def _mutual_nearest(
@@ -94,6 +100,31 @@ def _match_raw(flat0: Tensor, flat1: Tensor, temperature: float, threshold: floa
     return _mutual_nearest(flat0, flat1, temperature, 0.0, 0.0)
 
 
+def _maxima_and_sums(flat0: Tensor, flat1: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of every row of the similarity its maximum and sum of exp(s − maximum), (L,) each; then of every column, (S,).
+
+    One exponential serves both: exp(s − t_row), weighted by exp(t_row − top) with `top` the largest of all, adds up to
+    the column's sum over exp(t_column − top). Columns so far below `top` that this underflows are done by themselves.
+    """
+    device = flat0.device
+    top0, sum0 = torch.empty(len(flat0), device=device), torch.empty(len(flat0), device=device)
+    top1, sum1 = torch.full((len(flat1),), -torch.inf, device=device), torch.zeros(len(flat1), device=device)
+    top = torch.full((), -torch.inf, device=device)
+    for part, s in _tiles(flat0, flat1, temperature):
+        top0[part] = best = s.amax(dim=1)
+        top1 = torch.maximum(top1, s.amax(dim=0))
+        e = s.sub_(best[:, None]).exp_()
+        sum0[part] = e.sum(dim=1)
+        higher = torch.maximum(top, best.max())
+        sum1 = sum1 * (top - higher).exp() + (best - higher).exp() @ e
+        top = higher
+    sum1 = sum1 * (top - top1).exp()
+    low = (top - top1 > UNDERFLOW).nonzero()[:, 0]
+    for part, s in _tiles(flat1[low], flat0, temperature):
+        sum1[low[part]] = s.sub_(s.amax(dim=1)[:, None]).exp_().sum(dim=1)
+    return top0, sum0, top1, sum1
+
+
 def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, threshold: float) -> list[Tensor]:
     """Mutually most probable cells above the threshold, maybe some below: cell 0, cell 1, probability, each (M,).
 
@@ -101,15 +132,7 @@ def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, thresh
     exp(s − t_row) / n_row · exp(s − t_column) / n_column, so no entry of a row exceeds 1 / n_row. A row or column whose
     1 / n is not above the threshold holds no match, nor can it take one from another; only the few others are searched.
     """
-    device = flat0.device
-    top0, sum0 = torch.empty(len(flat0), device=device), torch.empty(len(flat0), device=device)
-    top1, sum1 = torch.full((len(flat1),), -torch.inf, device=device), torch.zeros(len(flat1), device=device)
-    for part, s in _tiles(flat0, flat1, temperature):
-        top0[part] = s.amax(dim=1)
-        sum0[part] = (s - top0[part, None]).exp_().sum(dim=1)
-        top = torch.maximum(top1, s.amax(dim=0))
-        sum1 = sum1 * (top1 - top).exp() + s.sub_(top).exp_().sum(dim=0)
-        top1 = top
+    top0, sum0, top1, sum1 = _maxima_and_sums(flat0, flat1, temperature)
     rows = (sum0 * threshold < 1).nonzero()[:, 0]
     columns = (sum1 * threshold < 1).nonzero()[:, 0]
     if not (len(rows) and len(columns)):

@@ -29,6 +29,7 @@ WINDOW = 8  # pixels of a coarse cell, and of the window around it
 RING = WINDOW + 2  # image 1's window carries one more pixel on each side, for the 3×3 of the second stage
 # Samples of the half-resolution map that a ring interpolates, per axis, by `centered`.
 SAMPLES = {False: range(-1, 5), True: range(-3, 4)}
+MARGIN = 3  # coarse cells around a cell that its window depends on: four 3×3 convolutions and two up-samplings
 CHUNK = 1024  # matches refined at a time: bounds memory (M·64·100 floats) and stays in cache
 
 
@@ -45,7 +46,7 @@ class FusionBlock(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """coarse (B, Cc, h, w) already at the size of fine (B, Cf, h, w) → (B, Cf, h, w)."""
-        x = self.out_conv1(fine) + coarse
+        x = self.out_conv1(fine).add_(coarse)
         return self.out_conv3(self.activation(self.batch_norm(self.out_conv2(x))))
 
     @torch.no_grad()
@@ -71,6 +72,24 @@ class FineFusion(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = layer(x, finer)
         return x
+
+    def around(self, coarse: Tensor, quarter: Tensor, half: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`forward` in the smallest rectangle of the maps that the windows of the cells (M,), M > 0, depend on.
+
+        Returns the fine features of the rectangle, the cells counted within it, and its origin (x, y) in pixels."""
+        height, width = coarse.shape[2:]
+        row, column = cell // width, cell % width
+        first_row, last_row, first_column, last_column = torch.stack(
+            [row.min(), row.max(), column.min(), column.max()]
+        ).tolist()
+        top, bottom = max(0, first_row - MARGIN), min(height, last_row + MARGIN + 1)
+        left, right = max(0, first_column - MARGIN), min(width, last_column + MARGIN + 1)
+        maps = (
+            finer[:, :, scale * top : scale * bottom, scale * left : scale * right]
+            for finer, scale in ((coarse, 1), (quarter, 2), (half, 4))
+        )
+        origin = torch.tensor([left, top], device=cell.device) * WINDOW
+        return self(*maps), (row - top) * (right - left) + column - left, origin
 
     def fuse(self) -> None:
         """Fold the batch norms into the convolutions before them, in place. For inference only."""

@@ -23,6 +23,8 @@ from eloftr.visualization import draw_matches
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Pairs at once. A CPU core does best alone, one pair after another: a batch leaves its cache.
 BATCH = {"cpu": 1, "cuda": 8}
+# By device, the fastest that keeps 99 of 100 matches (benchmarks/precision.py); a CPU has no fast float16.
+DEFAULT_DTYPE = {"cpu": "float32", "cuda": "float16"}
 VARIANTS = {"full": (False, 0.2), "opt": (True, 25.0)}  # name: (skip the softmax, threshold)
 
 
@@ -74,7 +76,9 @@ class Matcher:
     @torch.inference_mode()
     def encode(self, images: np.ndarray | Tensor) -> ImageFeatures:
         """uint8 (B, H, W), H and W multiples of 32 → features of the B images, on the matcher's device."""
-        pixels = torch.tensor(images) if isinstance(images, np.ndarray) else images
+        # From pinned memory the copy to a GPU goes on beside its work.
+        pinned = self.device.type == "cuda"
+        pixels = torch.tensor(images, pin_memory=pinned) if isinstance(images, np.ndarray) else images
         pixels = pixels.to(self.device, non_blocking=True)[:, None].to(self.dtype).div_(255)
         return self.model.encode(pixels.contiguous(memory_format=torch.channels_last))
 
@@ -178,17 +182,18 @@ def load_matcher(
     """Load weights and make a matcher of them.
 
     name_or_path: a bundled name ("small"), a folder, a file (original or Hugging Face keys) or a hub id.
-    device: default CUDA where there is one, else the CPU. dtype: default float32; "bfloat16" and "float16" also work.
+    device: default CUDA where there is one, else the CPU. dtype: "float32", "bfloat16" or
+    "float16"; default float32 on a CPU and float16 on CUDA.
     variant: "full" (dual softmax, threshold 0.2) or "opt" (the efficiency variant: no softmax, threshold 25).
     threshold: lowest score of a match; default the variant's. border_removal: cells at the edge that never match.
     Raises CheckpointError where the weights cannot be read or do not fit, ValueError for an unknown variant or dtype.
     """
-    number = DTYPES.get(str(dtype or "float32").removeprefix("torch."))
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    number = DTYPES.get(str(dtype or DEFAULT_DTYPE.get(device.type, "float32")).removeprefix("torch."))
     if number is None:
         raise ValueError(f"dtype {dtype!r} is unknown; choose {', '.join(DTYPES)}.")
     model = load_model(name_or_path)
     configure(model.config, variant, threshold, border_removal)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Matcher(model, device, number)
 
 

@@ -239,11 +239,15 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule):
         if len(survivors) == 0:
             empty = coarse0.new_empty(0, 2, dtype=torch.float32)
             return PairMatches(cells, empty, empty, scores)
-        fused0 = self.refinement_layer(coarse0[survivors], features0.quarter[survivors], features0.half[survivors])
-        fused1 = self.refinement_layer(coarse1[survivors], features1.quarter[survivors], features1.half[survivors])
-        local = torch.cat([index[:, None], cells[:, 1:]], dim=1)
+        maps0, maps1 = (
+            (coarse[survivors], features.quarter[survivors], features.half[survivors])
+            for coarse, features in ((coarse0, features0), (coarse1, features1))
+        )
+        fused0, cell0, origin0 = self.refinement_layer.around(*maps0, cells[:, 1])
+        fused1, cell1, origin1 = self.refinement_layer.around(*maps1, cells[:, 2])
+        local = torch.stack([index, cell0, cell1], dim=1)
         keypoints0, keypoints1 = refine(fused0, fused1, local, self.config)
-        return PairMatches(cells, keypoints0, keypoints1, scores)
+        return PairMatches(cells, keypoints0 + origin0, keypoints1 + origin1, scores)
 
     def forward(
         self,

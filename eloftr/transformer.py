@@ -103,8 +103,9 @@ class MLP(nn.Module):
         on_cells, on_tokens = self.fc1.weight.split(channels, dim=1)
         hidden = F.linear(message, on_tokens).permute(0, 3, 1, 2)
         hidden = F.interpolate(hidden, scale_factor=self.size, mode="bilinear", align_corners=False)
-        hidden = F.linear(x, on_cells) + hidden.permute(0, 2, 3, 1)
-        return self.layer_norm(self.fc2(self.activation(hidden)))
+        hidden = hidden.permute(0, 2, 3, 1).flatten(0, 2)
+        hidden = torch.addmm(hidden, x.flatten(0, 2), on_cells.T)
+        return self.layer_norm(self.fc2(self.activation(hidden))).view_as(x)
 
 
 class AggregatedAttention(nn.Module):

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from ray.util.metrics import Counter
 from pipeline.lease import Lease
 from pipeline.matching import MatchingOptions, MatchShard, ReadShard
 from pipeline.progress import TEXT, Log, Progress
+from pipeline.reranking import RerankOptions, rerank
 from pipeline.run import FinishShard, Run, RunError, RunOptions
 from pipeline.schemas import unragged
 from pipeline.storage import StorageError
@@ -306,10 +308,11 @@ def match_dataset(
     actors: Actors = Actors(),
     log: Log = TEXT,
     stage: type[MatchShard] = MatchShard,
+    keep_ray: bool = False,
 ) -> dict[str, Any]:
     """The main job: plan, match what is not done yet, write and return the summary; only the plan of a dry run.
 
-    stage: what matches a shard, made in every actor.
+    stage: what matches a shard, made in every actor. keep_ray: leave Ray running, for another run of this process.
 
     Whatever is wrong with the arguments is raised before any work, see `Run`; LeaseError where another command works
     on the run folder.
@@ -335,7 +338,8 @@ def match_dataset(
             try:
                 execute(run, todo, lease, actors, log, stage)
             finally:
-                ray.shutdown()
+                if not keep_ray:
+                    ray.shutdown()
         seconds = time.monotonic() - started
         session = {
             "pairs": pairs,
@@ -344,3 +348,11 @@ def match_dataset(
             "pairs_per_second": round(pairs / seconds, 2),
         }
         return run.finish({"session": session})
+
+
+def rerank_candidates(options: RerankOptions, *, actors: Actors = Actors(), log: Log = TEXT) -> dict[str, Any]:
+    """The reranking job, all its rounds on one Ray; see `reranking.rerank`."""
+    try:
+        return rerank(options, partial(match_dataset, actors=actors, log=log, keep_ray=True), partial(log.say, "round"))
+    finally:
+        ray.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -70,6 +71,70 @@ def draw_matches(
     canvas.alpha_composite(lines.resize(canvas.size, Image.Resampling.BOX))
     _write(canvas, (10, 5), f"{title}  ·  {found}" if title else found, 15)
     return canvas.convert("RGB")
+
+
+def draw_ranking(
+    query: np.ndarray | Image.Image | None,
+    title: str,
+    rows: Mapping[str, Sequence[tuple[np.ndarray | Image.Image | None, str, str, bool | None]]],
+    cell: tuple[int, int] = (220, 165),
+) -> Image.Image:
+    """A query on the left, and on the right its candidates in several orders, a row each.
+
+    query: a picture as in `draw_matches`, None where it cannot be read, as for every candidate. title: above it.
+    rows: by their label, of every candidate its picture, two lines below it, and whether it is true: framed green or
+    red, None in grey. cell: width and height of a picture, pixels; a picture keeps its shape.
+    """
+    gap, bar, lines = 8, 28, 36
+    width, height = cell[0] + gap, cell[1] + lines
+    longest = max(map(len, rows.values()))
+    tall = len(rows) * (height + bar)
+    canvas = Image.new("RGB", (2 * gap + int(1.5 * width) + longest * width, tall), BACKGROUND)
+    _write(canvas, (gap, 6), _fitting(title, 1.5 * width, 15), 15)
+    big = (int(1.5 * cell[0]), int(1.5 * cell[1]))
+    _frame(canvas, query, (gap, bar), big, None)
+    left = 2 * gap + int(1.5 * width)
+    for k, (label, candidates) in enumerate(rows.items()):
+        top = k * (height + bar)
+        _write(canvas, (left, top + 6), label, 15)
+        for n, (picture, first, second, true) in enumerate(candidates):
+            at = (left + n * width, top + bar)
+            _frame(canvas, picture, at, cell, true)
+            _write(canvas, (at[0], at[1] + cell[1] + 2), _fitting(first, cell[0], 12), 12)
+            _write(canvas, (at[0], at[1] + cell[1] + 17), second, 12)
+    return canvas
+
+
+def _frame(
+    canvas: Image.Image,
+    picture: np.ndarray | Image.Image | None,
+    at: tuple[int, int],
+    cell: tuple[int, int],
+    true: bool | None,
+) -> None:
+    """A picture in the middle of its cell, in a frame that says whether it is true."""
+    x, y = at
+    border = 4
+    if picture is None:
+        _write(canvas, (x + 12, y + 12), "unreadable", 13)
+    else:
+        fitted = _picture(picture)
+        scale = min((cell[0] - 2 * border) / fitted.width, (cell[1] - 2 * border) / fitted.height)
+        size = max(1, round(fitted.width * scale)), max(1, round(fitted.height * scale))
+        fitted = fitted.resize(size, Image.Resampling.LANCZOS)
+        canvas.paste(fitted, (x + (cell[0] - fitted.width) // 2, y + (cell[1] - fitted.height) // 2))
+    colour = (90, 96, 106) if true is None else GOOD if true else BAD
+    ImageDraw.Draw(canvas).rectangle((x, y, x + cell[0] - 1, y + cell[1] - 1), outline=colour, width=border)
+
+
+def _fitting(text: str, width: float, size: int) -> str:
+    """The text, or its end where it is wider than that many pixels."""
+    font = ImageFont.load_default(size)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength("..." + text) > width:
+        text = text[1:]
+    return "..." + text
 
 
 def draw_reconstruction(

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from eloftr.resizing import resize
-from pipeline.storage import Folder, StorageError
+from pipeline.storage import Folder, Names, StorageError
 
 PREPROCESSING = 1  # counts up when the pixels that the network sees of a file change
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
@@ -144,7 +144,38 @@ class Photograph:
     camera: str | None
 
 
-def list_images(folder: Folder) -> list[str]:
+@dataclass(frozen=True)
+class Folders:
+    """Several folders read as one. A name is a label, a slash and the name in that folder: `query/a.jpg`.
+
+    It lists and reads as `Folder` does, and raises the same errors. Picklable, as folders are.
+    """
+
+    parts: dict[str, Folder]
+
+    @property
+    def shown(self) -> str:
+        """The folders without user, password and query, for messages and logs."""
+        return ", ".join(f"{label}: {folder.shown}" for label, folder in self.parts.items())
+
+    def list(self, suffixes: Sequence[str] = ()) -> Names:
+        """Sorted names of the files of all folders that end in one of `suffixes`."""
+        return sorted(f"{label}/{name}" for label, folder in self.parts.items() for name in folder.list(suffixes))
+
+    def read_bytes(self, name: str, limit: int | None = None) -> bytes:
+        """A file's bytes, as `Folder.read_bytes`."""
+        label, _, inner = name.partition("/")
+        return self.parts[label].read_bytes(inner, limit)
+
+
+def image_source(images: str | dict[str, str], storage: dict[str, Any], follow_links: bool = False) -> Folder | Folders:
+    """A local folder or fsspec URL, or several by their labels, to be read. Other arguments as of `Folder`."""
+    if isinstance(images, str):
+        return Folder(images, storage, follow_links)
+    return Folders({label: Folder(url, storage, follow_links) for label, url in images.items()})
+
+
+def list_images(folder: Folder | Folders) -> list[str]:
     """Sorted names of a folder's photographs, subfolders included, hidden files and folders left out."""
     return folder.list(SUFFIXES)
 
@@ -316,7 +347,7 @@ def _to_32(side: float) -> int:
 
 
 def read_image(
-    folder: Folder, name: str, limits: ImageLimits = ImageLimits(), long_side: int = 640
+    folder: Folder | Folders, name: str, limits: ImageLimits = ImageLimits(), long_side: int = 640
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """A photograph of a folder → its pixels (h, w) uint8 in its bucket's shape, its row of `schemas.IMAGES`.
 

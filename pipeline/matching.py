@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from eloftr.resizing import to_original
 from pipeline import isolation
-from pipeline.images import ImageError, ImageLimits, read_image
+from pipeline.images import Folders, ImageError, ImageLimits, read_image
 from pipeline.schemas import FAILURES, IMAGES, MATCHES, ragged
 from pipeline.storage import Folder
 
@@ -54,18 +54,19 @@ DETAILS = {
 class MatchingOptions:
     """Everything besides the weights that the matches of a pair depend on, and how they are computed.
 
-    long_side: pixels of the longer side that the network sees. dtype: of the network.
+    long_side: pixels of the longer side that the network sees. dtype: of the network; None chooses by device,
+    once for a run.
     batch_size: pairs that go through the network at once; None chooses by device, and changes no result.
     """
 
     long_side: int = 640
-    dtype: str = "float32"
+    dtype: str | None = None
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.long_side < 32 or (self.batch_size is not None and self.batch_size < 1):
             raise ValueError("long_side must be at least 32 pixels and batch_size at least 1.")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
+        if self.dtype not in (None, "float32", "bfloat16", "float16"):
             raise ValueError(f"dtype {self.dtype!r}: choose float32, bfloat16 or float16.")
 
 
@@ -104,7 +105,7 @@ class MatchedShard:
 class ReadShard:
     """Read and decode every image of a shard, at the shape the network wants. CPU only."""
 
-    def __init__(self, folder: Folder, limits: ImageLimits, long_side: int) -> None:
+    def __init__(self, folder: Folder | Folders, limits: ImageLimits, long_side: int) -> None:
         self.folder = folder
         self.limits = limits
         self.long_side = long_side
@@ -158,10 +159,10 @@ class MatchShard:
     def __init__(self, model: EfficientLoFTRForKeypointMatching, options: MatchingOptions) -> None:
         import torch
 
-        from eloftr.matcher import BATCH, Matcher
+        from eloftr.matcher import BATCH, DEFAULT_DTYPE, Matcher
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.matcher = Matcher(model, device, getattr(torch, options.dtype))
+        self.matcher = Matcher(model, device, getattr(torch, options.dtype or DEFAULT_DTYPE[device.type]))
         self.batch_size = options.batch_size or BATCH[device.type]
 
     def __call__(self, shard: DecodedShard, attempt: int = 1) -> MatchedShard:

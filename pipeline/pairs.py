@@ -97,8 +97,9 @@ def read_pairs(url: str | os.PathLike[str], names: Sequence[str], options: dict[
     """A pair list of a local path or fsspec URL, checked against the names of the images.
 
     `.txt`: two names a line and optionally a score, separated by tabs or by spaces; a name that holds spaces
-    goes between tabs or in double quotes; empty lines and lines that start with # are skipped. `.csv`: the
-    same with commas, with or without the header image0,image1[,score]. `.parquet`: a table of PAIRS.
+    goes between tabs or in double quotes; empty lines and lines that start with # are skipped. `.csv`, and
+    text that starts as kapture's does: the same with commas, with or without the header image0,image1[,score].
+    `.parquet`: a table of PAIRS.
 
     names: sorted and unique, as `images.list_images` gives them. options: of the fsspec filesystem.
     Raises `PairListError` where the list is missing, of another kind or without its columns; ValueError where
@@ -107,21 +108,37 @@ def read_pairs(url: str | os.PathLike[str], names: Sequence[str], options: dict[
     known = pa.array(names, pa.string())
     if len(known) > 1 and not pc.all(pc.less(known[:-1], known[1:])).as_py():
         raise ValueError("names must be sorted and unique.")
+    rows, unit, name = read_rows(url, options)
+    return _collected(rows, known, unit, name)
+
+
+def read_rows(
+    url: str | os.PathLike[str], options: dict[str, Any] | None = None
+) -> tuple[Iterator[pa.Table], str, str]:
+    """A pair list as it is written, unchecked: tables of ROWS, what a row is called, the file's name.
+
+    Raises `PairListError` as `read_pairs`, for missing columns only when the tables are taken.
+    """
     folder, name = Folder.of_file(url, options)
     kind = os.path.splitext(name)[1].lower()
     if kind not in (".txt", ".csv", ".parquet"):
         raise PairListError(f"{name}: is no pair list by its ending; give a .txt, .csv or .parquet file.")
     try:
         if kind == ".parquet":
-            return _collected(_parquet_rows(folder.read_table(name), name), known, "row", name)
+            return table_rows(folder.read_table(name), name), "row", name
         text = folder.read_bytes(name).decode("utf-8-sig", errors="replace")
-        return _collected(_text_rows(text, comma=kind == ".csv"), known, "line", name)
+        return text_rows(text, comma=kind == ".csv" or text.startswith("# kapture")), "line", name
     except (StorageError, OSError) as error:
         raise PairListError(f"{folder.shown}/{name}: cannot be read ({error}); check the path.") from error
 
 
-def _text_rows(text: str, comma: bool) -> Iterator[pa.Table]:
-    """Lines → tables of ROWS."""
+def check_pairs(table: pa.Table, names: Sequence[str]) -> PairList:
+    """A table of PAIRS in memory, checked against the sorted names of the images as `read_pairs` does."""
+    return _collected(table_rows(table, "pairs"), pa.array(names, pa.string()), "row", "pairs")
+
+
+def text_rows(text: str, comma: bool) -> Iterator[pa.Table]:
+    """Lines → tables of ROWS, each line in its place; see `read_pairs` for what a line may be."""
     lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten()
     lines = pc.utf8_trim_whitespace(lines)
     numbers = pa.array(np.arange(1, len(lines) + 1))
@@ -150,8 +167,8 @@ def _split(lines: pa.Array, numbers: pa.Array, pattern: str) -> pa.Table:
     return pa.Table.from_arrays([numbers, *sides, score, lines], schema=ROWS)
 
 
-def _parquet_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
-    """A table of PAIRS, or of its columns in other types → tables of ROWS."""
+def table_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
+    """A table of PAIRS, or of its columns in other types → tables of ROWS; name: of its file, for the error."""
     try:
         images = [table[column].cast(pa.string()) for column in ("image0", "image1")]
         has_score = "score" in table.column_names
@@ -165,21 +182,32 @@ def _parquet_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
 
 def _collected(tables: Iterable[pa.Table], known: pa.Array, unit: str, name: str) -> PairList:
     """Tables of ROWS → the sorted unique pairs of known images, and a failure for every other row."""
-    keys, scores, failures = [np.empty(0, np.int64)], [np.empty(0, np.float32)], [ROWS.empty_table()]
+    sides, scores, failures = [np.empty((2, 0), np.int64)], [np.empty(0, np.float32)], [ROWS.empty_table()]
     for rows in tables:
         i, j = _index(rows["image0"], known), _index(rows["image1"], known)
         good = (i >= 0) & (j >= 0) & (i != j)
-        keys.append((np.minimum(i, j) * len(known) + np.maximum(i, j))[good])
+        sides.append(np.stack([i[good], j[good]]))
         scores.append(rows["score"].to_numpy()[good])
         failures.append(rows.filter(pa.array(~good)))
-    key, score = np.concatenate(keys), np.nan_to_num(np.concatenate(scores), nan=-np.inf)
-    order = np.lexsort((-score, key))  # the highest score of a pair first
-    key, score = key[order], score[order]
-    first = np.append(True, key[1:] != key[:-1])[: len(key)]
-    pairs = np.stack(np.divmod(key[first], max(len(known), 1)), axis=1).astype(np.int32)
-    score = np.where(np.isneginf(score[first]), np.float32(np.nan), score[first])
+    first, second = np.concatenate(sides, axis=1)
+    pairs, score, repeated = canonical(first, second, np.concatenate(scores))
     bad = _failures(pa.concat_tables(failures).sort_by("number"), known, unit, name)
-    return PairList(pairs, None if np.isnan(score).all() else score, bad, int((~first).sum()))
+    return PairList(pairs, None if np.isnan(score).all() else score, bad, repeated)
+
+
+def canonical(first: np.ndarray, second: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Pairs in any order, each perhaps several times → (N, 2) int32 i < j, sorted, unique; the highest score of each.
+
+    first, second: (M,) indices of images, never equal. scores: (M,) float32, NaN for none.
+    Returns pairs, their scores (N,) float32, and how many repeated another.
+    """
+    i, j = np.minimum(first, second).astype(np.int64), np.maximum(first, second).astype(np.int64)
+    filled = np.nan_to_num(np.asarray(scores, np.float32), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    order = np.lexsort((-filled, j, i))  # the highest score of a pair first
+    i, j, filled = i[order], j[order], filled[order]
+    new = np.append(True, (i[1:] != i[:-1]) | (j[1:] != j[:-1]))[: len(i)]
+    best = np.where(np.isneginf(filled[new]), np.float32(np.nan), filled[new])
+    return np.stack([i[new], j[new]], axis=1).astype(np.int32), best, int((~new).sum())
 
 
 def _index(names: pa.ChunkedArray, known: pa.Array) -> np.ndarray:

@@ -43,10 +43,11 @@ TEXT = Log()
 
 
 class Progress:
-    """Counts pairs as shards finish. total: pairs still to do when the session starts."""
+    """Counts what is done. total: of `unit` (pairs, images), still to do when the session starts."""
 
-    def __init__(self, total: int, stream: TextIO | None = None, log: Log = TEXT) -> None:
+    def __init__(self, total: int, stream: TextIO | None = None, unit: str = "pairs", log: Log = TEXT) -> None:
         self.total = total
+        self.unit = unit
         self.done = 0
         self.failed = 0
         self.stream = stream or sys.stderr
@@ -56,8 +57,12 @@ class Progress:
 
     def add(self, marker: dict[str, Any]) -> None:
         """Count a finished shard by its done marker."""
-        self.done += marker["counts"]["pairs"]
-        self.failed += sum(marker["failed"].values())
+        self.advance(marker["counts"]["pairs"], sum(marker["failed"].values()))
+
+    def advance(self, done: int, failed: int = 0) -> None:
+        """Count some more as done, `failed` of them without success."""
+        self.done += done
+        self.failed += failed
         now = time.monotonic()
         if now - self.shown >= EVERY[self.terminal] or self.done == self.total:
             self.shown = now
@@ -84,7 +89,7 @@ class Progress:
     def line(self, now: float) -> str:
         rate, left = self.pace(now)
         return (
-            f"{self.done:,} of {self.total:,} pairs · {rate:.1f} pairs/s · {self.failed:,} failed · "
+            f"{self.done:,} of {self.total:,} {self.unit} · {rate:.1f} {self.unit}/s · {self.failed:,} failed · "
             f"{duration(left)} left"
         )
 

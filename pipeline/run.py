@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
 import platform
 import time
@@ -28,9 +29,9 @@ import pyarrow.compute as pc
 
 from eloftr.resizing import resize
 from pipeline import schemas
-from pipeline.images import PREPROCESSING, ImageLimits, bucket, list_images
+from pipeline.images import PREPROCESSING, Folders, ImageLimits, bucket, image_source, list_images
 from pipeline.matching import TRIES, MatchedShard, MatchingOptions, set_aside
-from pipeline.pairs import PairList, exhaustive, read_pairs
+from pipeline.pairs import PairList, check_pairs, exhaustive, read_pairs
 from pipeline.progress import duration
 from pipeline.shards import encodes, plan_shards, shards_table
 from pipeline.storage import Folder, redacted
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # see pipeline/matching.py
 RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.json"
 PLAN_FAILURES = "failures/plan.parquet"
 COUNTS = ("pairs", "matched", "unmatched", "verified", "matches", "inliers", "encodes")
+CHOSEN = ("coarse_matching_threshold", "coarse_matching_skip_softmax")  # parameters of a model that a run sets
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
 READ_THREADS = 16  # for done markers, which are small and many
 # A shard is the unit of restart, of overlap between stages and of memory: small where a pair costs a tenth of a second.
@@ -56,14 +58,15 @@ class RunError(Exception):
 class RunOptions:
     """What a run is asked to do.
 
-    images, output: local folder or fsspec URL. pairs: a pair list, or None for all pairs.
+    images, output: local folder or fsspec URL; several folders of images by label, see `Folders`.
+    pairs: a pair list, its table of PAIRS, or None for all pairs.
     weights: as for `load_matcher`, also an fsspec URL. threshold: lowest score, None for the weights' own.
     max_images, max_pairs: of a shard; None chooses by device.
     """
 
-    images: str
+    images: str | dict[str, str]
     output: str
-    pairs: str | None = None
+    pairs: str | pa.Table | None = None
     weights: str = "small"
     variant: str = "full"
     threshold: float | None = None
@@ -105,8 +108,12 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
 
 
 def weights_digest(model: EfficientLoFTRForKeypointMatching) -> str:
-    """SHA-256 over names and values of all parameters, the same for every file format of the same weights."""
-    digest = hashlib.sha256()
+    """SHA-256 over names and values of all parameters and the configuration, the same for every file format.
+
+    Threshold and softmax are left out: they are options of the run, and named there.
+    """
+    config = {k: v for k, v in model.config.to_dict().items() if k not in CHOSEN}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.cpu().numpy().tobytes())
@@ -133,13 +140,15 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def make_plan(options: RunOptions, source: Folder, device: str) -> Plan:
+def make_plan(options: RunOptions, source: Folder | Folders, device: str) -> Plan:
     """List the images, read or make the pairs, cut them into shards."""
     names = list_images(source)
     if len(names) < 2:
         raise RunError(f"{source.shown}: holds {len(names)} photographs, and a pair needs two; check the path.")
     if options.pairs is None:
         pairs = PairList(exhaustive(len(names)), None, schemas.FAILURES.empty_table(), 0)
+    elif isinstance(options.pairs, pa.Table):
+        pairs = check_pairs(options.pairs, names)
     else:
         pairs = read_pairs(options.pairs, names, options.storage)
         if not len(pairs.pairs):
@@ -159,12 +168,14 @@ class Run:
 
     def __init__(self, options: RunOptions, device: str) -> None:
         """device: `cuda` or `cpu`, what the shards of a new plan are sized for."""
-        from eloftr.matcher import configure
+        from eloftr.matcher import DEFAULT_DTYPE, configure
 
-        self.options = options
-        self.source = Folder(options.images, options.storage, options.follow_links)
+        matching = replace(options.matching, dtype=options.matching.dtype or DEFAULT_DTYPE[device])
+        self.options = options = replace(options, matching=matching)
+        self.source = image_source(options.images, options.storage, options.follow_links)
         self.folder = Folder(options.output, options.storage)
-        if _place(self.folder).startswith(_place(self.source)):
+        sources = self.source.parts.values() if isinstance(self.source, Folders) else [self.source]
+        if any(place(self.folder).startswith(place(source)) for source in sources):
             raise RunError(f"{self.folder.shown}: lies inside the folder of the images; give another --output.")
         self.model = load_weights(options.weights, options.storage)
         configure(self.model.config, options.variant, options.threshold)
@@ -244,7 +255,7 @@ class Run:
         from eloftr import Matcher
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        matcher = Matcher(copy.deepcopy(self.model), device, getattr(torch, self.options.matching.dtype))
+        matcher = Matcher(copy.deepcopy(self.model), device, getattr(torch, str(self.options.matching.dtype)))
         height, width = bucket(4, 3, self.options.matching.long_side)
         noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8), np.uint8)
         image = resize(noise, (height, width))[None]  # blobs, so that matches are found and refined
@@ -358,7 +369,7 @@ class FinishShard:
         return done
 
 
-def _place(folder: Folder) -> str:
+def place(folder: Folder) -> str:
     """What tells whether one folder lies inside another: real path or URL, ending in one slash."""
     return (os.path.realpath(folder.path()) if folder.local else folder.url).rstrip("/") + "/"
 

@@ -84,6 +84,33 @@ KEYPOINTS = _schema(
     ("spread", pa.list_(pa.float32())),  # root mean square distance of the merged observations, pixels
 )
 
+RANKING = _schema(
+    ("query", pa.string()),
+    ("candidate", pa.string()),
+    ("rank", pa.int32()),  # from 1
+    ("score", pa.float32()),  # what candidates are ordered by; null where the pair was not matched
+    ("num_inliers", pa.int32()),  # null likewise
+    ("retrieval_score", pa.float32()),  # as given, null where the list gives none
+    ("retrieval_rank", pa.int32()),  # from 1
+    ("status", pa.string()),  # verified | unverified | skipped | failed
+    ("reason", pa.string()),  # why it failed, null otherwise
+)
+
+QUERIES = _schema(
+    ("query", pa.string()),
+    ("candidates", pa.int32()),
+    ("matched", pa.int32()),  # of its candidates
+    ("margin", pa.int32()),  # inliers of the best-supported candidate above those of the retrieval's first
+    ("gated", pa.bool_()),  # whether the gate kept the retrieval's first in its place
+    ("first_before", pa.string()),
+    ("first_after", pa.string()),
+    # null without truth:
+    ("positive_before", pa.int32()),  # rank of the first true candidate, null also where there is none
+    ("positive_after", pa.int32()),
+    ("ap_before", pa.float32()),  # average precision
+    ("ap_after", pa.float32()),
+)
+
 
 def ragged(rows: Sequence[np.ndarray], kind: pa.DataType) -> pa.ListArray:
     """Arrays of one row each → one Arrow list column, through offsets instead of Python objects.

@@ -59,8 +59,8 @@ class _Pieces:
         ends = np.cumsum(totals)
         starts = np.empty(len(bucket), np.int64)
         starts[order] = np.cumsum(lengths[order]) - lengths[order] + (self.sizes - ends + totals)[bucket[order]]
-        for number in np.flatnonzero(totals).tolist():
-            with open(self._path(number), "ab") as file:
+        for number in np.flatnonzero(totals):
+            with open(self._path(int(number)), "ab") as file:
                 values[ends[number] - totals[number] : ends[number]].tofile(file)
         self.sizes += totals
         return starts

@@ -14,6 +14,7 @@ import threading
 import zlib  # noqa: F401  pycolmap's wheel exports its own zlib: the system's must be loaded first
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,9 @@ GEOMETRIES = (
     "multiple",
 )
 
+# What is estimated: whatever explains a pair best, or one matrix for all pairs, which makes their inliers comparable.
+MODELS = ("any", "fundamental", "homography")
+
 DEFAULT_FOCAL = 1.2  # of the longer side, where EXIF gives none: COLMAP's assumption, a 45° field of view
 
 
@@ -43,15 +47,18 @@ class VerificationOptions:
     Each of the two minima refuses what the other lets pass; below 20 % RANSAC rarely finds true ones anyway.
     """
 
-    max_error: float = 2.0  # distance to the epipolar line; multiplied by the resize factor of the pair
+    max_error: float = 2.0  # distance to the epipolar line or point; multiplied by the resize factor of the pair
     long_side: int = 640  # longer side of the images as the network saw them, pixels
     min_num_inliers: int = 25
     min_inlier_ratio: float = 0.2
     max_num_trials: int = 2000  # finds 30 % inliers 9 times of 10 for F; 90 ms a pair at worst
     confidence: float = 0.999
     random_seed: int = 0
+    model: str = "any"  # one of MODELS
 
     def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise ValueError(f"VerificationOptions: model is one of {', '.join(MODELS)}, not {self.model!r}.")
         if not (np.isfinite(self.max_error) and self.max_error > 0 and self.long_side > 0):
             raise ValueError("VerificationOptions: max_error and long_side must be above 0 pixels.")
         if self.min_num_inliers < 8 or self.max_num_trials < 1 or self.random_seed < 0:
@@ -118,6 +125,8 @@ class VerifyShard:
         estimation.ransac.min_num_trials = min(estimation.ransac.min_num_trials, options.max_num_trials)
         estimation.ransac.confidence = options.confidence
         estimation.ransac.random_seed = options.random_seed
+        if options.model != "any":
+            return self._single(points0.astype(np.float64), points1.astype(np.float64), estimation)
         indices = np.repeat(np.arange(len(points0), dtype=np.uint32)[:, None], 2, axis=1)
         result = pycolmap.estimate_two_view_geometry(
             *(camera0.pycolmap(), points0.astype(np.float64), camera1.pycolmap(), points1.astype(np.float64)),
@@ -131,6 +140,21 @@ class VerifyShard:
         pose = result.cam2_from_cam1
         vector = None if pose is None else np.concatenate([pose.rotation.quat, pose.translation])
         return _Geometry(name, inliers, E, F, H, vector)
+
+    def _single(self, points0: np.ndarray, points1: np.ndarray, estimation: Any) -> _Geometry:
+        """One fundamental matrix or homography (M, 2) → (M, 2), by the same minima as any other geometry."""
+        if self.options.model == "homography":
+            found = import_pycolmap().estimate_homography_matrix(points0, points1, estimation.ransac)
+            name, matrix = "planar_or_panoramic", "H"
+        else:
+            found = import_pycolmap().estimate_fundamental_matrix(points0, points1, estimation.ransac)
+            name, matrix = "uncalibrated", "F"
+        if found is None:
+            return _Geometry("undefined", np.zeros(len(points0), bool))
+        inliers = np.asarray(found["inlier_mask"], bool)
+        if inliers.sum() < max(self.options.min_num_inliers, self.options.min_inlier_ratio * len(inliers)):
+            return _Geometry("degenerate", np.zeros(len(points0), bool))
+        return _Geometry(name, inliers, **{matrix: np.ravel(found[matrix])})
 
 
 @dataclass(frozen=True)

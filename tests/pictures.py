@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +52,30 @@ def write_views(folder: Path, count: int, size: tuple[int, int] = SIZE, seed: in
     for name, view in zip(names, views(count, size, seed), strict=True):
         view.save(folder / name, quality=92)
     return names
+
+
+def write_places(root: Path, size: tuple[int, int], places: int = 3, count: int = 4) -> None:
+    """`queries/` and `database/` of some places, `candidates.trec` and `truth.json`.
+
+    A query and three database views of each place, listed so that two false candidates precede each true one.
+
+    The first query's first candidates are a broken photograph and a name that does not exist.
+    """
+    truth, lines = {}, ["# a comment", "rubbish"]
+    for folder in ("queries", "database"):
+        (root / folder).mkdir(parents=True)
+    for place in range(places):
+        query, *others = views(count, size, seed=place)
+        query.save(root / "queries" / f"{place}.jpg", quality=92)
+        truth[f"{place}.jpg"] = [f"{place}/{k}.jpg" for k in range(len(others))]
+        for k, other in enumerate(others):
+            (root / "database" / str(place)).mkdir(exist_ok=True)
+            other.save(root / "database" / f"{place}/{k}.jpg", quality=92)
+    whole = (root / "database" / "0" / "0.jpg").read_bytes()
+    (root / "database" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    for place in range(places):
+        order = [f"{(place + step) % places}/{k}.jpg" for k in range(count - 1) for step in (1, 2, 0)]
+        order = ["cut.jpg", "gone.jpg", *order] if place == 0 else order
+        lines += [f"{place}.jpg Q0 {name} {k + 1} {1 - k / 100:.2f} tag" for k, name in enumerate(order)]
+    (root / "candidates.trec").write_text("\n".join(lines) + "\n")
+    (root / "truth.json").write_text(json.dumps({"positives": {**truth, "elsewhere.jpg": ["0/0.jpg"]}}))

@@ -11,14 +11,15 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 MODULES = sorted(path for top in ("eloftr", "pipeline", "jobs", "benchmarks") for path in (PROJECT / top).rglob("*.py"))
-HEAVY = {"ray", "pyarrow", "pycolmap", "fsspec", "transformers", "cv2"}
+HEAVY = {"ray", "pyarrow", "pycolmap", "fsspec", "scipy", "transformers", "cv2"}
 # Within pipeline/, a module may import those of lower rank; see the table of docs/design.md.
 RANKS = [
-    {"schemas", "progress", "drawing", "retries", "isolation"},
+    {"schemas", "progress", "drawing", "evaluation", "retries", "isolation"},
     {"storage", "report"},
     {"images", "pairs", "shards", "lease", "verification", "keypoints", "demo_scene"},
-    {"matching", "spool"},
-    {"run", "colmap"},
+    {"matching", "spool", "candidates", "descriptors", "lists"},
+    {"run", "colmap", "ranking", "sequences", "positions", "covisibility", "plan_options"},
+    {"reranking", "planning"},
     {"dataflow", "reconstruction"},
 ]
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import matcher, planning, precision, savings
+from benchmarks import matcher, planning, precision, savings, stages
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching
 from eloftr.model import PairMatches
 
@@ -41,8 +41,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", [*savings.SAVINGS, *savings.CANDIDATES])
 def test_every_saving_changes_the_cost_and_not_the_matches(name: str, weights: Path) -> None:
-    images = matcher.strip(None, 64, 96, 3, 32)
-    pairs = [(0, 1), (1, 2), (0, 2)]
+    what = matcher.near_pairs(3, 2, step=32)
+    images, pairs = matcher.windows(None, 64, 96, what), what.pairs
     product = savings.Side(savings.Variant(), weights, CPU, torch.float32)
     other = savings.Side((savings.SAVINGS | savings.CANDIDATES)[name], weights, CPU, torch.float32)
     found = savings.compare(product, other, images, pairs, rounds=1)
@@ -57,7 +57,7 @@ def test_every_saving_changes_the_cost_and_not_the_matches(name: str, weights: P
 
 
 def test_a_variant_that_computes_something_else_is_refused(weights: Path) -> None:
-    images = matcher.strip(None, 64, 96, 2, 32)
+    images = matcher.windows(None, 64, 96, matcher.near_pairs(2, 1, step=32))
     product, other = (savings.Side(savings.Variant(), weights, CPU, torch.float32) for _ in range(2))
     other.matcher.matcher.model.config.coarse_matching_threshold = 0.5
     with pytest.raises(SystemExit, match="computes something else"):
@@ -66,7 +66,8 @@ def test_a_variant_that_computes_something_else_is_refused(weights: Path) -> Non
 
 def test_the_three_methods_match_the_same_pairs(weights: Path) -> None:
     pytest.importorskip("transformers")
-    images, pairs = matcher.strip(None, 64, 96, 3, 32), [(0, 1), (0, 2), (1, 2)]
+    what = matcher.near_pairs(3, 2, step=32)
+    images, pairs = matcher.windows(None, 64, 96, what), what.pairs
     methods = {name: matcher.method(name, weights, CPU, torch.float32) for name in ("ours", "plain", "transformers")}
     ours, plain, theirs = (run(images, pairs) for run in methods.values())
     assert ours == plain > 10
@@ -124,3 +125,16 @@ def test_retrieval_lists_hold_each_pair_once() -> None:
     pairs = planning.retrieval(300)
     assert len(np.unique(np.sort(pairs, axis=1), axis=0)) == len(pairs) > 300 * planning.TOP_K / 2
     assert (pairs[:, 0] != pairs[:, 1]).all()
+
+
+def test_stages_are_timed_and_counted_without_the_savings_and_with_them(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--quick", "--size", "96x64", "--device", "cpu", "--weights", str(weights)]
+    assert stages.main([*command, "--out", str(tmp_path / "results.json")]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["product"].keys() == results["without"].keys() == stages.STAGES.keys()
+    assert all(found["seconds"] > 0 for found in results["product"].values())
+    assert results["without"]["backbone"]["operations"] > results["product"]["backbone"]["operations"] > 0
+    assert results["without"]["first self-attention"]["operations"] == 0
+    assert f"{results['product']['fusion']['seconds']:7.3f} s" in capsys.readouterr().out

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
 import torch
+from pictures import views
 from PIL import Image
 
 import eloftr.coarse_matching as coarse_matching
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, Matcher, load_matcher
 from eloftr.coarse_matching import match_coarse, similarity
-from eloftr.fine_matching import RING, position, rings
+from eloftr.fine_matching import RING, FineFusion, position, rings
 
 CONFIG = EfficientLoFTRConfig(
     stage_num_blocks=[1, 1, 1, 2], out_features=[8, 16, 16, 32], hidden_size=32, num_attention_layers=1
@@ -82,11 +84,12 @@ def test_batching_does_not_change_a_pair() -> None:
 
 @pytest.mark.parametrize("skip_softmax", [False, True])
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.6])
+@pytest.mark.parametrize("strongest", [1.0, 20.0])  # similarities from some to some thousands: exp underflows
 def test_tiled_coarse_matching_equals_the_definition(
-    skip_softmax: bool, threshold: float, monkeypatch: pytest.MonkeyPatch
+    skip_softmax: bool, threshold: float, strongest: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(1)
-    features0 = torch.randn(2, 16, 9, 11)
+    features0 = torch.randn(2, 16, 9, 11) * torch.logspace(0, math.log10(strongest), 11)
     features1 = features0.flip(3).roll(2, 2)[:, :, :, :10] + 0.6 * torch.randn(2, 16, 9, 10)
     config = EfficientLoFTRConfig(
         coarse_matching_skip_softmax=skip_softmax,
@@ -103,9 +106,46 @@ def test_tiled_coarse_matching_equals_the_definition(
     expected &= (scores == scores.amax(2, keepdim=True)) & (scores == scores.amax(1, keepdim=True))
     monkeypatch.setitem(coarse_matching.TILE, "cpu", 700)  # several tiles a pass
     cells, found = match_coarse(features0, features1, config)
-    assert len(cells) > 20
+    assert len(cells) > (20 if strongest == 1 else 5)
     torch.testing.assert_close(cells, expected.nonzero())
-    torch.testing.assert_close(found, scores[expected])
+    torch.testing.assert_close(found, scores[expected], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [((0, 3), (0, 2)), ((5, 6), (4, 5)), ((9, 12), (8, 11)), ((2, 10), (0, 11))],
+)
+def test_fusion_around_matches_equals_that_of_the_whole_image(rows: tuple[int, int], columns: tuple[int, int]) -> None:
+    torch.manual_seed(4)
+    config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
+    fusion = FineFusion(config).eval()
+    coarse, quarter, half = torch.randn(2, 16, 12, 11), torch.randn(2, 8, 24, 22), torch.randn(2, 6, 48, 44)
+    grid = torch.arange(12 * 11).view(12, 11)
+    cell = grid[slice(*rows), slice(*columns)].flatten()
+    with torch.inference_mode():
+        whole, (part, local, origin) = fusion(coarse, quarter, half), fusion.around(coarse, quarter, half, cell)
+    pair = torch.zeros_like(cell)
+    for centered in (False, True):
+        torch.testing.assert_close(rings(part, pair, local, centered), rings(whole, pair, cell, centered))
+    torch.testing.assert_close(
+        position(local, pair, part.shape[3] // 4) + origin, position(cell, pair, whole.shape[3] // 4)
+    )
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [("bfloat16", 0.8), ("float16", 0.95)])
+def test_reduced_precision_keeps_most_matches(dtype: str, kept: float) -> None:
+    image0, image1 = (np.asarray(view) for view in views(2, (256, 192)))
+    found = []
+    for number in ("float32", dtype):
+        matcher = load_matcher("small", "cpu", number)
+        features = matcher.encode(np.stack([image0, image1]))
+        with torch.inference_mode():
+            cells = matcher.model.match(features[:1], features[1:]).cells
+        found.append({tuple(cell) for cell in cells.tolist()})
+    exact, reduced = found
+    assert len(exact) > 100
+    assert len(exact & reduced) > kept * len(exact)
+    assert len(exact & reduced) > kept * len(reduced)
 
 
 def test_one_distinct_cell_against_a_blank_image_matches_nothing() -> None:

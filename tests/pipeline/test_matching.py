@@ -184,8 +184,9 @@ pixels = [np.asarray(view) for view in views(8, (320, 256))]  # 5 MB of features
 many = shard(pixels, [*((k, k + 1) for k in range(0, 8, 2)), (0, 7)])
 large = np.zeros((2048, 2048), np.uint8)
 mixed = shard([pixels[0], pixels[1], large, large], [(0, 1), (2, 3), (0, 2)])
-stage(shard(pixels[:2], [(0, 1)]))
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmPeak"))  # what one pair needs
+for first, second in ((0, 1), (2, 3), (4, 5), (6, 7), (0, 7)):
+    stage(shard([pixels[first], pixels[second]], [(0, 1)]))
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmPeak"))  # what any pair needs
 resource.setrlimit(resource.RLIMIT_AS, (int(peak.split()[1]) * 1024 + (10 << 20), -1))
 short = stage(many)
 failing = stage(mixed)

@@ -178,6 +178,12 @@ def test_the_same_weights_in_another_file_are_the_same(photos: Path, finished: P
     model = load_model("small")
     save_model(model, tmp_path / "copy")
     assert weights_digest(load_model(tmp_path / "copy")) == weights_digest(model)
+    alone = tmp_path / "alone.safetensors"  # as behind a URL: without its folder
+    alone.write_bytes((tmp_path / "copy" / "model.safetensors").read_bytes())
+    assert load_model(alone).config == model.config
+    assert Run(asked(photos, finished, weights=f"file://{alone}"), "cpu").resumed
+    other = load_model("small", fine_matching_centered=not model.config.fine_matching_centered)
+    assert weights_digest(other) != weights_digest(model)  # the same values of another function
     assert Run(asked(photos, finished, weights=str(tmp_path / "copy")), "cpu").resumed
     assert Run(asked(photos, finished, weights=f"file://{tmp_path}/copy/model.safetensors"), "cpu").resumed
 
@@ -313,3 +319,12 @@ def test_a_signed_url_of_weights_is_not_shown(photos: Path, tmp_path: Path) -> N
     with pytest.raises(RunError, match=r"^memory://nowhere/x\.safetensors: the weights") as refused:
         Run(asked(photos, tmp_path / "run", weights=signed), "cpu")
     assert "hidden" not in str(refused.value)
+
+
+def test_a_run_that_another_command_began_meanwhile_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
+    first, second = (Run(asked(photos, tmp_path / "run", max_pairs=pairs), "cpu") for pairs in (2, 3))
+    first.begin()
+    before = contents(tmp_path / "run")
+    with pytest.raises(RunError, match="another command has begun here meanwhile; run this one again"):
+        second.begin()
+    assert contents(tmp_path / "run") == before

@@ -1,0 +1,203 @@
+"""Retrieval before and after reranking on photographs with a truth, and what an early stop saves.
+
+    python benchmarks/reranking.py --data FOLDER [--queries N] [--long-side 320] [--keep FOLDER] [--out results.json]
+
+FOLDER holds `retrieval.json`: queries, database and the true images of every query, names relative to it. Candidates
+are the nearest by this project's own pooled descriptor, every query against the database without itself. They are
+matched by `jobs/rerank.py`'s function on Ray, twice: all of them, and with an early stop for the first place. What the
+other rows differ in (gate, score, saturation) needs no new matches. A set is the first folder of a query's name.
+
+The gate is the job's default, the least inliers of a verified pair, chosen before and not by these photographs. The
+other gates show how much hangs on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+
+from benchmarks.environment import commit, versions  # noqa: E402
+from eloftr import load_model  # noqa: E402
+from pipeline.dataflow import rerank_candidates  # noqa: E402
+from pipeline.descriptors import describe_images, nearest  # noqa: E402
+from pipeline.evaluation import judge, measured, table_text  # noqa: E402
+from pipeline.matching import MatchingOptions  # noqa: E402
+from pipeline.reranking import RerankOptions  # noqa: E402
+from pipeline.run import RunOptions  # noqa: E402
+from pipeline.storage import Folder  # noqa: E402
+from pipeline.verification import VerificationOptions  # noqa: E402
+
+GATES = (0, 10, 25, 50, 100)  # the third is the default
+SATURATION, TOP = 100.0, 1
+ALL = "all"
+
+
+def retrieve(data: Path, queries: list[str], database: list[str], top_k: int, output: Path) -> float:
+    """Write the nearest of every query among the database, itself left out; the seconds it took."""
+    started = time.monotonic()
+    names = sorted({*queries, *database})
+    found = describe_images(Folder(str(data)), load_model("small"), names)
+    row = {name: k for k, name in enumerate(found.names)}
+    asked, known = (found.vectors[[row[name] for name in side if name in row]] for side in (queries, database))
+    index, cosine = nearest(asked, known, top_k + 1)  # the first is the query itself
+    listed = [
+        (query, database[k], float(score))
+        for query, ks, scores in zip(queries, index, cosine, strict=True)
+        for k, score in [(k, s) for k, s in zip(ks, scores, strict=True) if database[k] != query][:top_k]
+    ]
+    columns = list(map(list, zip(*listed, strict=True)))
+    pq.write_table(pa.table(columns, names=["query", "candidate", "score"]), output)
+    return time.monotonic() - started
+
+
+def by_set(ranking: Path, positives: dict[str, list[str]], before: bool = False) -> dict[str, np.ndarray]:
+    """Values of every query (Q, measures) by set, from a ranking that was written; before: by retrieval's ranks."""
+    table = pq.read_table(ranking)
+    names = table["query"].to_pylist()
+    queries = sorted(set(names))
+    number = {name: k for k, name in enumerate(queries)}
+    true = np.array([c in positives[q] for q, c in zip(names, table["candidate"].to_pylist(), strict=True)])
+    rank = table["retrieval_rank" if before else "rank"].to_numpy()
+    counts = np.array([len(set(positives[name]) - {name}) for name in queries])
+    values = judge(np.array([number[name] for name in names]), rank, true, counts).values
+    sets = np.array([name.partition("/")[0] for name in queries])
+    return {ALL: values} | {str(name): values[sets == name] for name in np.unique(sets)}
+
+
+def check_firsts(full: Path, early: Path) -> None:
+    """Raises SystemExit where two rankings have other first places."""
+    one, other = (
+        {row["query"]: row["candidate"] for row in pq.read_table(ranking).to_pylist() if row["rank"] == 1}
+        for ranking in (full, early)
+    )
+    if one != other:
+        raise SystemExit("reranking: the early stop gives other first places than all candidates")
+
+
+def pairs_by_set(ranking: Path) -> dict[str, int]:
+    """Distinct pairs with a result, by the set of the query; a pair of two sets counts in both."""
+    rows = [row for row in pq.read_table(ranking).to_pylist() if row["num_inliers"] is not None]
+    pairs = {(row["query"].partition("/")[0], *sorted((row["query"], row["candidate"]))) for row in rows}
+    counts = {ALL: len({pair[1:] for pair in pairs})}
+    for name, *_ in sorted(pairs):
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+class Measured:
+    """Rerankings of one list of candidates, each judged from the ranking it wrote."""
+
+    def __init__(self, data: Path, folder: Path, positives: dict[str, list[str]], long_side: int) -> None:
+        self.data, self.folder, self.positives, self.long_side = data, folder, positives, long_side
+        self.rankings: dict[str, dict[str, np.ndarray]] = {}
+
+    def __call__(self, label: str, output: str = "full", **how: Any) -> dict[str, Any]:
+        """Rerank into a folder and keep the values of every query by set, under a label."""
+        options = RunOptions(
+            {"query": str(self.data), "database": str(self.data)},
+            str(self.folder / output),
+            matching=MatchingOptions(self.long_side),
+            verification=VerificationOptions(long_side=self.long_side),
+        )
+        candidates, truth = self.folder / "candidates.parquet", self.data / "retrieval.json"
+        result = rerank_candidates(RerankOptions(options, str(candidates), str(truth), **how))
+        self.rankings[label] = by_set(self.ranking(output), self.positives)
+        return result
+
+    def ranking(self, output: str) -> Path:
+        return self.folder / output / "ranking.parquet"
+
+
+def measure(run: Measured) -> dict[str, Any]:
+    """All rerankings, and what the early stop saved."""
+    whole = run("reranked", draw=3)
+    run.rankings = {"retrieval": by_set(run.ranking("full"), run.positives, before=True), **run.rankings}
+    pairs = pairs_by_set(run.ranking("full"))
+    for gate in GATES:
+        run(f"gate {gate}", gate=gate)
+    for score in ("ratio", "sum"):
+        run(f"by {score}", score=score)
+    run("saturated", saturation=SATURATION)
+    early = run("saturated, early stop", "early", saturation=SATURATION, top=TOP)
+    check_firsts(run.ranking("full"), run.ranking("early"))
+    return {
+        "gate": whole["options"]["gate"],
+        "saturation": SATURATION,
+        "pairs": {"all": pairs, "early": pairs_by_set(run.ranking("early"))},
+        "rounds": {"all": whole["rounds"], "early": early["rounds"]},
+        "encodes": {"all": whole["encodes"], "early": early["encodes"]},
+        "seconds": {"all candidates": whole["session"]["seconds"], "early stop": early["session"]["seconds"]},
+    }
+
+
+def judged(rankings: dict[str, dict[str, np.ndarray]], name: str) -> dict[str, Any]:
+    """What all rankings are worth on one set, and how reranking changed it."""
+    before, after = rankings["retrieval"][name], rankings["reranked"][name]
+    won, lost = (int((one[:, 0] < other[:, 0]).sum()) for one, other in ((before, after), (after, before)))
+    return {
+        "queries": len(before),
+        "measures": {label: measured(values[name]) for label, values in rankings.items()},
+        "change": measured(after - before),
+        "first_place_won": won,
+        "first_place_lost": lost,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder of the photographs and retrieval.json")
+    add("--queries", type=int, help="a seeded sample of so many (default: all)")
+    add("--top-k", type=int, default=20, help="candidates of a query (%(default)s)")
+    add("--long-side", type=int, default=320, help="of what the network sees, pixels (%(default)s)")
+    add("--keep", type=Path, help="folder for candidates and runs (default: a temporary one)")
+    add("--quick", action="store_true", help="12 queries at 160 pixels with 8 candidates")
+    add("--out", type=Path, help="write the results as JSON")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.queries, options.long_side, options.top_k = 12, 160, 8
+    data = options.data.resolve()
+    labels = json.loads((data / "retrieval.json").read_text())
+    queries = sorted(labels["queries"])
+    if options.queries:
+        queries = sorted(np.random.default_rng(0).choice(queries, options.queries, replace=False).tolist())
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (options.keep or Path(scratch)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        retrieval = retrieve(data, queries, labels["database"], options.top_k, folder / "candidates.parquet")
+        run = Measured(data, folder, labels["positives"], options.long_side)
+        results = measure(run)
+    results["seconds"] = {"retrieval": retrieval, **results["seconds"]}
+    results["sets"] = {name: judged(run.rankings, name) for name in run.rankings["retrieval"]}
+    for name, found in results["sets"].items():
+        pairs = (results["pairs"][which][name] for which in ("all", "early"))
+        print("\n{}: {} queries, {:,} pairs, {:,} with the early stop".format(name, found["queries"], *pairs))
+        print(table_text({**found["measures"], "change": found["change"]}), end="")
+        print(f"first places won {found['first_place_won']}, lost {found['first_place_lost']}")
+    print("\nseconds: " + ", ".join(f"{name} {value:.1f}" for name, value in results["seconds"].items()))
+    if options.out:
+        results |= {
+            "options": {name: getattr(options, name) for name in ("queries", "top_k", "long_side")},
+            "versions": versions("torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow"),
+            "cpus": os.cpu_count(),
+            "commit": commit(),
+        }
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

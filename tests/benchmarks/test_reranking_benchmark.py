@@ -1,0 +1,82 @@
+"""The benchmark of reranking: what it writes follows from the rankings, and its check of the early stop can fail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pictures import views
+
+from benchmarks import reranking
+from benchmarks.pipeline import match_without_ray
+from pipeline.reranking import RerankOptions, rerank
+from pipeline.run import Run, RunOptions
+
+SIZE = (160, 120)
+
+
+def matched(options: RunOptions) -> dict[str, Any]:
+    run = Run(options, "cpu")
+    match_without_ray(run)
+    return run.finish({"session": {"pairs": 0, "ray_start_seconds": 0.0}})
+
+
+def without_ray(options: RerankOptions) -> dict[str, Any]:
+    return rerank(options, matched, say=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets of two places each, three photographs a place: light, as it is, and dark, which misleads retrieval."""
+    root = tmp_path_factory.mktemp("data")
+    positives: dict[str, list[str]] = {}
+    for place in range(4):
+        folder = f"set{place % 2}/images"
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        names = [f"{folder}/{place}{k}.jpg" for k in range(3)]
+        for name, view in zip(names, views(3, SIZE, seed=place), strict=True):
+            exposure = (0.4, 1.0, 2.5)[int(name[-5])]
+            view.point([255 * (value / 255) ** exposure for value in range(256)]).save(root / name, quality=92)
+        positives |= {name: [other for other in names if other != name] for name in names}
+    labels = {"queries": sorted(positives), "database": sorted(positives), "positives": positives}
+    (root / "retrieval.json").write_text(json.dumps(labels))
+    return root
+
+
+def test_it_reports_every_set_before_and_after(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reranking, "rerank_candidates", without_ray)
+    monkeypatch.setattr(reranking, "SATURATION", 40.0)
+    command = ["--data", str(data), "--long-side", "160", "--top-k", "11", "--keep", str(tmp_path / "kept")]
+    assert reranking.main([*command, "--out", str(tmp_path / "results.json")]) == 0
+    candidates = pq.read_table(tmp_path / "kept" / "candidates.parquet").to_pylist()
+    assert len(candidates) == 12 * 11
+    assert all(row["query"] != row["candidate"] for row in candidates)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["sets"].keys() == {"all", "set0", "set1"}
+    for name, found in results["sets"].items():
+        assert found["queries"] == (12 if name == "all" else 6)
+        measures = {label: {k: v["mean"] for k, v in one.items()} for label, one in found["measures"].items()}
+        assert measures["reranked"]["mAP"] == measures["gate 0"]["mAP"] == 1
+        assert measures["retrieval"]["mAP"] < 0.7
+        assert measures["retrieval"]["recall@1"] < 1
+        assert found["change"]["mAP"]["mean"] == pytest.approx(1 - measures["retrieval"]["mAP"])
+        assert measures["saturated, early stop"]["recall@1"] == measures["saturated"]["recall@1"]
+        assert found["first_place_won"] == round((1 - measures["retrieval"]["recall@1"]) * found["queries"])
+        assert found["first_place_lost"] == 0
+    # All pairs of 12 photographs, each once; a pair of both sets counts for each.
+    assert results["pairs"]["all"]["all"] == 66 == results["rounds"]["all"][0]["pairs"]
+    assert results["pairs"]["all"]["set0"] == 15 + 36
+    assert results["pairs"]["early"]["all"] < 66
+    assert "set1: 6 queries, 51 pairs" in capsys.readouterr().out
+
+    rankings = [tmp_path / "kept" / output / "ranking.parquet" for output in ("full", "early")]
+    reranking.check_firsts(*rankings)
+    table = pq.read_table(rankings[1])
+    pq.write_table(table.set_column(1, "candidate", table["candidate"].combine_chunks()[::-1]), rankings[1])
+    with pytest.raises(SystemExit, match="other first places"):
+        reranking.check_firsts(*rankings)

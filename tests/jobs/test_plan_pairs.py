@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pictures import write_views
+from synthetic_run import Scene
+
+from jobs import plan_pairs
+from pipeline import schemas
+from pipeline.descriptors import read_descriptors
+from pipeline.pairs import read_pairs
+from pipeline.run import RunOptions, make_plan
+from pipeline.storage import Folder
+
+JOB = Path(__file__).resolve().parents[2] / "jobs" / "plan_pairs.py"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two places, three views each, and a photograph that is cut off."""
+    folder = tmp_path_factory.mktemp("plan") / "photos"
+    write_views(folder / "gate", 3, seed=0)
+    write_views(folder / "tower", 3, seed=1)
+    (folder / "cut.jpg").write_bytes((folder / "gate" / "view 0.jpg").read_bytes()[:4000])
+    return folder
+
+
+def plan(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, str]:
+    """Run the job in this process: the lines that it prints, by name."""
+    code = plan_pairs.main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in printed.out.splitlines())}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one sentence that the job refuses these arguments with."""
+    assert plan_pairs.main([str(argument) for argument in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (sentence,) = printed.err.splitlines()
+    assert sentence.startswith("plan_pairs: ")
+    return sentence
+
+
+def names_in(path: Path) -> list[tuple[str, str]]:
+    table = pq.read_table(path)
+    assert table.schema.equals(schemas.PAIRS, check_metadata=True)
+    return list(zip(table["image0"].to_pylist(), table["image1"].to_pylist(), strict=True))
+
+
+def test_similar_photographs_are_paired_with_nothing_else_installed(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = {"output": tmp_path / "pairs.parquet", "failures": tmp_path / "failures.parquet"}
+    given = [part for name, path in lists.items() for part in (f"--{name}", path)]
+    printed = plan(capsys, "retrieval", "--images", photos, "--top-k", 2, *given)
+    pairs = names_in(lists["output"])
+    assert len(pairs) == 6
+    assert all(first.partition("/")[0] == second.partition("/")[0] for first, second in pairs)
+    assert printed["pairs"] == "6 of 15"
+    assert printed["unusable"].startswith("1 truncated (cut.jpg: ")
+    failures = pq.read_table(lists["failures"])
+    assert failures.schema.equals(schemas.FAILURES, check_metadata=True)
+    assert failures["image0"].to_pylist() == ["cut.jpg"]
+
+
+def test_described_images_give_the_same_list_from_their_file(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "d.parquet"
+    printed = plan(capsys, "describe", "--images", photos, "--output", made)
+    assert printed["described"] == "6 images, 2,080 numbers each"
+    assert len(read_descriptors(made).names) == 6
+    direct, again = tmp_path / "direct.parquet", tmp_path / "again.parquet"
+    plan(capsys, "retrieval", "--images", photos, "--output", direct, "--top-k", 3)
+    given = ["--descriptors", made, "--reduce", 256]
+    printed = plan(capsys, "retrieval", "--images", photos, *given, "--output", again, "--top-k", 3)
+    assert names_in(again) == names_in(direct)
+    assert printed["unusable"].startswith("1 no_descriptor (cut.jpg: ")
+
+
+def test_the_matching_job_plans_the_pairs_of_a_list(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for ending in ("parquet", "csv"):
+        output = tmp_path / f"pairs.{ending}"
+        plan(capsys, "sequential", "--images", photos, "--window", 1, "--output", output)
+        made = make_plan(RunOptions(str(photos), str(tmp_path), str(output)), Folder(str(photos)), "cpu")
+        assert (len(made.pairs.pairs), len(made.pairs.failures), len(made.shards)) == (4, 0, 1)
+
+
+def test_a_dry_run_counts_and_writes_nothing(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert plan(capsys, "exhaustive", "--images", photos, "--dry-run")["pairs"] == "21 of 21"
+    printed = plan(
+        capsys, "exhaustive", "--images", photos, "--output", "p.csv", "--failures", "f.parquet", "--dry-run"
+    )
+    assert "results" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loop_closures_join_a_sequence(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Descriptors say that the last view of the tower is the place of the first of the gate."""
+    names = [f"{place}/view {k}.jpg" for place in ("gate", "tower") for k in range(3)]
+    vectors = np.eye(6, dtype=np.float32)
+    vectors[5, 0] = 2
+    np.savez(tmp_path / "d.npz", names=np.array(names), descriptors=vectors)
+    loops = ["--loop-closure", 1, "--loop-every", 6, "--loop-gap", 2, "--descriptors", tmp_path / "d.npz"]
+    output = tmp_path / "pairs.parquet"
+    shown = ["--window", 1, "--across-folders", *loops, "--output", output]
+    plan(capsys, "sequential", "--images", photos, *shown)
+    assert ("gate/view 0.jpg", "tower/view 2.jpg") in names_in(output)
+    scores = [score for score in pq.read_table(output)["score"].to_pylist() if score is not None]
+    assert max(scores) == pytest.approx(2 / 5**0.5)
+
+
+def test_positions_of_a_table_are_paired(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "gate/view 0.jpg,0,0\ngate/view 1.jpg,3,4\ntower/view 0.jpg,100,0\nnowhere.jpg,0,0\n"
+    (tmp_path / "p.csv").write_text("image,x,y\n" + rows)
+    given = ["--positions", tmp_path / "p.csv", "--radius", 5, "--output", tmp_path / "pairs.csv"]
+    printed = plan(capsys, "spatial", "--images", photos, *given)
+    assert (tmp_path / "pairs.csv").read_text().splitlines()[1:] == ['"gate/view 0.jpg","gate/view 1.jpg",-5']
+    assert printed["scores"] == "-5 to -5, median -5"
+    assert printed["unusable"].startswith("4 no_position (cut.jpg: p.csv has no row for it)")
+    assert plan(capsys, "spatial", *given)["pairs"] == "3 of 6"  # the table's own images: two are at one place
+
+
+def test_lists_are_joined_cut_and_sampled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = tmp_path / "one.txt", tmp_path / "two.csv"
+    one.write_text("b a 0.5\nb c\nc c\n")
+    (tmp_path / "bad.txt").write_text("a b\nc\n")
+    printed = plan(capsys, "union", tmp_path / "bad.txt", "--dry-run")
+    assert printed["unusable"] == "1 malformed_line (line 2 of bad.txt: not two names and at most a score: c)"
+    two.write_text("image0,image1,score\na,b,0.75\nc,d,\n")
+    output = tmp_path / "out.parquet"
+    printed = plan(capsys, "union", one, two, "--output", output)
+    assert names_in(output) == [("a", "b"), ("b", "c"), ("c", "d")]
+    assert pq.read_table(output)["score"].to_pylist() == [0.75, None, None]
+    assert printed["repeated"] == "1, written once"
+    assert printed["unusable"].startswith("1 self_pair (c: line 3 of one.txt")
+    plan(capsys, "minus", output, two, "--output", tmp_path / "rest.txt")
+    assert (tmp_path / "rest.txt").read_text() == "b c\n"
+    plan(capsys, "sample", output, "--count", 1, "--best", "--output", tmp_path / "best.csv", "--format", "kapture")
+    assert (tmp_path / "best.csv").read_text().splitlines()[2:] == ["a,b,0.75"]
+
+
+def test_a_run_and_its_model_give_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Scene(cameras=4).write(tmp_path / "run")
+    reconstruct = JOB.parent / "reconstruct.py"
+    subprocess.run([sys.executable, str(reconstruct), "run"], cwd=tmp_path, check=True, capture_output=True)
+    output = tmp_path / "pairs.parquet"
+    plan(capsys, "covisibility", "--model", tmp_path / "run/sfm/sparse/0", "--top-k", 3, "--output", output)
+    assert len(names_in(output)) == 6
+    assert min(pq.read_table(output)["score"].to_pylist()) >= 15
+    assert plan(capsys, "transitive", "--run", tmp_path / "run", "--dry-run")["pairs"] == "0 of 6"
+
+
+def test_inputs_and_outputs_may_be_in_an_object_store(
+    photos: Path, s3: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = fsspec.filesystem("s3", **s3)
+    for path in photos.rglob("*.jpg"):
+        store.put(str(path), f"bucket/photos/{path.relative_to(photos)}")
+    given = ["--images", "s3://bucket/photos", "--storage-options", json.dumps(s3)]
+    made = ["--output", "s3://bucket/d.npz", "--failures", "s3://bucket/failures.parquet"]
+    plan(capsys, "describe", *given, *made)
+    similar = ["--descriptors", "s3://bucket/d.npz", "--top-k", 1, "--output", "s3://bucket/pairs.csv"]
+    printed = plan(capsys, "retrieval", *given, *similar)
+    assert printed["results"] == "s3://bucket/pairs.csv"
+    names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))
+    found = read_pairs("s3://bucket/pairs.csv", names, s3)
+    assert len(found.pairs) >= 3
+    plan(capsys, "union", "s3://bucket/pairs.csv", "--output", "s3://bucket/all.parquet", *given[2:])
+    assert pq.read_table(pa.BufferReader(store.cat("bucket/all.parquet"))).num_rows == len(found.pairs)
+    assert "hidden" not in refused(capsys, "retrieval", *given, "--descriptors", "s3://bucket/no.npz", "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["exhaustive", "--images", "nowhere", "--dry-run"], "no such folder"),
+        (["exhaustive", "--images", "PHOTOS"], "give --output"),
+        (["exhaustive", "--images", "PHOTOS", "--output", "p.list"], "by its ending"),
+        (["exhaustive", "--images", "PHOTOS", "--output", "p.csv", "--format", "hloc"], "none of the formats"),
+        (["exhaustive", "--images", "PHOTOS", "--output", "p.csv", "--failures", "f.csv"], "give a .parquet file"),
+        (["exhaustive", "--images", "PHOTOS", "--output", "p.txt"], "cannot hold this name"),
+        (["exhaustive", "--images", "PHOTOS/gate/none", "--dry-run"], "no such folder"),
+        (["sequential", "--images", "PHOTOS", "--window", "0", "--dry-run"], "pairs nothing"),
+        (["retrieval", "--images", "PHOTOS", "--top-k", "0", "--dry-run"], "give 1 or more"),
+        (["retrieval", "--images", "PHOTOS", "--reduce", "0", "--dry-run"], "give 1 or more"),
+        (["retrieval", "--images", "PHOTOS", "--descriptors", "none.npz", "--dry-run"], "none.npz: cannot be read"),
+        (["retrieval", "--images", "PHOTOS", "--weights", "none.ckpt", "--dry-run"], "none.ckpt"),
+        (["describe", "--images", "PHOTOS", "--output", "d.h5"], "give .parquet, .npz or .npy"),
+        (["spatial", "--images", "PHOTOS", "--nearest", "3", "--dry-run"], "0 images have a position"),
+        (["spatial", "--dry-run"], "give --images, --positions or both"),
+        (["covisibility", "--model", "PHOTOS", "--dry-run"], "holds no cameras, images and points3D"),
+        (["transitive", "--run", "PHOTOS", "--dry-run"], "holds no matches"),
+        (["union", "none.txt", "--dry-run"], "none.txt: cannot be read"),
+        (["sample", "none.txt", "--count", "3", "--dry-run"], "none.txt: cannot be read"),
+        (["exhaustive", "--images", "PHOTOS", "--dry-run", "--storage-options", "x"], "not a JSON object"),
+    ],
+)
+def test_wrong_arguments_end_with_code_two_and_a_sentence(
+    photos: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    given = [argument.replace("PHOTOS", str(photos)) for argument in arguments]
+    assert message in refused(capsys, *given)
+
+
+def test_the_job_runs_from_anywhere_and_lists_its_commands(photos: Path, tmp_path: Path) -> None:
+    def job(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(JOB), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    shown = job("--help")
+    assert shown.returncode == 0
+    assert all(command in shown.stdout for command in ("exhaustive", "sequential", "covisibility", "describe"))
+    done = job("exhaustive", "--images", str(photos), "--output", "pairs.csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len((tmp_path / "pairs.csv").read_text().splitlines()) == 22

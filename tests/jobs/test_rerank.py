@@ -1,0 +1,158 @@
+"""The reranking job as a person starts it: another process, a real Ray node, real files."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from job_process import PROJECT, Job
+from pictures import write_places, write_views
+
+from benchmarks.pipeline import match_without_ray
+from jobs.rerank import main, parse_arguments
+from pipeline.matching import MatchingOptions
+from pipeline.reranking import RerankOptions, rerank
+from pipeline.run import Run, RunOptions
+from pipeline.verification import VerificationOptions
+
+SIZE, LONG_SIDE = (192, 144), 192
+JOB = (str(PROJECT / "jobs" / "rerank.py"),)
+FOLDERS = ("--queries", "queries", "--database", "database", "--candidates", "candidates.trec")
+ASKED = (*FOLDERS, "--truth", "truth.json", "--long-side", LONG_SIDE, "--shard-pairs", 6)
+EARLY = ("--saturation", 60, "--top", 2)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("places")
+    write_places(root, SIZE)
+    return root
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """For calling `main` in this process: in the folder of the photographs, and Ray must not have been started."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(place)
+    yield place
+    signal.signal(signal.SIGTERM, handler)
+    assert not ray.is_initialized()
+
+
+def exit_code(*arguments: object) -> int:
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse
+        return int(stop.code or 0)
+
+
+def without_ray(options: RunOptions) -> dict[str, Any]:
+    run = Run(options, "cpu")
+    match_without_ray(run)
+    return run.finish({"session": {"pairs": 0, "ray_start_seconds": 0.0}})
+
+
+@pytest.mark.timeout(600)
+def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
+    place: Path, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(*ASKED, *EARLY, "--draw", 1, "--output", "run", cwd=place, program=JOB)
+    assert job.ended() == 0, job.out + job.err
+    summary = json.loads((place / "run" / "summary.json").read_text())
+    assert [row["up_to"] for row in summary["rounds"]] == [5, 10]
+    assert summary["saved_pairs"] == 28 - summary["pairs"] > 0
+    starts = [json.loads((place / f"run/rounds/{k:02}/summary.json").read_text())["session"] for k in range(2)]
+    assert starts[0]["ray_start_seconds"] > 0.5 > starts[1]["ray_start_seconds"]
+    for text in ("round 1: up to 10 candidates", "skipped", "gate of 25 inliers", "\nretrieval ", "\nchange "):
+        assert text in job.out
+    assert (place / "run" / "pictures" / "00.png").stat().st_size > 10_000
+    (shown,) = re.findall(r"--draw 3\n(.*?)^```$", (PROJECT / "docs" / "reranking.md").read_text(), re.M | re.S)
+    labels = re.findall(r"^[a-z]+(?: [a-z]+)*:|^[a-z]+(?: [a-z]+)*(?= {3})", shown, re.M)
+    assert len(labels) == 11
+    assert [label for label in labels if f"\n{label}" not in job.out] == []
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as an actor; other numbers round sums another way
+    options = RunOptions(
+        {"query": str(place / "queries"), "database": str(place / "database")},
+        str(tmp_path / "run"),
+        matching=MatchingOptions(LONG_SIDE),
+        verification=VerificationOptions(long_side=LONG_SIDE),
+        max_pairs=6,
+    )
+    lists = {"candidates": str(place / "candidates.trec"), "truth": str(place / "truth.json")}
+    rerank(RerankOptions(options, **lists, saturation=60.0, top=2), without_ray, say=lambda line: None)
+    torch.set_num_threads(threads)
+    for name in ("ranking.parquet", "ranking.csv", "ranking.trec", "queries.parquet", "evaluation.json"):
+        assert (place / "run" / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
+
+    # Again: nothing is matched, Ray is not started, and the ranking stays as it is.
+    capsys.readouterr()
+    assert exit_code(*ASKED, *EARLY, "--output", "run") == 0
+    assert "this session: 0 pairs" in capsys.readouterr().out
+    assert not ray.is_initialized()
+    assert (place / "run" / "ranking.parquet").read_bytes() == (tmp_path / "run" / "ranking.parquet").read_bytes()
+    # All candidates are other rounds: another folder is asked for.
+    assert exit_code(*ASKED, "--output", "run") == 2
+    assert re.fullmatch(r"rerank: \S+/rounds/00: [^\n]+ give another --output[^\n]+\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--queries", "nowhere"], "nowhere: no such folder"),
+        (["--candidates", "absent.csv"], "cannot be read"),
+        (["--candidates", "truth.json"], "no list by its ending"),
+        (["--database", "queries"], "names no candidate of a query"),
+        (["--truth", "absent.json"], "cannot be read"),
+        (["--output", "database/run"], "lies inside the folder of the images"),
+        (["--weights", "absent"], "no such file, folder or bundled name"),
+        (["--top", "1"], "needs a saturation"),
+        (["--budget", "0"], "at least 1"),
+        (["--long-side", "16"], "long_side must be at least 32"),
+        (["--storage-options", '{"secret": "hidden"'], "not a JSON object"),
+    ],
+)
+def test_wrong_arguments_end_with_code_two_and_one_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    before = sorted(here.iterdir())
+    assert exit_code(*FOLDERS, "--output", "refused", *arguments) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"rerank: [^\n]+\n", err)
+    assert message in err
+    assert "hidden" not in err
+    assert sorted(here.iterdir()) == before
+
+
+def test_both_jobs_ask_for_matching_alike() -> None:
+    from jobs import match_dataset
+
+    mine = vars(parse_arguments([*FOLDERS, "--output", "run"]))
+    others = vars(match_dataset.parse_arguments(["--images", "photos", "--output", "run"]))
+    alike = {name: value for name, value in others.items() if name not in ("images", "pairs", "dry_run")}
+    assert {name: mine[name] for name in alike} == alike
+
+
+def test_the_list_of_candidates_the_document_makes_is_reranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs/reranking.md").read_text(), re.M | re.S)
+    write_views(tmp_path / "photos", 3, SIZE)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "reranking.md", "exec"), {})
+    options = RunOptions(
+        {"query": "photos", "database": "photos"},
+        "run",
+        matching=MatchingOptions(LONG_SIDE),
+        verification=VerificationOptions(long_side=LONG_SIDE),
+    )
+    result = rerank(RerankOptions(options, "candidates.parquet"), without_ray, say=lambda line: None)
+    assert (result["queries"], result["candidates"], result["pairs"], result["verified"]) == (3, 6, 3, 6)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import write_views
+
+from pipeline.descriptors import Descriptors, nearest, unit, write_descriptors
+from pipeline.pairs import PairListError
+from pipeline.plan_options import COMMANDS, OPTIONS
+from pipeline.planning import MAKERS, plan, plan_retrieval, plan_sequential, plan_spatial, similar
+
+
+def described(count: int = 30, dimensions: int = 8) -> Descriptors:
+    vectors = np.random.default_rng(0).normal(size=(count, dimensions)).astype(np.float32)
+    return Descriptors([f"{number:02}.jpg" for number in range(count)], vectors)
+
+
+def test_similar_images_are_paired_whoever_finds_the_other() -> None:
+    images = described()
+    index, _ = nearest(images.vectors, None, 3)
+    found = similar(images, 3)
+    wanted = {tuple(sorted((row, int(other)))) for row, others in enumerate(index) for other in others}
+    assert {tuple(pair) for pair in found.pairs.tolist()} == wanted
+    cosines = unit(images.vectors) @ unit(images.vectors).T
+    np.testing.assert_allclose(found.scores, cosines[tuple(found.pairs.T)], atol=1e-6)
+
+
+def test_mutual_pairs_are_found_from_both_sides() -> None:
+    images = described()
+    index, _ = nearest(images.vectors, None, 3)
+    near = [{*others.tolist()} for others in index]
+    found = similar(images, 3, mutual=True)
+    wanted = [[i, j] for i in range(30) for j in range(i + 1, 30) if j in near[i] and i in near[j]]
+    assert found.pairs.tolist() == wanted
+    assert 0 < len(wanted) < len(similar(images, 3).pairs)
+
+
+def test_no_pair_is_below_the_lowest_cosine() -> None:
+    images = described()
+    every = similar(images, 29)
+    assert len(every.pairs) == 435
+    assert every.scores is not None
+    above = every.pairs[every.scores >= 0.5]
+    found = similar(images, 29, min_score=0.5)
+    assert found.pairs.tolist() == above.tolist()
+    assert len(similar(images, 29, min_score=1.1).pairs) == 0
+
+
+def test_a_file_s_descriptors_are_compared_as_they_are(tmp_path: Path) -> None:
+    names = write_views(tmp_path / "photos", 6)
+    images = Descriptors(names, described(6).vectors)
+    write_descriptors(tmp_path / "d.npy", images)
+    listed, found = plan_retrieval(str(tmp_path / "photos"), {}, str(tmp_path / "d.npy"), top_k=2)
+    assert listed == names
+    assert found.pairs.tolist() == similar(images, 2).pairs.tolist()
+
+
+def test_too_few_described_images_are_refused_with_the_first_reason(tmp_path: Path) -> None:
+    write_views(tmp_path / "photos", 2)
+    write_descriptors(tmp_path / "d.npz", Descriptors(["view 0.jpg"], described(1).vectors))
+    with pytest.raises(PairListError, match=r"1 of 2 images have a descriptor \(view 1.jpg: d.npz has none\)"):
+        plan_retrieval(str(tmp_path / "photos"), {}, str(tmp_path / "d.npz"))
+
+
+def test_heights_count_where_they_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("image,x,y,z\na,0,0,0\nb,1,0,50\nc,3,0,0\n")
+    flat = plan_spatial(None, {}, str(tmp_path / "p.csv"), radius=2)[1]
+    high = plan_spatial(None, {}, str(tmp_path / "p.csv"), radius=4, height=True)[1]
+    assert (flat.pairs.tolist(), high.pairs.tolist()) == ([[0, 1], [1, 2]], [[0, 2]])
+
+
+def test_loop_closures_join_the_sequence_s_pairs(tmp_path: Path) -> None:
+    names = write_views(tmp_path / "photos", 6)
+    vectors = np.eye(6, dtype=np.float32)
+    vectors[5] = vectors[0]
+    write_descriptors(tmp_path / "d.npz", Descriptors(names, vectors))
+    chosen = {"window": 1, "loop_closure": 1, "loop_every": 6, "loop_gap": 2, "descriptors": str(tmp_path / "d.npz")}
+    _, found = plan_sequential(str(tmp_path / "photos"), {}, **chosen)
+    assert found.pairs.tolist() == sorted([*map(list, pairwise(range(6))), [0, 5]])
+    assert found.duplicates == 0
+
+
+def test_every_command_has_a_function_that_takes_its_options() -> None:
+    from inspect import signature
+
+    common = {"output", "format", "failures", "dry_run", "storage_options"}
+    for command, (_, options) in COMMANDS.items():
+        given = {option.strip("!-").replace("-", "_") for option in options.split()} - common
+        function = MAKERS.get(command)
+        if function is not None:
+            assert given | {"storage"} == set(signature(function).parameters), command
+        assert {option.lstrip("!") for option in options.split()} <= set(OPTIONS)
+    assert set(MAKERS) | {"describe"} == set(COMMANDS)
+
+
+def test_defaults_of_the_command_line_are_those_of_the_functions() -> None:
+    from inspect import signature
+
+    for function in MAKERS.values():
+        for name, parameter in signature(function).parameters.items():
+            option = OPTIONS.get(f"--{name.replace('_', '-')}", {})
+            if option and parameter.default is not parameter.empty:
+                assert option.get("default", False if "action" in option else None) == parameter.default, name
+
+
+def test_nothing_is_written_without_an_output(tmp_path: Path) -> None:
+    with pytest.raises(PairListError, match="give --output"):
+        plan("union", {}, lists=[str(tmp_path / "a.txt")], images=None)
