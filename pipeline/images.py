@@ -12,7 +12,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -89,8 +89,7 @@ class ImageLimits:
     @classmethod
     def parse(cls, texts: Sequence[str]) -> ImageLimits:
         """Limits from `NAME=NUMBER` each, the rest as they are. Raises ValueError, one sentence."""
-        kinds: dict[str, Any] = {limit.name: type(limit.default) for limit in fields(cls)}
-        chosen = {}
+        kinds, chosen = {name: type(value) for name, value in vars(cls()).items()}, {}
         for text in texts:
             name, _, number = text.partition("=")
             try:

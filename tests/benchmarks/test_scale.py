@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import importing, scale_plan
+from pipeline.keypoints import merge_keypoints
 from pipeline.schemas import IMAGES, MATCHES, unragged
 from pipeline.storage import Folder
 
@@ -26,7 +27,7 @@ def test_a_made_up_run_is_imported_whole_and_measured(tmp_path: Path) -> None:
 
 
 def test_a_made_up_run_has_points_that_recur_and_points_that_do_not(tmp_path: Path) -> None:
-    importing.write_run(tmp_path, 3000, 100)
+    importing.write_run(tmp_path, 5050, 80)
     run = Folder(str(tmp_path))
     tables = [run.read_table(name) for name in run.names("matches")]
     assert all(table.schema.equals(MATCHES) for table in tables)
@@ -40,15 +41,11 @@ def test_a_made_up_run_has_points_that_recur_and_points_that_do_not(tmp_path: Pa
         if name == image
     ]
     assert len(seen) == 2 * importing.NEXT
-    for rows, near in ((slice(0, 50), 0.5), (slice(50, 100), 0.0)):
-        first = np.concatenate([points[rows] for points in seen[::2]])
-        other = np.concatenate([points[rows] for points in seen[1::2]])
-        distances = np.linalg.norm(first[:, None] - other[None], axis=2).min(axis=1)
-        assert (distances < 3).mean() >= near
-    with_places, without = (
-        np.concatenate([np.round(points[rows] / 8) for points in seen]) for rows in (slice(0, 50), slice(50, 100))
-    )
-    assert len(np.unique(with_places, axis=0)) < len(np.unique(without, axis=0))
+    keypoints = []
+    for half in (slice(0, 40), slice(40, 80)):
+        xy = np.concatenate([points[half] for points in seen])
+        keypoints.append(len(merge_keypoints(np.zeros(len(xy)), xy, np.ones(len(xy)), np.array([5.0])).xy))
+    assert keypoints[0] < 0.75 * keypoints[1]
 
 
 def test_a_database_that_lost_a_row_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,7 +259,7 @@ def test_a_column_type_that_comes_with_a_pickle_is_not_unpickled(tmp_path: Path)
     assert not trace.exists()
 
 
-def test_only_what_passes_between_stages_is_pickled() -> None:
+def test_only_what_passes_between_our_own_processes_is_pickled() -> None:
     for path in PROJECT.rglob("*.py"):
         if path.relative_to(PROJECT).parts[0] not in ("eloftr", "pipeline", "jobs", "benchmarks"):
             continue
@@ -268,7 +268,7 @@ def test_only_what_passes_between_stages_is_pickled() -> None:
                 names = {alias.name.partition(".")[0] for alias in node.names}
                 names |= {str(node.module)} if isinstance(node, ast.ImportFrom) else set()
                 loads = names & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
-                assert not loads or path.name == "dataflow.py", f"{path}: {loads}"
+                assert not loads or path.name in ("dataflow.py", "isolation.py"), f"{path}: {loads}"
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in ("eval", "exec", "np.load", "numpy.load"), f"{path}:{node.lineno}"
