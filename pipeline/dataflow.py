@@ -41,9 +41,10 @@ from pipeline.storage import StorageError
 if TYPE_CHECKING:  # see pipeline/matching.py
     from eloftr import EfficientLoFTRForKeypointMatching
 
-# A task and an actor together need one CPU, so that a cluster of one CPU works; and as their shares differ, Ray does
-# not fuse reading into the actors, where it would run between matches instead of beside them.
-TASK_CPUS, ACTOR_CPUS = 0.75, 0.25
+# On a node of one CPU a task has room beside four actors, as it must when other nodes are lost and their actors start
+# again on what is left: Ray gives them the room first. And as the shares differ, Ray does not fuse reading into the
+# actors, where it would run between matches instead of beside them.
+TASK_CPUS, ACTOR_CPUS = 0.8, 0.05
 THREADS = 1  # of an actor without a GPU: two take twice the CPU time for the same pairs, so every CPU gets an actor
 KV = b"eloftr"  # namespace in Ray's control store
 OBJECT_STORE = 1 << 30  # bytes, of an embedded node: some tens of shards of decoded images
@@ -85,8 +86,8 @@ class Actors:
     def resolved(self, cpus: int, gpus: int, shards: int) -> tuple[int, int, float]:
         """Actors to begin with and at most, and GPUs of one, where there are `cpus` and `gpus` now.
 
-        Raises RunError for what would wait for ever: more actors than CPUs (their shares would leave no node with room
-        for a task), or than GPUs of that share. Of a range with GPUs any part may wait for new nodes.
+        Raises RunError for more actors than CPUs, each of which computes on one, and for more than there are GPUs for,
+        which would wait for ever. Of a range with GPUs any part may wait for new nodes.
         """
         share = self.gpus or 0.0
         if gpus and not share:
@@ -257,8 +258,7 @@ def execute(run: Run, pending: pa.Table, lease: Lease, actors: Actors, log: Log,
     if most * share > gpus + 1e-6:
         log.say("waiting", f"{most} actors of {share:g} GPUs: there are {gpus} GPUs now, the others wait for new nodes")
     pool = ray.data.ActorPoolStrategy(
-        # A number may shrink, too: on a cluster that loses nodes, the shares of all could leave no room for a task.
-        min_size=first if actors.ranged else 1,
+        min_size=first if actors.ranged else 1,  # a number may shrink, too, where nodes are lost
         max_size=most,
         initial_size=first,
         max_tasks_in_flight_per_actor=4,
