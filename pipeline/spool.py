@@ -77,7 +77,7 @@ class _Pieces:
 
 
 class MatchSpool:
-    """Inlier matches on disk. Its memory is about 200 bytes per pair, one batch, and a 256th part of the matches.
+    """Inlier matches on disk. Its memory is less than 500 bytes per pair, one batch, and a 256th part of the matches.
 
     folder: an empty local folder. names: (N,) str, sorted; width, height: (N,) of the upright images.
     """
