@@ -170,8 +170,6 @@ class Run:
         """device: `cuda` or `cpu`, what the shards of a new plan are sized for."""
         from eloftr.matcher import DEFAULT_DTYPE, configure
 
-        matching = replace(options.matching, dtype=options.matching.dtype or DEFAULT_DTYPE[device])
-        self.options = options = replace(options, matching=matching)
         self.source = image_source(options.images, options.storage, options.follow_links)
         self.folder = Folder(options.output, options.storage)
         sources = self.source.parts.values() if isinstance(self.source, Folders) else [self.source]
@@ -180,11 +178,14 @@ class Run:
         self.model = load_weights(options.weights, options.storage)
         configure(self.model.config, options.variant, options.threshold)
         self.plan = make_plan(options, self.source, device)
-        self.description = self._describe()
         try:
             self.resumed = self.folder.exists(RUN_FILE)
+            before = self.folder.read_json(RUN_FILE) if self.resumed else {"options": {"dtype": DEFAULT_DTYPE[device]}}
+            dtype = options.matching.dtype or before.get("options", {}).get("dtype")
+            self.options = replace(options, matching=replace(options.matching, dtype=dtype))
+            self.description = self._describe()
             if self.resumed:
-                self._check_same()
+                self._check_same(before)
                 self.plan = replace(self.plan, shards=self.folder.read_table(PLAN_FILE))
         except OSError as error:
             raise RunError(f"{self.folder.shown}: cannot be read ({redacted(error)}); check it and rights.") from error
@@ -210,11 +211,11 @@ class Run:
             },
         }
 
-    def _check_same(self) -> None:
+    def _check_same(self, before: dict[str, Any]) -> None:
         """Refuse to mix results: every entry but the versions must equal what the folder was made with."""
-        before = _flat(self.folder.read_json(RUN_FILE))
+        flat = _flat(before)
         for name, now in _flat(self.description).items():
-            then = before.get(name)
+            then = flat.get(name)
             if then == now:
                 continue
             what = {
