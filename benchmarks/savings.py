@@ -108,10 +108,13 @@ def unfolded(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool) -> Tenso
 
 
 def whole_fusion(
-    self: fine_matching.FineFusion, coarse: Tensor, quarter: Tensor, half: Tensor, cell: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """FineFusion.around of the whole image."""
-    return self(coarse, quarter, half), cell, cell.new_zeros(2)
+    self: fine_matching.FineFusion, maps0: fine_matching.Maps, maps1: fine_matching.Maps, cells: Tensor
+) -> tuple[Tensor, ...]:
+    """FineFusion.around of the whole images of every pair that has matches."""
+    survivors, pair = cells[:, 0].unique(return_inverse=True)
+    fused0, fused1 = (self(*(x[survivors] for x in maps)) for maps in (maps0, maps1))
+    nowhere = cells.new_zeros(1, 2)
+    return fused0, fused1, torch.stack([pair, cells[:, 1], cells[:, 2]], dim=1), nowhere, nowhere
 
 
 def no_early_exit(self: Any, features0: model.ImageFeatures, features1: model.ImageFeatures) -> model.PairMatches:

@@ -30,6 +30,9 @@ RING = WINDOW + 2  # image 1's window carries one more pixel on each side, for t
 # Samples of the half-resolution map that a ring interpolates, per axis, by `centered`.
 SAMPLES = {False: range(-1, 5), True: range(-3, 4)}
 MARGIN = 3  # coarse cells around a cell that its window depends on: four 3×3 convolutions and two up-samplings
+SPAN = 2 * MARGIN + 1
+SCALES = (1, 2, 4)  # of the coarse, quarter and half maps
+Maps = tuple[Tensor, Tensor, Tensor]
 CHUNK = 1024  # matches refined at a time: bounds memory (M·64·100 floats) and stays in cache
 
 
@@ -73,29 +76,67 @@ class FineFusion(nn.Module):
             x = layer(x, finer)
         return x
 
-    def around(self, coarse: Tensor, quarter: Tensor, half: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`forward` in the smallest rectangle of the maps that the windows of the cells (M,), M > 0, depend on.
+    def around(self, maps0: Maps, maps1: Maps, cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """`forward` of both images where the windows of the cells (M, 3), M > 0, depend on it: of every pair that has
+        any the smallest rectangle that holds all, or, where that is less work, a patch for each.
 
-        Returns the fine features of the rectangle, the cells counted within it, and its origin (x, y) in pixels."""
-        height, width = coarse.shape[2:]
-        row, column = cell // width, cell % width
-        first_row, last_row, first_column, last_column = torch.stack(
-            [row.min(), row.max(), column.min(), column.max()]
-        ).tolist()
-        top, bottom = max(0, first_row - MARGIN), min(height, last_row + MARGIN + 1)
-        left, right = max(0, first_column - MARGIN), min(width, last_column + MARGIN + 1)
-        maps = (
-            finer[:, :, scale * top : scale * bottom, scale * left : scale * right]
-            for finer, scale in ((coarse, 1), (quarter, 2), (half, 4))
-        )
-        origin = torch.tensor([left, top], device=cell.device) * WINDOW
-        return self(*maps), (row - top) * (right - left) + column - left, origin
+        maps: coarse, quarter and half, as `forward` takes them, of all pairs.
+        Returns the fine features of image 0 and of image 1, the cells counted within them (M, 3), and the origins
+        (x, y) of each match's in the two images (M or 1, 2), pixels.
+        """
+        survivors, pair = cells[:, 0].unique(return_inverse=True)
+        if len(survivors) < len(maps0[0]):
+            maps0, maps1 = (
+                (coarse[survivors], quarter[survivors], half[survivors]) for coarse, quarter, half in (maps0, maps1)
+            )
+        crop0, cell0, origin0 = rectangle(maps0, cells[:, 1])
+        crop1, cell1, origin1 = rectangle(maps1, cells[:, 2])
+        work = crop0[0][:, 0].numel() + crop1[0][:, 0].numel()
+        if 2 * len(cells) * SPAN**2 < work and min(*maps0[0].shape[2:], *maps1[0].shape[2:]) >= SPAN:
+            crop0, cell0, origin0 = patches(maps0, pair, cells[:, 1])
+            crop1, cell1, origin1 = patches(maps1, pair, cells[:, 2])
+            pair = torch.arange(len(cells), device=cells.device)
+        return self(*crop0), self(*crop1), torch.stack([pair, cell0, cell1], dim=1), origin0, origin1
 
     def fuse(self) -> None:
         """Fold the batch norms into the convolutions before them, in place. For inference only."""
         for layer in self.out_conv_layers:
             assert isinstance(layer, FusionBlock)
             layer.fuse()
+
+
+def rectangle(maps: Maps, cell: Tensor) -> tuple[Maps, Tensor, Tensor]:
+    """What the windows of the cells (M,) depend on in any of the maps: the maps there, the cells counted within it
+    (M,), and its origin (x, y) in pixels (1, 2)."""
+    height, width = maps[0].shape[2:]
+    row, column = cell // width, cell % width
+    ends = torch.stack([row.min(), row.max(), column.min(), column.max()]).tolist()
+    top, bottom = max(0, ends[0] - MARGIN), min(height, ends[1] + MARGIN + 1)
+    left, right = max(0, ends[2] - MARGIN), min(width, ends[3] + MARGIN + 1)
+    coarse, quarter, half = (
+        finer[:, :, scale * top : scale * bottom, scale * left : scale * right]
+        for finer, scale in zip(maps, SCALES, strict=True)
+    )
+    origin = torch.tensor([[left, top]], device=cell.device) * WINDOW
+    return (coarse, quarter, half), (row - top) * (right - left) + column - left, origin
+
+
+def patches(maps: Maps, pair: Tensor, cell: Tensor) -> tuple[Maps, Tensor, Tensor]:
+    """What the window of each cell (M,) of map `pair` (M,) depends on: M patches of SPAN×SPAN cells, the cells counted
+    within them (M,), and the origins (x, y) of the patches in pixels (M, 2). At the edge a patch moves inwards: its
+    edge is that of the image then, and else further than the cell can see."""
+    height, width = maps[0].shape[2:]
+    row, column = cell // width, cell % width
+    top, left = (row - MARGIN).clamp(0, height - SPAN), (column - MARGIN).clamp(0, width - SPAN)
+
+    def cut(finer: Tensor, scale: int) -> Tensor:
+        steps = torch.arange(SPAN * scale, device=cell.device)
+        rows, columns = scale * top[:, None] + steps, scale * left[:, None] + steps
+        cut = finer.permute(0, 2, 3, 1)[pair[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return cut.permute(0, 3, 1, 2)
+
+    coarse, quarter, half = (cut(finer, scale) for finer, scale in zip(maps, SCALES, strict=True))
+    return (coarse, quarter, half), (row - top) * SPAN + column - left, torch.stack([left, top], dim=1) * WINDOW
 
 
 @lru_cache(maxsize=8)

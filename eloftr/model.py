@@ -235,17 +235,14 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule):
         """Match image b of features0 with image b of features1. Pairs without coarse matches cost no refinement."""
         coarse0, coarse1 = self.efficientloftr.local_feature_transformer(features0.coarse, features1.coarse)
         cells, scores = match_coarse(coarse0, coarse1, self.config)
-        survivors, index = cells[:, 0].unique(return_inverse=True)
-        if len(survivors) == 0:
+        if len(cells) == 0:
             empty = coarse0.new_empty(0, 2, dtype=torch.float32)
             return PairMatches(cells, empty, empty, scores)
         maps0, maps1 = (
-            (coarse[survivors], features.quarter[survivors], features.half[survivors])
+            (coarse, features.quarter, features.half)
             for coarse, features in ((coarse0, features0), (coarse1, features1))
         )
-        fused0, cell0, origin0 = self.refinement_layer.around(*maps0, cells[:, 1])
-        fused1, cell1, origin1 = self.refinement_layer.around(*maps1, cells[:, 2])
-        local = torch.stack([index, cell0, cell1], dim=1)
+        fused0, fused1, local, origin0, origin1 = self.refinement_layer.around(maps0, maps1, cells)
         keypoints0, keypoints1 = refine(fused0, fused1, local, self.config)
         return PairMatches(cells, keypoints0 + origin0, keypoints1 + origin1, scores)
 

@@ -14,7 +14,7 @@ from PIL import Image
 import eloftr.coarse_matching as coarse_matching
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, Matcher, load_matcher
 from eloftr.coarse_matching import match_coarse, similarity
-from eloftr.fine_matching import RING, FineFusion, position, rings
+from eloftr.fine_matching import RING, SPAN, FineFusion, position, rings
 
 CONFIG = EfficientLoFTRConfig(
     stage_num_blocks=[1, 1, 1, 2], out_features=[8, 16, 16, 32], hidden_size=32, num_attention_layers=1
@@ -112,24 +112,36 @@ def test_tiled_coarse_matching_equals_the_definition(
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns"),
-    [((0, 3), (0, 2)), ((5, 6), (4, 5)), ((9, 12), (8, 11)), ((2, 10), (0, 11))],
+    ("cells", "patches"),
+    [
+        ([(0, 0), (0, 1), (1, 1), (2, 0)], False),  # close together, in a corner
+        ([(5, 4), (5, 5)], True),  # of two pairs: two patches are less than two rectangles of a cell more
+        ([(11, 10), (8, 8)], False),
+        ([(0, 0), (11, 10)], True),  # far apart
+        ([(2, 9)], False),
+        ([(r, c) for r in range(12) for c in range(11)], False),
+    ],
 )
-def test_fusion_around_matches_equals_that_of_the_whole_image(rows: tuple[int, int], columns: tuple[int, int]) -> None:
+def test_fusion_around_matches_equals_that_of_the_whole_image(cells: list[tuple[int, int]], patches: bool) -> None:
     torch.manual_seed(4)
     config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
     fusion = FineFusion(config).eval()
-    coarse, quarter, half = torch.randn(2, 16, 12, 11), torch.randn(2, 8, 24, 22), torch.randn(2, 6, 48, 44)
-    grid = torch.arange(12 * 11).view(12, 11)
-    cell = grid[slice(*rows), slice(*columns)].flatten()
+    maps = tuple(torch.randn(3, c, 12 * scale, 11 * scale) for c, scale in ((16, 1), (8, 2), (6, 4)))
+    cell = torch.tensor([11 * row + column for row, column in cells])
+    other = cell.flip(0)
+    pair = (torch.arange(len(cell)) >= (len(cell) + 1) // 2).long() * 2  # the pair between has no match
     with torch.inference_mode():
-        whole, (part, local, origin) = fusion(coarse, quarter, half), fusion.around(coarse, quarter, half, cell)
-    pair = torch.zeros_like(cell)
-    for centered in (False, True):
-        torch.testing.assert_close(rings(part, pair, local, centered), rings(whole, pair, cell, centered))
-    torch.testing.assert_close(
-        position(local, pair, part.shape[3] // 4) + origin, position(cell, pair, whole.shape[3] // 4)
-    )
+        whole = fusion(*maps)
+        around = fusion.around(maps, maps, torch.stack([pair, cell, other], dim=1))
+    for part, column, expected, origin in ((around[0], 1, cell, around[3]), (around[1], 2, other, around[4])):
+        local = around[2][:, column]
+        assert (len(part) == len(cell) and part.shape[3] == 4 * SPAN) == patches
+        for centered in (False, True):
+            torch.testing.assert_close(
+                rings(part, around[2][:, 0], local, centered), rings(whole, pair, expected, centered)
+            )
+        found = position(local, torch.zeros_like(cell), part.shape[3] // 4) + origin
+        torch.testing.assert_close(found, position(expected, torch.zeros_like(cell), 11))
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [("bfloat16", 0.8), ("float16", 0.95)])
