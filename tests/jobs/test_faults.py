@@ -247,13 +247,7 @@ def on(nodes: Nodes, place: Path, output: str) -> Job:
     return start(place, output, RAY_ADDRESS=nodes.cluster.address, RAY_OVERRIDE_RESOURCES="{}")
 
 
-def test_three_nodes_write_what_one_process_writes(three: Nodes, place: Path) -> None:
-    job = on(three, place, "three")
-    assert job.ended() == 0, job.out + job.err
-    check_whole(place / "three", place / "quiet")
-
-
-def test_killed_actors_are_replaced(three: Nodes, place: Path) -> None:
+def test_killed_actors_on_three_nodes_are_replaced(three: Nodes, place: Path) -> None:
     run = place / "actors"
     job = on(three, place, "actors")
     killed: set[int] = set()
