@@ -352,7 +352,7 @@ def test_the_faults_are_those_of_the_tests_and_the_code() -> None:
     faults = text_of("docs/faults.md")
     tested = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "tests").rglob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", faults))
-    assert len(named) > 8
+    assert len(named) >= 8
     assert not [name for name in named if f"def {name}(" not in tested]
     for row in tables(section("docs/faults.md", "What happens"))[0]:
         expected, present, doubled, lost = map(int, row[3:])
