@@ -19,7 +19,6 @@ from eloftr.config import EfficientLoFTRConfig
 
 # Similarities at a time: 2 MB stays in a core's cache, 1 GB fills a GPU.
 TILE = {"cpu": 1 << 19, "cuda": 1 << 28}
-UNDERFLOW = 60.0  # float32 holds exp(−60), and terms of a sum that are e²⁷ times smaller
 
 
 def flatten(features: Tensor) -> Tensor:
@@ -101,27 +100,16 @@ def _match_raw(flat0: Tensor, flat1: Tensor, temperature: float, threshold: floa
 
 
 def _maxima_and_sums(flat0: Tensor, flat1: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of every row of the similarity its maximum and sum of exp(s − maximum), (L,) each; then of every column, (S,).
-
-    One exponential serves both: exp(s − t_row), weighted by exp(t_row − top) with `top` the largest of all, adds up to
-    the column's sum over exp(t_column − top). Columns so far below `top` that this underflows are done by themselves.
-    """
+    """Of every row of the similarity its maximum and sum of exp(s − maximum), (L,) each; then of every column, (S,)."""
     device = flat0.device
     top0, sum0 = torch.empty(len(flat0), device=device), torch.empty(len(flat0), device=device)
     top1, sum1 = torch.full((len(flat1),), -torch.inf, device=device), torch.zeros(len(flat1), device=device)
-    top = torch.full((), -torch.inf, device=device)
     for part, s in _tiles(flat0, flat1, temperature):
-        top0[part] = best = s.amax(dim=1)
-        top1 = torch.maximum(top1, s.amax(dim=0))
-        e = s.sub_(best[:, None]).exp_()
-        sum0[part] = e.sum(dim=1)
-        higher = torch.maximum(top, best.max())
-        sum1 = sum1 * (top - higher).exp() + (best - higher).exp() @ e
-        top = higher
-    sum1 = sum1 * (top - top1).exp()
-    low = (top - top1 > UNDERFLOW).nonzero()[:, 0]
-    for part, s in _tiles(flat1[low], flat0, temperature):
-        sum1[low[part]] = s.sub_(s.amax(dim=1)[:, None]).exp_().sum(dim=1)
+        top0[part] = s.amax(dim=1)
+        sum0[part] = (s - top0[part, None]).exp_().sum(dim=1)
+        top = torch.maximum(top1, s.amax(dim=0))
+        sum1 = sum1 * (top1 - top).exp() + s.sub_(top).exp_().sum(dim=0)
+        top1 = top
     return top0, sum0, top1, sum1
 
 
