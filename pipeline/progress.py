@@ -70,11 +70,10 @@ class Progress:
                 rate, left = self.pace(now)
                 self.log.write(
                     "progress",
-                    pairs=self.done,
                     planned=self.total,
                     failed=self.failed,
-                    pairs_per_second=round(rate, 2),
                     seconds_left=round(left),
+                    **{self.unit: self.done, f"{self.unit}_per_second": round(rate, 2)},
                 )
                 return
             line = self.line(now)

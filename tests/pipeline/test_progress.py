@@ -103,7 +103,7 @@ def test_json_lines_say_the_same_and_nothing_else(capsys: pytest.CaptureFixture[
     log = Log(as_json=True)
     log.say("plan", "for a person", images=3)
     log.say("estimate", "only words")
-    shown = Progress(10, Terminal(), log)
+    shown = Progress(10, Terminal(), log=log)
     shown.add(marker(10, failed=2))
     shown.close()
     assert log.fail("job", "it's over", 2) == 2
