@@ -32,7 +32,7 @@ STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
 # The bundled "small" model: the published architecture, thinner and shallower.
 SMALL = EfficientLoFTRConfig(
     stage_num_blocks=[1, 2, 2, 6],
-    out_features=[16, 48, 32, 64],
+    out_features=[16, 48, 96, 64],
     hidden_size=64,
     num_attention_layers=2,
     fine_matching_slice_dim=16,
@@ -46,7 +46,9 @@ class TrainingOptions:
 
     steps: optimiser steps in all; the learning rate rises over `warmup`, stays, and falls to zero over the last
     `decay` steps, so a run can be cut short by resuming it with fewer steps. size: side of the views, pixels.
-    Raises ValueError for a number that is too small, another autocast type and a device this machine lacks."""
+    easy: share of the pairs, 0 to 1, that are easier than all others. only: "fine" trains the refinement alone.
+    Raises ValueError for a number out of range, another autocast type or part, a part without weights to start from
+    and a device this machine lacks."""
 
     steps: int = 20_000
     batch: int = 8
@@ -63,12 +65,20 @@ class TrainingOptions:
     threads: int | None = None
     device: str = "cpu"
     start: str | None = None  # weights a new run starts from, of the same configuration; default random ones
+    easy: float = 0.0
+    only: str | None = None  # "fine": backbone and transformer stay as they are, norms too, so coarse matches do
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch": 1, "size": 32, "warmup": 0, "decay": 0, "evaluate_every": 1, "workers": 0}
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {number}.")
+        if not 0 <= self.easy <= 1:
+            raise ValueError(f"easy={self.easy}: a share, from 0 to 1.")
+        if self.only not in (None, "fine"):
+            raise ValueError(f"only={self.only!r}: the part that can be trained alone is fine.")
+        if self.only and not self.start:
+            raise ValueError(f"only={self.only}: the other parts need weights; name them with start.")
         if self.autocast not in (None, "bfloat16"):
             raise ValueError(f"autocast={self.autocast!r}: only bfloat16 trains without scaled gradients.")
         if self.device != "cpu" and not (self.device.startswith("cuda") and torch.cuda.is_available()):
@@ -153,8 +163,11 @@ class Run:
         self.device = torch.device(options.device)
         self.model = EfficientLoFTRForKeypointMatching(config).to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        if options.only == "fine":
+            self.model.efficientloftr.requires_grad_(False)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim > 1]
+        others = [p for p in trained if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": decayed, "weight_decay": options.weight_decay},
@@ -194,6 +207,12 @@ class Run:
         with (self.folder / LOG_FILE).open("a") as file:
             file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in entry.items()}) + "\n")
         print("  ".join(f"{name} {value:.4g}" for name, value in entry.items()), flush=True)
+
+    def begin(self) -> None:
+        """Training mode, of the parts that are trained."""
+        self.model.train()
+        if self.options.only == "fine":
+            self.model.efficientloftr.eval()
 
     def update(self, pairs: Pair) -> dict[str, float]:
         """One optimiser step; returns the losses."""
@@ -237,11 +256,11 @@ def train(
     if options.threads:
         torch.set_num_threads(options.threads)
     run = Run(folder, config, options)
-    held_out_views = Views(held_out, options.size, options.seed + 1)
+    held_out_views = Views(held_out, options.size, options.seed + 1, easy=options.easy)
     run.log({"step": run.step, "parameters": float(sum(p.numel() for p in run.model.parameters()))})
     (folder / "options.json").write_text(json.dumps(asdict(options), indent=2) + "\n")
 
-    stream = Batches(Views(training, options.size, options.seed), options)
+    stream = Batches(Views(training, options.size, options.seed, easy=options.easy), options)
     loader = DataLoader(
         stream,
         batch_size=None,
@@ -249,7 +268,7 @@ def train(
         num_workers=options.workers,
         prefetch_factor=8 if options.workers else None,
     )
-    run.model.train()
+    run.begin()
     sums: dict[str, list[float]] = {}
     started, first_step = time.monotonic(), run.step
     for pairs in loader:
@@ -263,4 +282,5 @@ def train(
         if run.step % options.evaluate_every == 0 or run.step == options.steps:
             run.save()
             run.log({"step": run.step, **evaluate(run.model, held_out_views, HELD_OUT_PAIRS)})
+            run.begin()
     return run.model.eval()

@@ -69,7 +69,8 @@ class Views:
     """Pairs of views of `photographs`; pair `index` depends on `seed` and `index` only.
 
     `size` is the views' side or (height, width) in pixels. `photometric=False` leaves out exposure, light,
-    blur, noise and compression: the two images then differ by geometry and resampling alone. Photographs are
+    blur, noise and compression: the two images then differ by geometry and resampling alone. `easy`: share of
+    the pairs that are easier than all others, as neighbours among real photographs are. Photographs are
     kept in memory as grey pyramids whose longer side is at most `longest` pixels: 0.4 MB for 640×480. Raises
     ValueError for no photographs, one that is not readable, or too small a size.
     """
@@ -82,6 +83,7 @@ class Views:
         *,
         photometric: bool = True,
         longest: int = 640,
+        easy: float = 0.0,
     ) -> None:
         height, width = (size, size) if isinstance(size, int) else size
         if min(height, width) < 32:
@@ -90,6 +92,7 @@ class Views:
             raise ValueError("photographs: the list is empty; give at least one image.")
         self.seed = seed
         self.photometric = photometric
+        self.easy = easy
         self._raster = Raster(height, width)
         self._pyramids = [load_pyramid(path, longest) for path in photographs]
         self._extents = np.array([pyramid[0].shape[::-1] for pyramid in self._pyramids], dtype=float)
@@ -99,7 +102,7 @@ class Views:
         """The pair with this index; the same arrays in any order and any process."""
         rng = np.random.default_rng([self.seed, index])
         raster, extents = self._raster, self._extents
-        difficulty = rng.uniform(0.2, 1) ** 2 if rng.random() < GENTLE else 1.0
+        difficulty = self._difficulty(rng)
         for attempt in itertools.count():  # every attempt is a little easier, so the loop ends
             ease = difficulty * 0.85**attempt
             strict = attempt < STRICT_ATTEMPTS
@@ -120,6 +123,12 @@ class Views:
             arrays = [image.numpy() for image in images]
         image0, image1 = (np.clip(array + 0.5, 0, 255).astype(np.uint8) for array in arrays)
         return Pair(image0, image1, flow.numpy(), visible.numpy())
+
+    def _difficulty(self, rng: np.random.Generator) -> float:
+        """0 to 1: what the differences of a pair are multiplied with."""
+        if self.easy and rng.random() < self.easy:
+            return rng.uniform(0.1, 0.7) ** 2
+        return rng.uniform(0.2, 1) ** 2 if rng.random() < GENTLE else 1.0
 
     def batch(self, indices: Iterable[int]) -> Pair:
         """The pairs with these indices, stacked: image0, image1, visible (B, H, W), flow (B, H, W, 2)."""

@@ -214,6 +214,9 @@ def test_options_that_cannot_work_are_refused_before_anything_is_written(photogr
         ({"size": 16}, "size=16: must be at least 32"),
         ({"autocast": "float16"}, "only bfloat16"),
         ({"device": "abacus"}, "not on this machine"),
+        ({"easy": 1.5}, "easy=1.5: a share"),
+        ({"only": "coarse"}, "only='coarse'"),
+        ({"only": "fine"}, "need weights; name them with start"),
     ):
         with pytest.raises(ValueError, match=reason):
             replace(OPTIONS, **wrong)
@@ -232,3 +235,12 @@ def test_a_run_of_another_configuration_is_not_resumed(photographs: Path, whole_
     other = replace(TINY, num_attention_layers=2)
     with pytest.raises(ValueError, match=r"state\.pt: .* parameters missing"):
         train(photographs, tmp_path, other, OPTIONS)
+
+
+def test_training_the_refinement_alone_leaves_everything_else_bit_for_bit(
+    photographs: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    train(photographs, tmp_path, TINY, replace(OPTIONS, steps=12, start=str(whole_run), only="fine"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (whole_run, tmp_path))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"refinement_layer"}

@@ -204,3 +204,14 @@ def test_wrong_arguments_name_what_is_wrong(photographs: list[Path], tmp_path: P
     broken.write_text("not a picture")
     with pytest.raises(ValueError, match=r"broken\.jpg: not a readable photograph"):
         Views([broken], 96, seed=0)
+
+
+def test_easy_pairs_move_less(photographs: list[Path]) -> None:
+    def movement(easy: float) -> float:
+        """Pixels, of the median pair: by how much the view changes besides being shifted."""
+        pixels = np.stack(np.meshgrid(np.arange(96), np.arange(96)), axis=2)
+        views = Views(photographs, 96, seed=5, easy=easy)
+        shifts = [views.pair(index).flow - pixels for index in range(24)]
+        return float(np.median([np.linalg.norm(shift - shift.mean((0, 1)), axis=2).mean() for shift in shifts]))
+
+    assert movement(1.0) < 0.7 * movement(0.0)
