@@ -31,6 +31,7 @@ RING = WINDOW + 2  # image 1's window carries one more pixel on each side, for t
 SAMPLES = {False: range(-1, 5), True: range(-3, 4)}
 MARGIN = 3  # coarse cells around a cell that its window depends on: four 3×3 convolutions and two up-samplings
 SPAN = 2 * MARGIN + 1
+INNER = 4  # of these, in a row, the half-resolution convolutions need only so many, from one before the middle on
 SCALES = (1, 2, 4)  # of the coarse, quarter and half maps
 Maps = tuple[Tensor, Tensor, Tensor]
 CHUNK = 1024  # matches refined at a time: bounds memory (M·64·100 floats) and stays in cache
@@ -68,13 +69,18 @@ class FineFusion(nn.Module):
         self.out_conv = nn.Conv2d(coarse, coarse, 1, bias=False)
         self.out_conv_layers = nn.ModuleList([FusionBlock(quarter, coarse, config), FusionBlock(half, quarter, config)])
 
-    def forward(self, coarse: Tensor, quarter: Tensor, half: Tensor) -> Tensor:
-        """Transformed coarse features and the backbone's finer maps → fine features (B, C1, H/2, W/2)."""
+    def forward(self, coarse: Tensor, quarter: Tensor, half: Tensor, inner: Tensor | None = None) -> Tensor:
+        """Transformed coarse features and the backbone's finer maps → fine features (B, C1, H/2, W/2).
+
+        inner (B, 2): row and column of the first of the INNER×INNER coarse cells that `half` covers; None where it
+        covers all."""
         x = self.out_conv(coarse * coarse.shape[1] ** -0.5)
-        for layer, finer in zip(self.out_conv_layers, (quarter, half), strict=True):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = layer(x, finer)
-        return x
+        x = self.out_conv_layers[0](up(x), quarter)
+        x = up(x)
+        if inner is not None:
+            image = torch.arange(len(x), device=x.device)
+            x = cut(x, image, SCALES[2] * inner, SCALES[2] * INNER)
+        return self.out_conv_layers[1](x, half)
 
     def around(self, maps0: Maps, maps1: Maps, cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """`forward` of both images where the windows of the cells (M, 3), M > 0, depend on it: of every pair that has
@@ -91,12 +97,15 @@ class FineFusion(nn.Module):
             )
         crop0, cell0, origin0 = rectangle(maps0, cells[:, 1])
         crop1, cell1, origin1 = rectangle(maps1, cells[:, 2])
+        inner0 = inner1 = None
         work = crop0[0][:, 0].numel() + crop1[0][:, 0].numel()
-        if 2 * len(cells) * SPAN**2 < work and min(*maps0[0].shape[2:], *maps1[0].shape[2:]) >= SPAN:
-            crop0, cell0, origin0 = patches(maps0, pair, cells[:, 1])
-            crop1, cell1, origin1 = patches(maps1, pair, cells[:, 2])
+        # The two blocks cost about the same for a cell, in two images.
+        if len(cells) * (SPAN**2 + INNER**2) < work and min(*maps0[0].shape[2:], *maps1[0].shape[2:]) >= SPAN:
+            crop0, cell0, origin0, inner0 = patches(maps0, pair, cells[:, 1])
+            crop1, cell1, origin1, inner1 = patches(maps1, pair, cells[:, 2])
             pair = torch.arange(len(cells), device=cells.device)
-        return self(*crop0), self(*crop1), torch.stack([pair, cell0, cell1], dim=1), origin0, origin1
+        fused0, fused1 = self(*crop0, inner0), self(*crop1, inner1)
+        return fused0, fused1, torch.stack([pair, cell0, cell1], dim=1), origin0, origin1
 
     def fuse(self) -> None:
         """Fold the batch norms into the convolutions before them, in place. For inference only."""
@@ -121,22 +130,35 @@ def rectangle(maps: Maps, cell: Tensor) -> tuple[Maps, Tensor, Tensor]:
     return (coarse, quarter, half), (row - top) * (right - left) + column - left, origin
 
 
-def patches(maps: Maps, pair: Tensor, cell: Tensor) -> tuple[Maps, Tensor, Tensor]:
-    """What the window of each cell (M,) of map `pair` (M,) depends on: M patches of SPAN×SPAN cells, the cells counted
-    within them (M,), and the origins (x, y) of the patches in pixels (M, 2). At the edge a patch moves inwards: its
-    edge is that of the image then, and else further than the cell can see."""
+def up(x: Tensor) -> Tensor:
+    """(B, C, h, w) → (B, C, 2·h, 2·w)."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def cut(x: Tensor, image: Tensor, corner: Tensor, side: int) -> Tensor:
+    """The squares (M, C, side, side) of maps `image` (M,) of x (B, C, h, w), from row and column `corner` (M, 2) on."""
+    steps = torch.arange(side, device=x.device)
+    rows, columns = corner[:, :1] + steps, corner[:, 1:] + steps
+    return x.permute(0, 2, 3, 1)[image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def patches(maps: Maps, pair: Tensor, cell: Tensor) -> tuple[Maps, Tensor, Tensor, Tensor]:
+    """What the window of each cell (M,) of map `pair` (M,) depends on.
+
+    Returns of the coarse and the quarter map M patches of SPAN×SPAN cells, and of the half map INNER×INNER of these;
+    the cells counted within the latter (M,), their origins (x, y) in pixels (M, 2), and their first row and column
+    within the former (M, 2). At the edge a patch moves inwards: its edge is that of the image then, and else further
+    than the cell can see."""
     height, width = maps[0].shape[2:]
-    row, column = cell // width, cell % width
-    top, left = (row - MARGIN).clamp(0, height - SPAN), (column - MARGIN).clamp(0, width - SPAN)
-
-    def cut(finer: Tensor, scale: int) -> Tensor:
-        steps = torch.arange(SPAN * scale, device=cell.device)
-        rows, columns = scale * top[:, None] + steps, scale * left[:, None] + steps
-        cut = finer.permute(0, 2, 3, 1)[pair[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return cut.permute(0, 3, 1, 2)
-
-    coarse, quarter, half = (cut(finer, scale) for finer, scale in zip(maps, SCALES, strict=True))
-    return (coarse, quarter, half), (row - top) * SPAN + column - left, torch.stack([left, top], dim=1) * WINDOW
+    cell = torch.stack([cell // width, cell % width], dim=1)
+    size = cell.new_tensor([height, width])
+    corner = (cell - MARGIN).clamp(min=0).minimum(size - SPAN)
+    inner = (cell - corner - INNER // 2).clamp(0, SPAN - INNER)
+    coarse, quarter = (cut(x, pair, k * corner, k * SPAN) for x, k in zip(maps[:2], SCALES, strict=False))
+    corner = corner + inner
+    half = cut(maps[2], pair, SCALES[2] * corner, SCALES[2] * INNER)
+    row, column = (cell - corner).unbind(1)
+    return (coarse, quarter, half), row * INNER + column, corner.flip(1) * WINDOW, inner
 
 
 @lru_cache(maxsize=8)

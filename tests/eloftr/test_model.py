@@ -14,7 +14,7 @@ from PIL import Image
 import eloftr.coarse_matching as coarse_matching
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, Matcher, load_matcher
 from eloftr.coarse_matching import match_coarse, similarity
-from eloftr.fine_matching import RING, SPAN, FineFusion, position, rings
+from eloftr.fine_matching import INNER, RING, FineFusion, patches, position, rings
 
 CONFIG = EfficientLoFTRConfig(
     stage_num_blocks=[1, 1, 1, 2], out_features=[8, 16, 16, 32], hidden_size=32, num_attention_layers=1
@@ -112,17 +112,18 @@ def test_tiled_coarse_matching_equals_the_definition(
 
 
 @pytest.mark.parametrize(
-    ("cells", "patches"),
+    ("cells", "in_patches"),
     [
         ([(0, 0), (0, 1), (1, 1), (2, 0)], False),  # close together, in a corner
         ([(5, 4), (5, 5)], True),  # of two pairs: two patches are less than two rectangles of a cell more
-        ([(11, 10), (8, 8)], False),
+        ([(11, 10), (10, 9)], False),
+        ([(11, 10), (8, 8)], True),
         ([(0, 0), (11, 10)], True),  # far apart
         ([(2, 9)], False),
         ([(r, c) for r in range(12) for c in range(11)], False),
     ],
 )
-def test_fusion_around_matches_equals_that_of_the_whole_image(cells: list[tuple[int, int]], patches: bool) -> None:
+def test_fusion_around_matches_equals_that_of_the_whole_image(cells: list[tuple[int, int]], in_patches: bool) -> None:
     torch.manual_seed(4)
     config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
     fusion = FineFusion(config).eval()
@@ -135,13 +136,28 @@ def test_fusion_around_matches_equals_that_of_the_whole_image(cells: list[tuple[
         around = fusion.around(maps, maps, torch.stack([pair, cell, other], dim=1))
     for part, column, expected, origin in ((around[0], 1, cell, around[3]), (around[1], 2, other, around[4])):
         local = around[2][:, column]
-        assert (len(part) == len(cell) and part.shape[3] == 4 * SPAN) == patches
+        assert (len(part) == len(cell) and part.shape[3] == 4 * INNER) == in_patches
         for centered in (False, True):
             torch.testing.assert_close(
                 rings(part, around[2][:, 0], local, centered), rings(whole, pair, expected, centered)
             )
         found = position(local, torch.zeros_like(cell), part.shape[3] // 4) + origin
         torch.testing.assert_close(found, position(expected, torch.zeros_like(cell), 11))
+
+
+def test_a_patch_of_any_cell_equals_the_whole_image() -> None:
+    torch.manual_seed(5)
+    config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
+    fusion = FineFusion(config).eval()
+    maps = tuple(torch.randn(1, c, 9 * scale, 8 * scale) for c, scale in ((16, 1), (8, 2), (6, 4)))
+    cell = torch.arange(9 * 8)
+    pair = torch.zeros_like(cell)
+    with torch.inference_mode():
+        whole = fusion(*maps)
+        crop, local, _, inner = patches(maps, pair, cell)
+        part = fusion(*crop, inner)
+    for centered in (False, True):
+        torch.testing.assert_close(rings(part, cell, local, centered), rings(whole, pair, cell, centered))
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [("bfloat16", 0.8), ("float16", 0.95)])
