@@ -32,7 +32,7 @@ STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
 # The bundled "small" model: the published architecture, thinner and shallower.
 SMALL = EfficientLoFTRConfig(
     stage_num_blocks=[1, 2, 2, 6],
-    out_features=[16, 48, 96, 64],
+    out_features=[16, 48, 32, 64],
     hidden_size=64,
     num_attention_layers=2,
     fine_matching_slice_dim=16,
