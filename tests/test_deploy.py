@@ -68,7 +68,7 @@ RAYJOB = closed(
             workerGroupSpecs={
                 "type": "array",
                 "items": closed(
-                    "groupName rayStartParams template",
+                    "groupName minReplicas maxReplicas rayStartParams template",
                     groupName=TEXT,
                     replicas=WHOLE,
                     minReplicas=WHOLE,
