@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def check_whole(run: Path, quiet: Path) -> None:
     assert left == {path.relative_to(quiet) for path in quiet.rglob("*")}  # no lock and no temporary file, either
 
 
-def start(place: Path, output: str, *more: object, **how: str) -> Job:
+def start(place: Path, output: str, *more: object, **how: Any) -> Job:
     return Job("--images", "photos", "--output", output, *PLAN, *more, cwd=place, **how)
 
 
