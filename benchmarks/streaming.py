@@ -1,11 +1,11 @@
 """A million pairs planned and streamed through the main job with a matcher that does nothing: time and memory.
 
-    python benchmarks/streaming.py [--quick] [--out results.json]
+    python benchmarks/streaming.py [--pairs 10000 100000] [--scratch FOLDER] [--out results.json]
 
-20,000 images of 64×48 pixels, each with its next 50, listed in Parquet: 1,000,000 pairs in shards as for a GPU.
-Reading, verification, writing, markers and summary are the job's own; the matcher finds 100 matches in every hundredth
-pair and none in others. Every planned pair must have one row at the end. Peak memory is that of the driver's process:
-pair list, plan, Ray's driver, the model's weights and torch.
+Photographs of 64×48 pixels, each with its next 50, listed in Parquet, in shards as for a GPU. Reading, verification,
+writing, markers and summary are the job's own; the matcher finds 100 matches in every hundredth pair and none in
+others. Afterwards the rows of matches/ are compared with the list. Each size has a process of its own, the driver: its
+peak memory is that of pair list, plan, Ray's own books, the model's weights and torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,23 +21,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from PIL import Image
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
-from benchmarks.environment import commit, versions  # noqa: E402
+from benchmarks.environment import commit, peak_memory, versions  # noqa: E402
 from pipeline.dataflow import match_dataset  # noqa: E402
 from pipeline.matching import DecodedShard, MatchedShard, MatchingOptions, MatchShard, matches_table  # noqa: E402
 from pipeline.pairs import pairs_table  # noqa: E402
-from pipeline.run import RunOptions  # noqa: E402
+from pipeline.progress import Log  # noqa: E402
+from pipeline.run import SHARD_SIZES, RunOptions  # noqa: E402
 from pipeline.storage import Folder  # noqa: E402
 
-IMAGES, PAIRS, WINDOW = 20_000, 1_000_000, 50
-QUICK = 100  # times fewer
+NEXT = 50  # pairs an image begins
 EVERY, MATCHES = 100, 100
 LONG_SIDE = 64
+DRIVER = "import sys; from benchmarks.streaming import drive; drive(*sys.argv[1:])"
+SIDES = ["image0", "image1"]
 
 
 class NoMatcher(MatchShard):
@@ -59,75 +63,96 @@ class NoMatcher(MatchShard):
         return MatchedShard(shard.shard, shard.images, matches, shard.failures, len(shard.pixels), shard.seconds)
 
 
-def make_input(folder: Path, images: int, count: int) -> tuple[Path, Path]:
-    """The photographs' folder and the list of pairs."""
-    photos = folder / "photos"
-    photos.mkdir()
+def make_input(folder: Path, count: int) -> None:
+    """`photos/` and `pairs.parquet`: as many pairs, of a fiftieth as many photographs."""
+    (folder / "photos").mkdir()
+    images = max(count // NEXT, 2 * NEXT + 1)
     names = [f"{k:06}.png" for k in range(images)]
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8)).save(folder / "one.png")
     for name in names:
-        os.link(folder / "one.png", photos / name)
-    gaps = [(gap, images - gap) for gap in range(1, WINDOW + 2)]  # and as many of the next gap as are missing
+        os.link(folder / "one.png", folder / "photos" / name)
+    gaps = [(gap, images - gap) for gap in range(1, 2 * NEXT)]  # beyond 50 as many as the last images lack
     pairs = np.concatenate([np.stack([np.arange(n), np.arange(n) + gap], axis=1) for gap, n in gaps])[:count]
     Folder(str(folder)).publish_table("pairs.parquet", pairs_table(names, pairs))
-    return photos, folder / "pairs.parquet"
 
 
-def peak() -> int:
-    """Bytes of this process's memory at its largest."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def drive(folder: str) -> None:
+    """The job; prints its summary and the memory of this process before and at most, bytes, as JSON."""
+    before = peak_memory()
+    images, pairs = SHARD_SIZES["cuda"]
+    options = RunOptions(
+        *(f"{folder}/photos", f"{folder}/run", f"{folder}/pairs.parquet"),
+        matching=MatchingOptions(LONG_SIDE),
+        max_images=images,
+        max_pairs=pairs,
+    )
+    summary = match_dataset(options, stage=NoMatcher, log=Log(as_json=True))
+    print(json.dumps({"summary": summary, "before": before, "peak": peak_memory()}))
 
 
-def count_rows(run: Path) -> tuple[int, int]:
-    """Rows of matches/, and distinct pairs among them."""
-    table = ds.dataset(run / "matches").to_table(columns=["image0", "image1"])
-    return table.num_rows, table.group_by(["image0", "image1"]).aggregate([]).num_rows
+def count_rows(planned: pa.Table, run: Path) -> dict[str, int]:
+    """Rows of matches/ against the list of pairs."""
+    rows = ds.dataset(run / "matches").to_table(columns=SIDES)
+    distinct = rows.group_by(SIDES).aggregate([([], "count_all")])
+    lost = planned.select(SIDES).join(distinct, SIDES, join_type="left anti").num_rows
+    doubled = pc.sum(pc.subtract(distinct["count_all"], 1)).as_py() or 0
+    return {"expected": planned.num_rows, "present": rows.num_rows, "doubled": doubled, "lost": lost}
+
+
+def measure(count: int, scratch: Path) -> dict[str, Any]:
+    """Plan and stream so many pairs; what it took and what is there afterwards."""
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="streaming.") as place:
+        folder, run = Path(place), Path(place) / "run"
+        make_input(folder, count)
+        started = time.monotonic()
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        driver = subprocess.run([sys.executable, "-c", DRIVER, place], stdout=subprocess.PIPE, env=environment)
+        seconds = time.monotonic() - started
+        if driver.returncode:
+            raise SystemExit(f"streaming: the job ended with exit code {driver.returncode}; see its message above")
+        result = json.loads(driver.stdout)
+        files = [path.stat().st_size for path in run.rglob("*") if path.is_file()]
+        summary = result["summary"]
+        return {
+            "pairs": count,
+            **{name: summary[name] for name in ("images", "shards", "encodes", "stage_seconds")},
+            "files": len(files),
+            "run_bytes": sum(files),
+            "seconds": seconds,
+            "ray_start_seconds": summary["session"]["ray_start_seconds"],
+            "driver_bytes_before": result["before"],
+            "driver_bytes_peak": result["peak"],
+            **count_rows(Folder(place).read_table("pairs.parquet"), run),
+        }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """What was measured, as Markdown."""
+    counts = ("pairs", "images", "shards", "files")
+    fates = ("expected", "present", "doubled", "lost")
+    lines = [f"| {' | '.join([*counts, 'seconds', 'pairs/s', 'memory of the driver', *fates])} |"]
+    lines.append("|" + "---|" * (len(counts) + 3 + len(fates)))
+    for row in rows:
+        cells = [f"{row[name]:,}" for name in counts] + [f"{row['seconds']:.0f}"]
+        cells += [f"{row['pairs'] / row['seconds']:,.0f}", f"{row['driver_bytes_peak'] / 1e9:.2f} GB"]
+        lines.append(f"| {' | '.join([*cells, *(f'{row[name]:,}' for name in fates)])} |")
+    return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK} times fewer images and pairs")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[10_000, 100_000], help="sizes (%(default)s)")
+    parser.add_argument("--scratch", type=Path, help="folder for photographs and runs (default the temporary folder)")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
-    images, count = (IMAGES // QUICK, PAIRS // QUICK // 2) if options.quick else (IMAGES, PAIRS)
-    with tempfile.TemporaryDirectory() as scratch:
-        photos, pairs = make_input(Path(scratch), images, count)
-        before, started = peak(), time.monotonic()
-        run = Path(scratch) / "run"
-        asked = RunOptions(
-            *(str(photos), str(run), str(pairs)),
-            matching=MatchingOptions(LONG_SIDE),
-            max_images=128,
-            max_pairs=1024,
-        )
-        summary = match_dataset(asked, stage=NoMatcher)
-        seconds, after = time.monotonic() - started, peak()
-        rows, distinct = count_rows(run)
-        files = sum(len(names) for _, _, names in os.walk(run))
-        size = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
-    if not rows == distinct == summary["pairs"] == count:
-        raise SystemExit(f"streaming: {rows} rows and {distinct} distinct pairs of {count}")
-    table = {
-        "images": images,
-        "pairs": count,
-        "shards": summary["shards"],
-        "reads": summary["encodes"],
-        "files": files,
-        "run_bytes": size,
-        "seconds": round(seconds, 1),
-        "pairs_per_second": round(count / seconds),
-        "driver_bytes_before": before,
-        "driver_bytes_peak": after,
-    }
-    for name, value in table.items():
-        print(f"{name:20} {value:16,}")
+    rows = [measure(count, options.scratch or Path(tempfile.gettempdir())) for count in options.pairs]
+    print(table(rows), end="")
     if options.out:
         results = {
-            **table,
-            "stage_seconds": summary["stage_seconds"],
             "versions": versions("ray", "pyarrow", "torch", "pycolmap", "numpy"),
             "cpus": os.cpu_count(),
             "commit": commit(),
+            "rows": rows,
         }
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0

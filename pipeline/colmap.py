@@ -6,8 +6,9 @@
     spool, by pair     → merge_matches   → matches and geometries of the database
 
 Memory does not grow with the number of matches. The database is built in a temporary folder beside its place
-and renamed when whole. What is in it depends on the set of rows only, not on shards or their order: adding
-pairs later and importing again gives what one run would have given.
+and renamed when whole; what was made from the one before is removed first, so that whatever lies beside a database
+belongs to it. What is in it depends on the set of rows only, not on shards or their order: adding pairs later and
+importing again gives what one run would have given.
 
 COLMAP's conventions differ twice from the tables': the top-left corner of the top-left pixel is (0, 0), and
 files are read as stored, without their EXIF orientation. Both are dealt with here and nowhere else.
@@ -32,6 +33,7 @@ from pipeline.storage import Folder
 from pipeline.verification import DEFAULT_FOCAL, GEOMETRIES, import_pycolmap, resize_factor
 
 MAX_IMAGES = 2147483646  # COLMAP's ids end there
+MADE_FROM_IT = ("report.txt", "points.ply", "sparse", "keypoints.parquet")  # what lies beside a database
 
 
 class ColmapError(Exception):
@@ -104,9 +106,9 @@ def import_matches(
 
     long_side: longer side of the images as the network saw them, pixels.
     radius: distance within which observations become one keypoint, in pixels of the network's images.
-    An existing database stays as it is until the new one is whole. Only verified pairs and their inliers are
-    written, with the geometry found in verification; where the camera given here differs from the one assumed
-    there, E and the pose are left out and the pair counts as uncalibrated.
+    An existing database stays as it is until the new one is whole; then its keypoints, models and report go first. Only
+    verified pairs and their inliers are written, with the geometry found in verification; where the camera given here
+    differs from the one assumed there, E and the pose are left out and the pair counts as uncalibrated.
 
     Raises ColmapError or SpoolError for tables that are missing, unverified or contradict each other.
     """
@@ -145,10 +147,13 @@ def import_matches(
                 written += sum(map(len, matches))
                 with pycolmap.DatabaseTransaction(target):
                     _write_pairs(target, batch, geometries, matches, maps, same_camera)
-        os.replace(scratch / "keypoints.parquet", database.parent / "keypoints.parquet")
+        # In this order a process that is killed on its way leaves files missing, but never those of another database.
+        for name in MADE_FROM_IT:
+            remove(database.parent / name)
         for journal in ("-wal", "-shm"):  # of a process killed while it read: SQLite would replay it on ours
             database.with_name(database.name + journal).unlink(missing_ok=True)
         os.replace(scratch / "database.db", database)
+        os.replace(scratch / "keypoints.parquet", database.parent / "keypoints.parquet")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return ImportSummary(
@@ -164,6 +169,14 @@ def import_matches(
         outside=spool.outside,
         resize_factor=float(np.median(radii) / radius),
     )
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all in it; nothing happens where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,12 @@ from pipeline.storage import StorageError
 if TYPE_CHECKING:  # see pipeline/matching.py
     from eloftr import EfficientLoFTRForKeypointMatching
 
-# On a node of one CPU a task has room beside four actors, as it must when other nodes are lost and their actors start
-# again on what is left: Ray gives them the room first. And as the shares differ, Ray does not fuse reading into the
+# On a node of one CPU a reading and a finishing task have room beside three actors, as they must when other nodes are
+# lost and their actors start again on what is left: Ray serves actors first, then readers, and of a node's last CPU it
+# may leave the part unused in which no further task has room. Without room shards would be finished only when all are
+# read, and a killed run would have nothing to go on with. And as the shares differ, Ray does not fuse reading into the
 # actors, where it would run between matches instead of beside them.
-TASK_CPUS, ACTOR_CPUS = 0.8, 0.05
+TASK_CPUS, ACTOR_CPUS = 0.4, 0.05
 THREADS = 1  # of an actor without a GPU: two take twice the CPU time for the same pairs, so every CPU gets an actor
 KV = b"eloftr"  # namespace in Ray's control store
 OBJECT_STORE = 1 << 30  # bytes, of an embedded node: some tens of shards of decoded images

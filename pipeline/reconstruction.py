@@ -7,7 +7,6 @@ RUN/run.json, images/, matches/ → OUTPUT/database.db, keypoints.parquet
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.colmap import CameraOptions, ColmapError, ImportSummary, import_matches
+from pipeline.colmap import CameraOptions, ColmapError, ImportSummary, import_matches, remove
 from pipeline.storage import Folder, StorageError, redacted
 from pipeline.verification import import_pycolmap
 
@@ -133,8 +132,6 @@ def reconstruct(
     target = Path(output if output is not None else run.path("sfm"))
     photographs, long_side = _read_run(run)
     imported = import_matches(run, target / "database.db", cameras, long_side=long_side, radius=radius)
-    for name in ("sparse", "points.ply", "report.txt"):  # of the database before
-        _remove(target / name)
     progress(f"{imported.images} images, {imported.verified} verified pairs, {imported.keypoints} keypoints")
     colours = _local_folder(images or photographs)
     models: list[Any] = []
@@ -174,7 +171,7 @@ def map_database(
     colours: folder of the photographs, or None for points without colours.
     """
     scratch = output / ".mapping"
-    _remove(scratch)
+    remove(scratch)
     scratch.mkdir(parents=True)
     try:
         mapper = _incremental if options.mapper == "incremental" else _global
@@ -188,10 +185,10 @@ def map_database(
         if models:
             models[0].export_PLY(scratch / "points.ply")
             for name in ("points.ply", "sparse"):
-                _remove(output / name)
+                remove(output / name)
                 (scratch / name).rename(output / name)
     finally:
-        _remove(scratch)
+        remove(scratch)
     return models
 
 
@@ -279,10 +276,3 @@ def _local_folder(url: str) -> Path | None:
     except StorageError:
         return None
     return path if path.is_dir() else None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

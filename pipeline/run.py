@@ -294,7 +294,14 @@ class Run:
             self.folder.publish_json(RUN_FILE, {**self.description, "versions": _versions()})
 
     def finish(self, session: dict[str, Any]) -> dict[str, Any]:
-        """Add up the markers of all finished shards, write and return the summary. session: of this process alone."""
+        """Add up the markers of all shards, write and return the summary. session: of this process alone.
+
+        Raises RunError where a shard has no marker: whatever executed them, what it lost is not passed over.
+        """
+        left = self.pending().num_rows
+        if left:
+            cause = f"{_counted(left, 'shard')} of {len(self.plan.shards):,} not done, though the work has ended"
+            raise RunError(f"{self.folder.shown}: {cause}; run the same command again.")
         totals: Counter[str] = Counter()
         seconds: Counter[str] = Counter()
         reasons: Counter[str] = Counter(self.plan.pairs.failures["reason"].to_pylist())

@@ -1,6 +1,8 @@
 """The files of deploy/ against the published schemas: Ray's launcher, EC2's RunInstances, Kubernetes' pods, RayJob.
 
-KubeRay publishes the schema of RayJob with its operator alone; RAYJOB below has the fields of its v1 API that we use.
+KubeRay publishes the schema of RayJob with its operator alone. RAYJOB below has the fields of its v1 API that we use,
+compared by hand with its resource definition and Go types, and what its operator refuses beyond them: long names, and
+pods that restart by themselves under Ray's autoscaler.
 """
 
 from __future__ import annotations
@@ -33,12 +35,14 @@ def closed(required: str, **properties: Any) -> dict[str, Any]:
 
 TEXT, WHOLE, YES, POD = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}, {"type": "object"}
 TEXTS = {"type": "object", "additionalProperties": TEXT}
-GROUP = {"rayStartParams": TEXTS, "template": POD}
+NAME = {"type": "string", "pattern": "^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$"}
+NEVER = {"properties": {"restartPolicy": {"const": "Never"}}}
+GROUP = {"rayStartParams": TEXTS, "template": {**POD, "properties": {"spec": NEVER}}}
 RAYJOB = closed(
     "apiVersion kind metadata spec",
     apiVersion={"const": "ray.io/v1"},
     kind={"const": "RayJob"},
-    metadata={"type": "object", "required": ["name"]},
+    metadata={"type": "object", "required": ["name"], "properties": {"name": NAME}},
     spec=closed(
         "entrypoint rayClusterSpec",
         entrypoint=TEXT,
@@ -64,7 +68,7 @@ RAYJOB = closed(
             workerGroupSpecs={
                 "type": "array",
                 "items": closed(
-                    "groupName rayStartParams template",
+                    "groupName minReplicas maxReplicas rayStartParams template",
                     groupName=TEXT,
                     replicas=WHOLE,
                     minReplicas=WHOLE,
@@ -114,12 +118,14 @@ def test_the_rayjob_fits_the_schemas_of_kuberay_and_kubernetes() -> None:
 @pytest.mark.parametrize(
     ("path", "name", "value"),
     [
+        ("metadata", "name", "matching-of-all-the-photographs-of-a-large-old-town"),
         ("spec", "entryPoint", "python"),
         ("spec.rayClusterSpec.workerGroupSpecs.0", "maxReplica", 4),
         ("spec.rayClusterSpec.workerGroupSpecs.0", "maxReplicas", "4"),
         ("spec.rayClusterSpec.headGroupSpec.rayStartParams", "num-cpus", 0),
         ("spec.rayClusterSpec.autoscalerOptions", "upscalingMode", "Fast"),
         ("spec.rayClusterSpec.workerGroupSpecs.0.template.spec", "toleration", []),
+        ("spec.rayClusterSpec.workerGroupSpecs.1.template.spec", "restartPolicy", "OnFailure"),
         ("spec.rayClusterSpec.workerGroupSpecs.0.template.spec.tolerations.0", "operator", 1),
         ("spec.rayClusterSpec.headGroupSpec.template.spec.containers.0", "images", "x"),
     ],

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from benchmarks import importing, scale_plan
+from benchmarks import importing, scale_plan, streaming
 from pipeline.keypoints import merge_keypoints
 from pipeline.schemas import IMAGES, MATCHES, unragged
 from pipeline.storage import Folder
@@ -60,6 +61,25 @@ def test_a_database_that_lost_a_row_is_told(tmp_path: Path, monkeypatch: pytest.
         importing.measure(200, 20, tmp_path)
 
 
+def test_rows_that_are_lost_or_doubled_are_counted(tmp_path: Path) -> None:
+    planned = pa.table({"image0": ["a", "a", "b"], "image1": ["b", "c", "c"], "score": [None, None, 0.5]})
+    run = Folder(str(tmp_path))
+    run.publish_table("matches/0.parquet", planned)
+    assert streaming.count_rows(planned, tmp_path) == {"expected": 3, "present": 3, "doubled": 0, "lost": 0}
+    run.publish_table("matches/0.parquet", planned.slice(0, 1))
+    run.publish_table("matches/1.parquet", planned.slice(0, 2))
+    assert streaming.count_rows(planned, tmp_path) == {"expected": 3, "present": 3, "doubled": 1, "lost": 1}
+
+
+@pytest.mark.parametrize("count", [100, 5000, 20_000])
+def test_a_list_to_stream_has_the_pairs_that_were_asked_for(tmp_path: Path, count: int) -> None:
+    streaming.make_input(tmp_path, count)
+    pairs = Folder(str(tmp_path)).read_table("pairs.parquet")
+    assert pairs.num_rows == count == pairs.group_by(["image0", "image1"]).aggregate([]).num_rows
+    photos = {path.name for path in (tmp_path / "photos").iterdir()}
+    assert {*pairs["image0"].to_pylist(), *pairs["image1"].to_pylist()} <= photos
+
+
 def test_the_document_has_the_tables_that_the_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert scale_plan.main([]) == 0
     document = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8")
@@ -71,6 +91,16 @@ def test_the_document_has_the_imports_that_were_measured() -> None:
     document = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8").splitlines()
     for line in importing.table(json.loads(scale_plan.IMPORTING.read_text())["rows"]).splitlines():
         assert line in document, line
+
+
+def test_the_document_has_the_streams_that_were_measured() -> None:
+    document = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8").splitlines()
+    rows = json.loads((scale_plan.RESULTS / "streaming.json").read_text())["rows"]
+    for line in streaming.table(rows).splitlines():
+        assert line in document, line
+    for row in rows:
+        assert (row["present"], row["doubled"], row["lost"]) == (row["expected"], 0, 0)
+        assert row["driver_bytes_peak"] < 2e9
 
 
 def test_the_plan_follows_from_its_unit_costs() -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def check_whole(run: Path, quiet: Path) -> None:
     assert left == {path.relative_to(quiet) for path in quiet.rglob("*")}  # no lock and no temporary file, either
 
 
-def start(place: Path, output: str, *more: object, **how: str) -> Job:
+def start(place: Path, output: str, *more: object, **how: Any) -> Job:
     return Job("--images", "photos", "--output", output, *PLAN, *more, cwd=place, **how)
 
 
@@ -105,6 +106,40 @@ def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
     ]
     assert lines[-1]["pairs"] == len(rows(run))
     assert third.out == ""
+
+
+# A matcher that takes no time, and notes the shards that it had.
+NOTING = """
+import functools, sys
+from pathlib import Path
+from benchmarks.streaming import NoMatcher
+from jobs import match_dataset
+
+class Noting(NoMatcher):
+    def __call__(self, shard, attempt=1):
+        (Path({noted!r}) / shard.shard).touch()
+        return super().__call__(shard, attempt)
+
+match_dataset.match_dataset = functools.partial(match_dataset.match_dataset, stage=Noting)
+sys.exit(match_dataset.main())
+"""
+
+
+def test_on_one_cpu_shards_are_finished_while_others_are_still_read(tmp_path: Path) -> None:
+    """Else whoever kills the run, however late, takes all its work."""
+    write_views(tmp_path / "photos", 40, (64, 48))
+    (tmp_path / "noted").mkdir()
+    program = ("-c", NOTING.format(noted=str(tmp_path / "noted")))
+    options = ("--images", "photos", "--output", "run", "--long-side", 64, "--shard-pairs", 1)
+    one_cpu = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}', "PYTHONPATH": str(PROJECT)}
+    job = Job(*options, cwd=tmp_path, program=program, **one_cpu)
+    job.until(lambda: done(tmp_path / "run") > 0)
+    noted = len([*(tmp_path / "noted").iterdir()])
+    assert 0 < noted < shards(tmp_path / "run") / 2
+    job.until(lambda: done(tmp_path / "run") > 100)  # and so it goes on
+    assert len([*(tmp_path / "noted").iterdir()]) < 400
+    job.process.terminate()
+    assert job.ended() == 130
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(place: Path, tmp_path: Path) -> None:

@@ -322,6 +322,41 @@ pipeline.colmap.import_matches(Folder(str(run)), run / "sfm" / "database.db", lo
     assert (run / "sfm" / "database.db").read_bytes() == before
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_import_killed_between_its_files_leaves_nothing_beside_a_database_that_is_of_another(
+    run: Path, moment: str
+) -> None:
+    imported(run)
+    sfm = run / "sfm"
+    before = (sfm / "database.db").read_bytes()
+    (sfm / "sparse" / "0").mkdir(parents=True)
+    for name in ("sparse/0/points3D.bin", "points.ply", "report.txt"):
+        (sfm / name).write_text("of the old database")
+    program = f"""
+import os, signal
+from pathlib import Path
+from pipeline.colmap import import_matches
+from pipeline.storage import Folder
+replace = os.replace
+def killed(source, target):
+    if {moment!r} == "after":
+        replace(source, target)
+    if Path(target).name == "database.db":
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = killed
+run = Path({str(run)!r})
+import_matches(Folder(str(run)), run / "sfm" / "database.db", long_side={LONG_SIDE}, radius=1.0)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=60)
+    assert done.returncode == -9
+    assert ((sfm / "database.db").read_bytes() == before) == (moment == "before")
+    assert {path.name for path in sfm.iterdir()} == {"database.db", ".database.db.importing"}
+    imported(run)
+    assert {path.name for path in sfm.iterdir()} == {"database.db", "keypoints.parquet"}
+    assert (sfm / "database.db").read_bytes() == before
+
+
 def test_a_journal_left_by_a_killed_reader_does_not_reach_the_new_database(run: Path) -> None:
     imported(run)
     before = contents(run / "sfm" / "database.db")

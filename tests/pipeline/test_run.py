@@ -117,6 +117,14 @@ def test_a_run_goes_on_with_the_shards_that_have_no_marker(photos: Path, tmp_pat
     assert all(after[name] == before[name] for name in before if name.endswith(".parquet"))
 
 
+def test_a_shard_that_was_lost_is_not_passed_over(photos: Path, tmp_path: Path) -> None:
+    run = Run(asked(photos, tmp_path / "run", max_pairs=2), "cpu")
+    match_without_ray(run, part=0, parts=2)
+    with pytest.raises(RunError, match="run: 1 shard of 3 not done, though the work has ended; run the same command"):
+        run.finish({"session": {}})
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
 def test_failures_that_passed_leave_no_trace(tmp_path: Path) -> None:
     finish = FinishShard(Folder(str(tmp_path)), VerificationOptions())
     row = {"image0": "a.jpg", "image1": None, "stage": "read", "reason": "unreadable", "detail": "no answer"}

@@ -1,0 +1,126 @@
+"""A pool of actors on a cluster that grows for it: Ray's own autoscaler, whose nodes are processes of this machine.
+
+Ray's `AutoscalingCluster` would do, but its template is not in the wheel, and it stops every Ray of the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from job_process import PROJECT, Job, free_port
+from test_faults import check_whole, place, start  # noqa: F401  the fixture
+
+pytestmark = pytest.mark.timeout(900)
+HEAD = 51 * "f" + "00000"  # as Ray's provider of such nodes calls the head
+NODES = {
+    "cluster_name": "growing",
+    "max_workers": 2,
+    "idle_timeout_minutes": 0.05,
+    "provider": {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "head_node_id": HEAD,
+        "launch_multiple": True,
+    },
+    "head_node_type": "ray.head.default",
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+        "gpu": {
+            "resources": {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000},
+            "node_config": {},
+            "max_workers": 2,
+        },
+    },
+    "auth": {},
+    "file_mounts": {},
+    "cluster_synced_files": [],
+    "initialization_commands": [],
+    "setup_commands": [],
+    "head_setup_commands": [],
+    "worker_setup_commands": [],
+    "head_start_ray_commands": [],
+    "worker_start_ray_commands": [],
+}
+ENVIRONMENT = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": HEAD,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_OVERRIDE_RESOURCES": "{}",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    "CUDA_VISIBLE_DEVICES": "98,99",  # GPUs that do not exist; Ray wants their names
+    "OMP_NUM_THREADS": "1",  # as an actor without a GPU, which rounds likewise
+    "PYTHONPATH": str(PROJECT),
+}
+
+# Every shard takes five seconds until the pool has grown: Ray takes its time to see that an actor is busy.
+SLOW = """
+import functools, sys, time
+from pathlib import Path
+from jobs import match_dataset
+from pipeline import matching
+
+class Slow(matching.MatchShard):
+    def _match(self, shard, seconds):
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and not Path({grown!r}).exists():
+            time.sleep(0.1)
+        return super()._match(shard, seconds)
+
+match_dataset.match_dataset = functools.partial(match_dataset.match_dataset, stage=Slow)
+sys.exit(match_dataset.main())
+"""
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[tuple[Job, str]]:
+    """A head of one CPU whose autoscaler adds up to two nodes that say they have a GPU; its address."""
+    port, folder = free_port(), tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a long path would not fit into sockets
+    address = f"127.0.0.1:{port}"
+    nodes = {**NODES, "provider": {**NODES["provider"], "gcs_address": address}}
+    (tmp_path / "nodes.json").write_text(json.dumps(nodes))
+    ports = (f"--port={port}", f"--ray-client-server-port={free_port()}", "--include-dashboard=false")
+    head = Job(
+        *(*ports, "--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", f"--temp-dir={folder}"),
+        f"--autoscaling-config={tmp_path / 'nodes.json'}",
+        cwd=tmp_path,
+        program=("-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        **ENVIRONMENT,
+    )
+    try:
+        head.until(lambda: "Ray runtime started" in head.out)
+        yield head, address
+    finally:
+        head.process.terminate()
+        head.process.wait()
+        for pid in head.left():  # such nodes leave processes behind
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(
+    head: tuple[Job, str],
+    place: Path,  # noqa: F811
+) -> None:
+    cluster, address = head
+    grown = place / "has grown"
+    options = ("--actors", "1-2", "--actor-gpus", 1, "--dtype", "float32")
+    how = {"RAY_OVERRIDE_RESOURCES": "{}", "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "2"}
+    program = ("-c", SLOW.format(grown=str(grown)))
+    job = start(place, "grown", *options, program=program, RAY_ADDRESS=address, PYTHONPATH=str(PROJECT), **how)
+    job.until(lambda: len(cluster.left("ray::MapWorker")) == 2)
+    grown.touch()
+    assert job.ended() == 0, job.out + job.err
+    assert "2 actors of 1 GPUs: there are 0 GPUs now, the others wait for new nodes" in job.out
+    check_whole(place / "grown", place / "quiet")
+    cluster.until(lambda: len(cluster.left("raylet/raylet")) == 1)
