@@ -27,10 +27,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from pipeline.candidates import Candidates, read_candidates, read_truth, trec_run
+from pipeline.candidates import Candidates, read_candidates, read_truth
 from pipeline.drawing import draw_ranking
 from pipeline.evaluation import judge, measured
 from pipeline.images import ImageError, decode_image, image_source, list_images
+from pipeline.lists import trec_run
 from pipeline.pairs import PairListError, pairs_table
 from pipeline.ranking import SCORES, Order, Support, decided, order, pair_keys, pair_scores, saturated, support
 from pipeline.run import RunOptions, place

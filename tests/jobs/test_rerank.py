@@ -13,9 +13,10 @@ import pytest
 import ray
 import torch
 from job_process import PROJECT, Job
-from pictures import write_places, write_views
+from pictures import write_places
 
 from benchmarks.pipeline import match_without_ray
+from jobs import plan_pairs
 from jobs.rerank import main, parse_arguments
 from pipeline.matching import MatchingOptions
 from pipeline.reranking import RerankOptions, rerank
@@ -143,16 +144,22 @@ def test_both_jobs_ask_for_matching_alike() -> None:
     assert {name: mine[name] for name in alike} == alike
 
 
-def test_the_list_of_candidates_the_document_makes_is_reranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs/reranking.md").read_text(), re.M | re.S)
-    write_views(tmp_path / "photos", 3, SIZE)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, "reranking.md", "exec"), {})
+@pytest.mark.parametrize("ending", ["parquet", "csv", "txt", "trec", "run"])
+def test_candidates_that_are_planned_are_reranked(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    """The list of `plan_pairs.py retrieval --queries`, with the descriptors that need nothing else."""
+    listed = tmp_path / f"candidates.{ending}"
+    asked = ["retrieval", "--queries", "queries", "--images", "database", "--top-k", "3", "--output", str(listed)]
+    assert plan_pairs.main(asked) == 0
+    assert "unusable:     1 truncated (database/cut.jpg: " in capsys.readouterr().out
+    images = {"query": "queries", "database": "database"}
     options = RunOptions(
-        {"query": "photos", "database": "photos"},
-        "run",
+        images,
+        str(tmp_path / "run"),
         matching=MatchingOptions(LONG_SIDE),
         verification=VerificationOptions(long_side=LONG_SIDE),
     )
-    result = rerank(RerankOptions(options, "candidates.parquet"), without_ray, say=lambda line: None)
-    assert (result["queries"], result["candidates"], result["pairs"], result["verified"]) == (3, 6, 3, 6)
+    result = rerank(RerankOptions(options, str(listed), "truth.json"), without_ray, say=lambda line: None)
+    assert (result["queries"], result["candidates"], result["unusable_lines"]) == (3, 9, 0)
+    assert result["evaluation"]["measures"]["reranked"]["recall@1"]["mean"] == 1
