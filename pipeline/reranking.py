@@ -81,7 +81,7 @@ class RerankOptions:
         return self.run.verification.min_num_inliers if self.gate is None else self.gate
 
 
-Matcher = Callable[[RunOptions], dict[str, Any]]  # the main job: its options → its summary
+Matcher = Callable[[RunOptions], dict[str, Any]]  # the main job: its options → its summary, or the counts of its plan
 
 
 class _Task:
@@ -125,6 +125,23 @@ class _Task:
         """(Q,) names of the queries."""
         return self.candidates.query.take(pa.array(self.candidates.starts[:-1]))
 
+    def run(self, name: str, keys: np.ndarray) -> RunOptions:
+        """The round of that name, with the pairs of these keys."""
+        pairs = pairs_table(self.names, np.stack(np.divmod(keys, len(self.names)), axis=1))
+        output = f"{self.options.run.output.rstrip('/')}/rounds/{name}"
+        return replace(self.options.run, images=self.images, output=output, pairs=pairs)
+
+    def described(self) -> str:
+        """What is asked, for a person, in one line."""
+        pairs = len(np.unique(self.pairs[self.pairs >= 0]))
+        line = f"{len(self.queries):,} queries, {len(self.candidates.rank):,} candidates, {pairs:,} pairs"
+        if self.candidates.duplicates:
+            line += f"; {self.candidates.duplicates:,} duplicates dropped"
+        if self.candidates.failures.num_rows:
+            first = self.candidates.failures["detail"][0].as_py()
+            line += f"; {self.candidates.failures.num_rows:,} lines cannot be matched ({first})"
+        return line
+
     def _judge_by(self, name: str, truth: pa.Table) -> None:
         counts = truth.group_by("query").aggregate([("candidate", "count")])
         at = pc.index_in(self.queries, value_set=counts["query"].combine_chunks())
@@ -153,10 +170,14 @@ def round_sizes(longest: int, adaptive: bool) -> list[int]:
     return sizes
 
 
-def rerank(options: RerankOptions, match: Matcher, say: Callable[[str], None] = print) -> dict[str, Any]:
+def rerank(
+    options: RerankOptions, match: Matcher, say: Callable[[str], None] = print, dry_run: bool = False
+) -> dict[str, Any]:
     """Match candidates in rounds, order them, write the results and return the summary.
 
     match: carries out a round, a run of the main job, as `dataflow.match_dataset` does. say: takes lines for a person.
+    dry_run: `match` plans only. The first round that is not done is planned, and all that may come after it, at most;
+    nothing is written, nothing returned.
     Whatever is wrong with the arguments is raised before any work, as `run.Run` does, and PairListError for lists.
     The results depend on the arguments alone; a command that was stopped goes on where it was.
     """
@@ -164,27 +185,38 @@ def rerank(options: RerankOptions, match: Matcher, say: Callable[[str], None] = 
     task = _Task(options)
     candidates, folder = task.candidates, Folder(options.run.output, options.run.storage)
     asked = np.unique(task.pairs[task.pairs >= 0])
+    say(task.described())
+
     found, tables = support(candidates, task.pairs, None), []
     session: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     history = []
     for number, size in enumerate(round_sizes(task.longest, options.top is not None)):
-        wanted = (candidates.rank <= size) & (task.pairs >= 0) & ~found.known
+        left = (task.pairs >= 0) & ~found.known
         if options.top is not None and options.saturation is not None:
-            wanted &= ~decided(candidates, found, options.saturation, options.top)[task.query]
+            left &= ~decided(candidates, found, options.saturation, options.top)[task.query]
+        wanted = left & (candidates.rank <= size)
         keys = np.unique(task.pairs[wanted])
         if not len(keys):
             continue
         queries = len(np.unique(task.query[wanted]))
         say(f"round {number}: up to {size} candidates of {queries:,} queries")
-        pairs = pairs_table(task.names, np.stack(np.divmod(keys, len(task.names)), axis=1))
-        output = f"{options.run.output.rstrip('/')}/rounds/{number:02}"
-        summary = match(replace(options.run, images=task.images, output=output, pairs=pairs))
-        session.update({name: summary["session"][name] for name in ("pairs", "ray_start_seconds")})
-        totals.update({name: summary[name] for name in ("encodes", "matches", "inliers")})
+        run = task.run(f"{number:02}", keys)
+        summary = match(run)
+        if not dry_run:
+            session.update({name: summary["session"][name] for name in ("pairs", "ray_start_seconds")})
+            totals.update({name: summary[name] for name in ("encodes", "matches", "inliers")})
+        elif summary["done"] < summary["shards"]:
+            later = np.setdiff1d(task.pairs[left], keys)
+            if len(later):
+                say("later rounds, at most: less for every query whose first places are final by then")
+                match(task.run("later", later))
+            break
         history.append({"up_to": size, "queries": queries, "pairs": len(keys)})
-        tables += _results(Folder(output, options.run.storage), task.names, options.score)
+        tables += _results(Folder(run.output, run.storage), task.names, options.score)
         found = support(candidates, task.pairs, pa.concat_tables(tables))
+    if dry_run:
+        return {}
     by_support = order(candidates, found, options.saturation)
     final = order(candidates, found, options.saturation, options.least_margin)
     ranking = ranking_table(candidates, found, final, options.saturation)

@@ -37,7 +37,7 @@ def without_matching() -> list[Command]:
 def test_every_command_before_matching_prints_what_the_document_shows(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(without_matching()) == 2
+    assert len(without_matching()) == 3
     for command in without_matching():
         script, *arguments = shlex.split(command.text)[1:]
         assert JOBS[script].main(arguments) == 0, command.text

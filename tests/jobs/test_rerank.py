@@ -140,7 +140,7 @@ def test_both_jobs_ask_for_matching_alike() -> None:
 
     mine = vars(parse_arguments([*FOLDERS, "--output", "run"]))
     others = vars(match_dataset.parse_arguments(["--images", "photos", "--output", "run"]))
-    alike = {name: value for name, value in others.items() if name not in ("images", "pairs", "dry_run")}
+    alike = {name: value for name, value in others.items() if name not in ("images", "pairs")}
     assert {name: mine[name] for name in alike} == alike
 
 
@@ -163,3 +163,51 @@ def test_candidates_that_are_planned_are_reranked(
     result = rerank(RerankOptions(options, str(listed), "truth.json"), without_ray, say=lambda line: None)
     assert (result["queries"], result["candidates"], result["unusable_lines"]) == (3, 9, 0)
     assert result["evaluation"]["measures"]["reranked"]["recall@1"]["mean"] == 1
+
+
+def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(here.rglob("*"))
+    assert exit_code(*ASKED, "--output", "dry", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("3 queries, 29 candidates, 28 pairs; 2 lines cannot be matched (line ")
+    assert lines[1:3] == ["round 0: up to 11 candidates of 3 queries", "13 images, 28 pairs in 5 shards"]
+    assert re.fullmatch(r"\d+ encodes and 28 pairs to do: about .* on one c\w+ like this one .*", lines[3])
+    assert len(lines) == 4
+    # With an early stop, what comes after the first round is not known: at most the rest.
+    assert exit_code(*ASKED, *EARLY, "--output", "dry", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == ["round 0: up to 5 candidates of 3 queries", "13 images, 14 pairs in 3 shards"]
+    assert lines[4].startswith("later rounds, at most: ")
+    assert lines[5] == "13 images, 14 pairs in 3 shards"
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_dry_run_on_a_stopped_command_plans_what_is_left(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*ASKED, *EARLY, "--output", tmp_path / "run", "--dry-run"]
+    options = RunOptions(
+        {"query": "queries", "database": "database"},
+        str(tmp_path / "run"),
+        matching=MatchingOptions(LONG_SIDE),
+        verification=VerificationOptions(long_side=LONG_SIDE),
+        max_pairs=6,
+    )
+    rerank(RerankOptions(options, "candidates.trec", saturation=60.0, top=2), without_ray, lambda line: None)
+    assert exit_code(*given) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "to do" in line] == [lines[3], lines[6]]
+    assert all(line.startswith("0 encodes and 0 pairs to do: ") for line in (lines[3], lines[6]))
+    (marker, *_) = (tmp_path / "run" / "rounds" / "01" / "done").iterdir()
+    pairs = json.loads(marker.read_text())["counts"]["pairs"]
+    marker.unlink()
+    assert exit_code(*given) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f" encodes and {pairs} pairs to do: " in lines[6]
+    assert lines[7].startswith("later rounds, at most: ")
+    assert lines[8] == "13 images, 1 pair in 1 shard"
+    (tmp_path / "run" / "rounds" / "00" / "run.json").write_text("{}")
+    assert exit_code(*given) == 2
+    assert "holds a run that does not fit" in capsys.readouterr().err
