@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import write_views
-from test_documentation import Command, commands, shape
+from test_documentation import PROJECT, Command, commands, section, shape, tables
 
+from benchmarks import reranking
 from jobs import plan_pairs, rerank
 
 JOBS = {"jobs/plan_pairs.py": plan_pairs, "jobs/rerank.py": rerank}
@@ -48,3 +49,8 @@ def test_every_command_before_matching_prints_what_the_document_shows(
     assert sorted(path.name for path in here.iterdir() if path.name not in ("photos", "queries")) == [
         *("candidates.parquet", "candidates.trec", "photos.npz", "queries.npz")
     ]
+
+
+def test_the_measured_numbers_are_those_of_the_results(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reranking.main(["--table", str(PROJECT / "benchmarks" / "results" / "reranking.json")]) == 0
+    assert tables(section("docs/reranking.md", "Measured")) == tables(capsys.readouterr().out)
