@@ -356,6 +356,6 @@ def rerank_candidates(
     """The reranking job, all its rounds on one Ray; see `reranking.rerank`."""
     match = partial(match_dataset, dry_run=dry_run, actors=actors, log=log, keep_ray=True)
     try:
-        return rerank(options, match, partial(log.say, "round"), dry_run)
+        return rerank(options, match, log.say, dry_run)
     finally:
         ray.shutdown()

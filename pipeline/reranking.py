@@ -33,6 +33,7 @@ from pipeline.evaluation import judge, measured
 from pipeline.images import ImageError, decode_image, image_source, list_images
 from pipeline.lists import trec_run
 from pipeline.pairs import PairListError, pairs_table
+from pipeline.progress import TEXT
 from pipeline.ranking import SCORES, Order, Support, decided, order, pair_keys, pair_scores, saturated, support
 from pipeline.run import RunOptions, place
 from pipeline.schemas import QUERIES, RANKING
@@ -131,15 +132,25 @@ class _Task:
         output = f"{self.options.run.output.rstrip('/')}/rounds/{name}"
         return replace(self.options.run, images=self.images, output=output, pairs=pairs)
 
+    def counts(self) -> dict[str, int]:
+        """What is asked: queries, candidates, distinct pairs; repeated and unusable lines of the list."""
+        return {
+            "queries": len(self.queries),
+            "candidates": len(self.candidates.rank),
+            "pairs": len(np.unique(self.pairs[self.pairs >= 0])),
+            "duplicates": self.candidates.duplicates,
+            "unusable": self.candidates.failures.num_rows,
+        }
+
     def described(self) -> str:
-        """What is asked, for a person, in one line."""
-        pairs = len(np.unique(self.pairs[self.pairs >= 0]))
-        line = f"{len(self.queries):,} queries, {len(self.candidates.rank):,} candidates, {pairs:,} pairs"
-        if self.candidates.duplicates:
-            line += f"; {self.candidates.duplicates:,} duplicates dropped"
-        if self.candidates.failures.num_rows:
+        """The same for a person, in one line."""
+        n = self.counts()
+        line = f"{n['queries']:,} queries, {n['candidates']:,} candidates, {n['pairs']:,} pairs"
+        if n["duplicates"]:
+            line += f"; {n['duplicates']:,} duplicates dropped"
+        if n["unusable"]:
             first = self.candidates.failures["detail"][0].as_py()
-            line += f"; {self.candidates.failures.num_rows:,} lines cannot be matched ({first})"
+            line += f"; {n['unusable']:,} lines cannot be matched ({first})"
         return line
 
     def _judge_by(self, name: str, truth: pa.Table) -> None:
@@ -171,11 +182,11 @@ def round_sizes(longest: int, adaptive: bool) -> list[int]:
 
 
 def rerank(
-    options: RerankOptions, match: Matcher, say: Callable[[str], None] = print, dry_run: bool = False
+    options: RerankOptions, match: Matcher, say: Callable[..., None] = TEXT.say, dry_run: bool = False
 ) -> dict[str, Any]:
     """Match candidates in rounds, order them, write the results and return the summary.
 
-    match: carries out a round, a run of the main job, as `dataflow.match_dataset` does. say: takes lines for a person.
+    match: carries out a round, a run of the main job, as `dataflow.match_dataset` does. say: as `progress.Log.say`.
     dry_run: `match` plans only. The first round that is not done is planned, and all that may come after it, at most;
     nothing is written, nothing returned.
     Whatever is wrong with the arguments is raised before any work, as `run.Run` does, and PairListError for lists.
@@ -184,9 +195,8 @@ def rerank(
     started = time.monotonic()
     task = _Task(options)
     candidates, folder = task.candidates, Folder(options.run.output, options.run.storage)
-    asked = np.unique(task.pairs[task.pairs >= 0])
-    say(task.described())
-
+    counts = task.counts()
+    say("candidates", task.described(), **counts)
     found, tables = support(candidates, task.pairs, None), []
     session: Counter[str] = Counter()
     totals: Counter[str] = Counter()
@@ -200,7 +210,8 @@ def rerank(
         if not len(keys):
             continue
         queries = len(np.unique(task.query[wanted]))
-        say(f"round {number}: up to {size} candidates of {queries:,} queries")
+        line = f"round {number}: up to {size} candidates of {queries:,} queries"
+        say("round", line, number=number, up_to=size, queries=queries)
         run = task.run(f"{number:02}", keys)
         summary = match(run)
         if not dry_run:
@@ -209,7 +220,7 @@ def rerank(
         elif summary["done"] < summary["shards"]:
             later = np.setdiff1d(task.pairs[left], keys)
             if len(later):
-                say("later rounds, at most: less for every query whose first places are final by then")
+                say("later", "later rounds, at most: less for every query whose first places are final by then")
                 match(task.run("later", later))
             break
         history.append({"up_to": size, "queries": queries, "pairs": len(keys)})
@@ -227,13 +238,13 @@ def rerank(
     changed = pc.not_equal(queries_table["first_before"], queries_table["first_after"])
     statuses = Counter(ranking["status"].to_pylist())
     result = {
-        "queries": queries_table.num_rows,
-        "candidates": ranking.num_rows,
-        "duplicate_candidates": candidates.duplicates,
-        "unusable_lines": candidates.failures.num_rows,
-        "planned_pairs": len(asked),
+        "queries": counts["queries"],
+        "candidates": counts["candidates"],
+        "duplicate_candidates": counts["duplicates"],
+        "unusable_lines": counts["unusable"],
+        "planned_pairs": counts["pairs"],
         "pairs": matched,
-        "saved_pairs": len(asked) - matched,
+        "saved_pairs": counts["pairs"] - matched,
         "rounds": history,
         **{status: statuses[status] for status in ("verified", "unverified", "skipped")},
         "failed": dict(sorted(Counter(reason for reason in ranking["reason"].to_pylist() if reason).items())),

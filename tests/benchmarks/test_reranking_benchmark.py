@@ -26,7 +26,7 @@ def matched(options: RunOptions) -> dict[str, Any]:
 
 
 def without_ray(options: RerankOptions) -> dict[str, Any]:
-    return rerank(options, matched, say=lambda line: None)
+    return rerank(options, matched, say=lambda *event, **fields: None)
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,10 @@ def exit_code(*arguments: object) -> int:
         return int(stop.code or 0)
 
 
+def silent(*event: object, **fields: object) -> None:
+    """Instead of `Log.say`."""
+
+
 def without_ray(options: RunOptions) -> dict[str, Any]:
     run = Run(options, "cpu")
     match_without_ray(run)
@@ -91,7 +95,7 @@ def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
         max_pairs=6,
     )
     lists = {"candidates": str(place / "candidates.trec"), "truth": str(place / "truth.json")}
-    rerank(RerankOptions(options, **lists, saturation=60.0, top=2), without_ray, say=lambda line: None)
+    rerank(RerankOptions(options, **lists, saturation=60.0, top=2), without_ray, say=silent)
     torch.set_num_threads(threads)
     for name in ("ranking.parquet", "ranking.csv", "ranking.trec", "queries.parquet", "evaluation.json"):
         assert (place / "run" / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
@@ -160,7 +164,7 @@ def test_candidates_that_are_planned_are_reranked(
         matching=MatchingOptions(LONG_SIDE),
         verification=VerificationOptions(long_side=LONG_SIDE),
     )
-    result = rerank(RerankOptions(options, str(listed), "truth.json"), without_ray, say=lambda line: None)
+    result = rerank(RerankOptions(options, str(listed), "truth.json"), without_ray, say=silent)
     assert (result["queries"], result["candidates"], result["unusable_lines"]) == (3, 9, 0)
     assert result["evaluation"]["measures"]["reranked"]["recall@1"]["mean"] == 1
 
@@ -175,6 +179,12 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(
     assert lines[1:3] == ["round 0: up to 11 candidates of 3 queries", "13 images, 28 pairs in 5 shards"]
     assert re.fullmatch(r"\d+ encodes and 28 pairs to do: about .* on one c\w+ like this one .*", lines[3])
     assert len(lines) == 4
+    assert exit_code(*ASKED, "--output", "dry", "--dry-run", "--log", "json") == 0
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [event["event"] for event in events] == ["candidates", "round", "plan", "estimate"]
+    counts = {"queries": 3, "candidates": 29, "pairs": 28, "duplicates": 0, "unusable": 2}
+    assert counts.items() <= events[0].items()
+    assert {"number": 0, "up_to": 11, "queries": 3}.items() <= events[1].items()
     # With an early stop, what comes after the first round is not known: at most the rest.
     assert exit_code(*ASKED, *EARLY, "--output", "dry", "--dry-run") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -195,7 +205,7 @@ def test_a_dry_run_on_a_stopped_command_plans_what_is_left(
         verification=VerificationOptions(long_side=LONG_SIDE),
         max_pairs=6,
     )
-    rerank(RerankOptions(options, "candidates.trec", saturation=60.0, top=2), without_ray, lambda line: None)
+    rerank(RerankOptions(options, "candidates.trec", saturation=60.0, top=2), without_ray, silent)
     assert exit_code(*given) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "to do" in line] == [lines[3], lines[6]]
