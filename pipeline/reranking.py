@@ -233,7 +233,7 @@ def rerank(
     ranking = ranking_table(candidates, found, final, options.saturation)
     evaluation, queries_table = _judged(task, found, by_support, final)
     _publish(folder, ranking, queries_table, candidates.failures, evaluation)
-    pictures = _draw(task, folder, ranking, queries_table) if options.draw else []
+    pictures = _draw(task, folder, ranking, queries_table)
     matched = sum(row["pairs"] for row in history)
     changed = pc.not_equal(queries_table["first_before"], queries_table["first_after"])
     statuses = Counter(ranking["status"].to_pylist())
@@ -373,6 +373,8 @@ def _draw(task: _Task, folder: Folder, ranking: pa.Table, queries: pa.Table) -> 
         picture.save(data := io.BytesIO(), "PNG")
         pictures.append(f"pictures/{number:02}.png")
         folder.publish(pictures[-1], data.getvalue())
+    for name in set(folder.names("pictures")) - set(pictures):  # of an earlier command, with another order
+        folder.remove(name)
     return pictures
 
 

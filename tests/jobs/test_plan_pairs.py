@@ -196,6 +196,10 @@ def test_inputs_and_outputs_may_be_in_an_object_store(
     names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))
     found = read_pairs("s3://bucket/pairs.csv", names, s3)
     assert len(found.pairs) >= 3
+    asked = ["--queries", "s3://bucket/photos/gate", "--top-k", 2, "--output", "s3://bucket/candidates.run"]
+    assert plan(capsys, "retrieval", *given, *asked)["candidates"] == "6"
+    lines = [line.split("\t") for line in store.cat("bucket/candidates.run").decode().splitlines()]
+    assert all(line[2] != f"gate/{line[0]}" for line in lines)  # below the images: a query is its own file there
     plan(capsys, "union", "s3://bucket/pairs.csv", "--output", "s3://bucket/all.parquet", *given[2:])
     assert pq.read_table(pa.BufferReader(store.cat("bucket/all.parquet"))).num_rows == len(found.pairs)
     assert "hidden" not in refused(capsys, "retrieval", *given, "--descriptors", "s3://bucket/no.npz", "--dry-run")

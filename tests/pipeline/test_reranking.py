@@ -215,7 +215,9 @@ def test_other_candidates_are_refused_in_the_same_folder(place: Path, tmp_path: 
 
 def test_another_score_or_gate_needs_no_new_matches(place: Path, tmp_path: Path) -> None:
     reranked(asked(place, tmp_path / "run"))
-    by_ratio = reranked(asked(place, tmp_path / "run", score="ratio", truth=None))
+    reranked(asked(place, tmp_path / "run", draw=2))
+    by_ratio = reranked(asked(place, tmp_path / "run", score="ratio", truth=None, draw=1))
+    assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["00.png"]
     assert by_ratio["session"]["pairs"] == 0
     assert all(0 <= row["score"] <= 1 for row in ranking(tmp_path / "run") if row["score"] is not None)
     assert not (tmp_path / "run" / "evaluation.json").exists()
