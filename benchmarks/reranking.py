@@ -114,6 +114,18 @@ def pairs_by_set(ranking: Path) -> dict[str, int]:
     return counts
 
 
+def verified(ranking: Path, positives: dict[str, list[str]]) -> dict[str, dict[str, int]]:
+    """How many of the true and of the false candidates were verified, and the most inliers that any of them has."""
+    rows = pq.read_table(ranking).to_pylist()
+    sides: dict[str, list[int]] = {"true": [], "false": []}
+    for row in rows:
+        sides["true" if row["candidate"] in positives[row["query"]] else "false"].append(row["num_inliers"] or 0)
+    return {
+        side: {"candidates": len(counts), "verified": sum(map(bool, counts)), "most_inliers": max(counts, default=0)}
+        for side, counts in sides.items()
+    }
+
+
 class Measured:
     """Rerankings of one list of candidates, each judged from the ranking it wrote."""
 
@@ -163,7 +175,7 @@ def measure(run: Measured) -> dict[str, Any]:
     whole = run("reranked", draw=3)
     seconds = {ALL: timed(whole)}
     run.rankings = {"retrieval": by_set(run.ranking("full"), run.positives, before=True), **run.rankings}
-    pairs = pairs_by_set(run.ranking("full"))
+    pairs, support = pairs_by_set(run.ranking("full")), verified(run.ranking("full"), run.positives)
     seconds |= {name: run.by_itself(name) for name in run.rankings["retrieval"] if name != ALL}
     for gate in GATES:
         run(f"gate {gate}", gate=gate)
@@ -174,6 +186,8 @@ def measure(run: Measured) -> dict[str, Any]:
     check_firsts(run.ranking("full"), run.ranking("early"))
     return {
         "gate": whole["options"]["gate"],
+        "gated_queries": whole["gated_queries"],
+        "candidates": support,
         "saturation": SATURATION,
         "pairs": {"all": pairs, "early": pairs_by_set(run.ranking("early"))},
         "rounds": {"all": whole["rounds"], "early": early["rounds"]},
@@ -252,7 +266,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(table_text({**found["measures"], "change": found["change"]}), end="")
         print(f"first places won {found['first_place_won']}, lost {found['first_place_lost']}; ", end="")
         print(f"{found['seconds']:.1f} s, of which {found['ray_start_seconds']:.1f} to start Ray")
-    print("\nseconds: " + ", ".join(f"{name} {value:.1f}" for name, value in results["seconds"].items()))
+    for side, counts in results["candidates"].items():
+        print(
+            "{}: {candidates:,} candidates, {verified:,} verified, {most_inliers} inliers at most".format(
+                side, **counts
+            )
+        )
+    print(f"first places kept by the gate: {results['gated_queries']}")
+    print("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in results["seconds"].items()))
     print("\n" + markdown(results), end="")
     if options.out:
         results |= {

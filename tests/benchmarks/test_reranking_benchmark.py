@@ -77,6 +77,9 @@ def test_it_reports_every_set_before_and_after(
         assert (alone["queries"], alone["pairs"]) == (6, results["pairs"]["all"][name])
         assert results["sets"][name]["seconds"] == alone["session"]["seconds"]
     assert results["sets"]["all"]["seconds"] == results["seconds"]["all candidates"]
+    true, false = (results["candidates"][side] for side in ("true", "false"))
+    assert (true["candidates"], true["verified"], false["candidates"], false["verified"]) == (24, 24, 108, 0)
+    assert true["most_inliers"] > 25 > false["most_inliers"] == 0
     # All pairs of 12 photographs, each once; a pair of both sets counts for each.
     assert results["pairs"]["all"]["all"] == 66 == results["rounds"]["all"][0]["pairs"]
     assert results["pairs"]["all"]["set0"] == 15 + 36
