@@ -36,8 +36,8 @@ from benchmarks.environment import commit, versions  # noqa: E402
 from pipeline.descriptors import Descriptors  # noqa: E402
 from pipeline.lists import MOST, of_pairs, write_list  # noqa: E402
 from pipeline.pairs import exhaustive  # noqa: E402
-from pipeline.planning import similar  # noqa: E402
 from pipeline.positions import Positions, neighbours  # noqa: E402
+from pipeline.retrieval import similar  # noqa: E402
 from pipeline.sequences import overlaps, sequences  # noqa: E402
 
 DIMENSIONS, CLUSTER, TOP_K, WINDOW = 256, 50, 20, 10

@@ -44,7 +44,7 @@ from eloftr.resizing import resize  # noqa: E402
 from pipeline.descriptors import LONG_SIDE, describe_images, nearest, reduced, unit  # noqa: E402
 from pipeline.images import read_image  # noqa: E402
 from pipeline.matching import MatchingOptions  # noqa: E402
-from pipeline.planning import OWN_DIMENSIONS, similar  # noqa: E402
+from pipeline.retrieval import OWN_DIMENSIONS, similar  # noqa: E402
 from pipeline.run import Run, RunOptions  # noqa: E402
 from pipeline.storage import Folder  # noqa: E402
 from pipeline.verification import GEOMETRIES, VerificationOptions  # noqa: E402

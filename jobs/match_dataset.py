@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         return log.fail("match_dataset", error, 3)
     except KeyboardInterrupt:
         return log.fail("match_dataset", "stopped; run the same command again to go on", 130)
-    if summary:
+    if not args.dry_run:
         log.say("summary", summary_text(summary, redacted(args.output)), **summary)
     return 0
 

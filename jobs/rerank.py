@@ -38,6 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--truth", help="what belongs together (.parquet, .csv, .json, .qrels): evaluate")
     add("--draw", type=int, default=0, metavar="N", help="draw the N queries that moved most")
     add_matching(parser)
+    add("--dry-run", action="store_true", help="print the plan and its cost, write nothing")
     return parser.parse_args(arguments)
 
 
@@ -50,14 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
         options = RerankOptions(
             run_options(args, images, model=args.geometry), **{name: getattr(args, name) for name in names}
         )
-        result = rerank_candidates(options, actors=Actors.parse(args.actors, args.actor_gpus), log=log)
+        actors = Actors.parse(args.actors, args.actor_gpus)
+        result = rerank_candidates(options, dry_run=args.dry_run, actors=actors, log=log)
     except (RunError, StorageError, PairListError, CheckpointError, ValueError) as error:
         return log.fail("rerank", error, 2)
     except LeaseError as error:
         return log.fail("rerank", error, 3)
     except KeyboardInterrupt:
         return log.fail("rerank", "stopped; run the same command again to go on", 130)
-    log.say("summary", rerank_text(result, redacted(args.output)), **result)
+    if not args.dry_run:
+        log.say("summary", rerank_text(result, redacted(args.output)), **result)
     return 0
 
 

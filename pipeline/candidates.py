@@ -1,4 +1,4 @@
-"""What retrieval proposes, and what is true: lists of candidates and of relevant images, read and written.
+"""What retrieval proposes, and what is true: lists of candidates and of relevant images, read and checked.
 
     a list in Parquet, CSV, text or TREC's run format → Candidates: a row for every candidate of every query, best first
     a truth in Parquet, CSV, JSON or TREC's qrels      → a table of the (query, candidate) that belong together
@@ -27,8 +27,6 @@ _SCORE = r"\+?(?P<score>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _RUN = r"^(?P<query>{0})\s+{0}\s+(?P<candidate>{0})\s+\d+\s+" + _SCORE + r"(?:\s+{0})?$"
 _QRELS = r"^(?P<query>{0})\s+{0}\s+(?P<candidate>{0})\s+" + _SCORE + "$"
 NAMES = (r"[^\t]+?", r"\S+")  # between tabs, between spaces
-HEADER = r'(?i)^"?query"?\s*,\s*"?candidate"?\s*(?:,\s*"?\w*"?\s*)?$'
-COLUMNS = {"query": "image0", "candidate": "image1", "relevance": "score"}  # under the names of PAIRS
 
 
 @dataclass(frozen=True)
@@ -136,23 +134,6 @@ def read_truth(url: str | os.PathLike[str], options: dict[str, Any] | None = Non
     return truth.group_by(["query", "candidate"], use_threads=False).aggregate([])
 
 
-def trec_run(ranking: pa.Table, tag: str = "eloftr") -> bytes:
-    """A table of RANKING as a TREC run file.
-
-    The score is the number of candidates from this place to the last: trec_eval sorts by it alone, and ties of the real
-    score would fall as the names do. Fields are separated by spaces, or by tabs where a name holds a space.
-    """
-    rank = ranking["rank"].to_numpy()
-    starts = np.append(np.flatnonzero(rank == 1), len(rank))
-    score = np.repeat(np.diff(starts), np.diff(starts)) - rank + 1
-    spaced = [pc.any(pc.match_substring_regex(ranking[name], r"\s")).as_py() for name in ("query", "candidate")]
-    numbers = (pa.array(values).cast(pa.string()) for values in (rank, score))
-    lines = pc.binary_join_element_wise(
-        *(ranking["query"], "Q0", ranking["candidate"], *numbers, tag), "\t" if any(spaced) else " "
-    )
-    return "".join(f"{line}\n" for line in lines.to_pylist()).encode()
-
-
 def _read(url: str | os.PathLike[str], options: dict[str, Any] | None, trec: str, ending: str) -> tuple[pa.Table, str]:
     """Any list → its table of ROWS in the order of the lines, malformed ones with null names, and the file's name."""
     folder, name = Folder.of_file(url, options)
@@ -163,20 +144,16 @@ def _read(url: str | os.PathLike[str], options: dict[str, Any] | None, trec: str
     try:
         if kind == ".parquet":
             table = folder.read_table(name)
-            return pa.concat_tables(
-                table_rows(table.rename_columns([COLUMNS.get(c, c) for c in table.column_names]), name)
-            ), name
+            columns = ["score" if column == "relevance" else column for column in table.column_names]
+            return pa.concat_tables(table_rows(table.rename_columns(columns), name)), name
         text = folder.read_bytes(name).decode("utf-8-sig", errors="replace")
     except (StorageError, OSError) as error:
         raise PairListError(f"{folder.shown}/{name}: cannot be read ({error}); check the path.") from error
     first = next((line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"), "")
     if kind in (".trec", ending) or (kind == ".txt" and _fields(pa.array([first]), trec)[0][0].is_valid):
         return _trec_rows(text, trec), name
-    comma = kind == ".csv" or text.startswith("# kapture")
-    if comma and pc.match_substring_regex(pa.array([first]), HEADER)[0].as_py():
-        text = text.replace(first, "#", 1)  # a comment, so that lines keep their numbers
-    found = pa.concat_tables([ROWS.empty_table(), *text_rows(text, comma)])
-    return found.sort_by("number"), name
+    found = text_rows(text, comma=kind == ".csv" or text.startswith("# kapture"))
+    return pa.concat_tables([ROWS.empty_table(), *found]).sort_by("number"), name
 
 
 def _trec_rows(text: str, pattern: str) -> pa.Table:

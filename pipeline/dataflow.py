@@ -312,7 +312,7 @@ def match_dataset(
     stage: type[MatchShard] = MatchShard,
     keep_ray: bool = False,
 ) -> dict[str, Any]:
-    """The main job: plan, match what is not done yet, write and return the summary; only the plan of a dry run.
+    """The main job: plan, match what is not done yet, write and return the summary; `Run.counts` of a dry run.
 
     stage: what matches a shard, made in every actor. keep_ray: leave Ray running, for another run of this process.
 
@@ -330,7 +330,7 @@ def match_dataset(
     log.say("plan", run.described(), **run.counts())
     if dry_run:
         log.say("estimate", run.estimated())
-        return {}
+        return run.counts()
     with Lease(run.folder) as lease:
         todo = run.pending()  # again: the driver before may have gone on until now
         pairs = int(pc.sum(pc.list_value_length(todo["pairs"])).as_py() or 0)
@@ -352,9 +352,12 @@ def match_dataset(
         return run.finish({"session": session})
 
 
-def rerank_candidates(options: RerankOptions, *, actors: Actors = Actors(), log: Log = TEXT) -> dict[str, Any]:
+def rerank_candidates(
+    options: RerankOptions, *, dry_run: bool = False, actors: Actors = Actors(), log: Log = TEXT
+) -> dict[str, Any]:
     """The reranking job, all its rounds on one Ray; see `reranking.rerank`."""
+    match = partial(match_dataset, dry_run=dry_run, actors=actors, log=log, keep_ray=True)
     try:
-        return rerank(options, partial(match_dataset, actors=actors, log=log, keep_ray=True), partial(log.say, "round"))
+        return rerank(options, match, log.say, dry_run)
     finally:
         ray.shutdown()

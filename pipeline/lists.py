@@ -1,6 +1,7 @@
 """Pair lists as files: written as other programs read them, several read together, joined and cut.
 
 PairList → write_list → .parquet, .csv, hloc's and COLMAP's text, kapture's pairsfile
+candidates of queries → write_candidates → the same with the query first, and TREC's run format
 several lists → read_lists → their names, a PairList each → union, minus, sample
 """
 
@@ -21,20 +22,29 @@ from pipeline.storage import Folder, Names
 
 # The formats of each ending; the first is what the ending alone means.
 ENDINGS = {".parquet": ("parquet",), ".csv": ("csv", "kapture"), ".txt": ("hloc", "colmap", "kapture")}
-FORMATS = ("parquet", "csv", "hloc", "colmap", "kapture")
+OF_CANDIDATES = ENDINGS | {".txt": (*ENDINGS[".txt"], "trec"), ".trec": ("trec",), ".run": ("trec",)}
+FORMATS = ("parquet", "csv", "hloc", "colmap", "kapture", "trec")
 # What a name may not hold where nothing is quoted.
 REFUSED = {"csv": r"[\r\n]", "hloc": r'[\s"]|^#', "colmap": r'[\s"]|^#', "kapture": r'[,"\r\n]|^[\s#]|\s$'}
+REFUSED["trec"] = r"[\t\r\n]|^[\s#]|\s$"
 KAPTURE = b"# kapture format: 1.1\n# query_image, map_image, score\n"
 MOST = 20_000_000  # pairs of a list: its names alone are 1 GB where they have 25 letters
 MOST_BYTES = 2**31 - 1  # of the names on one side of a list's pairs: what an Arrow array of strings holds
 
 
-def format_of(url: str | os.PathLike[str], wanted: str | None = None) -> str:
-    """The format of a list to be written: `wanted`, or what its ending means. `PairListError` where they do not fit."""
+def format_of(
+    url: str | os.PathLike[str], wanted: str | None = None, endings: dict[str, tuple[str, ...]] = ENDINGS
+) -> str:
+    """The format of a list to be written: `wanted`, or what its ending means. `PairListError` where they do not fit.
+
+    endings: ENDINGS for pairs, OF_CANDIDATES for candidates of queries.
+    """
     name = os.fspath(url).rpartition("/")[2]
-    fitting = ENDINGS.get(os.path.splitext(name)[1].lower())
+    fitting = endings.get(os.path.splitext(name)[1].lower())
     if not fitting:
-        raise PairListError(f"{name}: is no pair list by its ending; give a .parquet, .csv or .txt file.")
+        *most, last = endings
+        what = "pair list" if endings is ENDINGS else "list of candidates"
+        raise PairListError(f"{name}: is no {what} by its ending; give a {', '.join(most)} or {last} file.")
     if wanted not in (None, *fitting):
         raise PairListError(f"{name}: {wanted} is none of the formats of its ending ({', '.join(fitting)}).")
     return wanted or fitting[0]
@@ -54,17 +64,51 @@ def write_list(
     there is no score. Raises `PairListError` for too many pairs and for names that a format cannot hold.
     """
     kind = format_of(url, wanted)
+    check_size(url, (names, found.pairs[:, 0]), (names, found.pairs[:, 1]))
+    _write(url, pairs_table(names, found.pairs, found.scores), kind, options)
+
+
+def write_candidates(
+    url: str | os.PathLike[str], table: pa.Table, wanted: str | None = None, options: dict[str, Any] | None = None
+) -> None:
+    """Write a table of CANDIDATES, in its order, as `write_list` does; `trec` is a run file with the table's scores."""
+    _write(url, table, format_of(url, wanted, OF_CANDIDATES), options)
+
+
+def check_size(url: str | os.PathLike[str], *sides: tuple[Sequence[str], np.ndarray]) -> None:
+    """Raise `PairListError` where a list has too many pairs. sides: names and (N,) indices into them."""
+    for names, taken in sides:
+        letters = np.array([len(image.encode()) for image in names] or [0], np.int32)[taken].sum(dtype=np.int64)
+        if len(taken) > MOST or letters > MOST_BYTES:
+            name = os.fspath(url).rpartition("/")[2]
+            raise PairListError(f"{name}: {len(taken):,} pairs are too many for one list; plan fewer.")
+
+
+def trec_run(table: pa.Table, scores: pa.ChunkedArray | None = None, tag: str = "eloftr") -> bytes:
+    """A table with the columns query and candidate, by query and then best first, as a TREC run file.
+
+    scores: (N,) of the candidates; None numbers those of a query downwards, from their count to 1: trec_eval sorts by
+    the score alone, and ties fall as the names do. Fields are separated by spaces, or by tabs where a name holds one.
+    """
+    query, candidate = (table[name].combine_chunks() for name in ("query", "candidate"))
+    code = query.dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.append(True, code[1:] != code[:-1])[: len(code)])
+    counts = np.diff(np.append(starts, len(code)))
+    rank = np.arange(len(code)) - np.repeat(starts, counts) + 1
+    down = pa.array(np.repeat(counts, counts) - rank + 1) if scores is None else scores
+    spaced = [pc.any(pc.match_substring_regex(side, r"\s")).as_py() for side in (query, candidate)]
+    numbers = (values.cast(pa.string()) for values in (pa.array(rank), down))
+    lines = pc.binary_join_element_wise(query, "Q0", candidate, *numbers, tag, "\t" if any(spaced) else " ")
+    return "".join(f"{line}\n" for line in lines.to_pylist()).encode()
+
+
+def _write(url: str | os.PathLike[str], table: pa.Table, kind: str, options: dict[str, Any] | None) -> None:
+    """Write a table of two names and a score in one of FORMATS."""
     folder, name = Folder.of_file(url, options)
-    letters = np.array([len(image.encode()) for image in names] or [0], np.int32)[found.pairs].sum(
-        axis=0, dtype=np.int64
-    )
-    if len(found.pairs) > MOST or letters.max() > MOST_BYTES:
-        raise PairListError(f"{name}: {len(found.pairs):,} pairs are too many for one list; plan fewer.")
-    table = pairs_table(names, found.pairs, found.scores)
     if kind == "parquet":
         folder.publish_table(name, table)
         return
-    used = pa.array(names, pa.string()).take(pa.array(np.unique(found.pairs)))
+    used = pc.unique(pa.chunked_array([*table[0].chunks, *table[1].chunks], pa.string()))
     bad = used.filter(pc.match_substring_regex(used, REFUSED[kind]))
     if len(bad):
         cure = "give .csv or .parquet" if kind in ("hloc", "colmap") else "give .parquet"
@@ -72,6 +116,8 @@ def write_list(
     sink = pa.BufferOutputStream()
     if kind == "csv":
         csv.write_csv(table, sink)
+    elif kind == "trec":
+        sink.write(trec_run(table, table["score"]))
     elif kind == "kapture":
         sink.write(KAPTURE)
         scored = table.set_column(2, "score", pc.fill_null(table["score"], 1.0))

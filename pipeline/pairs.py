@@ -36,7 +36,11 @@ def _line(plain: str, between: str) -> str:
 
 
 SPACES, TABS, COMMAS = _line(r'[^\s"]+', r"\s"), _line(r'[^\t"]+?', r"\t"), _line('[^,"]+?', ",")
-HEADER = r'(?i)^"?image_?0"?\s*,\s*"?image_?1"?\s*(?:,\s*"?\w*"?\s*)?$'
+HEADER = r'(?i)^"?(?:image_?0"?\s*,\s*"?image_?1|query"?\s*,\s*"?candidate)"?\s*(?:,\s*"?\w*"?\s*)?$'
+OF_CANDIDATES = {
+    "query": "image0",
+    "candidate": "image1",
+}  # columns of a list of candidates, which is one of pairs, too
 LINES = 1 << 17  # parsed at a time, so that the pieces of a long list are not all in memory
 
 
@@ -99,7 +103,7 @@ def read_pairs(url: str | os.PathLike[str], names: Sequence[str], options: dict[
     `.txt`: two names a line and optionally a score, separated by tabs or by spaces; a name that holds spaces
     goes between tabs or in double quotes; empty lines and lines that start with # are skipped. `.csv`, and
     text that starts as kapture's does: the same with commas, with or without the header image0,image1[,score].
-    `.parquet`: a table of PAIRS.
+    `.parquet`: a table of PAIRS. Header and columns may be those of CANDIDATES.
 
     names: sorted and unique, as `images.list_images` gives them. options: of the fsspec filesystem.
     Raises `PairListError` where the list is missing, of another kind or without its columns; ValueError where
@@ -168,7 +172,8 @@ def _split(lines: pa.Array, numbers: pa.Array, pattern: str) -> pa.Table:
 
 
 def table_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
-    """A table of PAIRS, or of its columns in other types → tables of ROWS; name: of its file, for the error."""
+    """A table of PAIRS or CANDIDATES, or of their columns in other types → tables of ROWS; name: for the error."""
+    table = table.rename_columns([OF_CANDIDATES.get(column, column) for column in table.column_names])
     try:
         images = [table[column].cast(pa.string()) for column in ("image0", "image1")]
         has_score = "score" in table.column_names

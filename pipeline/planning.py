@@ -1,6 +1,7 @@
 """Which pairs to match: one function for each way to choose them, from folders and files to names and a PairList.
 
-Every list is in canonical order (`pairs.canonical`) and without duplicates; similarities are its scores.
+Every list is in canonical order (`pairs.canonical`) and without duplicates; similarities are its scores. Candidates of
+queries, for `jobs/rerank.py`, have an order and a direction instead.
 """
 
 from __future__ import annotations
@@ -13,38 +14,28 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.candidates import Candidates
 from pipeline.covisibility import shared_points, transitive
-from pipeline.descriptors import (
-    Descriptors,
-    check_ending,
-    describe_images,
-    nearest,
-    read_descriptors,
-    reduced,
-    write_descriptors,
+from pipeline.lists import (
+    ENDINGS,
+    MOST,
+    OF_CANDIDATES,
+    format_of,
+    minus,
+    read_lists,
+    sample,
+    union,
+    write_candidates,
+    write_list,
 )
-from pipeline.images import list_images
-from pipeline.lists import MOST, format_of, minus, of_pairs, read_lists, sample, union, write_list
 from pipeline.pairs import PairList, PairListError, exhaustive
 from pipeline.positions import exif_positions, neighbours, read_positions
-from pipeline.progress import Progress
-from pipeline.run import load_weights
-from pipeline.schemas import FAILURES
+from pipeline.retrieval import case, compared, describe, first_reason, images_of, plan_retrieval
+from pipeline.schemas import CANDIDATES, FAILURES
 from pipeline.sequences import closures, overlaps, sequences
 from pipeline.storage import Folder, Names, redacted
 
-OWN_DIMENSIONS = 256  # that descriptors made here are reduced to
-
 Plan = tuple[Names, PairList]
-
-
-def images_of(images: str, storage: dict[str, Any], least: int = 2) -> Names:
-    """Sorted names of a folder's photographs; `PairListError` where there are fewer than `least`, two for a pair."""
-    folder = Folder(images, storage)
-    names = list_images(folder)
-    if len(names) < least:
-        raise PairListError(f"{folder.shown}: holds {len(names)} photographs, {least} are needed; check the path.")
-    return names
 
 
 def plan_exhaustive(images: str, storage: dict[str, Any]) -> Plan:
@@ -74,68 +65,9 @@ def plan_sequential(
     taken = sequences(names, across_folders)
     found = overlaps(taken, window, quadratic)
     if loop_closure:
-        described = described_images(images, storage, descriptors, weights, reduce)
+        (described,) = compared([(images, descriptors)], storage, weights, reduce)
         found = union([found, closures(taken, names, described, loop_closure, loop_every, loop_gap)])
     return names, replace(found, duplicates=0)
-
-
-def plan_retrieval(
-    images: str,
-    storage: dict[str, Any],
-    descriptors: str | None = None,
-    weights: str = "small",
-    reduce: int | None = None,
-    top_k: int = 20,
-    min_score: float | None = None,
-    mutual: bool = False,
-) -> Plan:
-    """Every image with the `top_k` most similar to it.
-
-    descriptors: a file of them; None describes the images with the matcher's own weights. reduce: dimensions, see
-    `descriptors.reduced`; None leaves those of a file as they are, and takes OWN_DIMENSIONS for our own.
-    min_score: lowest cosine. mutual: only pairs in which each is among the most similar of the other.
-    """
-    if top_k < 1:
-        raise PairListError(f"the {top_k} most similar images of each make no pair; give 1 or more.")
-    described = described_images(images, storage, descriptors, weights, reduce)
-    return described.names, similar(described, top_k, min_score, mutual)
-
-
-def similar(described: Descriptors, top_k: int, min_score: float | None = None, mutual: bool = False) -> PairList:
-    """Pairs of described images, see `plan_retrieval`; indices into `described.names`."""
-    found, cosines = nearest(described.vectors, None, top_k)
-    first = np.repeat(np.arange(len(found)), found.shape[1])
-    second, scores = found.ravel(), cosines.ravel()
-    if mutual:
-        keys = first * len(found) + second
-        both = np.isin(keys, second * len(found) + first)
-        first, second, scores = first[both], second[both], scores[both]
-    if min_score is not None:
-        high = scores >= min_score
-        first, second, scores = first[high], second[high], scores[high]
-    return of_pairs(first, second, scores, described.failures)
-
-
-def described_images(
-    images: str,
-    storage: dict[str, Any],
-    descriptors: str | None,
-    weights: str,
-    reduce: int | None,
-) -> Descriptors:
-    """Descriptors of a folder's images from a file, or made here. `PairListError` where fewer than two have one."""
-    if reduce is not None and reduce < 1:
-        raise PairListError(f"descriptors of {reduce} dimensions tell nothing apart; give 1 or more.")
-    names = images_of(images, storage)
-    if descriptors is not None:
-        found = read_descriptors(descriptors, names, storage)
-    else:
-        found = _described(images, names, storage, weights)
-        reduce = OWN_DIMENSIONS if reduce is None else reduce
-    if len(found.names) < 2:
-        first = first_reason(found.failures)
-        raise PairListError(f"{len(found.names)} of {len(names)} images have a descriptor ({first}); a pair needs two.")
-    return replace(found, vectors=reduced(found.vectors, reduce)) if reduce else found
 
 
 def plan_spatial(
@@ -196,24 +128,7 @@ def plan_sample(
     return names, sample(found, count, seed, best)
 
 
-def describe(images: str, output: str, storage: dict[str, Any], weights: str = "small") -> Descriptors:
-    """Descriptors of a folder's images by the matcher's own backbone, written to a file."""
-    check_ending(output)
-    found = _described(images, images_of(images, storage, least=1), storage, weights)
-    write_descriptors(output, found, storage)
-    return found
-
-
-def _described(images: str, names: Names, storage: dict[str, Any], weights: str) -> Descriptors:
-    progress = Progress(len(names), unit="images")
-    found = describe_images(Folder(images, storage), load_weights(weights, storage), names, progress=progress.advance)
-    progress.close()
-    if not found.names:
-        raise PairListError(f"no image can be described ({first_reason(found.failures)}).")
-    return found
-
-
-MAKERS: dict[str, Callable[..., Plan]] = {
+MAKERS: dict[str, Callable[..., tuple[Names, PairList | Candidates]]] = {
     "exhaustive": plan_exhaustive,
     "sequential": plan_sequential,
     "retrieval": plan_retrieval,
@@ -245,7 +160,7 @@ def plan(
         if output is None:
             raise PairListError("give --output, the list to write, or --dry-run.")
         if command != "describe":
-            format_of(output, format)
+            format_of(output, format, OF_CANDIDATES if chosen.get("queries") else ENDINGS)
         if failures is not None and not failures.endswith(".parquet"):
             raise PairListError(f"{redacted(failures)}: failures are a table; give a .parquet file.")
     if command == "describe":
@@ -256,11 +171,14 @@ def plan(
     else:
         names, found = MAKERS[command](storage=storage, **chosen)
         bad, text = found.failures, plan_text(names, found)
-        if not dry_run:
-            assert output is not None
+        if dry_run:
+            return text
+        assert output is not None
+        if isinstance(found, Candidates):
+            columns = [found.query, found.candidate, found.score]
+            write_candidates(output, pa.table(columns, schema=CANDIDATES), format, storage)
+        else:
             write_list(output, names, found, format, storage)
-    if dry_run:
-        return text
     if failures is not None:
         folder, name = Folder.of_file(failures, storage)
         folder.publish_table(name, bad)
@@ -272,17 +190,25 @@ def report(lines: list[tuple[str, str]]) -> str:
     return "".join(f"{name + ':':14}{value}\n" for name, value in lines)
 
 
-def plan_text(names: Names, found: PairList) -> str:
-    """What a list holds, for a person: a few aligned lines."""
-    images, pairs = len(names), len(found.pairs)
-    partners = np.bincount(found.pairs.ravel(), minlength=images)
-    used = partners[partners > 0]
-    lines = [("images", f"{images:,}, of which {len(used):,} are in a pair")]
-    lines.append(("pairs", f"{pairs:,} of {images * (images - 1) // 2:,}"))
-    if pairs:
-        lines.append(("partners", f"{used.min():,} to {used.max():,} an image, median {int(np.median(used)):,}"))
-    if found.scores is not None and pairs:
-        known = found.scores[~np.isnan(found.scores)]
+def plan_text(names: Names, found: PairList | Candidates) -> str:
+    """What a list holds, for a person: a few aligned lines. names: of the images, or of the queries."""
+    count = len(names)
+    if isinstance(found, Candidates):
+        partners, scores = np.diff(found.starts), found.score.to_numpy()
+        lines = [("queries", f"{count:,}, of which {len(partners):,} have candidates")]
+        lines.append(("candidates", f"{len(scores):,}"))
+        each = "a query"
+    else:
+        partners, scores = np.bincount(found.pairs.ravel(), minlength=count), found.scores
+        partners = partners[partners > 0]
+        lines = [("images", f"{count:,}, of which {len(partners):,} are in a pair")]
+        lines.append(("pairs", f"{len(found.pairs):,} of {count * (count - 1) // 2:,}"))
+        each = "an image"
+    if len(partners):
+        spread = f"{partners.min():,} to {partners.max():,} {each}, median {int(np.median(partners)):,}"
+        lines.append(("partners", spread))
+    if scores is not None and len(scores):
+        known = scores[~np.isnan(scores)]
         lines.append(("scores", f"{known.min():.4g} to {known.max():.4g}, median {np.median(known):.4g}"))
     if found.duplicates:
         lines.append(("repeated", f"{found.duplicates:,}, written once"))
@@ -294,15 +220,4 @@ def unusable(failures: pa.Table) -> list[tuple[str, str]]:
     """Failures by reason, with the first of each, as lines of a report."""
     reasons = Counter(failures["reason"].to_pylist())
     firsts = {row["reason"]: row for row in reversed(failures.to_pylist())}
-    return [("unusable", f"{count:,} {reason} ({_case(firsts[reason])})") for reason, count in sorted(reasons.items())]
-
-
-def first_reason(failures: pa.Table) -> str:
-    """The first failure, for a message."""
-    rows = failures.slice(0, 1).to_pylist()
-    return _case(rows[0]) if rows else "there is no failure"
-
-
-def _case(failure: dict[str, Any]) -> str:
-    image = failure["image0"]  # a malformed line of a list has none
-    return failure["detail"] if image is None else f"{image}: {failure['detail']}"
+    return [("unusable", f"{count:,} {reason} ({case(firsts[reason])})") for reason, count in sorted(reasons.items())]

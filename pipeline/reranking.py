@@ -27,11 +27,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from pipeline.candidates import Candidates, read_candidates, read_truth, trec_run
+from pipeline.candidates import Candidates, read_candidates, read_truth
 from pipeline.drawing import draw_ranking
 from pipeline.evaluation import judge, measured
 from pipeline.images import ImageError, decode_image, image_source, list_images
+from pipeline.lists import trec_run
 from pipeline.pairs import PairListError, pairs_table
+from pipeline.progress import TEXT
 from pipeline.ranking import SCORES, Order, Support, decided, order, pair_keys, pair_scores, saturated, support
 from pipeline.run import RunOptions, place
 from pipeline.schemas import QUERIES, RANKING
@@ -80,7 +82,7 @@ class RerankOptions:
         return self.run.verification.min_num_inliers if self.gate is None else self.gate
 
 
-Matcher = Callable[[RunOptions], dict[str, Any]]  # the main job: its options → its summary
+Matcher = Callable[[RunOptions], dict[str, Any]]  # the main job: its options → its summary, or the counts of its plan
 
 
 class _Task:
@@ -124,6 +126,33 @@ class _Task:
         """(Q,) names of the queries."""
         return self.candidates.query.take(pa.array(self.candidates.starts[:-1]))
 
+    def run(self, name: str, keys: np.ndarray) -> RunOptions:
+        """The round of that name, with the pairs of these keys."""
+        pairs = pairs_table(self.names, np.stack(np.divmod(keys, len(self.names)), axis=1))
+        output = f"{self.options.run.output.rstrip('/')}/rounds/{name}"
+        return replace(self.options.run, images=self.images, output=output, pairs=pairs)
+
+    def counts(self) -> dict[str, int]:
+        """What is asked: queries, candidates, distinct pairs; repeated and unusable lines of the list."""
+        return {
+            "queries": len(self.queries),
+            "candidates": len(self.candidates.rank),
+            "pairs": len(np.unique(self.pairs[self.pairs >= 0])),
+            "duplicates": self.candidates.duplicates,
+            "unusable": self.candidates.failures.num_rows,
+        }
+
+    def described(self) -> str:
+        """The same for a person, in one line."""
+        n = self.counts()
+        line = f"{n['queries']:,} queries, {n['candidates']:,} candidates, {n['pairs']:,} pairs"
+        if n["duplicates"]:
+            line += f"; {n['duplicates']:,} duplicates dropped"
+        if n["unusable"]:
+            first = self.candidates.failures["detail"][0].as_py()
+            line += f"; {n['unusable']:,} lines cannot be matched ({first})"
+        return line
+
     def _judge_by(self, name: str, truth: pa.Table) -> None:
         counts = truth.group_by("query").aggregate([("candidate", "count")])
         at = pc.index_in(self.queries, value_set=counts["query"].combine_chunks())
@@ -152,55 +181,70 @@ def round_sizes(longest: int, adaptive: bool) -> list[int]:
     return sizes
 
 
-def rerank(options: RerankOptions, match: Matcher, say: Callable[[str], None] = print) -> dict[str, Any]:
+def rerank(
+    options: RerankOptions, match: Matcher, say: Callable[..., None] = TEXT.say, dry_run: bool = False
+) -> dict[str, Any]:
     """Match candidates in rounds, order them, write the results and return the summary.
 
-    match: carries out a round, a run of the main job, as `dataflow.match_dataset` does. say: takes lines for a person.
+    match: carries out a round, a run of the main job, as `dataflow.match_dataset` does. say: as `progress.Log.say`.
+    dry_run: `match` plans only. The first round that is not done is planned, and all that may come after it, at most;
+    nothing is written, nothing returned.
     Whatever is wrong with the arguments is raised before any work, as `run.Run` does, and PairListError for lists.
     The results depend on the arguments alone; a command that was stopped goes on where it was.
     """
     started = time.monotonic()
     task = _Task(options)
     candidates, folder = task.candidates, Folder(options.run.output, options.run.storage)
-    asked = np.unique(task.pairs[task.pairs >= 0])
+    counts = task.counts()
+    say("candidates", task.described(), **counts)
     found, tables = support(candidates, task.pairs, None), []
     session: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     history = []
     for number, size in enumerate(round_sizes(task.longest, options.top is not None)):
-        wanted = (candidates.rank <= size) & (task.pairs >= 0) & ~found.known
+        left = (task.pairs >= 0) & ~found.known
         if options.top is not None and options.saturation is not None:
-            wanted &= ~decided(candidates, found, options.saturation, options.top)[task.query]
+            left &= ~decided(candidates, found, options.saturation, options.top)[task.query]
+        wanted = left & (candidates.rank <= size)
         keys = np.unique(task.pairs[wanted])
         if not len(keys):
             continue
         queries = len(np.unique(task.query[wanted]))
-        say(f"round {number}: up to {size} candidates of {queries:,} queries")
-        pairs = pairs_table(task.names, np.stack(np.divmod(keys, len(task.names)), axis=1))
-        output = f"{options.run.output.rstrip('/')}/rounds/{number:02}"
-        summary = match(replace(options.run, images=task.images, output=output, pairs=pairs))
-        session.update({name: summary["session"][name] for name in ("pairs", "ray_start_seconds")})
-        totals.update({name: summary[name] for name in ("encodes", "matches", "inliers")})
+        line = f"round {number}: up to {size} candidates of {queries:,} queries"
+        say("round", line, number=number, up_to=size, queries=queries)
+        run = task.run(f"{number:02}", keys)
+        summary = match(run)
+        if not dry_run:
+            session.update({name: summary["session"][name] for name in ("pairs", "ray_start_seconds")})
+            totals.update({name: summary[name] for name in ("encodes", "matches", "inliers")})
+        elif summary["done"] < summary["shards"]:
+            later = np.setdiff1d(task.pairs[left], keys)
+            if len(later):
+                say("later", "later rounds, at most: less for every query whose first places are final by then")
+                match(task.run("later", later))
+            break
         history.append({"up_to": size, "queries": queries, "pairs": len(keys)})
-        tables += _results(Folder(output, options.run.storage), task.names, options.score)
+        tables += _results(Folder(run.output, run.storage), task.names, options.score)
         found = support(candidates, task.pairs, pa.concat_tables(tables))
+    if dry_run:
+        return {}
     by_support = order(candidates, found, options.saturation)
     final = order(candidates, found, options.saturation, options.least_margin)
     ranking = ranking_table(candidates, found, final, options.saturation)
     evaluation, queries_table = _judged(task, found, by_support, final)
     _publish(folder, ranking, queries_table, candidates.failures, evaluation)
-    pictures = _draw(task, folder, ranking, queries_table) if options.draw else []
+    pictures = _draw(task, folder, ranking, queries_table)
     matched = sum(row["pairs"] for row in history)
     changed = pc.not_equal(queries_table["first_before"], queries_table["first_after"])
     statuses = Counter(ranking["status"].to_pylist())
     result = {
-        "queries": queries_table.num_rows,
-        "candidates": ranking.num_rows,
-        "duplicate_candidates": candidates.duplicates,
-        "unusable_lines": candidates.failures.num_rows,
-        "planned_pairs": len(asked),
+        "queries": counts["queries"],
+        "candidates": counts["candidates"],
+        "duplicate_candidates": counts["duplicates"],
+        "unusable_lines": counts["unusable"],
+        "planned_pairs": counts["pairs"],
         "pairs": matched,
-        "saved_pairs": len(asked) - matched,
+        "saved_pairs": counts["pairs"] - matched,
         "rounds": history,
         **{status: statuses[status] for status in ("verified", "unverified", "skipped")},
         "failed": dict(sorted(Counter(reason for reason in ranking["reason"].to_pylist() if reason).items())),
@@ -329,6 +373,8 @@ def _draw(task: _Task, folder: Folder, ranking: pa.Table, queries: pa.Table) -> 
         picture.save(data := io.BytesIO(), "PNG")
         pictures.append(f"pictures/{number:02}.png")
         folder.publish(pictures[-1], data.getvalue())
+    for name in set(folder.names("pictures")) - set(pictures):  # of an earlier command, with another order
+        folder.remove(name)
     return pictures
 
 

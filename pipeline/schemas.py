@@ -35,6 +35,12 @@ PAIRS = _schema(
     ("score", pa.float32()),  # retrieval similarity, null where the list gives none
 )
 
+CANDIDATES = _schema(
+    ("query", pa.string()),  # relative to the folder of the queries
+    ("candidate", pa.string()),  # relative to that of the database
+    ("score", pa.float32()),  # retrieval similarity
+)
+
 SHARDS = _schema(
     ("shard", pa.string()),
     ("images", pa.list_(pa.string())),

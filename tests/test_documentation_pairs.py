@@ -61,7 +61,7 @@ def test_every_command_prints_what_the_document_shows(
         assert plan_pairs.main(shlex.split(command.text)[2:]) == 0, command.text
         printed = capsys.readouterr()
         assert shape(printed.err + printed.out) == shape(command.output), command.text
-        for number in ("pairs", "images"):  # no seconds: the same everywhere
+        for number in ("pairs", "images", "queries", "candidates"):  # no seconds: the same everywhere
             assert re.findall(rf"^{number}: .*", printed.out, re.M) == re.findall(
                 rf"^{number}: .*", command.output, re.M
             )
@@ -75,7 +75,8 @@ def test_the_formats_and_reasons_are_those_of_the_code() -> None:
     (formats,) = tables(section("docs/pairs.md", "Formats"))
     assert [row[0] for row in formats] == list(lists.FORMATS)
     for name, endings, _ in formats:
-        assert all(lists.format_of("p" + ending, name) for ending in re.findall(r"\.\w+", endings))
+        known = lists.OF_CANDIDATES if name == "trec" else lists.ENDINGS
+        assert all(lists.format_of("p" + ending, name, known) for ending in re.findall(r"\.\w+", endings))
     (reasons,) = tables(section("docs/pairs.md", "What cannot be used"))
     assert dict(reasons) == descriptors.REASONS | positions.REASONS
 

@@ -19,8 +19,8 @@ RANKS = [
     {"images", "pairs", "shards", "lease", "verification", "keypoints", "demo_scene"},
     {"matching", "spool", "candidates", "descriptors", "lists"},
     {"run", "colmap", "ranking", "sequences", "positions", "covisibility", "plan_options"},
-    {"reranking", "planning"},
-    {"dataflow", "reconstruction"},
+    {"reranking", "retrieval"},
+    {"dataflow", "reconstruction", "planning"},
 ]
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
 

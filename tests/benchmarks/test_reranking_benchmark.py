@@ -20,12 +20,13 @@ SIZE = (160, 120)
 
 def matched(options: RunOptions) -> dict[str, Any]:
     run = Run(options, "cpu")
+    pairs = sum(len(pairs) for pairs in run.pending()["pairs"].to_pylist())
     match_without_ray(run)
-    return run.finish({"session": {"pairs": 0, "ray_start_seconds": 0.0}})
+    return run.finish({"session": {"pairs": pairs, "ray_start_seconds": 0.0}})
 
 
 def without_ray(options: RerankOptions) -> dict[str, Any]:
-    return rerank(options, matched, say=lambda line: None)
+    return rerank(options, matched, say=lambda *event, **fields: None)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.timeout(600)
 def test_it_reports_every_set_before_and_after(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,7 +55,7 @@ def test_it_reports_every_set_before_and_after(
     monkeypatch.setattr(reranking, "SATURATION", 40.0)
     command = ["--data", str(data), "--long-side", "160", "--top-k", "11", "--keep", str(tmp_path / "kept")]
     assert reranking.main([*command, "--out", str(tmp_path / "results.json")]) == 0
-    candidates = pq.read_table(tmp_path / "kept" / "candidates.parquet").to_pylist()
+    candidates = pq.read_table(tmp_path / "kept" / "all.parquet").to_pylist()
     assert len(candidates) == 12 * 11
     assert all(row["query"] != row["candidate"] for row in candidates)
     results = json.loads((tmp_path / "results.json").read_text())
@@ -68,11 +70,25 @@ def test_it_reports_every_set_before_and_after(
         assert measures["saturated, early stop"]["recall@1"] == measures["saturated"]["recall@1"]
         assert found["first_place_won"] == round((1 - measures["retrieval"]["recall@1"]) * found["queries"])
         assert found["first_place_lost"] == 0
+        assert found["seconds"] > 0
+    # Each set by itself is a command of its own, and takes the pairs that it is said to.
+    for name in ("set0", "set1"):
+        alone = json.loads((tmp_path / "kept" / "sets" / name / "summary.json").read_text())
+        assert (alone["queries"], alone["pairs"]) == (6, results["pairs"]["all"][name])
+        assert results["sets"][name]["seconds"] == alone["session"]["seconds"]
+    assert results["sets"]["all"]["seconds"] == results["seconds"]["all candidates"]
+    true, false = (results["candidates"][side] for side in ("true", "false"))
+    assert (true["candidates"], true["verified"], false["candidates"], false["verified"]) == (24, 24, 108, 0)
+    assert true["most_inliers"] > 25 > false["most_inliers"] == 0
     # All pairs of 12 photographs, each once; a pair of both sets counts for each.
     assert results["pairs"]["all"]["all"] == 66 == results["rounds"]["all"][0]["pairs"]
     assert results["pairs"]["all"]["set0"] == 15 + 36
     assert results["pairs"]["early"]["all"] < 66
-    assert "set1: 6 queries, 51 pairs" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "set1: 6 queries, 51 pairs" in printed
+    assert printed.endswith(reranking.markdown(results))
+    (row,) = [line.split(" | ") for line in printed.splitlines() if line.startswith("| set1 |")]
+    assert row[1:4] == ["6", "51", f"{results['sets']['set1']['seconds']:.0f}"]
 
     rankings = [tmp_path / "kept" / output / "ranking.parquet" for output in ("full", "early")]
     reranking.check_firsts(*rankings)
@@ -80,3 +96,10 @@ def test_it_reports_every_set_before_and_after(
     pq.write_table(table.set_column(1, "candidate", table["candidate"].combine_chunks()[::-1]), rankings[1])
     with pytest.raises(SystemExit, match="other first places"):
         reranking.check_firsts(*rankings)
+
+
+def test_what_an_earlier_command_matched_is_not_timed() -> None:
+    session = {"pairs": 3, "seconds": 1.5, "ray_start_seconds": 0.5}
+    assert reranking.timed({"session": session, "pairs": 3}) == {"seconds": 1.5, "ray_start_seconds": 0.5}
+    with pytest.raises(SystemExit, match="give an empty one"):
+        reranking.timed({"session": session, "pairs": 4})

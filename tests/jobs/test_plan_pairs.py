@@ -88,6 +88,21 @@ def test_described_images_give_the_same_list_from_their_file(
     assert printed["unusable"].startswith("1 no_descriptor (cut.jpg: ")
 
 
+def test_a_dry_run_of_candidates_counts_them(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["retrieval", "--images", photos, "--queries", photos / "gate", "--top-k", 2]
+    printed = plan(capsys, *given, "--output", "candidates.run", "--dry-run")
+    assert (printed["queries"], printed["candidates"]) == ("3, of which 3 have candidates", "6")
+    assert printed["partners"] == "2 to 2 a query, median 2"
+    assert printed["unusable"].startswith("1 truncated (database/cut.jpg: ")
+    assert "results" not in printed
+    printed = plan(capsys, *given, "--min-score", 2, "--dry-run")
+    assert (printed["queries"], printed["candidates"]) == ("3, of which 0 have candidates", "0")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_matching_job_plans_the_pairs_of_a_list(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +196,10 @@ def test_inputs_and_outputs_may_be_in_an_object_store(
     names = sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))
     found = read_pairs("s3://bucket/pairs.csv", names, s3)
     assert len(found.pairs) >= 3
+    asked = ["--queries", "s3://bucket/photos/gate", "--top-k", 2, "--output", "s3://bucket/candidates.run"]
+    assert plan(capsys, "retrieval", *given, *asked)["candidates"] == "6"
+    lines = [line.split("\t") for line in store.cat("bucket/candidates.run").decode().splitlines()]
+    assert all(line[2] != f"gate/{line[0]}" for line in lines)  # below the images: a query is its own file there
     plan(capsys, "union", "s3://bucket/pairs.csv", "--output", "s3://bucket/all.parquet", *given[2:])
     assert pq.read_table(pa.BufferReader(store.cat("bucket/all.parquet"))).num_rows == len(found.pairs)
     assert "hidden" not in refused(capsys, "retrieval", *given, "--descriptors", "s3://bucket/no.npz", "--dry-run")
@@ -201,6 +220,15 @@ def test_inputs_and_outputs_may_be_in_an_object_store(
         (["retrieval", "--images", "PHOTOS", "--reduce", "0", "--dry-run"], "give 1 or more"),
         (["retrieval", "--images", "PHOTOS", "--descriptors", "none.npz", "--dry-run"], "none.npz: cannot be read"),
         (["retrieval", "--images", "PHOTOS", "--weights", "none.ckpt", "--dry-run"], "none.ckpt"),
+        (["retrieval", "--images", "PHOTOS", "--output", "c.trec"], "is no pair list by its ending"),
+        (["retrieval", "--images", "PHOTOS", "--queries", "PHOTOS", "--output", "c.json"], "is no list of candidates"),
+        (["retrieval", "--images", "PHOTOS", "--queries", "nowhere", "--dry-run"], "nowhere: no such folder"),
+        (["retrieval", "--images", "PHOTOS", "--queries", "PHOTOS", "--mutual", "--dry-run"], "leave one out"),
+        (["retrieval", "--images", "PHOTOS", "--query-descriptors", "q.npz", "--dry-run"], "give both"),
+        (
+            ["retrieval", "--images", "PHOTOS", "--queries", "PHOTOS", "--query-descriptors", "q.npz", "--dry-run"],
+            "give --descriptors",
+        ),
         (["describe", "--images", "PHOTOS", "--output", "d.h5"], "give .parquet, .npz or .npy"),
         (["spatial", "--images", "PHOTOS", "--nearest", "3", "--dry-run"], "0 images have a position"),
         (["spatial", "--dry-run"], "give --images, --positions or both"),

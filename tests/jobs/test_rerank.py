@@ -13,9 +13,10 @@ import pytest
 import ray
 import torch
 from job_process import PROJECT, Job
-from pictures import write_places, write_views
+from pictures import write_places
 
 from benchmarks.pipeline import match_without_ray
+from jobs import plan_pairs
 from jobs.rerank import main, parse_arguments
 from pipeline.matching import MatchingOptions
 from pipeline.reranking import RerankOptions, rerank
@@ -54,6 +55,10 @@ def exit_code(*arguments: object) -> int:
         return int(stop.code or 0)
 
 
+def silent(*event: object, **fields: object) -> None:
+    """Instead of `Log.say`."""
+
+
 def without_ray(options: RunOptions) -> dict[str, Any]:
     run = Run(options, "cpu")
     match_without_ray(run)
@@ -90,7 +95,7 @@ def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
         max_pairs=6,
     )
     lists = {"candidates": str(place / "candidates.trec"), "truth": str(place / "truth.json")}
-    rerank(RerankOptions(options, **lists, saturation=60.0, top=2), without_ray, say=lambda line: None)
+    rerank(RerankOptions(options, **lists, saturation=60.0, top=2), without_ray, say=silent)
     torch.set_num_threads(threads)
     for name in ("ranking.parquet", "ranking.csv", "ranking.trec", "queries.parquet", "evaluation.json"):
         assert (place / "run" / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
@@ -139,20 +144,80 @@ def test_both_jobs_ask_for_matching_alike() -> None:
 
     mine = vars(parse_arguments([*FOLDERS, "--output", "run"]))
     others = vars(match_dataset.parse_arguments(["--images", "photos", "--output", "run"]))
-    alike = {name: value for name, value in others.items() if name not in ("images", "pairs", "dry_run")}
+    alike = {name: value for name, value in others.items() if name not in ("images", "pairs")}
     assert {name: mine[name] for name in alike} == alike
 
 
-def test_the_list_of_candidates_the_document_makes_is_reranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs/reranking.md").read_text(), re.M | re.S)
-    write_views(tmp_path / "photos", 3, SIZE)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, "reranking.md", "exec"), {})
+@pytest.mark.parametrize("ending", ["parquet", "csv", "txt", "trec", "run"])
+def test_candidates_that_are_planned_are_reranked(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    """The list of `plan_pairs.py retrieval --queries`, with the descriptors that need nothing else."""
+    listed = tmp_path / f"candidates.{ending}"
+    asked = ["retrieval", "--queries", "queries", "--images", "database", "--top-k", "3", "--output", str(listed)]
+    assert plan_pairs.main(asked) == 0
+    assert "unusable:     1 truncated (database/cut.jpg: " in capsys.readouterr().out
+    images = {"query": "queries", "database": "database"}
     options = RunOptions(
-        {"query": "photos", "database": "photos"},
-        "run",
+        images,
+        str(tmp_path / "run"),
         matching=MatchingOptions(LONG_SIDE),
         verification=VerificationOptions(long_side=LONG_SIDE),
     )
-    result = rerank(RerankOptions(options, "candidates.parquet"), without_ray, say=lambda line: None)
-    assert (result["queries"], result["candidates"], result["pairs"], result["verified"]) == (3, 6, 3, 6)
+    result = rerank(RerankOptions(options, str(listed), "truth.json"), without_ray, say=silent)
+    assert (result["queries"], result["candidates"], result["unusable_lines"]) == (3, 9, 0)
+    assert result["evaluation"]["measures"]["reranked"]["recall@1"]["mean"] == 1
+
+
+def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(here.rglob("*"))
+    assert exit_code(*ASKED, "--output", "dry", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("3 queries, 29 candidates, 28 pairs; 2 lines cannot be matched (line ")
+    assert lines[1:3] == ["round 0: up to 11 candidates of 3 queries", "13 images, 28 pairs in 5 shards"]
+    assert re.fullmatch(r"\d+ encodes and 28 pairs to do: about .* on one c\w+ like this one .*", lines[3])
+    assert len(lines) == 4
+    assert exit_code(*ASKED, "--output", "dry", "--dry-run", "--log", "json") == 0
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [event["event"] for event in events] == ["candidates", "round", "plan", "estimate"]
+    counts = {"queries": 3, "candidates": 29, "pairs": 28, "duplicates": 0, "unusable": 2}
+    assert counts.items() <= events[0].items()
+    assert {"number": 0, "up_to": 11, "queries": 3}.items() <= events[1].items()
+    # With an early stop, what comes after the first round is not known: at most the rest.
+    assert exit_code(*ASKED, *EARLY, "--output", "dry", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == ["round 0: up to 5 candidates of 3 queries", "13 images, 14 pairs in 3 shards"]
+    assert lines[4].startswith("later rounds, at most: ")
+    assert lines[5] == "13 images, 14 pairs in 3 shards"
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_dry_run_on_a_stopped_command_plans_what_is_left(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*ASKED, *EARLY, "--output", tmp_path / "run", "--dry-run"]
+    options = RunOptions(
+        {"query": "queries", "database": "database"},
+        str(tmp_path / "run"),
+        matching=MatchingOptions(LONG_SIDE),
+        verification=VerificationOptions(long_side=LONG_SIDE),
+        max_pairs=6,
+    )
+    rerank(RerankOptions(options, "candidates.trec", saturation=60.0, top=2), without_ray, silent)
+    assert exit_code(*given) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "to do" in line] == [lines[3], lines[6]]
+    assert all(line.startswith("0 encodes and 0 pairs to do: ") for line in (lines[3], lines[6]))
+    (marker, *_) = (tmp_path / "run" / "rounds" / "01" / "done").iterdir()
+    pairs = json.loads(marker.read_text())["counts"]["pairs"]
+    marker.unlink()
+    assert exit_code(*given) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f" encodes and {pairs} pairs to do: " in lines[6]
+    assert lines[7].startswith("later rounds, at most: ")
+    assert lines[8] == "13 images, 1 pair in 1 shard"
+    (tmp_path / "run" / "rounds" / "00" / "run.json").write_text("{}")
+    assert exit_code(*given) == 2
+    assert "holds a run that does not fit" in capsys.readouterr().err

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.candidates import Candidates, read_candidates, read_truth, trec_run
+from pipeline.candidates import Candidates, read_candidates, read_truth
+from pipeline.lists import trec_run
 from pipeline.pairs import PairListError
 from pipeline.schemas import FAILURES, RANKING
 

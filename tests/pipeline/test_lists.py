@@ -3,11 +3,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from pipeline.lists import FORMATS, MOST, format_of, minus, of_pairs, read_lists, sample, union, write_list
+from pipeline.candidates import read_candidates
+from pipeline.lists import (
+    FORMATS,
+    MOST,
+    OF_CANDIDATES,
+    format_of,
+    minus,
+    of_pairs,
+    read_lists,
+    sample,
+    union,
+    write_candidates,
+    write_list,
+)
 from pipeline.pairs import PairList, PairListError, read_pairs
-from pipeline.schemas import FAILURES
+from pipeline.schemas import CANDIDATES, FAILURES
 
 NAMES = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
 
@@ -59,10 +74,13 @@ def test_every_format_is_written_as_its_programs_read_it(
         np.testing.assert_array_equal(again.scores, found.scores)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+ODD = ("c d.jpg", "c,d.jpg", 'c"d.jpg', "#c.jpg", " c.jpg", "c.jpg ", "c\nd.jpg", "ü/1e5.jpg", "c\td.jpg")
+
+
+@pytest.mark.parametrize("form", [form for form in FORMATS if form != "trec"])
 def test_odd_names_are_read_again_or_refused(tmp_path: Path, form: str) -> None:
     path = tmp_path / {"parquet": "p.parquet", "csv": "p.csv"}.get(form, "p.txt")
-    for odd in ("c d.jpg", "c,d.jpg", 'c"d.jpg', "#c.jpg", " c.jpg", "c.jpg ", "c\nd.jpg", "ü/1e5.jpg", "c\td.jpg"):
+    for odd in ODD:
         names = sorted(["a.jpg", odd])
         try:
             write_list(path, names, listed((0, 1), scores=[1e-9]), form)
@@ -72,6 +90,67 @@ def test_odd_names_are_read_again_or_refused(tmp_path: Path, form: str) -> None:
             continue
         again = read_pairs(path, names)
         assert (again.pairs.tolist(), len(again.failures)) == ([[0, 1]], 0), odd
+
+
+def candidates(*rows: tuple[str, str, float]) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [[], [], []]
+    return pa.table([pa.array(column, f.type) for column, f in zip(columns, CANDIDATES, strict=True)], CANDIDATES)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "text"),
+    [
+        (
+            "c.csv",
+            None,
+            '"query","candidate","score"\n"b.jpg","c.jpg",0.5\n"b.jpg","a.jpg",-0.25\n"c.jpg","b.jpg",0.5\n',
+        ),
+        ("c.csv", "kapture", None),
+        ("c.txt", None, "b.jpg c.jpg\nb.jpg a.jpg\nc.jpg b.jpg\n"),
+        ("c.txt", "kapture", None),
+        *(
+            (name, wanted, "b.jpg Q0 c.jpg 1 0.5 eloftr\nb.jpg Q0 a.jpg 2 -0.25 eloftr\nc.jpg Q0 b.jpg 1 0.5 eloftr\n")
+            for name, wanted in (("c.txt", "trec"), ("c.trec", None), ("c.run", None))
+        ),
+        ("c.parquet", None, None),
+    ],
+)
+def test_candidates_are_read_again_in_their_order_and_both_directions(
+    tmp_path: Path, name: str, wanted: str | None, text: str | None
+) -> None:
+    rows = [("b.jpg", "c.jpg", 0.5), ("b.jpg", "a.jpg", -0.25), ("c.jpg", "b.jpg", 0.5)]
+    write_candidates(tmp_path / name, candidates(*rows), wanted)
+    if text is not None:
+        assert (tmp_path / name).read_text() == text
+    found = read_candidates(tmp_path / name, NAMES, NAMES, pc.equal)
+    assert list(zip(found.query.to_pylist(), found.candidate.to_pylist(), strict=True)) == [row[:2] for row in rows]
+    assert found.rank.tolist() == [1, 2, 1]
+    assert (found.failures.num_rows, found.duplicates) == (0, 0)
+    if (name, wanted) != ("c.txt", None):
+        assert found.score.to_pylist() == [0.5, -0.25, 0.5]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_odd_names_of_candidates_are_read_again_or_refused(tmp_path: Path, form: str) -> None:
+    path = tmp_path / {"parquet": "c.parquet", "csv": "c.csv"}.get(form, "c.txt")
+    for odd in ODD:
+        rows = [("a.jpg", odd, 0.5), (odd, "a.jpg", 0.5)]
+        try:
+            write_candidates(path, candidates(*rows), form)
+        except PairListError as error:
+            assert "cannot hold this name; give" in str(error)  # noqa: PT017
+            assert form != "parquet"
+            continue
+        found = read_candidates(path, ["a.jpg", odd], ["a.jpg", odd], pc.equal)
+        pairs = list(zip(found.query.to_pylist(), found.candidate.to_pylist(), strict=True))
+        assert sorted(pairs) == sorted(row[:2] for row in rows), odd
+
+
+def test_no_candidates_make_an_empty_list(tmp_path: Path) -> None:
+    for ending in OF_CANDIDATES:
+        write_candidates(tmp_path / f"c{ending}", candidates())
+        with pytest.raises(PairListError, match="is empty"):
+            read_candidates(tmp_path / f"c{ending}", NAMES, NAMES, pc.equal)
 
 
 def test_names_that_are_in_no_pair_may_be_odd(tmp_path: Path) -> None:
@@ -101,6 +180,8 @@ def test_a_list_without_pairs_is_written_and_read(tmp_path: Path) -> None:
         ("p.list", None, "by its ending"),
         ("p.parquet", "hloc", "none of the formats of its ending"),
         ("p.csv", "colmap", "none of the formats of its ending"),
+        ("p.txt", "trec", "none of the formats of its ending"),
+        ("p.run", None, "is no pair list by its ending; give a .parquet, .csv or .txt file"),
     ],
 )
 def test_endings_and_formats_must_fit(name: str, wanted: str | None, message: str) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.pairs import REASONS, PairList, PairListError, exhaustive, pairs_table, read_pairs
-from pipeline.schemas import FAILURES, PAIRS
+from pipeline.schemas import CANDIDATES, FAILURES, PAIRS
 from pipeline.storage import Folder
 
 NAMES = sorted(["a.jpg", "b.jpg", "c d.jpg", 'e"f.jpg', "g,h.jpg", "sub/i.jpg", "ü.jpg"])
@@ -64,11 +65,19 @@ def test_a_line_of_text_names_two_images(tmp_path: Path, line: str, pair: tuple[
         ('"e""f.jpg","g,h.jpg",1e-3', (EF, GH)),
     ],
 )
-@pytest.mark.parametrize("header", ["", "image0,image1\n", '"Image_0","Image_1","score"\r\n'])
+@pytest.mark.parametrize("header", ["", "image0,image1\n", '"Image_0","Image_1","score"\r\n', '"query","candidate"\n'])
 def test_a_line_of_csv_names_two_images(tmp_path: Path, header: str, line: str, pair: tuple[int, int]) -> None:
     found = read(tmp_path, header + line, ".csv")
     assert pairs_of(found) == [tuple(sorted(pair))]
     assert reasons_of(found) == []
+
+
+def test_candidates_of_queries_are_pairs_in_either_direction(tmp_path: Path) -> None:
+    rows = [("b.jpg", "a.jpg", 0.5), ("a.jpg", "b.jpg", 0.25), ("a.jpg", "c d.jpg", 0.75)]
+    pq.write_table(pa.table(list(map(list, zip(*rows, strict=True))), CANDIDATES.names), tmp_path / "c.parquet")
+    found = read_pairs(tmp_path / "c.parquet", NAMES)
+    assert pairs_of(found) == [(A, B), (A, CD)]
+    assert (found.scores.tolist(), found.duplicates, found.failures.num_rows) == ([0.5, 0.75], 1, 0)
 
 
 def test_marks_of_other_systems_comments_and_empty_lines_are_skipped(tmp_path: Path) -> None:

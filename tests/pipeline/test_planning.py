@@ -7,62 +7,10 @@ import numpy as np
 import pytest
 from pictures import write_views
 
-from pipeline.descriptors import Descriptors, nearest, unit, write_descriptors
+from pipeline.descriptors import Descriptors, write_descriptors
 from pipeline.pairs import PairListError
 from pipeline.plan_options import COMMANDS, OPTIONS
-from pipeline.planning import MAKERS, plan, plan_retrieval, plan_sequential, plan_spatial, similar
-
-
-def described(count: int = 30, dimensions: int = 8) -> Descriptors:
-    vectors = np.random.default_rng(0).normal(size=(count, dimensions)).astype(np.float32)
-    return Descriptors([f"{number:02}.jpg" for number in range(count)], vectors)
-
-
-def test_similar_images_are_paired_whoever_finds_the_other() -> None:
-    images = described()
-    index, _ = nearest(images.vectors, None, 3)
-    found = similar(images, 3)
-    wanted = {tuple(sorted((row, int(other)))) for row, others in enumerate(index) for other in others}
-    assert {tuple(pair) for pair in found.pairs.tolist()} == wanted
-    cosines = unit(images.vectors) @ unit(images.vectors).T
-    np.testing.assert_allclose(found.scores, cosines[tuple(found.pairs.T)], atol=1e-6)
-
-
-def test_mutual_pairs_are_found_from_both_sides() -> None:
-    images = described()
-    index, _ = nearest(images.vectors, None, 3)
-    near = [{*others.tolist()} for others in index]
-    found = similar(images, 3, mutual=True)
-    wanted = [[i, j] for i in range(30) for j in range(i + 1, 30) if j in near[i] and i in near[j]]
-    assert found.pairs.tolist() == wanted
-    assert 0 < len(wanted) < len(similar(images, 3).pairs)
-
-
-def test_no_pair_is_below_the_lowest_cosine() -> None:
-    images = described()
-    every = similar(images, 29)
-    assert len(every.pairs) == 435
-    assert every.scores is not None
-    above = every.pairs[every.scores >= 0.5]
-    found = similar(images, 29, min_score=0.5)
-    assert found.pairs.tolist() == above.tolist()
-    assert len(similar(images, 29, min_score=1.1).pairs) == 0
-
-
-def test_a_file_s_descriptors_are_compared_as_they_are(tmp_path: Path) -> None:
-    names = write_views(tmp_path / "photos", 6)
-    images = Descriptors(names, described(6).vectors)
-    write_descriptors(tmp_path / "d.npy", images)
-    listed, found = plan_retrieval(str(tmp_path / "photos"), {}, str(tmp_path / "d.npy"), top_k=2)
-    assert listed == names
-    assert found.pairs.tolist() == similar(images, 2).pairs.tolist()
-
-
-def test_too_few_described_images_are_refused_with_the_first_reason(tmp_path: Path) -> None:
-    write_views(tmp_path / "photos", 2)
-    write_descriptors(tmp_path / "d.npz", Descriptors(["view 0.jpg"], described(1).vectors))
-    with pytest.raises(PairListError, match=r"1 of 2 images have a descriptor \(view 1.jpg: d.npz has none\)"):
-        plan_retrieval(str(tmp_path / "photos"), {}, str(tmp_path / "d.npz"))
+from pipeline.planning import MAKERS, plan, plan_sequential, plan_spatial
 
 
 def test_heights_count_where_they_are_asked_for(tmp_path: Path) -> None:

@@ -47,6 +47,10 @@ def asked(place: Path, output: Path, **other: Any) -> RerankOptions:
     return RerankOptions(run, **{**options, **other})
 
 
+def silent(*event: object, **fields: object) -> None:
+    """Instead of `Log.say`."""
+
+
 def match(options: RunOptions) -> dict[str, Any]:
     """The main job without Ray."""
     run = Run(options, "cpu")
@@ -56,7 +60,7 @@ def match(options: RunOptions) -> dict[str, Any]:
 
 
 def reranked(options: RerankOptions) -> dict[str, Any]:
-    return rerank(options, match, say=lambda line: None)
+    return rerank(options, match, say=silent)
 
 
 def ranking(output: Path) -> list[dict[str, Any]]:
@@ -187,11 +191,11 @@ def test_a_killed_rerank_goes_on_where_it_stopped(place: Path, tmp_path: Path) -
         return counted(run)
 
     with pytest.raises(KeyboardInterrupt):
-        rerank(options, killed, say=lambda line: None)
+        rerank(options, killed, say=silent)
     assert not (tmp_path / "run" / "ranking.parquet").exists()
     (marker, *_) = sorted((tmp_path / "run" / "rounds" / "00" / "done").iterdir())
     marker.unlink()  # as if the first round had been stopped too, in its first shard
-    rerank(options, counted, say=lambda line: None)
+    rerank(options, counted, say=silent)
     fresh = reranked(asked(place, tmp_path / "fresh", saturation=60.0, top=2))
     assert matched[1] == 6
     assert sum(matched[:1] + matched[2:]) == fresh["pairs"]
@@ -211,7 +215,9 @@ def test_other_candidates_are_refused_in_the_same_folder(place: Path, tmp_path: 
 
 def test_another_score_or_gate_needs_no_new_matches(place: Path, tmp_path: Path) -> None:
     reranked(asked(place, tmp_path / "run"))
-    by_ratio = reranked(asked(place, tmp_path / "run", score="ratio", truth=None))
+    reranked(asked(place, tmp_path / "run", draw=2))
+    by_ratio = reranked(asked(place, tmp_path / "run", score="ratio", truth=None, draw=1))
+    assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["00.png"]
     assert by_ratio["session"]["pairs"] == 0
     assert all(0 <= row["score"] <= 1 for row in ranking(tmp_path / "run") if row["score"] is not None)
     assert not (tmp_path / "run" / "evaluation.json").exists()
