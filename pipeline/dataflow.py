@@ -216,7 +216,8 @@ def start() -> float:
                 paths = (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))
                 os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
                 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of actors that carry their weights
-                ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+                with _silence():
+                    ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
         except OSError as error:
             if not address:
                 raise
@@ -233,6 +234,19 @@ def start() -> float:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return time.monotonic() - started
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No standard error: Ray's core says there, in a form of its own, that it was told to keep quiet."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _stop(number: int, frame: object) -> None:
