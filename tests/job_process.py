@@ -11,6 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,6 +60,8 @@ class Job:
             stdout=self.logs[0],
             stderr=self.logs[1],
             start_new_session=True,
+            # A suite that a shell runs in the background ignores Ctrl-C, and so would what it starts.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
     @property
