@@ -323,6 +323,7 @@ class Run:
             **session,
         }
         self.folder.publish_json(SUMMARY_FILE, summary)
+        self.folder.sweep()  # of workers that were killed in this session
         return summary
 
     def _failed_images(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ import re
 import stat
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -325,14 +326,15 @@ class Folder:
             pass
 
     def sweep(self) -> int:
-        """Remove the temporary files of killed writers and count them; only while nobody else writes.
+        """Remove the temporary files of killed writers and count them; only while nobody else writes tables.
 
         They are invisible to listings. Object stores keep none.
         """
         found = os.walk(self.path()) if self.local else ()
         stale = [os.path.join(base, name) for base, _, files in found for name in files if TEMPORARY.fullmatch(name)]
         for path in stale:
-            os.remove(path)
+            with suppress(FileNotFoundError):  # the lock's, which is renewed meanwhile
+                os.remove(path)
         return len(stale)
 
     def mark_done(self, shard: str, summary: dict[str, Any]) -> None:

@@ -9,62 +9,19 @@ import signal
 import subprocess
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from job_process import CONDITIONS, MARK, PROJECT, Job, done, marked, rows, shards, tables
+from job_process import CONDITIONS, MARK, PROJECT, Job, done, marked, rows, shards
 from pictures import write_views
+from quiet_run import COUNT, PLAN, check_whole, start
 
-from benchmarks.pipeline import match_without_ray
 from jobs.match_dataset import main
-from pipeline.matching import TRIES, MatchingOptions
-from pipeline.run import Run, RunOptions
-from pipeline.verification import VerificationOptions
+from pipeline.matching import TRIES
 
-LONG_SIDE = 192
-COUNT = 12  # photographs
 pytestmark = pytest.mark.timeout(900)  # several starts of Ray each, on a machine that may be busy
-PLAN = ("--long-side", LONG_SIDE, "--shard-pairs", 3)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `photos`, and `quiet`: a run of all their pairs in one process, without Ray, undisturbed."""
-    place = tmp_path_factory.mktemp("faults")
-    write_views(place / "photos", COUNT, (192, 144))
-    options = RunOptions(
-        *(str(place / "photos"), str(place / "quiet")),
-        matching=MatchingOptions(LONG_SIDE),
-        verification=VerificationOptions(long_side=LONG_SIDE),
-        max_pairs=3,
-    )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as an actor; other numbers round sums another way
-    run = Run(options, "cpu")
-    match_without_ray(run)
-    run.finish({"session": {}})
-    torch.set_num_threads(threads)
-    return place
-
-
-def check_whole(run: Path, quiet: Path) -> None:
-    """Every planned pair has one row, and all tables are byte for byte those of the quiet run."""
-    pairs = Counter((row["image0"], row["image1"]) for row in rows(run))
-    planned = set(combinations(sorted(path.name for path in (quiet.parent / "photos").iterdir()), 2))
-    assert set(pairs) == planned
-    assert set(pairs.values()) == {1}
-    assert tables(run) == tables(quiet)
-    left = {path.relative_to(run) for path in run.rglob("*")}
-    assert left == {path.relative_to(quiet) for path in quiet.rglob("*")}  # no lock and no temporary file, either
-
-
-def start(place: Path, output: str, *more: object, **how: Any) -> Job:
-    return Job("--images", "photos", "--output", output, *PLAN, *more, cwd=place, **how)
 
 
 # One machine
@@ -86,6 +43,8 @@ def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
     )
     first.process.terminate()
     assert first.ended() == 130, first.out + first.err
+    assert first.err.splitlines()[-1] == "match_dataset: stopped; run the same command again to go on"
+    assert "Traceback" not in first.err
     before = done(run)
     assert 0 < before < shards(run)
     assert not (run / "run.lock").exists()
@@ -94,7 +53,9 @@ def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
     second.until(lambda: done(run) > before)
     os.killpg(second.process.pid, signal.SIGKILL)
     assert second.ended() == -signal.SIGKILL
-    assert done(run) < shards(run)
+    before = done(run)
+    assert before < shards(run)
+    assert not (run / "summary.json").exists()
     assert json.loads((run / "run.lock").read_text())["pid"] == second.process.pid
 
     third = start(place, "instalments", "--log", "json")
@@ -104,7 +65,9 @@ def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
     assert [line["event"] for line in lines][:1] + [line["event"] for line in lines][-2:] == [
         *("plan", "progress", "summary")
     ]
+    assert lines[0]["done"] == before
     assert lines[-1]["pairs"] == len(rows(run))
+    assert lines[-1]["session"]["pairs"] == len(rows(run)) - 3 * before
     assert third.out == ""
 
 
@@ -260,8 +223,9 @@ def three() -> Iterator[Nodes]:
         for name, value in {
             **CONDITIONS,
             MARK: mark,
-            "PYTHONPATH": str(PROJECT),
-        }.items():  # as if installed on the nodes
+            "PYTHONPATH": str(PROJECT),  # as if installed on the nodes
+            "RAY_health_check_period_ms": "500",  # a killed node is missed in three seconds instead of fifteen
+        }.items():
             environment.setenv(name, value)
         environment.delenv("RAY_OVERRIDE_RESOURCES")
         handler = signal.getsignal(signal.SIGTERM)

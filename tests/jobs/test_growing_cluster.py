@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from job_process import PROJECT, Job, free_port
-from test_faults import check_whole, place, start  # noqa: F401  the fixture
+from quiet_run import check_whole, start
 
 pytestmark = pytest.mark.timeout(900)
 HEAD = 51 * "f" + "00000"  # as Ray's provider of such nodes calls the head
@@ -108,10 +108,7 @@ def head(tmp_path: Path) -> Iterator[tuple[Job, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(
-    head: tuple[Job, str],
-    place: Path,  # noqa: F811
-) -> None:
+def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(head: tuple[Job, str], place: Path) -> None:
     cluster, address = head
     grown = place / "has grown"
     options = ("--actors", "1-2", "--actor-gpus", 1, "--dtype", "float32")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from flaky_store import flaky_store
 from job_process import PROJECT, WAIT, Job, done, free_port, shards, tables
-from test_faults import PLAN, check_whole, place  # noqa: F401  the fixture
+from quiet_run import PLAN, check_whole
 
 from eloftr.checkpoint import load_model, save_model
 from pipeline.storage import Folder
@@ -92,7 +92,7 @@ def head(s3: dict[str, str]) -> Iterator[Head]:
 
 def test_a_submitted_job_reads_and_writes_a_troubled_store(
     head: Head,
-    place: Path,  # noqa: F811
+    place: Path,
     s3: dict[str, str],
     served: Callable[[Path], str],
     tmp_path: Path,
@@ -128,7 +128,7 @@ def test_a_submitted_job_reads_and_writes_a_troubled_store(
     assert not [path for path in (tmp_path / "run").rglob("*.json") if s3["secret"] in path.read_text()]
 
 
-def test_a_submitted_job_that_is_stopped_goes_on(head: Head, place: Path) -> None:  # noqa: F811
+def test_a_submitted_job_that_is_stopped_goes_on(head: Head, place: Path) -> None:
     run = place / "stopped"
     options = ("--images", place / "photos", "--output", run, *PLAN)
     first = head.submit("stopped", *options, wait=False)

@@ -125,6 +125,15 @@ def test_a_shard_that_was_lost_is_not_passed_over(photos: Path, tmp_path: Path) 
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+def test_what_a_killed_worker_left_half_written_is_gone_at_the_end(photos: Path, tmp_path: Path) -> None:
+    run = Run(asked(photos, tmp_path / "run", max_pairs=2), "cpu")
+    match_without_ray(run)
+    left = tmp_path / "run" / "done" / f".00000001.json.{uuid.uuid4().hex}.tmp"
+    left.write_text("half of a mark")
+    run.finish({"session": {}})
+    assert not left.exists()
+
+
 def test_failures_that_passed_leave_no_trace(tmp_path: Path) -> None:
     finish = FinishShard(Folder(str(tmp_path)), VerificationOptions())
     row = {"image0": "a.jpg", "image1": None, "stage": "read", "reason": "unreadable", "detail": "no answer"}

@@ -1,0 +1,54 @@
+"""A run that nothing disturbed, for runs that something did to be compared with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from job_process import Job, rows, tables
+from pictures import write_views
+
+from benchmarks.pipeline import match_without_ray
+from pipeline.matching import MatchingOptions
+from pipeline.run import Run, RunOptions
+from pipeline.verification import VerificationOptions
+
+LONG_SIDE = 192
+COUNT = 12  # photographs
+PLAN = ("--long-side", LONG_SIDE, "--shard-pairs", 3)
+
+
+def write_quiet_run(place: Path) -> None:
+    """`photos`, and `quiet`: a run of all their pairs in one process, without Ray."""
+    write_views(place / "photos", COUNT, (192, 144))
+    options = RunOptions(
+        *(str(place / "photos"), str(place / "quiet")),
+        matching=MatchingOptions(LONG_SIDE),
+        verification=VerificationOptions(long_side=LONG_SIDE),
+        max_pairs=3,
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as an actor; other numbers round sums another way
+    run = Run(options, "cpu")
+    match_without_ray(run)
+    run.finish({"session": {}})
+    torch.set_num_threads(threads)
+
+
+def start(place: Path, output: str, *more: object, **how: Any) -> Job:
+    """The job with the same photographs and options."""
+    return Job("--images", "photos", "--output", output, *PLAN, *more, cwd=place, **how)
+
+
+def check_whole(run: Path, quiet: Path) -> None:
+    """Every planned pair has one row, and all tables are byte for byte those of the quiet run."""
+    pairs = Counter((row["image0"], row["image1"]) for row in rows(run))
+    planned = set(combinations(sorted(path.name for path in (quiet.parent / "photos").iterdir()), 2))
+    assert set(pairs) == planned
+    assert set(pairs.values()) == {1}
+    assert tables(run) == tables(quiet)
+    left = {path.relative_to(run) for path in run.rglob("*")}
+    assert left == {path.relative_to(quiet) for path in quiet.rglob("*")}  # no lock and no temporary file, either
