@@ -138,7 +138,7 @@ def mixed_encode(self: Any, images: Tensor) -> model.ImageFeatures:
     features = WHOLE_ENCODE(self, images)
     first, second = self.refinement_layer.out_conv_layers
     quarter, half = (b.out_conv2(b.out_conv1(x)) for b, x in ((first, features.quarter), (second, features.half)))
-    return model.ImageFeatures(features.coarse, quarter, half)
+    return model.ImageFeatures(images, features.coarse, quarter, half)
 
 
 def mixed_block(self: fine_matching.FusionBlock, coarse: Tensor, mixed: Tensor) -> Tensor:

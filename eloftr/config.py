@@ -65,6 +65,9 @@ class EfficientLoFTRConfig:
     # stage around the first one's pick. The published weights were trained with both shifted (see fine_matching.py),
     # hence False; new weights should be trained with True.
     fine_matching_centered: bool = False
+    # Ours too: radius in pixels of the patches whose grey values have the last word on keypoints (least_squares.py);
+    # 0 leaves them as the network found them.
+    fine_matching_least_squares_radius: int = 0
 
     def __post_init__(self) -> None:
         for name, default in LISTS.items():
@@ -125,6 +128,10 @@ class EfficientLoFTRConfig:
         if self.coarse_matching_border_removal < 0:
             raise ValueError(
                 f"coarse_matching_border_removal={self.coarse_matching_border_removal}: a number of cells, 0 or more."
+            )
+        if self.fine_matching_least_squares_radius < 0:
+            raise ValueError(
+                f"fine_matching_least_squares_radius={self.fine_matching_least_squares_radius}: pixels, 0 for none."
             )
         self._validate_rope()
 

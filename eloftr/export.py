@@ -3,7 +3,8 @@
     pixel_values (B, 2, C, H, W) → matches (B, 2, N), matching_scores (B, 2, N), keypoints (B, 2, N, 2), as `forward`
 
 A graph of fixed shapes cannot leave out what did not match: the whole similarity is held (N² floats a pair), and every
-cell of image 0 is refined against its best cell before the others are masked.
+cell of image 0 is refined against its best cell before the others are masked. The graph is the network alone: where the
+configuration asks for least-squares matching, `eloftr.least_squares.least_squares` does it to the graph's keypoints.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def export_program(
     """
     model = copy.deepcopy(model).eval()
     model.requires_grad_(False)
+    model.config = model.config.replace(fine_matching_least_squares_radius=0)
     model(pixel_values)  # refuses a wrong shape in the model's own words
     plain = copy.deepcopy(model)
     wrapped = FixedShapeMatcher(model.fuse() if fuse else model)
@@ -159,4 +161,6 @@ def export_onnx(
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     outputs = session.run(list(OUTPUTS), {"pixel_values": pixel_values.cpu().numpy()})
     matches, scores, keypoints = (torch.from_numpy(output) for output in outputs)
-    compare(copy.deepcopy(model).cpu().eval(), pixel_values.cpu(), (matches, scores, keypoints))
+    plain = copy.deepcopy(model).cpu().eval()
+    plain.config = plain.config.replace(fine_matching_least_squares_radius=0)
+    compare(plain, pixel_values.cpu(), (matches, scores, keypoints))

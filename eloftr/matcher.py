@@ -158,8 +158,10 @@ def configure(
     variant: str = "full",
     threshold: float | None = None,
     border: int | None = None,
+    least_squares: int | None = None,
 ) -> None:
-    """Set the matching options of a configuration, in place. Raises ValueError for an unknown variant."""
+    """Set the matching options of a configuration, in place. Raises ValueError for an unknown variant and a radius
+    below 0."""
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} is unknown; choose {' or '.join(VARIANTS)}.")
     if variant != "full":
@@ -168,6 +170,10 @@ def configure(
         config.coarse_matching_threshold = threshold
     if border is not None:
         config.coarse_matching_border_removal = border
+    if least_squares is not None:
+        if least_squares < 0:
+            raise ValueError(f"least_squares={least_squares}: a radius in pixels, 0 for none.")
+        config.fine_matching_least_squares_radius = least_squares
 
 
 def load_matcher(
@@ -178,6 +184,7 @@ def load_matcher(
     variant: str = "full",
     threshold: float | None = None,
     border_removal: int | None = None,
+    least_squares: int | None = None,
 ) -> Matcher:
     """Load weights and make a matcher of them.
 
@@ -186,14 +193,17 @@ def load_matcher(
     "float16"; default float32 on a CPU and float16 on CUDA.
     variant: "full" (dual softmax, threshold 0.2) or "opt" (the efficiency variant: no softmax, threshold 25).
     threshold: lowest score of a match; default the variant's. border_removal: cells at the edge that never match.
-    Raises CheckpointError where the weights cannot be read or do not fit, ValueError for an unknown variant or dtype.
+    least_squares: radius in pixels of the patches whose grey values have the last word on keypoints, 0 for none;
+    default the weights' own: 5 for "small", none for the published ones.
+    Raises CheckpointError where the weights cannot be read or do not fit, ValueError for an unknown variant or dtype
+    and a radius below 0.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     number = DTYPES.get(str(dtype or DEFAULT_DTYPE.get(device.type, "float32")).removeprefix("torch."))
     if number is None:
         raise ValueError(f"dtype {dtype!r} is unknown; choose {', '.join(DTYPES)}.")
     model = load_model(name_or_path)
-    configure(model.config, variant, threshold, border_removal)
+    configure(model.config, variant, threshold, border_removal, least_squares)
     return Matcher(model, device, number)
 
 

@@ -21,6 +21,7 @@ from eloftr.backbone import RepVGG
 from eloftr.coarse_matching import match_coarse
 from eloftr.config import DEFAULT_INITIALIZER_RANGE, EfficientLoFTRConfig
 from eloftr.fine_matching import FineFusion, refine
+from eloftr.least_squares import least_squares
 from eloftr.outputs import BackboneOutput, EfficientLoFTRKeypointMatchingOutput
 from eloftr.recording import Recording, recording
 from eloftr.transformer import LocalFeatureTransformer
@@ -30,10 +31,12 @@ from eloftr.transformer import LocalFeatureTransformer
 class ImageFeatures:
     """What matching needs of B images of one shape, whichever the partner: computed once per image.
 
+    images  (B, 1, H, W), as they were given: least-squares matching reads them
     coarse  (B, C3, H/8, W/8), after the first self-attention
     quarter (B, C2, H/4, W/4) and half (B, C1, H/2, W/2), from the backbone
     """
 
+    images: Tensor
     coarse: Tensor
     quarter: Tensor
     half: Tensor
@@ -42,12 +45,13 @@ class ImageFeatures:
         return len(self.coarse)
 
     def __getitem__(self, index: Tensor | slice) -> ImageFeatures:
-        return ImageFeatures(self.coarse[index], self.quarter[index], self.half[index])
+        return ImageFeatures(self.images[index], self.coarse[index], self.quarter[index], self.half[index])
 
     @staticmethod
     def cat(parts: list[ImageFeatures]) -> ImageFeatures:
         """Images of one shape, joined along the batch."""
         return ImageFeatures(
+            torch.cat([part.images for part in parts]),
             torch.cat([part.coarse for part in parts]),
             torch.cat([part.quarter for part in parts]),
             torch.cat([part.half for part in parts]),
@@ -229,7 +233,7 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule):
                 "resize it first (Matcher.match does)."
             )
         half, quarter, coarse = self.efficientloftr.backbone(images)
-        return ImageFeatures(self.efficientloftr.local_feature_transformer.encode(coarse), quarter, half)
+        return ImageFeatures(images, self.efficientloftr.local_feature_transformer.encode(coarse), quarter, half)
 
     def match(self, features0: ImageFeatures, features1: ImageFeatures) -> PairMatches:
         """Match image b of features0 with image b of features1. Pairs without coarse matches cost no refinement."""
@@ -244,7 +248,11 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule):
         )
         fused0, fused1, local, origin0, origin1 = self.refinement_layer.around(maps0, maps1, cells)
         keypoints0, keypoints1 = refine(fused0, fused1, local, self.config)
-        return PairMatches(cells, keypoints0 + origin0, keypoints1 + origin1, scores)
+        keypoints0, keypoints1 = keypoints0 + origin0, keypoints1 + origin1
+        if radius := self.config.fine_matching_least_squares_radius:
+            images = features0.images, features1.images
+            keypoints1 = least_squares(*images, cells[:, 0], keypoints0, keypoints1, radius)
+        return PairMatches(cells, keypoints0, keypoints1, scores)
 
     def forward(
         self,

@@ -19,6 +19,7 @@ def add_matching(parser: argparse.ArgumentParser) -> None:
     add("--weights", default="small", help="bundled name, checkpoint file or folder, URL or hub id (%(default)s)")
     add("--variant", choices=("full", "opt"), default="full", help="opt: the efficiency variant, without softmax")
     add("--threshold", type=float, help="lowest score of a match (default the variant's)")
+    add("--least-squares", type=int, help="radius of patches that sharpen keypoints, 0: none (default the weights')")
     add("--long-side", type=int, default=640, help="longer side of what the network sees, pixels (%(default)s)")
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, help="of the network (default float16 on a GPU, float32 on a CPU)")
@@ -40,7 +41,7 @@ def run_options(
 ) -> RunOptions:
     """The options of a run. Raises StorageError or ValueError, each one sentence, where they cannot be used."""
     return RunOptions(
-        *(images, args.output, pairs, args.weights, args.variant, args.threshold),
+        *(images, args.output, pairs, args.weights, args.variant, args.threshold, args.least_squares),
         matching=MatchingOptions(args.long_side, args.dtype, args.batch_size),
         limits=ImageLimits.parse(args.limit),
         verification=VerificationOptions(args.max_error, args.long_side, args.min_inliers, model=model),

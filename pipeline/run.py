@@ -43,7 +43,8 @@ if TYPE_CHECKING:  # see pipeline/matching.py
 RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.json"
 PLAN_FAILURES = "failures/plan.parquet"
 COUNTS = ("pairs", "matched", "unmatched", "verified", "matches", "inliers", "encodes")
-CHOSEN = ("coarse_matching_threshold", "coarse_matching_skip_softmax")  # parameters of a model that a run sets
+# Parameters of a model that a run sets.
+CHOSEN = ("coarse_matching_threshold", "coarse_matching_skip_softmax", "fine_matching_least_squares_radius")
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
 READ_THREADS = 16  # for done markers, which are small and many
 # A shard is the unit of restart, of overlap between stages and of memory: small where a pair costs a tenth of a second.
@@ -61,6 +62,7 @@ class RunOptions:
     images, output: local folder or fsspec URL; several folders of images by label, see `Folders`.
     pairs: a pair list, its table of PAIRS, or None for all pairs.
     weights: as for `load_matcher`, also an fsspec URL. threshold: lowest score, None for the weights' own.
+    least_squares: radius of least-squares matching, pixels, 0 for none; None for the weights' own.
     max_images, max_pairs: of a shard; None chooses by device.
     """
 
@@ -70,6 +72,7 @@ class RunOptions:
     weights: str = "small"
     variant: str = "full"
     threshold: float | None = None
+    least_squares: int | None = None
     matching: MatchingOptions = field(default_factory=MatchingOptions)
     limits: ImageLimits = field(default_factory=ImageLimits)
     verification: VerificationOptions = field(default_factory=VerificationOptions)
@@ -110,7 +113,7 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
 def weights_digest(model: EfficientLoFTRForKeypointMatching) -> str:
     """SHA-256 over names and values of all parameters and the configuration, the same for every file format.
 
-    Threshold and softmax are left out: they are options of the run, and named there.
+    CHOSEN are left out: they are options of the run, and named there.
     """
     config = {k: v for k, v in model.config.to_dict().items() if k not in CHOSEN}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
@@ -176,7 +179,7 @@ class Run:
         if any(place(self.folder).startswith(place(source)) for source in sources):
             raise RunError(f"{self.folder.shown}: lies inside the folder of the images; give another --output.")
         self.model = load_weights(options.weights, options.storage)
-        configure(self.model.config, options.variant, options.threshold)
+        configure(self.model.config, options.variant, options.threshold, least_squares=options.least_squares)
         self.plan = make_plan(options, self.source, device)
         try:
             self.resumed = self.folder.exists(RUN_FILE)
@@ -203,6 +206,7 @@ class Run:
                 "dtype": options.matching.dtype,
                 "skip_softmax": config.coarse_matching_skip_softmax,
                 "threshold": config.coarse_matching_threshold,
+                "least_squares": config.fine_matching_least_squares_radius,
                 "limits": asdict(options.limits),
                 "follow_links": options.follow_links,
                 "verification": asdict(options.verification),

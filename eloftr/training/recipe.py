@@ -37,6 +37,7 @@ SMALL = EfficientLoFTRConfig(
     num_attention_layers=2,
     fine_matching_slice_dim=16,
     fine_matching_centered=True,
+    fine_matching_least_squares_radius=5,
 )
 
 
