@@ -41,7 +41,7 @@ def grid() -> Tensor:
     return torch.stack([x, y], dim=-1).flatten(0, 1)
 
 
-@pytest.mark.parametrize("turn, zoom", [(0.0, 1.0), (4.0, 1.0), (-5.0, 1.08), (0.0, 0.9)])
+@pytest.mark.parametrize(("turn", "zoom"), [(0.0, 1.0), (4.0, 1.0), (-5.0, 1.08), (0.0, 0.9)])
 def test_finds_the_place_under_turn_zoom_and_another_exposure(turn: float, zoom: float) -> None:
     c, s = zoom * math.cos(math.radians(turn)), zoom * math.sin(math.radians(turn))
     matrix = torch.tensor([[c, -s], [s, c]])
