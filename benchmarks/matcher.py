@@ -5,8 +5,10 @@
 Two lists of pairs of images cut from photographs (`--photographs`, else generated textures) multiples of 32 pixels
 apart, so that even untrained weights match what overlaps:
 
-exhaustive   all pairs of ten images, two from each of five photographs: most pairs have nothing in common
-overlapping  eight images of one photograph, each with its four nearest: every pair overlaps by more than half
+exhaustive   all pairs of ten images, two from each of five photographs: most pairs have nothing in common; on a GPU
+             of 48, from 24
+overlapping  eight images of one photograph, each with its four nearest: every pair overlaps by more than half; on a GPU
+             of each of 16 photographs
 
 ours          every image encoded once; the pairs then matched from the encodings
 plain         the documented `forward` of our model, pair by pair, not fused
@@ -62,11 +64,17 @@ def all_pairs(pictures: int, each: int = 2, step: int = 320) -> PairsToMatch:
     return PairsToMatch(pictures, each, step, list(combinations(range(pictures * each), 2)))
 
 
-def near_pairs(images: int, nearest: int, step: int = 64) -> PairsToMatch:
-    return PairsToMatch(1, images, step, [(i, j) for i, j in combinations(range(images), 2) if j - i <= nearest])
+def near_pairs(images: int, nearest: int, pictures: int = 1, step: int = 64) -> PairsToMatch:
+    near = [(i, j) for i, j in combinations(range(images), 2) if j - i <= nearest]
+    return PairsToMatch(
+        pictures, images, step, [(k + i, k + j) for k in range(0, images * pictures, images) for i, j in near]
+    )
 
 
-LISTS = {"exhaustive": all_pairs(5), "overlapping": near_pairs(8, 4)}
+LISTS = {
+    "cpu": {"exhaustive": all_pairs(5), "overlapping": near_pairs(8, 4)},
+    "cuda": {"exhaustive": all_pairs(24), "overlapping": near_pairs(8, 4, pictures=16)},  # full batches
+}
 QUICK_LISTS = {"exhaustive": all_pairs(2), "overlapping": near_pairs(4, 3)}
 
 
@@ -264,7 +272,7 @@ def measure(options: Any, weights: Path) -> dict[str, Any]:
     sizes: dict[str, Any] = {}
     for width, height in options.size:
         found: dict[str, Any] = {"operations": operations(weights, height, width), "lists": {}, "peak_bytes": {}}
-        for name, what in (QUICK_LISTS if options.quick else LISTS).items():
+        for name, what in (QUICK_LISTS if options.quick else LISTS[device.type]).items():
             images = windows(options.photographs, height, width, what)
             rates = speeds(methods, images, what.pairs, options)
             found["lists"][name] = {"images": len(images), "pairs": len(what.pairs), "methods": rates}

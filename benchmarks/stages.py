@@ -3,8 +3,9 @@
     python benchmarks/stages.py [--quick] [--device cuda] [--out results.json]
 
 One pair of overlapping images, both encoded and then matched: by the product, and by itself without all the savings of
-savings.py. Seconds are medians of `--rounds` turns; operations are the counted floating-point ones; the limit is the
-rate of a product of two large matrices on the same device, measured in the same run.
+savings.py. On a GPU the figures are of a pair of a batch of 32. Seconds are medians of `--rounds` turns; operations are
+the counted floating-point ones; the limit is the rate of a product of two large matrices on the same device, measured
+in the same run.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from torch.utils.flop_counter import FlopCounterMode
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
-from benchmarks.matcher import environment, near_pairs, published, shape_of, windows  # noqa: E402
+from benchmarks.matcher import Pairs, environment, near_pairs, published, shape_of, windows  # noqa: E402
 from benchmarks.savings import SAVINGS, Side, Variant  # noqa: E402
 from eloftr import backbone, fine_matching, model, transformer  # noqa: E402
-from eloftr.matcher import DTYPES  # noqa: E402
+from eloftr.matcher import BATCH, DTYPES  # noqa: E402
 
 STAGES: dict[str, tuple[Any, str]] = {
     "backbone": (backbone.RepVGG, "forward"),
@@ -71,26 +72,30 @@ def measured(read: Callable[[], float]) -> Iterator[dict[str, float]]:
         yield spent
 
 
-def stages(side: Side, images: np.ndarray, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds and operations of every stage of the pair of the two images."""
+def stages(side: Side, images: np.ndarray, pairs: Pairs, rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds and operations of every stage of a pair."""
     device = side.matcher.matcher.device
-    side(images, [(0, 1)])  # warms up
+    side(images, pairs)  # warms up
     turns = []
     for _ in range(rounds):
         with side.patched(), measured(lambda: synchronized(device)) as spent:
-            side.matcher(images, [(0, 1)])
+            side.matcher(images, pairs)
         turns.append(spent)
     counter = FlopCounterMode(display=False)
     with side.patched(), counter, measured(lambda: float(counter.get_total_flops())) as operations:
-        side.matcher(images, [(0, 1)])
+        side.matcher(images, pairs)
     return {
-        stage: {"seconds": statistics.median(turn[stage] for turn in turns), "operations": operations[stage]}
+        stage: {
+            "seconds": statistics.median(turn[stage] for turn in turns) / len(pairs),
+            "operations": operations[stage] / len(pairs),
+        }
         for stage in STAGES
     }
 
 
-def limit(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
+def limit(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a product of two matrices: the best of ten."""
+    side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(10):
@@ -115,23 +120,23 @@ def main(arguments: list[str] | None = None) -> int:
     rounds = 1 if options.quick else options.rounds
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     width, height = options.size
-    images = windows(options.photographs, height, width, near_pairs(2, 1))
+    what = near_pairs(2, 1, pictures=BATCH[device.type])
+    images = windows(options.photographs, height, width, what)
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(options.weights) if options.weights else published(Path(scratch))
-        without = stages(Side(WITHOUT, weights, device, dtype), images, rounds)
-        product = stages(Side(Variant(), weights, device, dtype), images, rounds)
+        without = stages(Side(WITHOUT, weights, device, dtype), images, what.pairs, rounds)
+        product = stages(Side(Variant(), weights, device, dtype), images, what.pairs, rounds)
         most = limit(device, dtype)
         results = {"environment": environment(options), "size": [width, height], "limit": most}
     print(f"{'stage':22}  without   product   operations   of the limit, {most / 1e9:,.0f} GFLOP/s")
     for stage, found in product.items():
         rate = found["operations"] / found["seconds"] if found["seconds"] else 0.0
-        before = without[stage]["seconds"]
+        before, after = (1000 * side[stage]["seconds"] for side in (without, product))
         print(
-            f"{stage:22} {before:7.3f} s {found['seconds']:7.3f} s {found['operations'] / 1e9:6.1f} GFLOP   "
-            f"{rate / most:8.0%}"
+            f"{stage:22} {before:7.2f} ms {after:7.2f} ms {found['operations'] / 1e9:6.1f} GFLOP   {rate / most:8.0%}"
         )
     totals = [sum(found["seconds"] for found in side.values()) for side in (without, product)]
-    print(f"{'a pair, both encoded':22} {totals[0]:7.3f} s {totals[1]:7.3f} s")
+    print(f"{'a pair, both encoded':22} {1000 * totals[0]:7.2f} ms {1000 * totals[1]:7.2f} ms")
     if options.out:
         options.out.write_text(json.dumps(results | {"without": without, "product": product}, indent=1) + "\n")
     return 0

@@ -5,12 +5,14 @@ B pairs, C channels, L = h·w cells in image 0, S = h'·w' cells in image 1, M m
     returns  cells (M, 3) int64: pair, cell of image 0, cell of image 1 (row-major);  scores (M,) float32
 
 The similarity of a pair is never held whole: a first pass over its tiles gives every row's and column's maximum and sum
-of exponentials, and these tell which few rows and columns can hold a match at all.
+of exponentials, and these tell which few rows and columns can hold a match at all. Half types on a GPU take another way
+to the same matches, all pairs at once (coarse_kernel.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -51,6 +53,10 @@ def match_coarse(features0: Tensor, features1: Tensor, config: EfficientLoFTRCon
     border = config.coarse_matching_border_removal
     temperature, threshold = config.coarse_matching_temperature, config.coarse_matching_threshold
     inside0, inside1 = interior(features0, border), interior(features1, border)
+    if has_kernel(features0):
+        found, score = _match_on_gpu(features0, features1, config)
+        kept = (score > threshold) & inside0[found[:, 1]] & inside1[found[:, 2]]
+        return found[kept], score[kept]
     match = _match_raw if config.coarse_matching_skip_softmax else _match_dual_softmax
     cells, scores = [], []
     for pair, (flat0, flat1) in enumerate(zip(flatten(features0), flatten(features1), strict=True)):
@@ -63,7 +69,7 @@ def match_coarse(features0: Tensor, features1: Tensor, config: EfficientLoFTRCon
 
 def _tiles(flat0: Tensor, flat1: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
     """The similarity of flat0 (L, C) and flat1 (S, C) by blocks of rows: which rows, and (rows, S) float32."""
-    rows = max(1, TILE[flat0.device.type] // max(1, len(flat1)))
+    rows = max(1, TILE.get(flat0.device.type, TILE["cpu"]) // max(1, len(flat1)))
     transposed = flat1.T.contiguous()
     unused = flat0.new_empty(1)
     for start in range(0, len(flat0), rows):
@@ -133,3 +139,31 @@ def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, thresh
     # Against the maxima, not their logarithms: in the hundreds, those would lose four digits of the score.
     probability = (s - top0[row]).exp() / sum0[row] * (s - top1[column]).exp() / sum1[column]
     return [row, column, probability]
+
+
+def has_kernel(features: Tensor) -> bool:
+    """Whether coarse_kernel.py serves these features (B, C, h, w): a half type, on a GPU, where Triton is."""
+    channels = features.shape[1]
+    served = features.is_cuda and features.dtype in (torch.float16, torch.bfloat16)
+    return served and channels >= 16 and channels & (channels - 1) == 0 and find_spec("triton") is not None
+
+
+def _match_on_gpu(features0: Tensor, features1: Tensor, config: EfficientLoFTRConfig) -> tuple[Tensor, Tensor]:
+    """Cells (M, 3) that lead each other, ordered by pair and cell of image 0, and their scores (M,), of any size."""
+    from eloftr.coarse_kernel import maxima_and_sums, nearest
+
+    scale = 1 / (features0.shape[1] * config.coarse_matching_temperature)
+    flat0, flat1 = (features.flatten(2).mT.contiguous() for features in (features0, features1))
+    cost0, cost1 = (torch.zeros(flat.shape[:2], device=flat.device) for flat in (flat0, flat1))
+    if not config.coarse_matching_skip_softmax:
+        (top0, sum0), (top1, sum1) = maxima_and_sums(flat0, flat1, scale), maxima_and_sums(flat1, flat0, scale)
+        cost0, cost1 = (top0 + sum0.log()) / 2, (top1 + sum1.log()) / 2
+    nearest1, nearest0 = nearest(flat0, flat1, scale, cost1), nearest(flat1, flat0, scale, cost0)
+    mutual = nearest0.gather(1, nearest1) == torch.arange(nearest1.shape[1], device=nearest1.device)
+    pair, cell0 = mutual.nonzero(as_tuple=True)
+    cell1 = nearest1[pair, cell0]
+    score = (flat0[pair, cell0].float() * flat1[pair, cell1].float()).sum(1) * scale
+    if not config.coarse_matching_skip_softmax:
+        probability0 = (score - top0[pair, cell0]).exp() / sum0[pair, cell0]
+        score = probability0 * (score - top1[pair, cell1]).exp() / sum1[pair, cell1]
+    return torch.stack([pair, cell0, cell1], dim=1), score

@@ -32,9 +32,11 @@ SAMPLES = {False: range(-1, 5), True: range(-3, 4)}
 MARGIN = 3  # coarse cells around a cell that its window depends on: four 3×3 convolutions and two up-samplings
 SPAN = 2 * MARGIN + 1
 INNER = 4  # of these, in a row, the half-resolution convolutions need only so many, from one before the middle on
+PATCH = SPAN**2 + INNER**2  # work of a match's patches, in cells of two maps: both blocks cost about the same for one
 SCALES = (1, 2, 4)  # of the coarse, quarter and half maps
 Maps = tuple[Tensor, Tensor, Tensor]
-CHUNK = 1024  # matches refined at a time: bounds memory (M·64·100 floats) and stays in cache
+# Matches refined at a time: bounds memory (M·64·100 floats), and on a CPU stays in cache.
+CHUNK = {"cpu": 1 << 10, "cuda": 1 << 13}
 
 
 class FusionBlock(nn.Module):
@@ -99,8 +101,7 @@ class FineFusion(nn.Module):
         crop1, cell1, origin1 = rectangle(maps1, cells[:, 2])
         inner0 = inner1 = None
         work = crop0[0][:, 0].numel() + crop1[0][:, 0].numel()
-        # The two blocks cost about the same for a cell, in two images.
-        if len(cells) * (SPAN**2 + INNER**2) < work and min(*maps0[0].shape[2:], *maps1[0].shape[2:]) >= SPAN:
+        if len(cells) * PATCH < work and min(*maps0[0].shape[2:], *maps1[0].shape[2:]) >= SPAN:
             crop0, cell0, origin0, inner0 = patches(maps0, pair, cells[:, 1])
             crop1, cell1, origin1, inner1 = patches(maps1, pair, cells[:, 2])
             pair = torch.arange(len(cells), device=cells.device)
@@ -112,6 +113,19 @@ class FineFusion(nn.Module):
         for layer in self.out_conv_layers:
             assert isinstance(layer, FusionBlock)
             layer.fuse()
+
+
+def groups(maps0: Maps, maps1: Maps, cells: Tensor) -> list[Tensor]:
+    """Which of the cells (M, 3) to fuse and refine together (each (N,) int64): those of pairs whose matches are few
+    enough for patches, and the others; a group is not empty unless M is 0."""
+    pairs = len(maps0[0])
+    everything = torch.arange(len(cells), device=cells.device)
+    if pairs == 1:
+        return [everything]
+    whole = maps0[0][0, 0].numel() + maps1[0][0, 0].numel()
+    few = (torch.bincount(cells[:, 0], minlength=pairs) * PATCH < whole)[cells[:, 0]]
+    found = [few.nonzero()[:, 0], (~few).nonzero()[:, 0]]
+    return [group for group in found if len(group)] or [everything]
 
 
 def rectangle(maps: Maps, cell: Tensor) -> tuple[Maps, Tensor, Tensor]:
@@ -250,7 +264,7 @@ def refine(fused0: Tensor, fused1: Tensor, cells: Tensor, config: EfficientLoFTR
     by the expectation over its 3×3 neighbours.
     """
     keypoints0, keypoints1 = [fused0.new_empty(0, 2).float()], [fused0.new_empty(0, 2).float()]
-    for chunk in cells.split(CHUNK):
+    for chunk in cells.split(CHUNK.get(cells.device.type, CHUNK["cpu"])):
         _, cell0, cell1 = chunk.unbind(1)
         first, second = window_similarities(fused0, fused1, chunk, config)
         best = first_stage_log_probability(first).flatten(1).argmax(1)

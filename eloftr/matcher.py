@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from eloftr.visualization import draw_matches
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Pairs at once. A CPU core does best alone, one pair after another: a batch leaves its cache.
-BATCH = {"cpu": 1, "cuda": 8}
+BATCH = {"cpu": 1, "cuda": 32}
 # By device, the fastest that keeps 99 of 100 matches (benchmarks/precision.py); a CPU has no fast float16.
 DEFAULT_DTYPE = {"cpu": "float32", "cuda": "float16"}
 VARIANTS = {"full": (False, 0.2), "opt": (True, 25.0)}  # name: (skip the softmax, threshold)
@@ -73,6 +74,10 @@ class Matcher:
         self.device = device
         self.dtype = dtype
 
+    def _exactly(self) -> AbstractContextManager[None]:
+        """Convolutions of float32 in float32: a GPU's default is TF32, of 10 bits."""
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
     @torch.inference_mode()
     def encode(self, images: np.ndarray | Tensor) -> ImageFeatures:
         """uint8 (B, H, W), H and W multiples of 32 → features of the B images, on the matcher's device."""
@@ -80,12 +85,14 @@ class Matcher:
         pinned = self.device.type == "cuda"
         pixels = torch.tensor(images, pin_memory=pinned) if isinstance(images, np.ndarray) else images
         pixels = pixels.to(self.device, non_blocking=True)[:, None].to(self.dtype).div_(255)
-        return self.model.encode(pixels.contiguous(memory_format=torch.channels_last))
+        with self._exactly():
+            return self.model.encode(pixels.contiguous(memory_format=torch.channels_last))
 
     @torch.inference_mode()
     def match_features(self, features0: ImageFeatures, features1: ImageFeatures) -> list[Matches]:
         """Match B encoded images with B others; coordinates in pixels of the network's input."""
-        found = self.model.match(features0, features1)
+        with self._exactly():
+            found = self.model.match(features0, features1)
         counts = torch.bincount(found.cells[:, 0], minlength=len(features0)).cpu()
         ends = np.cumsum(counts.numpy())[:-1]
         columns = (found.keypoints0, found.keypoints1, found.scores)

@@ -1,0 +1,112 @@
+"""What only a GPU runs: the kernel of coarse matching, float32 without TF32, many pairs at once.
+
+Without a GPU, TRITON_INTERPRET=1 and Triton installed, the kernel's tests run on a CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eloftr import EfficientLoFTRConfig, load_matcher
+from eloftr.coarse_matching import _match_on_gpu, has_kernel, match_coarse, similarity
+from eloftr.model import ImageFeatures
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+with_kernel = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="there is no GPU")
+
+
+@with_kernel
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("skip_softmax", [False, True])
+@pytest.mark.parametrize("strongest", [1.0, 20.0])  # similarities from some to some thousands: exp underflows
+@pytest.mark.parametrize("sizes", [((9, 11), (9, 10)), ((12, 13), (8, 16))])  # of one and of several blocks
+def test_the_kernel_equals_the_definition(
+    sizes: tuple[tuple[int, int], tuple[int, int]], strongest: float, skip_softmax: bool, dtype: torch.dtype
+) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter has no bfloat16")
+    torch.manual_seed(1)
+    (height, width), (height1, width1) = sizes
+    features0 = torch.randn(2, 16, height, width) * torch.logspace(0, np.log10(strongest), width)
+    seen = features0.flip(3).roll(2, 2)[:, :, :height1, :width1]
+    features1 = torch.randn(2, 16, height1, width1)
+    features1[:, :, : seen.shape[2], : seen.shape[3]] = seen + 0.6 * torch.randn(seen.shape)
+    features0, features1 = features0.to(device, dtype), features1.to(device, dtype)
+    config = EfficientLoFTRConfig(coarse_matching_skip_softmax=skip_softmax, coarse_matching_threshold=0.2)
+    scores = similarity(features0, features1, config.coarse_matching_temperature)
+    if not skip_softmax:
+        scores = scores.softmax(1) * scores.softmax(2)
+    expected = (scores == scores.amax(2, keepdim=True)) & (scores == scores.amax(1, keepdim=True)) & (scores > 0.2)
+    cells, found = _match_on_gpu(features0, features1, config)
+    cells, found = cells[found > 0.2], found[found > 0.2]
+    assert len(cells) > (20 if strongest == 1 else 5)
+    torch.testing.assert_close(cells, expected.nonzero())
+    torch.testing.assert_close(
+        found, scores[expected], rtol=4e-3, atol=1e-5
+    )  # float32 has three digits behind the thousands
+
+
+@on_gpu
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float16, 2), (torch.bfloat16, 16)])
+def test_the_kernel_finds_what_tiles_find(dtype: torch.dtype, within: int, data: Path) -> None:
+    """On a real pair; a score at the threshold, or one of two near-equal cells, may fall to either side."""
+    matcher = load_matcher("small", "cuda", dtype)
+    names = sorted((data / "fountain11" / "images").iterdir())[:3]
+    images = np.stack([np.asarray(Image.open(name).convert("L").resize((640, 416))) for name in names])
+    features = matcher.encode(images)
+    with torch.inference_mode():
+        transformer = matcher.model.efficientloftr.local_feature_transformer
+        coarse = transformer(features.coarse[[0, 0, 1]], features.coarse[[1, 2, 2]])
+        assert has_kernel(coarse[0])
+        fast, tiled = (
+            {tuple(cell) for cell in match_coarse(*sides, matcher.model.config)[0].tolist()}
+            for sides in (coarse, [side.float() for side in coarse])
+        )
+    assert len(tiled) > 1000
+    assert len(fast ^ tiled) <= within
+
+
+@on_gpu
+@pytest.mark.parametrize("name", ["shift", "homography", "capitol", "mixed_size"])
+def test_float32_on_a_gpu_equals_the_authors(name: str, reference_checkpoint: Path, reference: Path) -> None:
+    matcher = load_matcher(reference_checkpoint, "cuda", "float32")
+    expected = np.load(reference / f"{name}.npz")
+    with torch.inference_mode():
+        features = [matcher.encode(expected[key][None]) for key in ("image0", "image1")]
+    (found,) = matcher.match_features(*features)
+    np.testing.assert_allclose(found.keypoints0, expected["mkpts0"], atol=0.01)
+    np.testing.assert_allclose(found.keypoints1, expected["mkpts1"], atol=0.01)
+    np.testing.assert_allclose(found.scores, expected["mconf"], atol=1e-4)
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_batches_on_a_gpu_do_not_change_a_pair(dtype: str, data: Path) -> None:
+    """Near and far pairs in one batch, so that some are fused in patches and some in rectangles."""
+    matcher = load_matcher("small", "cuda", dtype)
+    folders = ("fountain11", "sceaux11", "sacre_coeur17")
+    names = [name for folder in folders for name in sorted((data / folder / "images").iterdir())[:3]]
+    images = np.stack([np.asarray(Image.open(name).convert("L").resize((640, 480))) for name in names])
+    features = [matcher.encode(image[None]) for image in images]
+    pairs = list(combinations(range(len(images)), 2))
+    alone = [matcher.match_features(features[i], features[j])[0] for i, j in pairs]
+    together = matcher.match_features(
+        *(ImageFeatures.cat([features[k] for k in side]) for side in zip(*pairs, strict=True))
+    )
+    assert sum(map(len, alone)) > 5000
+    near = 0.0
+    for one, other in zip(alone, together, strict=True):
+        at = {tuple(cell): n for n, cell in enumerate(one.keypoints0.round().tolist())}
+        rows = [(at[tuple(cell)], n) for n, cell in enumerate(other.keypoints0.round().tolist()) if tuple(cell) in at]
+        mine, theirs = np.array(rows, int).reshape(-1, 2).T
+        near += (np.abs(one.keypoints1[mine] - other.keypoints1[theirs]).max(1, initial=0) < 0.1).sum()
+    assert near > 0.98 * max(sum(map(len, alone)), sum(map(len, together)))
