@@ -12,9 +12,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eloftr.config import EfficientLoFTRConfig
+from eloftr.gpu import kernels_for, slope_of
 
 # In place where there is such a form: every input is a sum that nothing else reads, and new memory costs more to be
 # given by the system than the activation itself.
@@ -92,6 +94,10 @@ class FusedBlock(nn.Module):
         self.activation = block.activation
 
     def forward(self, x: Tensor) -> Tensor:
+        slope = slope_of(self.activation)
+        if slope is not None and (kernels := kernels_for(x)):
+            y = F.conv2d(x, self.conv.weight, None, self.conv.stride, padding=1)
+            return kernels.finish(y, self.conv.bias, slope, x, self.scale)
         y = self.conv(x)
         return self.activation(y if self.scale is None else torch.addcmul(y, x, self.scale))
 

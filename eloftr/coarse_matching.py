@@ -4,23 +4,27 @@ B pairs, C channels, L = h·w cells in image 0, S = h'·w' cells in image 1, M m
     features (B, C, h, w), (B, C, h', w') → similarity (B, L, S), in tiles of rows → mutual nearest cells
     returns  cells (M, 3) int64: pair, cell of image 0, cell of image 1 (row-major);  scores (M,) float32
 
-The similarity of a pair is never held whole: a first pass over its tiles gives every row's and column's maximum and sum
-of exponentials, and these tell which few rows and columns can hold a match at all. Half types on a GPU take another way
-to the same matches, all pairs at once (coarse_kernel.py).
+The similarity of a pair is never held whole: one pass over its tiles gives every row's and column's maximum and sum of
+exponentials, and picks the few entries whose row alone gives them more than the threshold. Half types on a GPU take
+another way to the same matches, all pairs at once (kernels.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from eloftr.config import EfficientLoFTRConfig
+from eloftr.gpu import kernels_for
 
 # Similarities at a time: 2 MB stays in a core's cache, 1 GB fills a GPU.
 TILE = {"cpu": 1 << 19, "cuda": 1 << 28}
+# Least exponent: beside a sum of at least 1, exp(−80) is nothing; but below −87, where results are denormal or none, a
+# CPU takes up to 70 times as long for them.
+LEAST = -80.0
+FEW = 0.01  # a threshold from which on at most 100 entries of a row exceed it: few enough to be listed
 
 
 def flatten(features: Tensor) -> Tensor:
@@ -105,52 +109,54 @@ def _match_raw(flat0: Tensor, flat1: Tensor, temperature: float, threshold: floa
     return _mutual_nearest(flat0, flat1, temperature, 0.0, 0.0)
 
 
-def _maxima_and_sums(flat0: Tensor, flat1: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of every row of the similarity its maximum and sum of exp(s − maximum), (L,) each; then of every column, (S,)."""
-    device = flat0.device
-    top0, sum0 = torch.empty(len(flat0), device=device), torch.empty(len(flat0), device=device)
-    top1, sum1 = torch.full((len(flat1),), -torch.inf, device=device), torch.zeros(len(flat1), device=device)
-    for part, s in _tiles(flat0, flat1, temperature):
-        top0[part] = s.amax(dim=1)
-        sum0[part] = (s - top0[part, None]).exp_().sum(dim=1)
-        top = torch.maximum(top1, s.amax(dim=0))
-        sum1 = sum1 * (top1 - top).exp() + s.sub_(top).exp_().sum(dim=0)
-        top1 = top
-    return top0, sum0, top1, sum1
-
-
 def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, threshold: float) -> list[Tensor]:
     """Mutually most probable cells above the threshold, maybe some below: cell 0, cell 1, probability, each (M,).
 
     With t the maximum and n the sum of exp(s − t) of a row or column, the probability of s is
-    exp(s − t_row) / n_row · exp(s − t_column) / n_column, so no entry of a row exceeds 1 / n_row. A row or column whose
-    1 / n is not above the threshold holds no match, nor can it take one from another; only the few others are searched.
+    exp(s − t_row) / n_row · exp(s − t_column) / n_column. Neither factor exceeds 1, so an entry whose first does not
+    exceed the threshold is no match, nor can it take one from another.
     """
-    top0, sum0, top1, sum1 = _maxima_and_sums(flat0, flat1, temperature)
-    rows = (sum0 * threshold < 1).nonzero()[:, 0]
-    columns = (sum1 * threshold < 1).nonzero()[:, 0]
-    if not (len(rows) and len(columns)):
-        return [rows[:0], columns[:0], sum0[:0]]
-    # Half of each logarithm: the score s − (log row + log column) / 2 orders as the probability does.
-    cost0 = (top0[rows] + sum0[rows].log())[:, None] / 2
-    cost1 = (top1[columns] + sum1[columns].log()) / 2
-    row, column, s = _mutual_nearest(flat0[rows], flat1[columns], temperature, cost0, cost1)
-    row, column = rows[row], columns[column]
+    device, cells1 = flat0.device, len(flat1)
+    top0, sum0 = torch.empty(len(flat0), device=device), torch.empty(len(flat0), device=device)
+    top1, sum1 = torch.full((cells1,), -torch.inf, device=device), torch.zeros(cells1, device=device)
+    rows, columns, similarities = [], [], []
+    for part, s in _tiles(flat0, flat1, temperature):
+        top0[part] = top = s.amax(dim=1)
+        sum0[part] = total = (s - top[:, None]).clamp_(min=LEAST).exp_().sum(dim=1)
+        if threshold >= FEW:
+            row = (total * threshold < 1).nonzero()[:, 0]  # no probability exceeds 1 / n_row
+            least = top[row] + (total[row] * threshold).log()
+            hit, column = (s[row] >= least[:, None]).nonzero(as_tuple=True)
+            rows.append(row[hit] + part.start)
+            columns.append(column)
+            similarities.append(s[row[hit], column])
+        top = torch.maximum(top1, s.amax(dim=0))
+        sum1 = sum1 * (top1 - top).exp() + s.sub_(top).clamp_(min=LEAST).exp_().sum(dim=0)
+        top1 = top
+    if threshold >= FEW:
+        row, column, s = torch.cat(rows), torch.cat(columns), torch.cat(similarities)
+    else:  # Half of each logarithm: s − (log row + log column) / 2 orders as the probability does.
+        cost0, cost1 = (top0 + sum0.log()) / 2, (top1 + sum1.log()) / 2
+        row, column, s = _mutual_nearest(flat0, flat1, temperature, cost0[:, None], cost1)
     # Against the maxima, not their logarithms: in the hundreds, those would lose four digits of the score.
     probability = (s - top0[row]).exp() / sum0[row] * (s - top1[column]).exp() / sum1[column]
-    return [row, column, probability]
+    best0 = probability.new_zeros(len(flat0)).scatter_reduce(0, row, probability, "amax")
+    best1 = probability.new_zeros(cells1).scatter_reduce(0, column, probability, "amax")
+    best = ((probability == best0[row]) & (probability == best1[column])).nonzero()[:, 0]
+    best = best[row[best].diff(prepend=row.new_tensor([-1])) > 0]  # of equals in a row the first
+    return [row[best], column[best], probability[best]]
 
 
 def has_kernel(features: Tensor) -> bool:
-    """Whether coarse_kernel.py serves these features (B, C, h, w): a half type, on a GPU, where Triton is."""
+    """Whether kernels.py leads the rows of these features (B, C, h, w): of a half type, and C a power of two."""
     channels = features.shape[1]
-    served = features.is_cuda and features.dtype in (torch.float16, torch.bfloat16)
-    return served and channels >= 16 and channels & (channels - 1) == 0 and find_spec("triton") is not None
+    fit = features.dtype in (torch.float16, torch.bfloat16) and channels >= 16 and channels & (channels - 1) == 0
+    return fit and kernels_for(features) is not None
 
 
 def _match_on_gpu(features0: Tensor, features1: Tensor, config: EfficientLoFTRConfig) -> tuple[Tensor, Tensor]:
     """Cells (M, 3) that lead each other, ordered by pair and cell of image 0, and their scores (M,), of any size."""
-    from eloftr.coarse_kernel import maxima_and_sums, nearest
+    from eloftr.kernels import maxima_and_sums, nearest
 
     scale = 1 / (features0.shape[1] * config.coarse_matching_temperature)
     flat0, flat1 = (features.flatten(2).mT.contiguous() for features in (features0, features1))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from eloftr.backbone import ACTIVATION, fold_norm
 from eloftr.config import EfficientLoFTRConfig
+from eloftr.gpu import kernels_for, slope_of
 
 WINDOW = 8  # pixels of a coarse cell, and of the window around it
 RING = WINDOW + 2  # image 1's window carries one more pixel on each side, for the 3×3 of the second stage
@@ -53,6 +54,10 @@ class FusionBlock(nn.Module):
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """coarse (B, Cc, h, w) already at the size of fine (B, Cf, h, w) → (B, Cf, h, w)."""
         x = self.out_conv1(fine).add_(coarse)
+        slope, bias = slope_of(self.activation), self.out_conv2.bias  # a bias is there once the norm is folded
+        if slope is not None and bias is not None and (kernels := kernels_for(x)):
+            x = kernels.finish(F.conv2d(x, self.out_conv2.weight, padding=1), bias, slope)
+            return self.out_conv3(x)
         return self.out_conv3(self.activation(self.batch_norm(self.out_conv2(x))))
 
     @torch.no_grad()
@@ -146,6 +151,8 @@ def rectangle(maps: Maps, cell: Tensor) -> tuple[Maps, Tensor, Tensor]:
 
 def up(x: Tensor) -> Tensor:
     """(B, C, h, w) → (B, C, 2·h, 2·w)."""
+    if kernels := kernels_for(x):
+        return kernels.upsample(x, 2)
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
@@ -206,21 +213,20 @@ def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool) -> Tensor:
     return patches * (inside_y[:, :, None] & inside_x[:, None, :])[..., None]
 
 
-def window_similarities(
+def window_features(
     fused0: Tensor, fused1: Tensor, cells: Tensor, config: EfficientLoFTRConfig
 ) -> tuple[Tensor, Tensor]:
-    """Similarities (M, 64, 100) float32 of the two stages, of the window of cell 0 and the ring of cell 1 of `cells`
-    (M, 3): of all but the last `fine_matching_slice_dim` channels of the fused maps, and of those alone."""
+    """Features of the window of cell 0 and of the ring of cell 1 of `cells` (M, 3): (M, 64, C) and (M, 100, C)."""
     pair, cell0, cell1 = cells.unbind(1)
     window0 = rings(fused0, pair, cell0, config.fine_matching_centered)[:, 1:-1, 1:-1].flatten(1, 2)
-    ring1 = rings(fused1, pair, cell1, config.fine_matching_centered).flatten(1, 2)
-    channels, slice_dim = window0.shape[-1], config.fine_matching_slice_dim
-    first0, second0 = window0.split([channels - slice_dim, slice_dim], dim=-1)
-    first1, second1 = ring1.split([channels - slice_dim, slice_dim], dim=-1)
-    scale = channels**-0.5
-    first = (first0 * scale) @ (first1 * scale).transpose(1, 2)
-    second = second0 @ (second1 * slice_dim**-0.5).transpose(1, 2)
-    return first.float(), second.float()
+    return window0, rings(fused1, pair, cell1, config.fine_matching_centered).flatten(1, 2)
+
+
+def first_stage_similarity(window0: Tensor, ring1: Tensor, config: EfficientLoFTRConfig) -> Tensor:
+    """(M, 64, 100) float32, of all but the last `fine_matching_slice_dim` channels."""
+    channels = window0.shape[-1]
+    first0, first1 = (x[..., : channels - config.fine_matching_slice_dim] for x in (window0, ring1))
+    return (first0 * channels**-0.5 @ (first1 * channels**-0.5).mT).float()
 
 
 def first_stage_log_probability(similarity: Tensor) -> Tensor:
@@ -230,12 +236,13 @@ def first_stage_log_probability(similarity: Tensor) -> Tensor:
 
 
 def second_stage_offset(
-    similarity: Tensor, match: Tensor, pixel0: Tensor, pixel1: Tensor, config: EfficientLoFTRConfig
+    window0: Tensor, ring1: Tensor, match: Tensor, pixel0: Tensor, pixel1: Tensor, config: EfficientLoFTRConfig
 ) -> Tensor:
-    """Expected (x, y) offset (N, 2), within ±1 pixel, over a 3×3 of image 1 near `pixel1` (N,).
+    """Expected (x, y) offset (N, 2), within ±1 pixel, over a 3×3 of image 1 near `pixel1` (N,), by the similarity of
+    the last `fine_matching_slice_dim` channels.
 
-    similarity (M, 64, 100) of the second stage; match (N,) says which of the M windows each row reads, pixel0 (N,)
-    which pixel of image 0.
+    window0 (M, 64, C), ring1 (M, 100, C); match (N,) says which of the M windows each row reads, pixel0 (N,) which
+    pixel of image 0.
 
     The original code takes the pick's index in the window for its index in the ring, so its 3×3 lies one pixel up and
     left of the pick and wraps at the edge.
@@ -245,7 +252,10 @@ def second_stage_offset(
     rows = (pixel1[:, None] // WINDOW + centre + delta) % RING
     columns = (pixel1[:, None] % WINDOW + centre + delta) % RING
     index = (rows[:, :, None] * RING + columns[:, None, :]).flatten(1)
-    heat = similarity[match[:, None], pixel0[:, None], index]
+    slice_dim = config.fine_matching_slice_dim
+    feature0 = window0[..., -slice_dim:][match, pixel0].float() * slice_dim**-0.5
+    feature1 = ring1[..., -slice_dim:][match[:, None], index].float()
+    heat = (feature1 @ feature0[:, :, None])[..., 0]
     heat = (heat / config.fine_matching_regress_temperature).softmax(1).unflatten(1, (3, 3))
     return torch.stack([(heat.sum(1) * delta).sum(1), (heat.sum(2) * delta).sum(1)], dim=1)
 
@@ -266,11 +276,11 @@ def refine(fused0: Tensor, fused1: Tensor, cells: Tensor, config: EfficientLoFTR
     keypoints0, keypoints1 = [fused0.new_empty(0, 2).float()], [fused0.new_empty(0, 2).float()]
     for chunk in cells.split(CHUNK.get(cells.device.type, CHUNK["cpu"])):
         _, cell0, cell1 = chunk.unbind(1)
-        first, second = window_similarities(fused0, fused1, chunk, config)
-        best = first_stage_log_probability(first).flatten(1).argmax(1)
+        windows = window_features(fused0, fused1, chunk, config)
+        best = first_stage_log_probability(first_stage_similarity(*windows, config)).flatten(1).argmax(1)
         pixel0, pixel1 = best // WINDOW**2, best % WINDOW**2
         match = torch.arange(len(cell0), device=cell0.device)
-        offset = second_stage_offset(second, match, pixel0, pixel1, config)
+        offset = second_stage_offset(*windows, match, pixel0, pixel1, config)
         keypoints0.append(position(cell0, pixel0, fused0.shape[3] // 4))
         keypoints1.append(position(cell1, pixel1, fused1.shape[3] // 4) + offset)
     return torch.cat(keypoints0), torch.cat(keypoints1)

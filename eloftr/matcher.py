@@ -82,8 +82,9 @@ class Matcher:
     def encode(self, images: np.ndarray | Tensor) -> ImageFeatures:
         """uint8 (B, H, W), H and W multiples of 32 → features of the B images, on the matcher's device."""
         # From pinned memory the copy to a GPU goes on beside its work.
-        pinned = self.device.type == "cuda"
-        pixels = torch.tensor(images, pin_memory=pinned) if isinstance(images, np.ndarray) else images
+        pixels = torch.tensor(images) if isinstance(images, np.ndarray) else images
+        if self.device.type == "cuda" and not pixels.is_cuda:
+            pixels = pixels.pin_memory()
         pixels = pixels.to(self.device, non_blocking=True)[:, None].to(self.dtype).div_(255)
         with self._exactly():
             return self.model.encode(pixels.contiguous(memory_format=torch.channels_last))

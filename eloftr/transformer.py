@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from eloftr.backbone import ACTIVATION
 from eloftr.config import EfficientLoFTRConfig
+from eloftr.gpu import kernels_for, slope_of
 
 
 @lru_cache(maxsize=64)
@@ -102,6 +103,10 @@ class MLP(nn.Module):
         channels = x.shape[-1]
         on_cells, on_tokens = self.fc1.weight.split(channels, dim=1)
         hidden = F.linear(message, on_tokens).permute(0, 3, 1, 2)
+        slope = slope_of(self.activation)
+        if slope is not None and (kernels := kernels_for(x)):
+            hidden = kernels.add_upsampled(F.linear(x, on_cells), hidden, self.size, slope)
+            return self.layer_norm(self.fc2(hidden))
         hidden = F.interpolate(hidden, scale_factor=self.size, mode="bilinear", align_corners=False)
         hidden = hidden.permute(0, 2, 3, 1).flatten(0, 2)
         hidden = torch.addmm(hidden, x.flatten(0, 2), on_cells.T)

@@ -18,9 +18,10 @@ from eloftr.coarse_matching import similarity
 from eloftr.fine_matching import (
     WINDOW,
     first_stage_log_probability,
+    first_stage_similarity,
     position,
     second_stage_offset,
-    window_similarities,
+    window_features,
 )
 from eloftr.model import EfficientLoFTRForKeypointMatching
 
@@ -167,14 +168,14 @@ def compute_losses(
     # Similarities reach the hundreds: they and all that follows from them are float32.
     cells = true_cells(flow, visible)
     scores = similarity(coarse0.float(), coarse1.float(), config.coarse_matching_temperature)
-    windows = sample_windows(cells, height, width, generator)
+    sampled = sample_windows(cells, height, width, generator)
     fused0, fused1 = fused.float().split(batch)
-    first, second = window_similarities(fused0, fused1, windows, config)
-    window, pixel0, pixel1, offset = true_pixels(windows, flow, visible)
-    log_probability = first_stage_log_probability(first)
+    features = window_features(fused0, fused1, sampled, config)
+    window, pixel0, pixel1, offset = true_pixels(sampled, flow, visible)
+    log_probability = first_stage_log_probability(first_stage_similarity(*features, config))
     likelihood = log_probability[window, pixel0, pixel1]
     picked, offset = picks(log_probability.detach(), window, pixel0, pixel1, offset)
-    predicted = second_stage_offset(second, *picked, config)
+    predicted = second_stage_offset(*features, *picked, config)
     return Losses(
         coarse=coarse_loss(scores, cells),
         first=-likelihood.mean(),

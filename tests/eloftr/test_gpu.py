@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from itertools import combinations
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,6 +22,12 @@ from eloftr.model import ImageFeatures
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 with_kernel = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="there is no GPU")
+
+
+def kernels() -> ModuleType:
+    from eloftr import kernels
+
+    return kernels
 
 
 @with_kernel
@@ -105,8 +112,32 @@ def test_batches_on_a_gpu_do_not_change_a_pair(dtype: str, data: Path) -> None:
     assert sum(map(len, alone)) > 5000
     near = 0.0
     for one, other in zip(alone, together, strict=True):
-        at = {tuple(cell): n for n, cell in enumerate(one.keypoints0.round().tolist())}
-        rows = [(at[tuple(cell)], n) for n, cell in enumerate(other.keypoints0.round().tolist()) if tuple(cell) in at]
+        at = {tuple(place): n for n, place in enumerate(one.keypoints0.tolist())}
+        rows = [(at[tuple(place)], n) for n, place in enumerate(other.keypoints0.tolist()) if tuple(place) in at]
         mine, theirs = np.array(rows, int).reshape(-1, 2).T
         near += (np.abs(one.keypoints1[mine] - other.keypoints1[theirs]).max(1, initial=0) < 0.1).sum()
     assert near > 0.98 * max(sum(map(len, alone)), sum(map(len, together)))
+
+
+@with_kernel
+@pytest.mark.parametrize("factor", [2, 4])
+def test_upsampling_equals_pytorchs(factor: int) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.randn(2, 48, 7, 9, device=device)
+    expected = torch.nn.functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(kernels().upsample(x, factor), expected)
+    y = torch.randn(2, 7 * factor, 9 * factor, 48, device=device)
+    joined = torch.nn.functional.leaky_relu(y + expected.permute(0, 2, 3, 1), 0.01)
+    torch.testing.assert_close(kernels().add_upsampled(y.clone(), x, factor, 0.01), joined)
+
+
+@with_kernel
+@pytest.mark.parametrize("slope", [0.0, 0.01])
+def test_what_follows_a_convolution_equals_pytorchs(slope: float) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    y, x = torch.randn(2, 2, 24, 7, 9, device=device)
+    bias, scale = torch.randn(2, 24, 1, 1, device=device)
+    expected = torch.nn.functional.leaky_relu(y + bias, slope)
+    torch.testing.assert_close(kernels().finish(y.clone(), bias.flatten(), slope), expected)
+    expected = torch.nn.functional.leaky_relu(y + bias + x * scale, slope)
+    torch.testing.assert_close(kernels().finish(y.clone(), bias.flatten(), slope, x, scale), expected)

@@ -1,0 +1,163 @@
+"""What PyTorch does badly on a GPU, in Triton: a similarity whose rows are led but never written, up-sampling, and what
+follows a convolution.
+
+Each computes in float32, whatever the type it reads and writes, and has no gradient; gpu.py says where they are used.
+Maps are (B, C, h, w), channels last in memory.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Rows, columns, warps and stages: the fastest of eleven on an H100, and what fits where a block has less memory.
+BLOCKS = (128, 64, 4, 3), (64, 64, 4, 2), (32, 32, 4, 2)
+BLOCK = 1024  # values of a map at a time
+
+
+@triton.jit
+def _leaders(  # type: ignore[no-untyped-def]
+    a, b, cost, top, total, nearest, L, S, scale,
+    C: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    pair = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    channel = tl.arange(0, C)
+    x = tl.load(a + (pair * L + row[:, None]) * C + channel[None, :], mask=row[:, None] < L, other=0.0)
+    best = tl.full((ROWS,), float("-inf"), tl.float32)
+    weight = tl.zeros((ROWS,), tl.float32)
+    where = tl.zeros((ROWS,), tl.int32)
+    for start in range(0, S, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = column[None, :] < S
+        y = tl.load(b + (pair * S + column[None, :]) * C + channel[:, None], mask=inside, other=0.0)
+        s = tl.dot(x, y) * scale
+        if SUMS:
+            s = tl.where(inside, s, float("-inf"))
+            higher = tl.maximum(best, tl.max(s, 1))
+            weight = weight * tl.exp(best - higher) + tl.sum(tl.exp(s - higher[:, None]), 1)
+            best = higher
+        else:
+            s -= tl.load(cost + pair * S + column, mask=column < S, other=float("inf"))[None, :]
+            most, at = tl.max(s, 1, return_indices=True)
+            where = tl.where(most > best, start + at, where)
+            best = tl.maximum(best, most)
+    if SUMS:
+        tl.store(top + pair * L + row, best, mask=row < L)
+        tl.store(total + pair * L + row, weight, mask=row < L)
+    else:
+        tl.store(nearest + pair * L + row, where.to(tl.int64), mask=row < L)
+
+
+@lru_cache(maxsize=8)
+def _blocks(device: torch.device, row_bytes: int) -> tuple[int, int, int, int]:
+    if device.type != "cuda":  # interpreted
+        return BLOCKS[-1]
+    properties = torch.cuda.get_device_properties(device)
+    most = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
+    return next((b for b in BLOCKS if (b[0] + b[3] * b[1]) * row_bytes <= most), BLOCKS[-1])
+
+
+def _launch(a: Tensor, b: Tensor, scale: float, cost: Tensor | None, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    (pairs, rows, channels), columns = a.shape, b.shape[1]
+    a, b = a.contiguous(), b.contiguous()
+    block_rows, block_columns, warps, stages = _blocks(a.device, channels * a.element_size())
+    _leaders[triton.cdiv(rows, block_rows), pairs](
+        a, b, a if cost is None else cost, *outputs, rows, columns, scale,
+        C=channels, SUMS=cost is None, ROWS=block_rows, COLUMNS=block_columns, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+
+
+def maxima_and_sums(a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Of every row of s = scale · a·bᵀ its maximum and the sum of exp(s − maximum): (B, L) float32 each."""
+    top = torch.empty(a.shape[:2], device=a.device)
+    total = torch.empty_like(top)
+    _launch(a, b, scale, None, (top, total, top))
+    return top, total
+
+
+def nearest(a: Tensor, b: Tensor, scale: float, cost: Tensor) -> Tensor:
+    """Where scale · a·bᵀ − cost (B, S) is greatest in every row, the first of equals: (B, L) int64."""
+    found = torch.empty(a.shape[:2], dtype=torch.long, device=a.device)
+    _launch(a, b, scale, cost, (cost, cost, found))
+    return found
+
+
+@triton.jit
+def _upsample(  # type: ignore[no-untyped-def]
+    x, y, height, width, slope,
+    C: tl.constexpr, SCALE: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    image = (row // (SCALE * height)).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < SCALE * width * C
+    channel, column = at % C, at // C
+    v = tl.maximum((row % (SCALE * height) + 0.5) / SCALE - 0.5, 0.0)
+    u = tl.maximum((column + 0.5) / SCALE - 0.5, 0.0)
+    top, left = v.to(tl.int32), u.to(tl.int32)
+    bottom, right = tl.minimum(top + 1, height - 1), tl.minimum(left + 1, width - 1)
+    source = x + image * height * width * C + channel
+    v, u = v - top, u - left
+    above = tl.load(source + (top * width + left) * C, mask=inside, other=0.0).to(tl.float32) * (1 - u)
+    above += tl.load(source + (top * width + right) * C, mask=inside, other=0.0).to(tl.float32) * u
+    below = tl.load(source + (bottom * width + left) * C, mask=inside, other=0.0).to(tl.float32) * (1 - u)
+    below += tl.load(source + (bottom * width + right) * C, mask=inside, other=0.0).to(tl.float32) * u
+    value = above * (1 - v) + below * v
+    target = y + row.to(tl.int64) * SCALE * width * C + at
+    if ADD:
+        value += tl.load(target, mask=inside, other=0.0).to(tl.float32)
+        value = tl.where(value > 0, value, slope * value)
+    tl.store(target, value.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _finish(  # type: ignore[no-untyped-def]
+    y, bias, x, scale, slope, size, C: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    channel = at % C
+    value = tl.load(y + at, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        factor = tl.load(scale + channel, mask=inside, other=0.0).to(tl.float32)
+        value += tl.load(x + at, mask=inside, other=0.0).to(tl.float32) * factor
+    value = tl.where(value > 0, value, slope * value)
+    tl.store(y + at, value.to(y.dtype.element_ty), mask=inside)
+
+
+def upsample(x: Tensor, factor: int) -> Tensor:
+    """(B, C, h, w) → (B, C, factor·h, factor·w), bilinear, corners not aligned."""
+    batch, channels, height, width = x.shape
+    y = x.new_empty(batch, factor * height, factor * width, channels)
+    return _upsampled(x, y, factor, None).permute(0, 3, 1, 2)
+
+
+def add_upsampled(y: Tensor, x: Tensor, factor: int, slope: float) -> Tensor:
+    """Leaky ReLU of y (B, H, W, C) + up-sampled x (B, C, h, w), in y's place."""
+    return _upsampled(x, y, factor, slope)
+
+
+def _upsampled(x: Tensor, y: Tensor, factor: int, slope: float | None) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
+    batch, channels, height, width = x.shape
+    grid = batch * factor * height, triton.cdiv(factor * width * channels, BLOCK)
+    _upsample[grid](x, y, height, width, slope or 0.0, C=channels, SCALE=factor, ADD=slope is not None, BLOCK=BLOCK)
+    return y
+
+
+def finish(y: Tensor, bias: Tensor, slope: float, x: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+    """Leaky ReLU of y + bias (C,) + x · scale (C, 1, 1), in the place of y (B, C, h, w); 0 is the slope of ReLU."""
+    y = y.contiguous(memory_format=torch.channels_last)
+    x = y if x is None else x.contiguous(memory_format=torch.channels_last)
+    residual = scale is not None
+    grid = (triton.cdiv(y.numel(), BLOCK),)
+    _finish[grid](
+        y, bias, x, scale if residual else bias, slope, y.numel(), C=y.shape[1], RESIDUAL=residual, BLOCK=BLOCK
+    )
+    return y
