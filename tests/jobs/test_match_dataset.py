@@ -315,6 +315,8 @@ def test_other_options_on_a_finished_run_are_refused(
     assert "long_side was 192, now 256" in capsys.readouterr().err
     assert exit_code(*LISTED, "--output", "run", "--threshold", "0.3", "--dry-run") == 2
     assert "threshold was 0.2, now 0.3" in capsys.readouterr().err
+    assert exit_code(*LISTED, "--output", "run", "--least-squares", "0", "--dry-run") == 2
+    assert "least_squares was 5, now 0" in capsys.readouterr().err
 
 
 # Disturbed runs; others are in test_faults.py

@@ -149,6 +149,7 @@ def test_failures_that_passed_leave_no_trace(tmp_path: Path) -> None:
         ({"matching": MatchingOptions(LONG_SIDE, dtype="bfloat16")}, "dtype was float32, now bfloat16"),
         ({"variant": "opt"}, "skip_softmax was False, now True"),
         ({"threshold": 0.5}, "threshold was 0.2, now 0.5"),
+        ({"least_squares": 0}, "least_squares was 5, now 0"),
         ({"limits": ImageLimits(max_side=500)}, "limits.max_side was 16384, now 500"),
         ({"verification": VerificationOptions(long_side=LONG_SIDE, max_error=3.0)}, "max_error was 2.0, now 3.0"),
     ],
