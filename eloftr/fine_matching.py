@@ -36,8 +36,7 @@ INNER = 4  # of these, in a row, the half-resolution convolutions need only so m
 PATCH = SPAN**2 + INNER**2  # work of a match's patches, in cells of two maps: both blocks cost about the same for one
 SCALES = (1, 2, 4)  # of the coarse, quarter and half maps
 Maps = tuple[Tensor, Tensor, Tensor]
-# Matches refined at a time: bounds memory (M·64·100 floats), and on a CPU stays in cache.
-CHUNK = {"cpu": 1 << 10, "cuda": 1 << 13}
+CHUNK = 256  # matches refined at a time: bounds memory (M·64·100 floats), and stays in a CPU's cache
 
 
 class FusionBlock(nn.Module):
@@ -273,8 +272,13 @@ def refine(fused0: Tensor, fused1: Tensor, cells: Tensor, config: EfficientLoFTR
     The first stage moves both ends to the most probable pixel pair of the two windows; the second moves image 1's
     by the expectation over its 3×3 neighbours.
     """
+    if len(cells) and (kernels := kernels_for(fused0)):
+        how = config.fine_matching_slice_dim, config.fine_matching_regress_temperature, config.fine_matching_centered
+        pixels, offset = kernels.refine_cells(fused0, fused1, cells, *how)
+        found0 = position(cells[:, 1], pixels[:, 0], fused0.shape[3] // 4)
+        return found0, position(cells[:, 2], pixels[:, 1], fused1.shape[3] // 4) + offset
     keypoints0, keypoints1 = [fused0.new_empty(0, 2).float()], [fused0.new_empty(0, 2).float()]
-    for chunk in cells.split(CHUNK.get(cells.device.type, CHUNK["cpu"])):
+    for chunk in cells.split(CHUNK):
         _, cell0, cell1 = chunk.unbind(1)
         windows = window_features(fused0, fused1, chunk, config)
         best = first_stage_log_probability(first_stage_similarity(*windows, config)).flatten(1).argmax(1)

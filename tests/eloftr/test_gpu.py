@@ -17,6 +17,7 @@ from PIL import Image
 
 from eloftr import EfficientLoFTRConfig, load_matcher
 from eloftr.coarse_matching import _match_on_gpu, has_kernel, match_coarse, similarity
+from eloftr.fine_matching import position, refine
 from eloftr.model import ImageFeatures
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -141,3 +142,21 @@ def test_what_follows_a_convolution_equals_pytorchs(slope: float) -> None:
     torch.testing.assert_close(kernels().finish(y.clone(), bias.flatten(), slope), expected)
     expected = torch.nn.functional.leaky_relu(y + bias + x * scale, slope)
     torch.testing.assert_close(kernels().finish(y.clone(), bias.flatten(), slope, x, scale), expected)
+
+
+@with_kernel
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize(("channels", "slice_dim"), [(24, 4), (64, 8)])
+def test_refinement_equals_that_of_pytorch(channels: int, slice_dim: int, centered: bool) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(3)
+    config = EfficientLoFTRConfig(fine_matching_slice_dim=slice_dim, fine_matching_centered=centered)
+    fused0, fused1 = torch.randn(2, channels, 16, 24), torch.randn(2, channels, 20, 16)
+    pair = torch.arange(2).repeat_interleave(20)
+    cells = torch.stack([pair, torch.arange(40) % 24, torch.arange(40) * 7 % 20], dim=1)  # all edges and corners
+    expected = refine(fused0, fused1, cells, config)
+    how = slice_dim, config.fine_matching_regress_temperature, centered
+    maps = (fused.to(device, memory_format=torch.channels_last) for fused in (fused0, fused1))
+    pixels, offset = (found.cpu() for found in kernels().refine_cells(*maps, cells.to(device), *how))
+    torch.testing.assert_close(position(cells[:, 1], pixels[:, 0], 6), expected[0])
+    torch.testing.assert_close(position(cells[:, 2], pixels[:, 1], 4) + offset, expected[1])
