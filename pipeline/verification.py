@@ -8,6 +8,7 @@ Cameras follow the tables: the centre of the top-left pixel is (0, 0), so the pr
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -66,6 +67,16 @@ class VerificationOptions:
         if not (0 <= self.min_inlier_ratio <= 1 and 0 < self.confidence < 1):
             raise ValueError("VerificationOptions: min_inlier_ratio and confidence lie between 0 and 1.")
 
+    def trials(self, matches: int) -> int:
+        """Trials of RANSAC that miss the fewest inliers that are accepted as rarely as `confidence` says, three times as
+        many for noise, as COLMAP has it; at most max_num_trials. Of 30 matches 25 must agree, and 100 trials find them.
+        """
+        least = max(self.min_inlier_ratio, self.min_num_inliers / matches) ** 7  # a fundamental matrix takes 7
+        if least >= 1:
+            return min(100, self.max_num_trials)
+        needed = 3 * math.log(1 - self.confidence) / math.log1p(-least) if least else math.inf
+        return int(min(max(100.0, needed), self.max_num_trials))
+
 
 class VerifyShard:
     """Estimate the two-view geometry of every matched pair of a shard. CPU only, one thread."""
@@ -121,7 +132,7 @@ class VerifyShard:
         estimation.ransac.min_inlier_ratio = options.min_inlier_ratio
         factors = [resize_factor(c.width, c.height, options.long_side) for c in (camera0, camera1)]
         estimation.ransac.max_error = options.max_error * float(np.mean(factors))
-        estimation.ransac.max_num_trials = options.max_num_trials
+        estimation.ransac.max_num_trials = options.trials(len(points0))
         estimation.ransac.min_num_trials = min(estimation.ransac.min_num_trials, options.max_num_trials)
         estimation.ransac.confidence = options.confidence
         estimation.ransac.random_seed = options.random_seed

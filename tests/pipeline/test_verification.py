@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,19 @@ def test_random_matches_are_refused(prior: bool) -> None:
     assert not set(table["geometry"].to_pylist()) & set(GEOMETRIES)
     assert table["num_inliers"].to_pylist() == [0] * len(rows)
     assert not any(any(inliers) for inliers in table["inliers"].to_pylist())
+
+
+def test_few_matches_take_few_trials_and_are_found_all_the_same() -> None:
+    assert [OPTIONS.trials(n) for n in (25, 30, 40, 1000)] == [100, 100, 545, 2000]
+    rows = []
+    for seed in range(4):
+        scene = Scene(seed=seed, noise=0.3, outliers=0)
+        rng = np.random.default_rng(seed)
+        for i, j in combinations(range(6), 2):
+            points = np.stack([scene.project(i), scene.project(j)])[:, 40 * i : 40 * i + 30]
+            points[1, 27:] = rng.uniform(0, np.array(scene.size) - 1, (3, 2))
+            rows.append((scene.name(i), scene.name(j), points, np.ones(30)))
+    assert min(verify(matches_table(rows), scene)["num_inliers"].to_pylist()) >= 25
 
 
 def test_a_flat_scene_is_planar() -> None:
