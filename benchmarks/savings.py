@@ -117,6 +117,11 @@ def whole_fusion(
     return fused0, fused1, torch.stack([pair, cells[:, 1], cells[:, 2]], dim=1), nowhere, nowhere
 
 
+def all_together(maps0: fine_matching.Maps, maps1: fine_matching.Maps, cells: Tensor) -> list[Tensor]:
+    """groups that are one."""
+    return [torch.arange(len(cells), device=cells.device)]
+
+
 def no_early_exit(self: Any, features0: model.ImageFeatures, features1: model.ImageFeatures) -> model.PairMatches:
     """match that fuses the pairs without matches too."""
     found = WHOLE_MATCH(self, features0, features1)
@@ -141,9 +146,11 @@ def mixed_encode(self: Any, images: Tensor) -> model.ImageFeatures:
     return model.ImageFeatures(images, features.coarse, quarter, half)
 
 
-def mixed_block(self: fine_matching.FusionBlock, coarse: Tensor, mixed: Tensor) -> Tensor:
+def mixed_block(self: fine_matching.FusionBlock, coarse: Tensor, mixed: Tensor, padding: int = 1) -> Tensor:
     """FusionBlock.forward of a fused model, on what mixed_encode made."""
-    return self.out_conv3(self.activation(F.conv2d(coarse, self.out_conv2.weight, padding=1) + mixed))
+    mixed = mixed if padding else mixed[:, :, 1:-1, 1:-1]
+    x = self.activation(F.conv2d(coarse, self.out_conv2.weight, padding=padding) + mixed)
+    return F.conv2d(x, self.out_conv3.weight, padding=padding)
 
 
 NETWORK = model.EfficientLoFTRForKeypointMatching
@@ -172,7 +179,9 @@ SAVINGS = {  # each taken out
     ),
     "split fc1": Variant([(transformer.MLP, "forward", concatenated_fc1)]),
     "no fusion without matches": Variant([(NETWORK, "match", no_early_exit)]),
-    "fusion around the matches only": Variant([(fine_matching.FineFusion, "around", whole_fusion)]),
+    "fusion around the matches only": Variant(
+        [(fine_matching.FineFusion, "around", whole_fusion), (model, "groups", all_together)]
+    ),
     "tiled dual softmax": Variant([(model, "match_coarse", dense_coarse)]),
     "windows of matched cells": Variant([(fine_matching, "rings", unfolded)]),
 }

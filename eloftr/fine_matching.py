@@ -34,6 +34,7 @@ MARGIN = 3  # coarse cells around a cell that its window depends on: four 3×3 c
 SPAN = 2 * MARGIN + 1
 INNER = 4  # of these, in a row, the half-resolution convolutions need only so many, from one before the middle on
 PATCH = SPAN**2 + INNER**2  # work of a match's patches, in cells of two maps: both blocks cost about the same for one
+TIGHT = 30  # and of what its windows read and nothing more, which cells MARGIN away from the edges can have
 SCALES = (1, 2, 4)  # of the coarse, quarter and half maps
 Maps = tuple[Tensor, Tensor, Tensor]
 CHUNK = 256  # matches refined at a time: bounds memory (M·64·100 floats), and stays in a CPU's cache
@@ -50,14 +51,17 @@ class FusionBlock(nn.Module):
         self.activation = ACTIVATION[config.mlp_activation_function]()
         self.out_conv3 = nn.Conv2d(coarse, fine, 3, padding=1, bias=False)
 
-    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """coarse (B, Cc, h, w) already at the size of fine (B, Cf, h, w) → (B, Cf, h, w)."""
+    def forward(self, coarse: Tensor, fine: Tensor, padding: int = 1) -> Tensor:
+        """coarse (B, Cc, h, w) already at the size of fine (B, Cf, h, w) → (B, Cf, h, w), or without padding two
+        samples less at every edge."""
         x = self.out_conv1(fine).add_(coarse)
+        weight2, weight3 = self.out_conv2.weight, self.out_conv3.weight
         slope, bias = slope_of(self.activation), self.out_conv2.bias  # a bias is there once the norm is folded
         if slope is not None and bias is not None and (kernels := kernels_for(x)):
-            x = kernels.finish(F.conv2d(x, self.out_conv2.weight, padding=1), bias, slope)
-            return self.out_conv3(x)
-        return self.out_conv3(self.activation(self.batch_norm(self.out_conv2(x))))
+            x = kernels.finish(F.conv2d(x, weight2, padding=padding), bias, slope)
+        else:
+            x = self.activation(self.batch_norm(F.conv2d(x, weight2, bias, padding=padding)))
+        return F.conv2d(x, weight3, padding=padding)
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -88,9 +92,18 @@ class FineFusion(nn.Module):
             x = cut(x, image, SCALES[2] * inner, SCALES[2] * INNER)
         return self.out_conv_layers[1](x, half)
 
+    def tight(self, coarse: Tensor, quarter: Tensor, half: Tensor) -> Tensor:
+        """Fine features of 3×3 cells, zero where the windows of the middle one do not read: (M, C1, 12, 12), of coarse
+        (M, C3, 7, 7), quarter (M, C2, 11, 11) and half (M, C1, 12, 12) around it."""
+        x = self.out_conv(coarse * coarse.shape[1] ** -0.5)
+        x = self.out_conv_layers[0](up(x)[:, :, 1:12, 1:12], quarter, padding=0)
+        x = self.out_conv_layers[1](up(x)[:, :, 1:13, 1:13], half, padding=0)
+        return F.pad(x, (1, 3, 1, 3))
+
     def around(self, maps0: Maps, maps1: Maps, cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """`forward` of both images where the windows of the cells (M, 3), M > 0, depend on it: of every pair that has
-        any the smallest rectangle that holds all, or, where that is less work, a patch for each.
+        any the smallest rectangle that holds all, or, where that is less work, a patch for each, a tight one where no
+        cell is near an edge.
 
         maps: coarse, quarter and half, as `forward` takes them, of all pairs.
         Returns the fine features of image 0 and of image 1, the cells counted within them (M, 3), and the origins
@@ -105,6 +118,17 @@ class FineFusion(nn.Module):
         crop1, cell1, origin1 = rectangle(maps1, cells[:, 2])
         inner0 = inner1 = None
         work = crop0[0][:, 0].numel() + crop1[0][:, 0].numel()
+        if len(cells) * TIGHT < work and inner_cells(maps0, maps1, cells).all():
+            fused0, origin0 = self.tight(*tight_patches(maps0, pair, cells[:, 1])), origins(maps0, cells[:, 1])
+            fused1, origin1 = self.tight(*tight_patches(maps1, pair, cells[:, 2])), origins(maps1, cells[:, 2])
+            middle = torch.full_like(pair, 4)
+            return (
+                fused0,
+                fused1,
+                torch.stack([torch.arange(len(pair), device=pair.device), middle, middle], 1),
+                origin0,
+                origin1,
+            )
         if len(cells) * PATCH < work and min(*maps0[0].shape[2:], *maps1[0].shape[2:]) >= SPAN:
             crop0, cell0, origin0, inner0 = patches(maps0, pair, cells[:, 1])
             crop1, cell1, origin1, inner1 = patches(maps1, pair, cells[:, 2])
@@ -120,16 +144,40 @@ class FineFusion(nn.Module):
 
 
 def groups(maps0: Maps, maps1: Maps, cells: Tensor) -> list[Tensor]:
-    """Which of the cells (M, 3) to fuse and refine together (each (N,) int64): those of pairs whose matches are few
-    enough for patches, and the others; a group is not empty unless M is 0."""
-    pairs = len(maps0[0])
-    everything = torch.arange(len(cells), device=cells.device)
-    if pairs == 1:
-        return [everything]
+    """Which of the cells (M, 3), M > 0, to fuse and refine together: of pairs with few matches those away from the
+    edges, then the others of them, then those of the other pairs. Indices (N,) int64 each; none is empty."""
     whole = maps0[0][0, 0].numel() + maps1[0][0, 0].numel()
-    few = (torch.bincount(cells[:, 0], minlength=pairs) * PATCH < whole)[cells[:, 0]]
-    found = [few.nonzero()[:, 0], (~few).nonzero()[:, 0]]
-    return [group for group in found if len(group)] or [everything]
+    few = (torch.bincount(cells[:, 0], minlength=len(maps0[0])) * TIGHT < whole)[cells[:, 0]]
+    inner = inner_cells(maps0, maps1, cells)
+    found = (members.nonzero()[:, 0] for members in (few & inner, few & ~inner, ~few))
+    return [group for group in found if len(group)]
+
+
+def inner_cells(maps0: Maps, maps1: Maps, cells: Tensor) -> Tensor:
+    """(M,) bool: whether both of the cells (M, 3) are MARGIN cells away from the edges of their images."""
+    inner = torch.ones_like(cells[:, 0], dtype=torch.bool)
+    for maps, cell in ((maps0, cells[:, 1]), (maps1, cells[:, 2])):
+        height, width = maps[0].shape[2:]
+        for position, size in ((cell // width, height), (cell % width, width)):
+            inner &= (position >= MARGIN) & (position < size - MARGIN)
+    return inner
+
+
+def tight_patches(maps: Maps, pair: Tensor, cell: Tensor) -> Maps:
+    """What `FineFusion.tight` takes around each cell (M,) of map `pair` (M,)."""
+    width = maps[0].shape[3]
+    cell = torch.stack([cell // width, cell % width], dim=1)
+    coarse, quarter, half = (
+        cut(x, pair, scale * cell - before, side)
+        for x, scale, before, side in zip(maps, SCALES, (3, 5, 5), (7, 11, 12), strict=True)
+    )
+    return coarse, quarter, half
+
+
+def origins(maps: Maps, cell: Tensor) -> Tensor:
+    """(x, y) in pixels of the first of the 3×3 cells around each cell (M,): (M, 2)."""
+    width = maps[0].shape[3]
+    return (torch.stack([cell % width, cell // width], dim=1) - 1) * WINDOW
 
 
 def rectangle(maps: Maps, cell: Tensor) -> tuple[Maps, Tensor, Tensor]:

@@ -68,8 +68,8 @@ class VerificationOptions:
             raise ValueError("VerificationOptions: min_inlier_ratio and confidence lie between 0 and 1.")
 
     def trials(self, matches: int) -> int:
-        """Trials of RANSAC that miss the fewest inliers that are accepted as rarely as `confidence` says, three times as
-        many for noise, as COLMAP has it; at most max_num_trials. Of 30 matches 25 must agree, and 100 trials find them.
+        """Trials of RANSAC that find the fewest inliers that are accepted as surely as `confidence` says, three times
+        as many for noise, as COLMAP has it; at most max_num_trials. Of 30 matches 25 must agree: 100 trials find them.
         """
         least = max(self.min_inlier_ratio, self.min_num_inliers / matches) ** 7  # a fundamental matrix takes 7
         if least >= 1:

@@ -14,7 +14,17 @@ from PIL import Image
 import eloftr.coarse_matching as coarse_matching
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, Matcher, load_matcher
 from eloftr.coarse_matching import match_coarse, similarity
-from eloftr.fine_matching import INNER, RING, FineFusion, patches, position, rings
+from eloftr.fine_matching import (
+    INNER,
+    RING,
+    FineFusion,
+    groups,
+    inner_cells,
+    patches,
+    position,
+    rings,
+    tight_patches,
+)
 
 CONFIG = EfficientLoFTRConfig(
     stage_num_blocks=[1, 1, 1, 2], out_features=[8, 16, 16, 32], hidden_size=32, num_attention_layers=1
@@ -116,6 +126,7 @@ def test_tiled_coarse_matching_equals_the_definition(
     [
         ([(0, 0), (0, 1), (1, 1), (2, 0)], False),  # close together, in a corner
         ([(5, 4), (5, 5)], True),  # of two pairs: two patches are less than two rectangles of a cell more
+        ([(4, 3), (8, 7), (5, 5)], True),  # away from all edges: tight
         ([(11, 10), (10, 9)], False),
         ([(11, 10), (8, 8)], True),
         ([(0, 0), (11, 10)], True),  # far apart
@@ -136,13 +147,38 @@ def test_fusion_around_matches_equals_that_of_the_whole_image(cells: list[tuple[
         around = fusion.around(maps, maps, torch.stack([pair, cell, other], dim=1))
     for part, column, expected, origin in ((around[0], 1, cell, around[3]), (around[1], 2, other, around[4])):
         local = around[2][:, column]
-        assert (len(part) == len(cell) and part.shape[3] == 4 * INNER) == in_patches
+        assert (len(part) == len(cell) and part.shape[3] in (12, 4 * INNER)) == in_patches
         for centered in (False, True):
             torch.testing.assert_close(
                 rings(part, around[2][:, 0], local, centered), rings(whole, pair, expected, centered)
             )
         found = position(local, torch.zeros_like(cell), part.shape[3] // 4) + origin
         torch.testing.assert_close(found, position(expected, torch.zeros_like(cell), 11))
+
+
+def test_a_tight_patch_of_any_inner_cell_equals_the_whole_image() -> None:
+    torch.manual_seed(6)
+    config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
+    fusion = FineFusion(config).eval()
+    maps = tuple(torch.randn(2, c, 9 * scale, 8 * scale) for c, scale in ((16, 1), (8, 2), (6, 4)))
+    cells = torch.tensor([(pair, cell, cell) for pair in range(2) for cell in range(9 * 8)])
+    cells = cells[inner_cells(maps, maps, cells)]
+    assert len(cells) == 2 * 3 * 2  # all that are three cells away from every edge
+    with torch.inference_mode():
+        whole, part = fusion(*maps), fusion.tight(*tight_patches(maps, cells[:, 0], cells[:, 1]))
+    middle = torch.full_like(cells[:, 0], 4)
+    for centered in (False, True):
+        torch.testing.assert_close(
+            rings(part, torch.arange(len(cells)), middle, centered), rings(whole, cells[:, 0], cells[:, 1], centered)
+        )
+
+
+def test_groups_hold_every_match_once() -> None:
+    maps = tuple(torch.zeros(3, c, 12 * scale, 11 * scale) for c, scale in ((16, 1), (8, 2), (6, 4)))
+    few = [(0, 60, 60), (0, 3, 60), (0, 62, 62)]  # 3 is at the edge
+    many = [(2, cell, cell) for cell in range(12 * 11)]
+    cells = torch.tensor(few + many)
+    assert [group.tolist() for group in groups(maps, maps, cells)] == [[0, 2], [1], [*range(3, 3 + len(many))]]
 
 
 def test_a_patch_of_any_cell_equals_the_whole_image() -> None:
