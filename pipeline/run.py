@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import os
 import platform
 import time
@@ -49,6 +50,7 @@ PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
 READ_THREADS = 16  # for done markers, which are small and many
 # A shard is the unit of restart, of overlap between stages and of memory: small where a pair costs a tenth of a second.
 SHARD_SIZES = {"cuda": (64, 1024), "cpu": (32, 32)}  # images, pairs
+SHARDS = 64  # of a short list on a GPU, of 32 pairs at least: one CPU verifies a shard, and takes longer than the GPU
 
 
 class RunError(Exception):
@@ -157,7 +159,9 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: str) -> Pla
         if not len(pairs.pairs):
             first = next(iter(pairs.failures["detail"].to_pylist()), "it is empty")
             raise RunError(f"{redacted(options.pairs)}: names no pair of photographs in {source.shown} ({first}).")
-    chosen = zip((options.max_images, options.max_pairs), SHARD_SIZES[device], strict=True)
+    most_images, most_pairs = SHARD_SIZES[device]
+    few_pairs = min(most_pairs, max(32, math.ceil(len(pairs.pairs) / SHARDS)))
+    chosen = ((options.max_images, most_images), (options.max_pairs, few_pairs))
     shards = plan_shards(pairs.pairs, *(default if size is None else size for size, default in chosen))
     return Plan(names, pairs, shards_table(names, shards), encodes(shards))
 

@@ -14,11 +14,11 @@ from pictures import write_views
 
 from benchmarks.pipeline import match_without_ray
 from eloftr.checkpoint import CheckpointError, load_model, save_model
-from pipeline.images import ImageLimits
+from pipeline.images import ImageLimits, image_source
 from pipeline.matching import MatchedShard, MatchingOptions
 from pipeline.pairs import PairListError
-from pipeline.run import FinishShard, Run, RunError, RunOptions, weights_digest
-from pipeline.schemas import FAILURES, IMAGES, MATCHES
+from pipeline.run import FinishShard, Run, RunError, RunOptions, make_plan, weights_digest
+from pipeline.schemas import FAILURES, IMAGES, MATCHES, unragged
 from pipeline.storage import Folder, StorageError
 from pipeline.verification import VerificationOptions
 
@@ -99,6 +99,17 @@ def test_the_same_options_resume(photos: Path, finished: Path) -> None:
     assert "3 shards done" in run.described()
     run.begin()
     assert contents(finished) == before
+
+
+@pytest.mark.parametrize(("images", "shards"), [(12, 3), (94, 64), (600, 180)])
+def test_a_short_list_on_a_gpu_has_shards_for_many_cpus(tmp_path: Path, images: int, shards: int) -> None:
+    for n in range(images):
+        (tmp_path / f"{n}.jpg").touch()
+    plan = make_plan(RunOptions(str(tmp_path), str(tmp_path / "run")), image_source(str(tmp_path), {}, False), "cuda")
+    sizes = [len(pairs) for pairs in unragged(plan.shards["pairs"])]
+    assert sum(sizes) == images * (images - 1) // 2
+    assert max(sizes) <= 1024
+    assert shards <= len(sizes) < 1.6 * shards
 
 
 def test_a_run_goes_on_with_the_shards_that_have_no_marker(photos: Path, tmp_path: Path) -> None:
