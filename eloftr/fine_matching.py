@@ -121,14 +121,8 @@ class FineFusion(nn.Module):
         if len(cells) * TIGHT < work and inner_cells(maps0, maps1, cells).all():
             fused0, origin0 = self.tight(*tight_patches(maps0, pair, cells[:, 1])), origins(maps0, cells[:, 1])
             fused1, origin1 = self.tight(*tight_patches(maps1, pair, cells[:, 2])), origins(maps1, cells[:, 2])
-            middle = torch.full_like(pair, 4)
-            return (
-                fused0,
-                fused1,
-                torch.stack([torch.arange(len(pair), device=pair.device), middle, middle], 1),
-                origin0,
-                origin1,
-            )
+            match, middle = torch.arange(len(cells), device=cells.device), torch.full_like(pair, 4)
+            return fused0, fused1, torch.stack([match, middle, middle], dim=1), origin0, origin1
         if len(cells) * PATCH < work and min(*maps0[0].shape[2:], *maps1[0].shape[2:]) >= SPAN:
             crop0, cell0, origin0, inner0 = patches(maps0, pair, cells[:, 1])
             crop1, cell1, origin1, inner1 = patches(maps1, pair, cells[:, 2])
