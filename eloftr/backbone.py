@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eloftr.config import EfficientLoFTRConfig
-from eloftr.gpu import kernels_for, slope_of
+from eloftr.fast import kernels_for, slope_of
 
 # In place where there is such a form: every input is a sum that nothing else reads, and new memory costs more to be
 # given by the system than the activation itself.

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from eloftr.config import EfficientLoFTRConfig
-from eloftr.gpu import kernels_for
+from eloftr.fast import kernels_for
 
 # Similarities at a time: 2 MB stays in a core's cache, 1 GB fills a GPU.
 TILE = {"cpu": 1 << 19, "cuda": 1 << 28}
@@ -69,6 +70,15 @@ def match_coarse(features0: Tensor, features1: Tensor, config: EfficientLoFTRCon
         cells.append(torch.stack([torch.full_like(cell0, pair), cell0, cell1], dim=1)[kept])
         scores.append(score[kept])
     return torch.cat(cells), torch.cat(scores)
+
+
+def where(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the few true values of mask (rows, S): numpy finds them in a sixth of PyTorch's time."""
+    if mask.device.type != "cpu":
+        row, column = mask.nonzero(as_tuple=True)
+        return row, column
+    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return flat // mask.shape[1], flat % mask.shape[1]
 
 
 def _tiles(flat0: Tensor, flat1: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
@@ -124,12 +134,10 @@ def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, thresh
         top0[part] = top = s.amax(dim=1)
         sum0[part] = total = (s - top[:, None]).clamp_(min=LEAST).exp_().sum(dim=1)
         if threshold >= FEW:
-            row = (total * threshold < 1).nonzero()[:, 0]  # no probability exceeds 1 / n_row
-            least = top[row] + (total[row] * threshold).log()
-            hit, column = (s[row] >= least[:, None]).nonzero(as_tuple=True)
-            rows.append(row[hit] + part.start)
+            row, column = where(s >= (top + (total * threshold).log())[:, None])
+            rows.append(row + part.start)
             columns.append(column)
-            similarities.append(s[row[hit], column])
+            similarities.append(s[row, column])
         top = torch.maximum(top1, s.amax(dim=0))
         sum1 = sum1 * (top1 - top).exp() + s.sub_(top).clamp_(min=LEAST).exp_().sum(dim=0)
         top1 = top

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from eloftr.backbone import ACTIVATION, fold_norm
 from eloftr.config import EfficientLoFTRConfig
-from eloftr.gpu import kernels_for, slope_of
+from eloftr.fast import add_product, kernels_for, slope_of
 
 WINDOW = 8  # pixels of a coarse cell, and of the window around it
 RING = WINDOW + 2  # image 1's window carries one more pixel on each side, for the 3×3 of the second stage
@@ -53,8 +53,11 @@ class FusionBlock(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor, padding: int = 1) -> Tensor:
         """coarse (B, Cc, h, w) already at the size of fine (B, Cf, h, w) → (B, Cf, h, w), or without padding two
-        samples less at every edge."""
-        x = self.out_conv1(fine).add_(coarse)
+        samples less at every edge. May write into `coarse`."""
+        # out_conv1(fine) + coarse, without a map between
+        x, y = (maps.permute(0, 2, 3, 1) for maps in (coarse, fine))
+        x = add_product(x.flatten(0, 2), y.flatten(0, 2), self.out_conv1.weight.flatten(1)).view(x.shape)
+        x = x.permute(0, 3, 1, 2)
         weight2, weight3 = self.out_conv2.weight, self.out_conv3.weight
         slope, bias = slope_of(self.activation), self.out_conv2.bias  # a bias is there once the norm is folded
         if slope is not None and bias is not None and (kernels := kernels_for(x)):

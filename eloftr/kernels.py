@@ -1,7 +1,7 @@
 """What PyTorch does badly on a GPU, in Triton: a similarity whose rows are led but never written, up-sampling, what
 follows a convolution, and the refinement of a match.
 
-Each computes in float32, whatever the type it reads and writes, and has no gradient; gpu.py says where they are used.
+Each computes in float32, whatever the type it reads and writes, and has no gradient; fast.py says where they are used.
 Maps are (B, C, h, w), channels last in memory.
 """
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from eloftr.backbone import ACTIVATION
 from eloftr.config import EfficientLoFTRConfig
-from eloftr.gpu import kernels_for, slope_of
+from eloftr.fast import add_product, kernels_for, slope_of
 
 
 @lru_cache(maxsize=64)
@@ -109,7 +109,7 @@ class MLP(nn.Module):
             return self.layer_norm(self.fc2(hidden))
         hidden = F.interpolate(hidden, scale_factor=self.size, mode="bilinear", align_corners=False)
         hidden = hidden.permute(0, 2, 3, 1).flatten(0, 2)
-        hidden = hidden.addmm_(x.flatten(0, 2), on_cells.T)  # in place: a copy of it costs more than up-sampling it
+        hidden = add_product(hidden, x.flatten(0, 2), on_cells)
         return self.layer_norm(self.fc2(self.activation(hidden))).view_as(x)
 
 

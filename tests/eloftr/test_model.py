@@ -156,6 +156,16 @@ def test_fusion_around_matches_equals_that_of_the_whole_image(cells: list[tuple[
         torch.testing.assert_close(found, position(expected, torch.zeros_like(cell), 11))
 
 
+def test_autocast_computes_without_gradients_too() -> None:
+    """In-place products would refuse two types."""
+    image0, image1 = (np.asarray(view) for view in views(2, (256, 192)))
+    model = load_matcher("small", "cpu").model
+    images = torch.from_numpy(np.stack([image0, image1]))[:, None].float() / 255
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        features = model.encode(images)
+        assert len(model.match(features[:1], features[1:]).cells) > 50
+
+
 def test_a_tight_patch_of_any_inner_cell_equals_the_whole_image() -> None:
     torch.manual_seed(6)
     config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
