@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from eloftr.backbone import RepVGG
 from eloftr.coarse_matching import match_coarse
 from eloftr.config import DEFAULT_INITIALIZER_RANGE, EfficientLoFTRConfig
-from eloftr.fine_matching import FineFusion, groups, refine
+from eloftr.fine_matching import FineFusion, Maps, groups, refine
 from eloftr.least_squares import least_squares
 from eloftr.outputs import BackboneOutput, EfficientLoFTRKeypointMatchingOutput
 from eloftr.recording import Recording, recording
@@ -246,15 +246,20 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule):
             (coarse, features.quarter, features.half)
             for coarse, features in ((coarse0, features0), (coarse1, features1))
         )
-        keypoints0, keypoints1 = coarse0.new_empty(2, len(cells), 2, dtype=torch.float32).unbind()
-        for group in groups(maps0, maps1, cells):
-            fused0, fused1, local, origin0, origin1 = self.refinement_layer.around(maps0, maps1, cells[group])
-            found0, found1 = refine(fused0, fused1, local, self.config)
-            keypoints0[group], keypoints1[group] = found0 + origin0, found1 + origin1
+        parts = groups(maps0, maps1, cells)
+        found = [self._refined(maps0, maps1, cells[part]) for part in parts]
+        order = torch.cat(parts).argsort()
+        keypoints0, keypoints1 = (torch.cat(side)[order] for side in zip(*found, strict=True))
         if radius := self.config.fine_matching_least_squares_radius:
             images = features0.images, features1.images
             keypoints1 = least_squares(*images, cells[:, 0], keypoints0, keypoints1, radius)
         return PairMatches(cells, keypoints0, keypoints1, scores)
+
+    def _refined(self, maps0: Maps, maps1: Maps, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints (M, 2) in both images of cells (M, 3) that are fused together."""
+        fused0, fused1, local, origin0, origin1 = self.refinement_layer.around(maps0, maps1, cells)
+        keypoints0, keypoints1 = refine(fused0, fused1, local, self.config)
+        return keypoints0 + origin0, keypoints1 + origin1
 
     def forward(
         self,
