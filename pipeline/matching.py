@@ -12,6 +12,7 @@ pairs with one of REASONS.
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -188,6 +189,7 @@ class MatchShard:
             else:
                 half = len(members) // 2
                 todo[:0] = [members[:half], members[half:]]
+        _return_memory()
         reasons = dict(zip(shard.failures["image0"].to_pylist(), shard.failures["reason"].to_pylist(), strict=True))
         names = [[shard.names[i] for i in side] for side in shard.pairs.T]
         reason = [
@@ -243,6 +245,13 @@ class MatchShard:
                 groups[shard.pixels[k0].shape, shard.pixels[k1].shape].append(pair)
         for members in groups.values():
             yield from _chunks(members, self.batch_size)
+
+
+def _return_memory() -> None:
+    """What the encodings of a shard filled goes back to the system: glibc keeps it in pieces, and asks for more."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim:
+        trim(0)
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
