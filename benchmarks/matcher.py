@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
@@ -199,16 +200,23 @@ def print_peak(options: Any) -> None:
     print(torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_memory())
 
 
+def flop_counter() -> FlopCounterMode:
+    """PyTorch's, which does not know that a product that is added to in place is one."""
+
+    def product(y: Any, x: Any, weight: Any, **others: Any) -> int:
+        return 2 * int(x[0]) * int(x[1]) * int(weight[1])  # of shapes
+
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: product})
+
+
 def operations(weights: Path, height: int, width: int) -> dict[str, float]:
     """Floating-point operations of each stage, of one image or one pair: multiplications and additions of products."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     model = load_model(weights).eval().fuse()
     image = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(0))
     network = model.efficientloftr
 
     def count(run: Callable[[], Any]) -> tuple[float, Any]:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with flop_counter() as counter, torch.no_grad():
             result = run()
         return float(counter.get_total_flops()), result
 
@@ -221,7 +229,7 @@ def operations(weights: Path, height: int, width: int) -> dict[str, float]:
         "image: backbone": backbone,
         "image: first self-attention": first,
         "pair: transformer": rest,
-        "pair: coarse similarity, twice": 2 * 2.0 * cells**2 * coarse.shape[1],
+        "pair: coarse similarity": 2.0 * cells**2 * coarse.shape[1],
         "pair: fusion of both images": 2 * fusion,
     }
 

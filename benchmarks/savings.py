@@ -27,7 +27,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
@@ -37,6 +36,7 @@ from benchmarks.matcher import (  # noqa: E402
     Pairs,
     all_pairs,
     environment,
+    flop_counter,
     near_pairs,
     published,
     seconds,
@@ -220,7 +220,7 @@ class Side:
             return self.matcher(images, pairs)
 
     def operations(self, images: np.ndarray, pairs: Pairs) -> int:
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             self(images, pairs)
         return int(counter.get_total_flops())
 

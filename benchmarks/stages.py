@@ -25,12 +25,11 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
-from benchmarks.matcher import Pairs, environment, near_pairs, published, shape_of, windows  # noqa: E402
+from benchmarks.matcher import Pairs, environment, flop_counter, near_pairs, published, shape_of, windows  # noqa: E402
 from benchmarks.savings import SAVINGS, Side, Variant  # noqa: E402
 from eloftr import backbone, fine_matching, model, transformer  # noqa: E402
 from eloftr.matcher import BATCH, DTYPES  # noqa: E402
@@ -87,7 +86,7 @@ def stage_seconds(side: Side, images: np.ndarray, pairs: Pairs, rounds: int) -> 
 def stage_operations(weights: Path, images: np.ndarray) -> dict[str, float]:
     """Operations of every stage of the pair of the first two images, counted on the CPU: kernels count none."""
     side = Side(Variant(), weights, torch.device("cpu"), torch.float32)
-    counter = FlopCounterMode(display=False)
+    counter = flop_counter()
     with counter, measured(lambda: float(counter.get_total_flops())) as operations:
         side.matcher(images[:2], [(0, 1)])
     return {stage: operations[stage] for stage in STAGES}
