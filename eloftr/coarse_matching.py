@@ -119,6 +119,12 @@ def _match_raw(flat0: Tensor, flat1: Tensor, temperature: float, threshold: floa
     return _mutual_nearest(flat0, flat1, temperature, 0.0, 0.0)
 
 
+def _probability(s: Tensor, top0: Tensor, sum0: Tensor, top1: Tensor, sum1: Tensor) -> Tensor:
+    """Of similarities s (M,), given the maximum and sum of their rows and columns. Against the maxima, not their
+    logarithms: in the hundreds, those would lose four digits of the score."""
+    return (s - top0).exp() / sum0 * (s - top1).exp() / sum1
+
+
 def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, threshold: float) -> list[Tensor]:
     """Mutually most probable cells above the threshold, maybe some below: cell 0, cell 1, probability, each (M,).
 
@@ -146,8 +152,7 @@ def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, thresh
     else:  # Half of each logarithm: s − (log row + log column) / 2 orders as the probability does.
         cost0, cost1 = (top0 + sum0.log()) / 2, (top1 + sum1.log()) / 2
         row, column, s = _mutual_nearest(flat0, flat1, temperature, cost0[:, None], cost1)
-    # Against the maxima, not their logarithms: in the hundreds, those would lose four digits of the score.
-    probability = (s - top0[row]).exp() / sum0[row] * (s - top1[column]).exp() / sum1[column]
+    probability = _probability(s, top0[row], sum0[row], top1[column], sum1[column])
     best0 = probability.new_zeros(len(flat0)).scatter_reduce(0, row, probability, "amax")
     best1 = probability.new_zeros(cells1).scatter_reduce(0, column, probability, "amax")
     best = ((probability == best0[row]) & (probability == best1[column])).nonzero()[:, 0]
@@ -178,6 +183,6 @@ def _match_on_gpu(features0: Tensor, features1: Tensor, config: EfficientLoFTRCo
     cell1 = nearest1[pair, cell0]
     score = (flat0[pair, cell0].float() * flat1[pair, cell1].float()).sum(1) * scale
     if not config.coarse_matching_skip_softmax:
-        probability0 = (score - top0[pair, cell0]).exp() / sum0[pair, cell0]
-        score = probability0 * (score - top1[pair, cell1]).exp() / sum1[pair, cell1]
+        ends = top0[pair, cell0], sum0[pair, cell0], top1[pair, cell1], sum1[pair, cell1]
+        score = _probability(score, *ends)
     return torch.stack([pair, cell0, cell1], dim=1), score

@@ -50,7 +50,8 @@ PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
 READ_THREADS = 16  # for done markers, which are small and many
 # A shard is the unit of restart, of overlap between stages and of memory: small where a pair costs a tenth of a second.
 SHARD_SIZES = {"cuda": (64, 1024), "cpu": (32, 32)}  # images, pairs
-SHARDS = 64  # of a short list on a GPU, of 32 pairs at least: one CPU verifies a shard, and takes longer than the GPU
+# Of a short list on a GPU, of 32 pairs at least: one CPU verifies a shard, and takes longer than the GPU.
+FEWEST_SHARDS = 64
 
 
 class RunError(Exception):
@@ -160,7 +161,7 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: str) -> Pla
             first = next(iter(pairs.failures["detail"].to_pylist()), "it is empty")
             raise RunError(f"{redacted(options.pairs)}: names no pair of photographs in {source.shown} ({first}).")
     most_images, most_pairs = SHARD_SIZES[device]
-    few_pairs = min(most_pairs, max(32, math.ceil(len(pairs.pairs) / SHARDS)))
+    few_pairs = min(most_pairs, max(32, math.ceil(len(pairs.pairs) / FEWEST_SHARDS)))
     chosen = ((options.max_images, most_images), (options.max_pairs, few_pairs))
     shards = plan_shards(pairs.pairs, *(default if size is None else size for size, default in chosen))
     return Plan(names, pairs, shards_table(names, shards), encodes(shards))

@@ -122,19 +122,19 @@ def test_tiled_coarse_matching_equals_the_definition(
 
 
 @pytest.mark.parametrize(
-    ("cells", "in_patches"),
+    ("cells", "patch"),
     [
-        ([(0, 0), (0, 1), (1, 1), (2, 0)], False),  # close together, in a corner
-        ([(5, 4), (5, 5)], True),  # of two pairs: two patches are less than two rectangles of a cell more
-        ([(4, 3), (8, 7), (5, 5)], True),  # away from all edges: tight
-        ([(11, 10), (10, 9)], False),
-        ([(11, 10), (8, 8)], True),
-        ([(0, 0), (11, 10)], True),  # far apart
-        ([(2, 9)], False),
-        ([(r, c) for r in range(12) for c in range(11)], False),
+        ([(0, 0), (0, 1), (1, 1), (2, 0)], None),  # close together, in a corner
+        ([(5, 4), (5, 5)], 12),  # of two pairs: two patches are less than two rectangles of a cell more
+        ([(4, 3), (8, 7), (5, 5)], 12),  # away from all edges: tight
+        ([(11, 10), (10, 9)], None),
+        ([(11, 10), (8, 8)], 4 * INNER),
+        ([(0, 0), (11, 10)], 4 * INNER),  # far apart
+        ([(2, 9)], None),
+        ([(r, c) for r in range(12) for c in range(11)], None),
     ],
 )
-def test_fusion_around_matches_equals_that_of_the_whole_image(cells: list[tuple[int, int]], in_patches: bool) -> None:
+def test_fusion_around_matches_equals_that_of_the_whole_image(cells: list[tuple[int, int]], patch: int | None) -> None:
     torch.manual_seed(4)
     config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
     fusion = FineFusion(config).eval()
@@ -147,7 +147,8 @@ def test_fusion_around_matches_equals_that_of_the_whole_image(cells: list[tuple[
         around = fusion.around(maps, maps, torch.stack([pair, cell, other], dim=1))
     for part, column, expected, origin in ((around[0], 1, cell, around[3]), (around[1], 2, other, around[4])):
         local = around[2][:, column]
-        assert (len(part) == len(cell) and part.shape[3] in (12, 4 * INNER)) == in_patches
+        sides = {part.shape[3]} & {12, 4 * INNER} if len(part) == len(cell) else set()
+        assert sides == ({patch} if patch else set())
         for centered in (False, True):
             torch.testing.assert_close(
                 rings(part, around[2][:, 0], local, centered), rings(whole, pair, expected, centered)
