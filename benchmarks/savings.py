@@ -98,13 +98,12 @@ def dense_coarse(features0: Tensor, features1: Tensor, config: EfficientLoFTRCon
     return kept.nonzero(), scores[kept]
 
 
-def unfolded(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool) -> Tensor:
+def unfolded(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool, border: int = 1) -> Tensor:
     """rings by up-sampling and unfolding the whole map."""
     assert not centered
     full = F.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=False)
-    windows = F.unfold(full, fine_matching.RING, stride=fine_matching.WINDOW, padding=1)
-    windows = windows.unflatten(1, (fused.shape[1], fine_matching.RING, fine_matching.RING)).permute(0, 4, 2, 3, 1)
-    return windows[pair, cell]
+    windows = F.unfold(full, fine_matching.WINDOW + 2 * border, stride=fine_matching.WINDOW, padding=border)
+    return windows.unflatten(1, (fused.shape[1], -1)).permute(0, 3, 2, 1)[pair, cell]
 
 
 def whole_fusion(

@@ -99,7 +99,7 @@ class FusedBlock(nn.Module):
             y = F.conv2d(x, self.conv.weight, None, self.conv.stride, padding=1)
             return kernels.finish(y, self.conv.bias, slope, x, self.scale)
         y = self.conv(x)
-        return self.activation(y if self.scale is None else torch.addcmul(y, x, self.scale))
+        return self.activation(y if self.scale is None else y.addcmul_(x, self.scale))
 
 
 class RepVGGStage(nn.Module):

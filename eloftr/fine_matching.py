@@ -228,33 +228,35 @@ def patches(maps: Maps, pair: Tensor, cell: Tensor) -> tuple[Maps, Tensor, Tenso
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # weights made while matching must serve training too
-def interpolation_weights(centered: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(RING, len(SAMPLES)) weights of bilinear up-sampling by two: full-resolution pixel p − 1 of a cell from
-    half-resolution samples around it. Pixel p lies at p/2 − 0.25 of them, or three pixels before when centred."""
-    position = (torch.arange(RING, dtype=torch.float64) - 1) / 2 - (1.75 if centered else 0.25)
+def interpolation_weights(border: int, centered: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(P², len(SAMPLES)²) weights of bilinear up-sampling by two, P = WINDOW + 2·border: full-resolution pixels of a cell
+    and `border` around it from half-resolution samples around it. Pixel p lies at p/2 − 0.25 of them, or three pixels
+    before when centred."""
+    position = torch.arange(-border, WINDOW + border, dtype=torch.float64) / 2 - (1.75 if centered else 0.25)
     samples = torch.tensor(SAMPLES[centered], dtype=torch.float64)
-    return (1 - (position[:, None] - samples).abs()).clamp(min=0).to(device, dtype)
+    weights = (1 - (position[:, None] - samples).abs()).clamp(min=0)
+    return torch.kron(weights, weights).to(device, dtype)
 
 
-def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool) -> Tensor:
-    """Full-resolution features (M, RING, RING, C) around `cell` (M,) of map `pair` (M,) of fused (B, C, H/2, W/2).
+def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool, border: int = 1) -> Tensor:
+    """Full-resolution features (M, P², C) of `cell` (M,) of map `pair` (M,) of fused (B, C, H/2, W/2), and `border` pixels
+    around it: P = WINDOW + 2·border.
 
     Samples beyond the edge repeat it, as up-sampling does; pixels beyond the image are zero, as padding is.
     """
     height, width = fused.shape[2:]
     steps = torch.tensor(SAMPLES[centered], device=fused.device)
-    row = cell // (width // 4) * 4
-    column = cell % (width // 4) * 4
-    rows = (row[:, None] + steps).clamp(0, height - 1)
+    row, column = cell // (width // 4) * 4, cell % (width // 4) * 4
+    rows = (row[:, None] + steps).clamp(0, height - 1) + pair[:, None] * height
     columns = (column[:, None] + steps).clamp(0, width - 1)
-    patches = fused.permute(0, 2, 3, 1)[pair[:, None, None], rows[:, :, None], columns[:, None, :]]
-    weights = interpolation_weights(centered, fused.device, fused.dtype)
-    patches = torch.einsum("pr,mrsc->mpsc", weights, patches)
-    patches = torch.einsum("qs,mpsc->mpqc", weights, patches)
-    edge = torch.arange(-1, RING - 1, device=fused.device) - (WINDOW // 2 if centered else 0)
-    inside_y = (2 * row[:, None] + edge >= 0) & (2 * row[:, None] + edge < 2 * height)
-    inside_x = (2 * column[:, None] + edge >= 0) & (2 * column[:, None] + edge < 2 * width)
-    return patches * (inside_y[:, :, None] & inside_x[:, None, :])[..., None]
+    samples = (rows[:, :, None] * width + columns[:, None, :]).flatten()
+    # By rows of one matrix, which takes half the time of indexing the map.
+    patches = fused.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, samples).unflatten(0, (len(cell), -1))
+    found = interpolation_weights(border, centered, fused.device, fused.dtype) @ patches
+    pixels = torch.arange(-border, WINDOW + border, device=fused.device) - (WINDOW // 2 if centered else 0)
+    y, x = 2 * row[:, None] + pixels, 2 * column[:, None] + pixels
+    beyond = ((y < 0) | (y >= 2 * height))[:, :, None] | ((x < 0) | (x >= 2 * width))[:, None, :]
+    return found.masked_fill_(beyond.flatten(1)[..., None], 0)
 
 
 def window_features(
@@ -262,21 +264,29 @@ def window_features(
 ) -> tuple[Tensor, Tensor]:
     """Features of the window of cell 0 and of the ring of cell 1 of `cells` (M, 3): (M, 64, C) and (M, 100, C)."""
     pair, cell0, cell1 = cells.unbind(1)
-    window0 = rings(fused0, pair, cell0, config.fine_matching_centered)[:, 1:-1, 1:-1].flatten(1, 2)
-    return window0, rings(fused1, pair, cell1, config.fine_matching_centered).flatten(1, 2)
+    centered = config.fine_matching_centered
+    return rings(fused0, pair, cell0, centered, border=0), rings(fused1, pair, cell1, centered)
 
 
 def first_stage_similarity(window0: Tensor, ring1: Tensor, config: EfficientLoFTRConfig) -> Tensor:
     """(M, 64, 100) float32, of all but the last `fine_matching_slice_dim` channels."""
     channels = window0.shape[-1]
     first0, first1 = (x[..., : channels - config.fine_matching_slice_dim] for x in (window0, ring1))
-    return (first0 * channels**-0.5 @ (first1 * channels**-0.5).mT).float()
+    return (first0 / channels @ first1.mT).float()
 
 
 def first_stage_log_probability(similarity: Tensor) -> Tensor:
-    """Dual-softmax log-probability (M, 64, 64) of a pixel pair; the ring takes part in it and is then cut off."""
+    """Dual-softmax log-probability (M, 64, 8, 8) of a pixel pair; the ring takes part in it and is then cut off."""
     log_probability = similarity.log_softmax(1) + similarity.log_softmax(2)
-    return log_probability.unflatten(2, (RING, RING))[:, :, 1:-1, 1:-1].flatten(2)
+    return log_probability.unflatten(2, (RING, RING))[..., 1:-1, 1:-1]
+
+
+def most_probable(log_probability: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every (64, 8, 8) of log_probability (M, 64, 8, 8) the pixels of image 0 (M,) and 1 (M,), int64. By rows, then in
+    one row: a fifth of the time of a search through all for its index."""
+    match = torch.arange(len(log_probability), device=log_probability.device)
+    pixel0 = log_probability.amax((2, 3)).argmax(1)
+    return pixel0, log_probability[match, pixel0].flatten(1).argmax(1)
 
 
 def second_stage_offset(
@@ -326,8 +336,7 @@ def refine(fused0: Tensor, fused1: Tensor, cells: Tensor, config: EfficientLoFTR
     for chunk in cells.split(CHUNK):
         _, cell0, cell1 = chunk.unbind(1)
         windows = window_features(fused0, fused1, chunk, config)
-        best = first_stage_log_probability(first_stage_similarity(*windows, config)).flatten(1).argmax(1)
-        pixel0, pixel1 = best // WINDOW**2, best % WINDOW**2
+        pixel0, pixel1 = most_probable(first_stage_log_probability(first_stage_similarity(*windows, config)))
         match = torch.arange(len(cell0), device=cell0.device)
         offset = second_stage_offset(*windows, match, pixel0, pixel1, config)
         keypoints0.append(position(cell0, pixel0, fused0.shape[3] // 4))

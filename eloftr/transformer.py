@@ -129,7 +129,7 @@ class AggregatedAttention(nn.Module):
             _, height, width, channels = query.shape
             table = rotary_table(height, width, channels, self.theta, query.device, query.dtype)
         message = self.attention(query, tokens, table)
-        return x + self.mlp(x.permute(0, 2, 3, 1), message).permute(0, 3, 1, 2)
+        return self.mlp(x.permute(0, 2, 3, 1), message).permute(0, 3, 1, 2).add_(x)
 
 
 class AttentionRound(nn.Module):

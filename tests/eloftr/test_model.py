@@ -20,6 +20,7 @@ from eloftr.fine_matching import (
     FineFusion,
     groups,
     inner_cells,
+    most_probable,
     patches,
     position,
     rings,
@@ -239,17 +240,26 @@ def test_windows_equal_the_upsampled_and_unfolded_map() -> None:
     unfolded = torch.nn.functional.unfold(full, RING, stride=8, padding=1)  # (2, 5·100, 4·6)
     expected = unfolded.unflatten(1, (5, RING, RING)).permute(0, 4, 2, 3, 1).flatten(0, 1)
     pair, cell = torch.arange(2).repeat_interleave(24), torch.arange(24).repeat(2)
-    torch.testing.assert_close(rings(fused, pair, cell, centered=False), expected)
+    torch.testing.assert_close(rings(fused, pair, cell, centered=False), expected.flatten(1, 2))
+    inner = expected[:, 1:-1, 1:-1].flatten(1, 2)
+    torch.testing.assert_close(rings(fused, pair, cell, centered=False, border=0), inner)
+
+
+def test_the_most_probable_pair_of_pixels_is_the_best_of_all() -> None:
+    generator = torch.Generator().manual_seed(4)
+    log_probability = torch.randn(50, 64, 10, 10, generator=generator)[..., 1:-1, 1:-1]
+    pixel0, pixel1 = most_probable(log_probability)
+    assert torch.equal(64 * pixel0 + pixel1, log_probability.flatten(1).argmax(1))
 
 
 def test_centered_windows_hold_the_features_of_the_places_they_stand_for() -> None:
     y, x = torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij")
     places = 2.0 * torch.stack([x, y])[None]  # sample k of the half-resolution map is centred on pixel 2k
     cell = torch.tensor([8 + 2, 2 * 8 + 5])  # 8 cells a row: (2, 1) and (5, 2)
-    found = rings(places, torch.zeros_like(cell), cell, centered=True)[:, 1:-1, 1:-1].flatten(1, 2)
+    found = rings(places, torch.zeros_like(cell), cell, centered=True, border=0)
     expected = torch.stack([position(one.expand(64), torch.arange(64), 8) for one in cell])
     torch.testing.assert_close(found, expected)
-    corner = rings(places, torch.tensor([0]), torch.tensor([0]), centered=True)
+    corner = rings(places, torch.tensor([0]), torch.tensor([0]), centered=True).unflatten(1, (RING, RING))
     assert (corner[0, :5] == 0).all()  # from −4.5 to −0.5: beyond the image
     torch.testing.assert_close(corner[0, 5:, 6, 1], torch.arange(5) + 0.5)
 
