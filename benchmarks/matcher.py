@@ -119,11 +119,13 @@ class Ours:
 
     def __call__(self, images: np.ndarray, pairs: Pairs) -> int:
         batches = (images[n : n + self.batch] for n in range(0, len(images), self.batch))
-        features = ImageFeatures.cat([self.matcher.encode(batch) for batch in batches])
+        encoded = (self.matcher.encode(batch) for batch in batches)
+        features = [batch[n : n + 1] for batch in encoded for n in range(len(batch))]
         total = 0
         for start in range(0, len(pairs), self.batch):
-            ends = torch.tensor(pairs[start : start + self.batch], device=self.matcher.device).unbind(1)
-            total += sum(len(found) for found in self.matcher.match_features(features[ends[0]], features[ends[1]]))
+            sides = zip(*pairs[start : start + self.batch], strict=True)
+            joined = (ImageFeatures.cat([features[n] for n in side]) for side in sides)
+            total += sum(len(found) for found in self.matcher.match_features(*joined))
         return total
 
 

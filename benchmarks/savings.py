@@ -181,6 +181,7 @@ SAVINGS = {  # each taken out
     "fusion around the matches only": Variant(
         [(fine_matching.FineFusion, "around", whole_fusion), (model, "groups", all_together)]
     ),
+    "half resolution in bands": Variant([(fine_matching, "BAND", {})]),
     "tiled dual softmax": Variant([(model, "match_coarse", dense_coarse)]),
     "windows of matched cells": Variant([(fine_matching, "rings", unfolded)]),
 }

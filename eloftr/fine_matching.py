@@ -36,6 +36,9 @@ INNER = 4  # of these, in a row, the half-resolution convolutions need only so m
 PATCH = SPAN**2 + INNER**2  # work of a match's patches, in cells of two maps: both blocks cost about the same for one
 TIGHT = 30  # and of what its windows read and nothing more, which cells MARGIN away from the edges can have
 SCALES = (1, 2, 4)  # of the coarse, quarter and half maps
+# Values of a map at half resolution that are fused at a time: 8 MB stay in a cache. A map larger than 32 MB would come
+# from the system page by page each time: malloc keeps none.
+BAND = {"cpu": 1 << 21}
 Maps = tuple[Tensor, Tensor, Tensor]
 CHUNK = 256  # matches refined at a time: bounds memory (M·64·100 floats), and stays in a CPU's cache
 
@@ -89,11 +92,25 @@ class FineFusion(nn.Module):
         covers all."""
         x = self.out_conv(coarse * coarse.shape[1] ** -0.5)
         x = self.out_conv_layers[0](up(x), quarter)
-        x = up(x)
-        if inner is not None:
-            image = torch.arange(len(x), device=x.device)
-            x = cut(x, image, SCALES[2] * inner, SCALES[2] * INNER)
+        if inner is None:
+            return self._in_bands(x, half)
+        image = torch.arange(len(x), device=x.device)
+        x = cut(up(x), image, SCALES[2] * inner, SCALES[2] * INNER)
         return self.out_conv_layers[1](x, half)
+
+    def _in_bands(self, x: Tensor, half: Tensor) -> Tensor:
+        """The last layer on up(x), x (B, C2, H/4, W/4), and half (B, C1, H/2, W/2), by bands of rows: see BAND."""
+        height = x.shape[2]
+        rows = max(1, BAND[x.device.type] // (4 * x[:, :, 0].numel())) if x.device.type in BAND else height
+        fused = []
+        for top in range(0, height, rows):
+            bottom = min(height, top + rows)
+            first, last = max(0, top - 1), min(height, bottom + 1)  # what two convolutions see of x, up-sampled,
+            begin, end = max(0, top - 2), min(height, bottom + 2)  # and what up-sampling sees of it
+            band = up(x[:, :, begin:end])[:, :, 2 * (first - begin) : 2 * (last - begin)]
+            band = self.out_conv_layers[1](band, half[:, :, 2 * first : 2 * last])
+            fused.append(band[:, :, 2 * (top - first) : 2 * (bottom - first)])
+        return fused[0] if len(fused) == 1 else torch.cat(fused, dim=2)
 
     def tight(self, coarse: Tensor, quarter: Tensor, half: Tensor) -> Tensor:
         """Fine features of 3×3 cells, zero where the windows of the middle one do not read: (M, C1, 12, 12), of coarse
@@ -229,8 +246,8 @@ def patches(maps: Maps, pair: Tensor, cell: Tensor) -> tuple[Maps, Tensor, Tenso
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # weights made while matching must serve training too
 def interpolation_weights(border: int, centered: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(P², len(SAMPLES)²) weights of bilinear up-sampling by two, P = WINDOW + 2·border: full-resolution pixels of a cell
-    and `border` around it from half-resolution samples around it. Pixel p lies at p/2 − 0.25 of them, or three pixels
+    """(P², len(SAMPLES)²) weights of bilinear up-sampling by two: full-resolution pixels of a cell and `border` around
+    it, P = WINDOW + 2·border a side, from half-resolution samples. Pixel p lies at p/2 − 0.25 of them, or three pixels
     before when centred."""
     position = torch.arange(-border, WINDOW + border, dtype=torch.float64) / 2 - (1.75 if centered else 0.25)
     samples = torch.tensor(SAMPLES[centered], dtype=torch.float64)
@@ -239,8 +256,8 @@ def interpolation_weights(border: int, centered: bool, device: torch.device, dty
 
 
 def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool, border: int = 1) -> Tensor:
-    """Full-resolution features (M, P², C) of `cell` (M,) of map `pair` (M,) of fused (B, C, H/2, W/2), and `border` pixels
-    around it: P = WINDOW + 2·border.
+    """Full-resolution features (M, P², C) of `cell` (M,) of map `pair` (M,) of fused (B, C, H/2, W/2), and of `border`
+    pixels around it: P = WINDOW + 2·border.
 
     Samples beyond the edge repeat it, as up-sampling does; pixels beyond the image are zero, as padding is.
     """
@@ -256,7 +273,8 @@ def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool, border: int
     pixels = torch.arange(-border, WINDOW + border, device=fused.device) - (WINDOW // 2 if centered else 0)
     y, x = 2 * row[:, None] + pixels, 2 * column[:, None] + pixels
     beyond = ((y < 0) | (y >= 2 * height))[:, :, None] | ((x < 0) | (x >= 2 * width))[:, None, :]
-    return found.masked_fill_(beyond.flatten(1)[..., None], 0)
+    found.flatten(0, 1).index_fill_(0, beyond.flatten().nonzero()[:, 0], 0)  # few: a mask would walk through all
+    return found
 
 
 def window_features(
@@ -276,17 +294,17 @@ def first_stage_similarity(window0: Tensor, ring1: Tensor, config: EfficientLoFT
 
 
 def first_stage_log_probability(similarity: Tensor) -> Tensor:
-    """Dual-softmax log-probability (M, 64, 8, 8) of a pixel pair; the ring takes part in it and is then cut off."""
+    """Dual-softmax log-probability (M, 64, 64) of a pixel pair; the ring takes part in it and is then cut off."""
     log_probability = similarity.log_softmax(1) + similarity.log_softmax(2)
-    return log_probability.unflatten(2, (RING, RING))[..., 1:-1, 1:-1]
+    return log_probability.unflatten(2, (RING, RING))[:, :, 1:-1, 1:-1].flatten(2)
 
 
 def most_probable(log_probability: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every (64, 8, 8) of log_probability (M, 64, 8, 8) the pixels of image 0 (M,) and 1 (M,), int64. By rows, then in
-    one row: a fifth of the time of a search through all for its index."""
+    """The pixels of image 0 and of image 1 (M,), int64, with the largest of every log_probability (M, 64, 64). By rows,
+    then in one row: a fifth of the time of a search through all for its index."""
     match = torch.arange(len(log_probability), device=log_probability.device)
-    pixel0 = log_probability.amax((2, 3)).argmax(1)
-    return pixel0, log_probability[match, pixel0].flatten(1).argmax(1)
+    pixel0 = log_probability.amax(2).argmax(1)
+    return pixel0, log_probability[match, pixel0].argmax(1)
 
 
 def second_stage_offset(

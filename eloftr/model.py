@@ -49,7 +49,9 @@ class ImageFeatures:
 
     @staticmethod
     def cat(parts: list[ImageFeatures]) -> ImageFeatures:
-        """Images of one shape, joined along the batch."""
+        """Images of one shape, joined along the batch; one alone is not copied."""
+        if len(parts) == 1:
+            return parts[0]
         return ImageFeatures(
             torch.cat([part.images for part in parts]),
             torch.cat([part.coarse for part in parts]),

@@ -172,7 +172,7 @@ def compute_losses(
     fused0, fused1 = fused.float().split(batch)
     features = window_features(fused0, fused1, sampled, config)
     window, pixel0, pixel1, offset = true_pixels(sampled, flow, visible)
-    log_probability = first_stage_log_probability(first_stage_similarity(*features, config)).flatten(2)
+    log_probability = first_stage_log_probability(first_stage_similarity(*features, config))
     likelihood = log_probability[window, pixel0, pixel1]
     picked, offset = picks(log_probability.detach(), window, pixel0, pixel1, offset)
     predicted = second_stage_offset(*features, *picked, config)
