@@ -75,7 +75,7 @@ def match_coarse(features0: Tensor, features1: Tensor, config: EfficientLoFTRCon
 def at_least(s: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns of the few entries of s (rows, S) not below `least` (rows, 1): numpy takes half of PyTorch's
     time to compare and a sixth to find."""
-    if s.device.type != "cpu":
+    if s.device.type != "cpu" or s.dtype == torch.bfloat16:  # which autocast makes, and numpy does not know
         row, column = (s >= least).nonzero(as_tuple=True)
         return row, column
     flat = torch.from_numpy(np.flatnonzero(s.detach().numpy() >= least.detach().numpy()))
