@@ -50,6 +50,9 @@ TASK_CPUS, ACTOR_CPUS = 0.4, 0.05
 THREADS = 1  # of an actor without a GPU: two take twice the CPU time for the same pairs, so every CPU gets an actor
 KV = b"eloftr"  # namespace in Ray's control store
 OBJECT_STORE = 1 << 30  # bytes, of an embedded node: some tens of shards of decoded images
+# Milliseconds that an embedded node keeps a process without work. Ray's second is over before the next shard comes, and
+# as it keeps no more of them than CPUs are free, every other task would begin by importing everything again.
+IDLE = 60_000
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,7 @@ def start() -> float:
                 paths = (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))
                 os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
                 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of actors that carry their weights
+                os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE))
                 with _silence():
                     ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
         except OSError as error:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from pipeline.dataflow import Actors
@@ -65,3 +68,28 @@ def test_actors_that_would_wait_for_ever_are_refused(text: str | None, actor_gpu
 def test_actors_that_make_no_sense_are_refused(text: str | None, gpus: float | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Actors.parse(text, gpus)
+
+
+WORKERS = """
+import os, time, ray
+from pipeline.dataflow import TASK_CPUS, start
+
+start()
+
+@ray.remote(num_cpus=TASK_CPUS)
+def process():
+    time.sleep(3)  # until the others run, too
+    return os.getpid()
+
+def processes():
+    return set(ray.get([process.remote() for _ in range(4)]))
+
+before = processes()
+time.sleep(3)
+print(len(before), len(processes() - before))
+"""
+
+
+def test_a_process_without_work_waits_for_the_next_shard() -> None:
+    done = subprocess.run([sys.executable, "-c", WORKERS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["4", "0"]
