@@ -14,7 +14,8 @@ ours          every image encoded once; the pairs then matched from the encoding
 plain         the documented `forward` of our model, pair by pair, not fused
 transformers  its class, pair by pair; missing where the package is absent
 
-Methods take turns, `--rounds` times; a figure is the median of the rounds, with the fastest and slowest. Images are in
+Methods take turns, `--rounds` times; a figure is the median of the rounds, with the fastest and slowest; a ratio is the
+median of those of each round, whose methods met the same neighbours on the machine. Images are in
 memory and resized before the clock starts. Peak memory is that of a process of its own that does one pair.
 """
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -288,9 +290,8 @@ def measure(options: Any, weights: Path) -> dict[str, Any]:
             found["lists"][name] = {"images": len(images), "pairs": len(what.pairs), "methods": rates}
             for way, rate in rates.items():
                 spread = f"{min(rate['rounds']):.3f} to {max(rate['rounds']):.3f}"
-                ratio = (
-                    rates["ours"]["pairs_per_second"] / rate["pairs_per_second"] if "ours" in rates else float("nan")
-                )
+                ours = rates.get("ours", {"rounds": [math.nan] * len(rate["rounds"])})["rounds"]
+                ratio = statistics.median(o / r for o, r in zip(ours, rate["rounds"], strict=True))
                 print(
                     f"{width}x{height}  {name:12} {way:13} {rate['pairs_per_second']:8.3f} pairs/s ({spread})  "
                     f"{rate['matches']:6.0f} matches a pair  ours is {ratio:.2f} times as fast",

@@ -175,6 +175,7 @@ def test_fusion_in_bands_of_rows_equals_that_of_the_whole_map(monkeypatch: pytes
             monkeypatch.setitem(BAND, "cpu", rows * row)
             torch.testing.assert_close(fusion(*maps), whole)
             assert len(counted) == math.ceil(18 / rows)
+            assert max(counted[1:-1], default=0) == min(counted[1:-1], default=0)
             assert max(counted) <= 2 * rows + 4
 
 
