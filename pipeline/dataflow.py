@@ -51,8 +51,9 @@ THREADS = 1  # of an actor without a GPU: two take twice the CPU time for the sa
 KV = b"eloftr"  # namespace in Ray's control store
 OBJECT_STORE = 1 << 30  # bytes, of an embedded node: some tens of shards of decoded images
 # Milliseconds that an embedded node keeps a process without work. Ray's second is over before the next shard comes, and
-# as it keeps no more of them than CPUs are free, every other task would begin by importing everything again.
-IDLE = 60_000
+# as it keeps no more of them than CPUs are free, every other task would begin by importing everything again. A minute
+# would hold 0.3 GB more.
+IDLE = 5_000
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def processes():
     return set(ray.get([process.remote() for _ in range(4)]))
 
 before = processes()
-time.sleep(3)
+time.sleep(2.5)
 print(len(before), len(processes() - before))
 """
 
