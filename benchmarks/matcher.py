@@ -15,8 +15,8 @@ plain         the documented `forward` of our model, pair by pair, not fused
 transformers  its class, pair by pair; missing where the package is absent
 
 Methods take turns, `--rounds` times; a figure is the median of the rounds, with the fastest and slowest; a ratio is the
-median of those of each round, whose methods met the same neighbours on the machine. Images are in memory
-and resized before the clock starts. Peak memory is that of a process of its own that does one pair.
+median of those of each round, whose methods met the same neighbours on the machine. Images are in memory and resized
+before the clock starts. Peak memory is that of a process of its own that does one pair.
 """
 
 from __future__ import annotations

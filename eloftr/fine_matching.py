@@ -275,7 +275,8 @@ def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool, border: int
     pixels = torch.arange(-border, WINDOW + border, device=fused.device) - (WINDOW // 2 if centered else 0)
     y, x = 2 * row[:, None] + pixels, 2 * column[:, None] + pixels
     beyond = ((y < 0) | (y >= 2 * height))[:, :, None] | ((x < 0) | (x >= 2 * width))[:, None, :]
-    found.flatten(0, 1).index_fill_(0, beyond.flatten().nonzero()[:, 0], 0)  # few: a mask would walk through all
+    # Few: a mask would walk through all. A view, which refuses to be the copy that flatten makes of other layouts.
+    found.view(-1, found.shape[2]).index_fill_(0, beyond.flatten().nonzero()[:, 0], 0)
     return found
 
 
@@ -353,6 +354,8 @@ def refine(fused0: Tensor, fused1: Tensor, cells: Tensor, config: EfficientLoFTR
         found0 = position(cells[:, 1], pixels[:, 0], fused0.shape[3] // 4)
         return found0, position(cells[:, 2], pixels[:, 1], fused1.shape[3] // 4) + offset
     keypoints0, keypoints1 = [fused0.new_empty(0, 2).float()], [fused0.new_empty(0, 2).float()]
+    # Once: `rings` reads rows of channels, and would copy a map of the other layout for every chunk.
+    fused0, fused1 = (fused.contiguous(memory_format=torch.channels_last) for fused in (fused0, fused1))
     for chunk in cells.split(CHUNK):
         _, cell0, cell1 = chunk.unbind(1)
         windows = window_features(fused0, fused1, chunk, config)
