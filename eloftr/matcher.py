@@ -110,14 +110,16 @@ class Matcher:
     ) -> list[Matches]:
         """Match images0[n] with images1[n].
 
-        images0, images1: uint8 grey arrays (H, W) of any sizes; an array that occurs in several pairs (the same object)
-        is encoded once. size: None keeps every array whose sides are multiples of 32 and resizes others to the nearest
-        such shape; an integer makes it the longer side; (height, width) is taken as it is (rounded to multiples of 32).
+        images0, images1: uint8 grey arrays (H, W) of any sizes, or a stack of them; an array that occurs in several
+        pairs (the same object) is encoded once.
+        size: None keeps every array whose sides are multiples of 32 and resizes others to the nearest such shape; an
+        integer makes it the longer side; (height, width) is taken as it is (rounded to multiples of 32).
         batch_size: pairs that go through the network at once (default by device); changes memory, not results.
         Raises ValueError for lists of different lengths and for arrays that are not uint8 (H, W).
         """
         if len(images0) != len(images1):
             raise ValueError(f"{len(images0)} images against {len(images1)}: give two lists of the same length.")
+        images0, images1 = list(images0), list(images1)  # of a stack every access would be another object
         arrays = {id(image): image for image in (*images0, *images1)}
         for image in arrays.values():
             if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 2 or 0 in image.shape:

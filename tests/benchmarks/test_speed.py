@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import matcher, planning, precision, savings, stages
-from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching
+from benchmarks import matcher, planning, precision, savings, stages, widened
+from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
+from eloftr.matcher import Matcher
 from eloftr.model import PairMatches
 
 CPU = torch.device("cpu")
@@ -72,6 +73,24 @@ def test_the_three_methods_match_the_same_pairs(weights: Path) -> None:
     ours, plain, theirs = (run(images, pairs) for run in methods.values())
     assert ours == plain > 10
     assert theirs > 10  # it lists each match by both of its cells; see docs/differences.md
+
+
+def test_the_bundled_weights_find_the_same_in_the_published_size() -> None:
+    narrow = load_model("small")
+    wide = widened.widened(narrow)
+    published = EfficientLoFTRConfig()
+    assert wide.config.stage_num_blocks == published.stage_num_blocks
+    assert wide.config.out_features == published.out_features
+    assert wide.config.num_attention_layers == published.num_attention_layers
+    images = matcher.windows(None, 160, 192, matcher.near_pairs(2, 1, step=32))
+    (found,), (expected,) = (
+        Matcher(model, CPU, torch.float32).match(images[:1], images[1:]) for model in (wide, narrow)
+    )
+    assert len(expected) > 100
+    assert len(found) == len(expected)
+    np.testing.assert_allclose(found.keypoints0, expected.keypoints0, atol=0.01)
+    np.testing.assert_allclose(found.keypoints1, expected.keypoints1, atol=0.01)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
 
 
 def test_the_matcher_s_benchmark_writes_what_it_prints(

@@ -311,6 +311,14 @@ def test_an_image_in_many_pairs_is_encoded_once_a_batch(matcher: Matcher, monkey
     assert encoded == [1, 4]
 
 
+def test_stacks_of_images_match_as_lists_of_them_do(matcher: Matcher) -> None:
+    stack = np.stack([texture(64, 96, seed) for seed in (0, 1, 2)])
+    found = matcher.match(stack[:2], stack[1:])
+    listed = matcher.match([stack[0], stack[1]], [stack[1], stack[2]])
+    for one, other in zip(found, listed, strict=True):
+        np.testing.assert_array_equal(one.keypoints1, other.keypoints1)
+
+
 def test_a_model_trains_in_a_process_that_has_matched(model: EfficientLoFTRForKeypointMatching) -> None:
     images = torch.from_numpy(texture(96, 160))[None, None] / 255  # a shape that nothing else in this file has
     cell = torch.tensor([0])

@@ -13,7 +13,7 @@ import pytest
 from synthetic_run import LONG_SIDE, Scene, matches_table
 
 from pipeline import schemas
-from pipeline.verification import GEOMETRIES, VerificationOptions, VerifyShard, resize_factor
+from pipeline.verification import GEOMETRIES, VerificationOptions, VerifyShard, import_pycolmap, resize_factor
 
 OPTIONS = VerificationOptions(long_side=LONG_SIDE)
 PAIRS = [(0, 1), (0, 2), (1, 3), (2, 5)]
@@ -105,6 +105,24 @@ def test_without_exif_the_pair_is_uncalibrated_and_has_no_essential_matrix() -> 
     assert row["geometry"] == "uncalibrated"
     assert row["E"] is None
     assert row["F"] is not None
+
+
+def test_photographs_without_exif_are_not_taken_for_one_camera_s() -> None:
+    scene = Scene(prior=False)
+    row = verify(scene.matches_of([(0, 3)]), scene).to_pylist()[0]
+    points = (np.array(row[name], np.float64) for name in ("keypoints0", "keypoints1"))
+    pycolmap = import_pycolmap()
+    ransac = pycolmap.RANSACOptions(
+        max_error=OPTIONS.max_error * float(resize_factor(*scene.size, LONG_SIDE)),
+        min_inlier_ratio=OPTIONS.min_inlier_ratio,
+        confidence=OPTIONS.confidence,
+        min_num_trials=100,
+        max_num_trials=OPTIONS.max_num_trials,
+        random_seed=0,
+    )
+    found = pycolmap.estimate_fundamental_matrix(*points, ransac)  # knows no camera, and draws the same samples
+    np.testing.assert_array_equal(row["inliers"], found["inlier_mask"])
+    np.testing.assert_allclose(row["F"], np.ravel(found["F"]), rtol=1e-9)
 
 
 def test_pairs_that_are_not_matched_pass_through() -> None:
