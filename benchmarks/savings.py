@@ -55,7 +55,7 @@ def concatenated_fc1(self: transformer.MLP, x: Tensor, message: Tensor) -> Tenso
     """MLP.forward with the message up-sampled first, and fc1 on both at every cell."""
     message = F.interpolate(message.permute(0, 3, 1, 2), scale_factor=self.size, mode="bilinear", align_corners=False)
     joined = torch.cat([x, message.permute(0, 2, 3, 1)], dim=-1)
-    return self.layer_norm(self.fc2(self.activation(self.fc1(joined))))
+    return x + self.layer_norm(self.fc2(self.activation(self.fc1(joined))))
 
 
 def fold_projection(matcher: Ours) -> None:
@@ -107,7 +107,7 @@ def unfolded(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool, border: 
 
 
 def whole_fusion(
-    self: fine_matching.FineFusion, maps0: fine_matching.Maps, maps1: fine_matching.Maps, cells: Tensor
+    self: fine_matching.FineFusion, maps0: fine_matching.Maps, maps1: fine_matching.Maps, cells: Tensor, patch: None
 ) -> tuple[Tensor, ...]:
     """FineFusion.around of the whole images of every pair that has matches."""
     survivors, pair = cells[:, 0].unique(return_inverse=True)
@@ -116,9 +116,11 @@ def whole_fusion(
     return fused0, fused1, torch.stack([pair, cells[:, 1], cells[:, 2]], dim=1), nowhere, nowhere
 
 
-def all_together(maps0: fine_matching.Maps, maps1: fine_matching.Maps, cells: Tensor) -> list[Tensor]:
+def all_together(
+    maps0: fine_matching.Maps, maps1: fine_matching.Maps, cells: Tensor
+) -> list[tuple[int | None, Tensor]]:
     """groups that are one."""
-    return [torch.arange(len(cells), device=cells.device)]
+    return [(None, torch.arange(len(cells), device=cells.device))]
 
 
 def no_early_exit(self: Any, features0: model.ImageFeatures, features1: model.ImageFeatures) -> model.PairMatches:

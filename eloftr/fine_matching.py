@@ -40,6 +40,9 @@ SCALES = (1, 2, 4)  # of the coarse, quarter and half maps
 # Values of a map at half resolution that are fused at a time: 8 MB stay in a cache. A map larger than 32 MB would come
 # from the system page by page each time: malloc keeps none.
 BAND = {"cpu": 1 << 21}
+# cuDNN plans a convolution anew for every shape: how many matches' patches are fused together, and the sides of a
+# rectangle in cells, are rounded up to a multiple of these.
+STEP, SIDE = {"cuda": 128}, {"cuda": 8}
 Maps = tuple[Tensor, Tensor, Tensor]
 CHUNK = 256  # matches refined at a time: bounds memory (M·64·100 floats), and stays in a CPU's cache
 
@@ -122,35 +125,43 @@ class FineFusion(nn.Module):
         x = self.out_conv_layers[1](up(x)[:, :, 1:13, 1:13], half, padding=0)
         return F.pad(x, (1, 3, 1, 3))
 
-    def around(self, maps0: Maps, maps1: Maps, cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """`forward` of both images where the windows of the cells (M, 3), M > 0, depend on it: of every pair that has
-        any the smallest rectangle that holds all, or, where that is less work, a patch for each, a tight one where no
-        cell is near an edge.
+    def around(
+        self, maps0: Maps, maps1: Maps, cells: Tensor, patch: int | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """`forward` of both images where the windows of the cells (M, 3), M > 0, depend on it.
 
-        maps: coarse, quarter and half, as `forward` takes them, of all pairs.
+        maps: coarse, quarter and half, as `forward` takes them, of all pairs. patch: TIGHT or PATCH for such a patch of
+        every match, None for the smallest rectangle that holds all of them in every pair that has any; of a pair alone
+        whichever is less work.
         Returns the fine features of image 0 and of image 1, the cells counted within them (M, 3), and the origins
         (x, y) of each match's in the two images (M or 1, 2), pixels.
         """
-        survivors, pair = cells[:, 0].unique(return_inverse=True)
-        if len(survivors) < len(maps0[0]):
-            maps0, maps1 = (
-                (coarse[survivors], quarter[survivors], half[survivors]) for coarse, quarter, half in (maps0, maps1)
+        pair, cell0, cell1 = cells.unbind(1)
+        if len(maps0[0]) > 1 and patch is None:
+            survivors, pair = pair.unique(return_inverse=True)
+            if len(survivors) < len(maps0[0]):
+                maps0, maps1 = (
+                    (coarse[survivors], quarter[survivors], half[survivors]) for coarse, quarter, half in (maps0, maps1)
+                )
+        if len(maps0[0]) == 1 or patch is None:
+            crop0, local0, origin0 = rectangle(maps0, cell0)
+            crop1, local1, origin1 = rectangle(maps1, cell1)
+            if patch is None or len(cells) * patch >= crop0[0][0, 0].numel() + crop1[0][0, 0].numel():
+                return self(*crop0), self(*crop1), torch.stack([pair, local0, local1], dim=1), origin0, origin1
+        match, count = torch.arange(len(cells), device=cells.device), len(cells)
+        pair, cell0, cell1 = rounded_up(pair), rounded_up(cell0), rounded_up(cell1)
+        if patch == TIGHT:
+            fused0, fused1 = (
+                self.tight(*tight_patches(maps, pair, cell)) for maps, cell in ((maps0, cell0), (maps1, cell1))
             )
-        crop0, cell0, origin0 = rectangle(maps0, cells[:, 1])
-        crop1, cell1, origin1 = rectangle(maps1, cells[:, 2])
-        inner0 = inner1 = None
-        work = crop0[0][:, 0].numel() + crop1[0][:, 0].numel()
-        if len(cells) * TIGHT < work and inner_cells(maps0, maps1, cells).all():
-            fused0, origin0 = self.tight(*tight_patches(maps0, pair, cells[:, 1])), origins(maps0, cells[:, 1])
-            fused1, origin1 = self.tight(*tight_patches(maps1, pair, cells[:, 2])), origins(maps1, cells[:, 2])
-            match, middle = torch.arange(len(cells), device=cells.device), torch.full_like(pair, 4)
-            return fused0, fused1, torch.stack([match, middle, middle], dim=1), origin0, origin1
-        if len(cells) * PATCH < work and min(*maps0[0].shape[2:], *maps1[0].shape[2:]) >= SPAN:
-            crop0, cell0, origin0, inner0 = patches(maps0, pair, cells[:, 1])
-            crop1, cell1, origin1, inner1 = patches(maps1, pair, cells[:, 2])
-            pair = torch.arange(len(cells), device=cells.device)
-        fused0, fused1 = self(*crop0, inner0), self(*crop1, inner1)
-        return fused0, fused1, torch.stack([pair, cell0, cell1], dim=1), origin0, origin1
+            local0 = local1 = torch.full_like(match, 4)
+            origin0, origin1 = origins(maps0, cell0), origins(maps1, cell1)
+        else:
+            crop0, local0, origin0, inner0 = patches(maps0, pair, cell0)
+            crop1, local1, origin1, inner1 = patches(maps1, pair, cell1)
+            fused0, fused1 = self(*crop0, inner0), self(*crop1, inner1)
+        local = torch.stack([match, local0[:count], local1[:count]], dim=1)
+        return fused0, fused1, local, origin0[:count], origin1[:count]
 
     def fuse(self) -> None:
         """Fold the batch norms into the convolutions before them, in place. For inference only."""
@@ -159,14 +170,23 @@ class FineFusion(nn.Module):
             layer.fuse()
 
 
-def groups(maps0: Maps, maps1: Maps, cells: Tensor) -> list[Tensor]:
-    """Which of the cells (M, 3), M > 0, to fuse and refine together: of pairs with few matches those away from the
-    edges, then the others of them, then those of the other pairs. Indices (N,) int64 each; none is empty."""
-    whole = maps0[0][0, 0].numel() + maps1[0][0, 0].numel()
-    few = (torch.bincount(cells[:, 0], minlength=len(maps0[0])) * TIGHT < whole)[cells[:, 0]]
+def groups(maps0: Maps, maps1: Maps, cells: Tensor) -> list[tuple[int | None, Tensor]]:
+    """Which of the cells (M, 3), M > 0, to fuse and refine together, and in which patches, see `around`: of pairs whose
+    patches are less work than their maps the cells away from the edges, then their others, then those of other pairs.
+    The indices of a group (N,) are int64; none is empty."""
+    size0, size1 = maps0[0].shape[2:], maps1[0].shape[2:]
     inner = inner_cells(maps0, maps1, cells)
-    found = (members.nonzero()[:, 0] for members in (few & inner, few & ~inner, ~few))
-    return [group for group in found if len(group)]
+    work = torch.bincount(cells[:, 0], torch.where(inner, float(TIGHT), float(PATCH)), minlength=len(maps0[0]))
+    few = (work < size0.numel() + size1.numel())[cells[:, 0]]
+    edge = PATCH if min(*size0, *size1) >= SPAN else None
+    found = ((TIGHT, few & inner), (edge, few & ~inner), (None, ~few))
+    return [(patch, index) for patch, members in found if len(index := members.nonzero()[:, 0])]
+
+
+def rounded_up(x: Tensor) -> Tensor:
+    """x (M,), its last value repeated up to a multiple of STEP."""
+    more = -len(x) % STEP.get(x.device.type, 1)
+    return torch.cat([x, x[-1:].expand(more)]) if more else x
 
 
 def inner_cells(maps0: Maps, maps1: Maps, cells: Tensor) -> Tensor:
@@ -202,8 +222,12 @@ def rectangle(maps: Maps, cell: Tensor) -> tuple[Maps, Tensor, Tensor]:
     height, width = maps[0].shape[2:]
     row, column = cell // width, cell % width
     ends = torch.stack([row.min(), row.max(), column.min(), column.max()]).tolist()
-    top, bottom = max(0, ends[0] - MARGIN), min(height, ends[1] + MARGIN + 1)
-    left, right = max(0, ends[2] - MARGIN), min(width, ends[3] + MARGIN + 1)
+    side = SIDE.get(cell.device.type, 1)
+    top, left = (max(0, end - MARGIN) // side * side for end in ends[::2])
+    bottom, right = (
+        min(size, math.ceil((end + MARGIN + 1) / side) * side)
+        for end, size in zip(ends[1::2], (height, width), strict=True)
+    )
     coarse, quarter, half = (
         finer[:, :, scale * top : scale * bottom, scale * left : scale * right]
         for finer, scale in zip(maps, SCALES, strict=True)

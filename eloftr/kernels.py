@@ -1,5 +1,5 @@
-"""What PyTorch does badly on a GPU, in Triton: a similarity whose rows are led but never written, up-sampling, what
-follows a convolution, and the refinement of a match.
+"""What PyTorch does badly on a GPU, in Triton: a similarity whose rows are led but never written, the tokens of
+attention, a norm and a sum, up-sampling, what follows a convolution, and the refinement of a match.
 
 Each computes in float32, whatever the type it reads and writes, and has no gradient; fast.py says where they are used.
 Maps are (B, C, h, w), channels last in memory.
@@ -85,6 +85,89 @@ def nearest(a: Tensor, b: Tensor, scale: float, cost: Tensor) -> Tensor:
     found = torch.empty(a.shape[:2], dtype=torch.long, device=a.device)
     _launch(a, b, scale, cost, (cost, cost, found))
     return found
+
+
+@triton.jit
+def _tokens(  # type: ignore[no-untyped-def]
+    x, weight, query, pooled, width, columns,
+    C: tl.constexpr, SIZE: tl.constexpr, QUERY: tl.constexpr, POOLED: tl.constexpr, ALL: tl.constexpr, ROW: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column, channel = tl.program_id(1) * ROW + tl.arange(0, ROW)[:, None], tl.arange(0, ALL)[None, :]
+    known = channel < C
+    inside = (column < columns) & known
+    source = x + (row * width + column) * SIZE * C + channel
+    total = tl.zeros((ROW, ALL), tl.float32)
+    most = tl.full((ROW, ALL), float("-inf"), tl.float32)
+    for i in tl.static_range(SIZE):
+        for j in tl.static_range(SIZE):
+            value = tl.load(source + (i * width + j) * C, mask=inside, other=0.0).to(tl.float32)
+            if QUERY:
+                factor = tl.load(weight + (channel * SIZE + i) * SIZE + j, mask=known, other=0.0).to(tl.float32)
+                total += value * factor
+            if POOLED:
+                most = tl.maximum(most, value)
+    target = (row * columns + column) * C + channel
+    if QUERY:
+        tl.store(query + target, total.to(query.dtype.element_ty), mask=inside)
+    if POOLED:
+        tl.store(pooled + target, most.to(pooled.dtype.element_ty), mask=inside)
+
+
+def weighted_sums(x: Tensor, weight: Tensor) -> Tensor:
+    """Of squares of x (B, C, h, w) that fill it, by weight (C, 1, size, size): (B, h/size, w/size, C)."""
+    return _of_squares(x, weight.shape[-1], weight, pooled=False)[0]
+
+
+def maxima(x: Tensor, size: int) -> Tensor:
+    """Of squares of x (B, C, h, w) that fill it: (B, h/size, w/size, C)."""
+    return _of_squares(x, size, None, pooled=True)[1]
+
+
+def sums_and_maxima(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """`weighted_sums` and `maxima` in one pass over x."""
+    return _of_squares(x, weight.shape[-1], weight, pooled=True)
+
+
+def _of_squares(x: Tensor, size: int, weight: Tensor | None, pooled: bool) -> tuple[Tensor, Tensor]:
+    x = x.contiguous(memory_format=torch.channels_last)
+    batch, channels, height, width = x.shape
+    rows, columns = batch * height // size, width // size
+    found = x.new_empty(2, batch, height // size, columns, channels)
+    every = triton.next_power_of_2(channels)
+    row = max(1, BLOCK // every)
+    _tokens[rows, triton.cdiv(columns, row)](
+        x, x if weight is None else weight, found[0], found[1], width, columns,
+        C=channels, SIZE=size, QUERY=weight is not None, POOLED=pooled, ALL=every, ROW=row,
+    )  # fmt: skip
+    return found[0], found[1]
+
+
+@triton.jit
+def _add_norm(  # type: ignore[no-untyped-def]
+    y, x, weight, bias, rows, eps, C: tl.constexpr, ALL: tl.constexpr, ROW: tl.constexpr
+):
+    row, channel = tl.program_id(0).to(tl.int64) * ROW + tl.arange(0, ROW)[:, None], tl.arange(0, ALL)[None, :]
+    known = channel < C
+    inside = (row < rows) & known
+    at = row * C + channel
+    value = tl.load(y + at, mask=inside, other=0.0).to(tl.float32)
+    value = tl.where(known, value - (tl.sum(value, 1) / C)[:, None], 0.0)
+    value *= tl.rsqrt(tl.sum(value * value, 1) / C + eps)[:, None]
+    value *= tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
+    value += tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    value += tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + at, value.to(y.dtype.element_ty), mask=inside)
+
+
+def add_norm(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """x + the layer norm of y, both (…, C), in the place of y."""
+    y, x = y.contiguous(), x.contiguous()
+    channels = y.shape[-1]
+    rows, every = y.numel() // channels, triton.next_power_of_2(channels)
+    row = max(1, 2 * BLOCK // every)
+    _add_norm[(triton.cdiv(rows, row),)](y, x, weight, bias, rows, eps, C=channels, ALL=every, ROW=row)
+    return y
 
 
 @triton.jit

@@ -249,17 +249,17 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule):
             for coarse, features in ((coarse0, features0), (coarse1, features1))
         )
         parts = groups(maps0, maps1, cells)
-        found = [self._refined(maps0, maps1, cells[part]) for part in parts]
-        order = torch.cat(parts).argsort()
+        found = [self._refined(maps0, maps1, cells[members], patch) for patch, members in parts]
+        order = torch.cat([members for _, members in parts]).argsort()
         keypoints0, keypoints1 = (torch.cat(side)[order] for side in zip(*found, strict=True))
         if radius := self.config.fine_matching_least_squares_radius:
             images = features0.images, features1.images
             keypoints1 = least_squares(*images, cells[:, 0], keypoints0, keypoints1, radius)
         return PairMatches(cells, keypoints0, keypoints1, scores)
 
-    def _refined(self, maps0: Maps, maps1: Maps, cells: Tensor) -> tuple[Tensor, Tensor]:
+    def _refined(self, maps0: Maps, maps1: Maps, cells: Tensor, patch: int | None) -> tuple[Tensor, Tensor]:
         """Keypoints (M, 2) in both images of cells (M, 3) that are fused together."""
-        fused0, fused1, local, origin0, origin1 = self.refinement_layer.around(maps0, maps1, cells)
+        fused0, fused1, local, origin0, origin1 = self.refinement_layer.around(maps0, maps1, cells, patch)
         keypoints0, keypoints1 = refine(fused0, fused1, local, self.config)
         return keypoints0 + origin0, keypoints1 + origin1
 

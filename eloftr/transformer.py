@@ -57,8 +57,15 @@ class Aggregation(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) ×2 → query and source tokens (B, h/a, w/a, C)."""
-        query = self.q_aggregation(x).permute(0, 2, 3, 1)
-        pooled = self.kv_aggregation(source).permute(0, 2, 3, 1)
+        if kernels := kernels_for(x):
+            weight = self.q_aggregation.weight
+            if x is source:
+                query, pooled = kernels.sums_and_maxima(x, weight)
+            else:
+                query, pooled = kernels.weighted_sums(x, weight), kernels.maxima(source, weight.shape[-1])
+        else:
+            query = self.q_aggregation(x).permute(0, 2, 3, 1)
+            pooled = self.kv_aggregation(source).permute(0, 2, 3, 1)
         return self.norm(query), self.norm(pooled)
 
 
@@ -95,7 +102,7 @@ class MLP(nn.Module):
         self.layer_norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, message: Tensor) -> Tensor:
-        """x (B, h, w, C), message (B, h/a, w/a, C) → update (B, h, w, C).
+        """x (B, h, w, C), message (B, h/a, w/a, C) → x plus the update (B, h, w, C).
 
         fc1 of [x, upsample(message)] is computed as A·x + upsample(B·message): up-sampling mixes positions, B mixes
         channels, so they commute, and half of the widest layer runs on 1/a² of the positions.
@@ -106,11 +113,12 @@ class MLP(nn.Module):
         slope = slope_of(self.activation)
         if slope is not None and (kernels := kernels_for(x)):
             hidden = kernels.add_upsampled(F.linear(x, on_cells), hidden, self.size, slope)
-            return self.layer_norm(self.fc2(hidden))
+            norm = self.layer_norm
+            return kernels.add_norm(self.fc2(hidden), x, norm.weight, norm.bias, norm.eps)
         hidden = F.interpolate(hidden, scale_factor=self.size, mode="bilinear", align_corners=False)
         hidden = hidden.permute(0, 2, 3, 1).flatten(0, 2)
         hidden = add_product(hidden, x.flatten(0, 2), on_cells)
-        return self.layer_norm(self.fc2(self.activation(hidden))).view_as(x)
+        return self.layer_norm(self.fc2(self.activation(hidden))).view_as(x).add_(x)
 
 
 class AggregatedAttention(nn.Module):
@@ -129,7 +137,7 @@ class AggregatedAttention(nn.Module):
             _, height, width, channels = query.shape
             table = rotary_table(height, width, channels, self.theta, query.device, query.dtype)
         message = self.attention(query, tokens, table)
-        return self.mlp(x.permute(0, 2, 3, 1), message).permute(0, 3, 1, 2).add_(x)
+        return self.mlp(x.permute(0, 2, 3, 1), message).permute(0, 3, 1, 2)
 
 
 class AttentionRound(nn.Module):

@@ -121,6 +121,29 @@ def test_batches_on_a_gpu_do_not_change_a_pair(dtype: str, data: Path) -> None:
 
 
 @with_kernel
+@pytest.mark.parametrize("channels", [24, 64])
+def test_tokens_equal_pytorchs(channels: int) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, weight = torch.randn(2, channels, 8, 24, device=device), torch.randn(channels, 1, 4, 4, device=device)
+    sums = torch.nn.functional.conv2d(x, weight, stride=4, groups=channels).permute(0, 2, 3, 1)
+    maxima = torch.nn.functional.max_pool2d(x, 4).permute(0, 2, 3, 1)
+    torch.testing.assert_close(kernels().weighted_sums(x, weight), sums, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(kernels().maxima(x, 4), maxima)
+    for found, expected in zip(kernels().sums_and_maxima(x, weight), (sums, maxima), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@with_kernel
+@pytest.mark.parametrize("channels", [24, 64])
+def test_a_norm_and_a_sum_equal_pytorchs(channels: int) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    y, x = 5 + 3 * torch.randn(2, 5, 7, 9, channels, device=device)
+    weight, bias = torch.randn(2, channels, device=device)
+    expected = x + torch.nn.functional.layer_norm(y, (channels,), weight, bias)
+    torch.testing.assert_close(kernels().add_norm(y.clone(), x, weight, bias, 1e-5), expected)
+
+
+@with_kernel
 @pytest.mark.parametrize("factor", [2, 4])
 def test_upsampling_equals_pytorchs(factor: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -17,8 +17,14 @@ from eloftr.coarse_matching import match_coarse, similarity
 from eloftr.fine_matching import (
     BAND,
     INNER,
+    PATCH,
     RING,
+    SIDE,
+    SPAN,
+    STEP,
+    TIGHT,
     FineFusion,
+    Maps,
     groups,
     inner_cells,
     most_probable,
@@ -57,6 +63,16 @@ def model() -> EfficientLoFTRForKeypointMatching:
 @pytest.fixture(scope="module")
 def matcher(model: EfficientLoFTRForKeypointMatching) -> Matcher:
     return Matcher(copy.deepcopy(model), torch.device("cpu"), torch.float32)
+
+
+def fusion_and_maps(images: int, height: int, width: int) -> tuple[FineFusion, Maps]:
+    """A small random fusion, and what it takes of `images` images of height × width cells."""
+    torch.manual_seed(4)
+    config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
+    coarse, quarter, half = (
+        torch.randn(images, channels, height * scale, width * scale) for channels, scale in ((16, 1), (8, 2), (6, 4))
+    )
+    return FineFusion(config).eval(), (coarse, quarter, half)
 
 
 def test_fuse_changes_no_result(model: EfficientLoFTRForKeypointMatching) -> None:
@@ -123,34 +139,44 @@ def test_tiled_coarse_matching_equals_the_definition(
     torch.testing.assert_close(found, scores[expected], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("rounded", [False, True])  # as on a GPU: more patches than matches, a larger rectangle
 @pytest.mark.parametrize(
-    ("cells", "patch"),
+    ("cells", "patch", "side"),
     [
-        ([(0, 0), (0, 1), (1, 1), (2, 0)], None),  # close together, in a corner
-        ([(5, 4), (5, 5)], 12),  # of two pairs: two patches are less than two rectangles of a cell more
-        ([(4, 3), (8, 7), (5, 5)], 12),  # away from all edges: tight
-        ([(11, 10), (10, 9)], None),
-        ([(11, 10), (8, 8)], 4 * INNER),
-        ([(0, 0), (11, 10)], 4 * INNER),  # far apart
-        ([(2, 9)], None),
-        ([(r, c) for r in range(12) for c in range(11)], None),
+        ([(0, 0), (0, 1), (1, 1), (2, 0)], None, None),  # close together, in a corner
+        ([(5, 4), (5, 5)], TIGHT, 12),
+        ([(4, 3), (8, 7), (5, 5)], TIGHT, 12),
+        ([(11, 10), (10, 9)], None, None),
+        ([(11, 10), (8, 8)], PATCH, 4 * INNER),
+        ([(0, 0), (11, 10)], PATCH, 4 * INNER),  # far apart
+        ([(2, 9)], None, None),
+        ([(r, c) for r in range(12) for c in range(11)], None, None),
     ],
 )
-def test_fusion_around_matches_equals_that_of_the_whole_image(cells: list[tuple[int, int]], patch: int | None) -> None:
-    torch.manual_seed(4)
-    config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
-    fusion = FineFusion(config).eval()
-    maps = tuple(torch.randn(3, c, 12 * scale, 11 * scale) for c, scale in ((16, 1), (8, 2), (6, 4)))
+def test_fusion_around_matches_equals_that_of_the_whole_image(
+    cells: list[tuple[int, int]],
+    patch: int | None,
+    side: int | None,
+    rounded: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if rounded:
+        monkeypatch.setitem(STEP, "cpu", 7)
+        monkeypatch.setitem(SIDE, "cpu", 4)
+    fusion, maps = fusion_and_maps(3, 12, 11)
     cell = torch.tensor([11 * row + column for row, column in cells])
     other = cell.flip(0)
     pair = (torch.arange(len(cell)) >= (len(cell) + 1) // 2).long() * 2  # the pair between has no match
     with torch.inference_mode():
         whole = fusion(*maps)
-        around = fusion.around(maps, maps, torch.stack([pair, cell, other], dim=1))
+        around = fusion.around(maps, maps, torch.stack([pair, cell, other], dim=1), patch)
     for part, column, expected, origin in ((around[0], 1, cell, around[3]), (around[1], 2, other, around[4])):
         local = around[2][:, column]
-        sides = {part.shape[3]} & {12, 4 * INNER} if len(part) == len(cell) else set()
-        assert sides == ({patch} if patch else set())
+        if side:
+            assert part.shape[2:] == (side, side)
+            assert len(part) == (7 if rounded else len(cell))
+        else:
+            assert len(part) == len(pair.unique())
         for centered in (False, True):
             torch.testing.assert_close(
                 rings(part, around[2][:, 0], local, centered), rings(whole, pair, expected, centered)
@@ -159,11 +185,23 @@ def test_fusion_around_matches_equals_that_of_the_whole_image(cells: list[tuple[
         torch.testing.assert_close(found, position(expected, torch.zeros_like(cell), 11))
 
 
+@pytest.mark.parametrize(
+    ("cells", "patch", "side"),
+    [([60, 61, 62, 71, 72], TIGHT, None), ([36, 84], TIGHT, 12), ([0], PATCH, None), ([0, 131], PATCH, 16)],
+)
+def test_matches_of_a_pair_alone_are_fused_in_what_is_less_work(cells: list[int], patch: int, side: int | None) -> None:
+    fusion, maps = fusion_and_maps(1, 12, 11)
+    cell = torch.tensor(cells)
+    pair = torch.zeros_like(cell)
+    with torch.inference_mode():
+        whole = fusion(*maps)
+        part, _, local, *_ = fusion.around(maps, maps, torch.stack([pair, cell, cell], dim=1), patch)
+    assert part.shape[3] == side if side else len(part) == 1
+    torch.testing.assert_close(rings(part, local[:, 0], local[:, 1], True), rings(whole, pair, cell, True))
+
+
 def test_fusion_in_bands_of_rows_equals_that_of_the_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(8)
-    config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
-    fusion = FineFusion(config).eval()
-    maps = tuple(torch.randn(2, c, 9 * scale, 8 * scale) for c, scale in ((16, 1), (8, 2), (6, 4)))
+    fusion, maps = fusion_and_maps(2, 9, 8)
     row = 4 * maps[1][:, :, 0].numel()  # of the map at half resolution, two rows of which are made of one
     counted = []
     layer = fusion.out_conv_layers[1]
@@ -190,10 +228,7 @@ def test_autocast_computes_without_gradients_too() -> None:
 
 
 def test_a_tight_patch_of_any_inner_cell_equals_the_whole_image() -> None:
-    torch.manual_seed(6)
-    config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
-    fusion = FineFusion(config).eval()
-    maps = tuple(torch.randn(2, c, 9 * scale, 8 * scale) for c, scale in ((16, 1), (8, 2), (6, 4)))
+    fusion, maps = fusion_and_maps(2, 9, 8)
     cells = torch.tensor([(pair, cell, cell) for pair in range(2) for cell in range(9 * 8)])
     cells = cells[inner_cells(maps, maps, cells)]
     assert len(cells) == 2 * 3 * 2  # all that are three cells away from every edge
@@ -206,19 +241,21 @@ def test_a_tight_patch_of_any_inner_cell_equals_the_whole_image() -> None:
         )
 
 
-def test_groups_hold_every_match_once() -> None:
-    maps = tuple(torch.zeros(3, c, 12 * scale, 11 * scale) for c, scale in ((16, 1), (8, 2), (6, 4)))
-    few = [(0, 60, 60), (0, 3, 60), (0, 62, 62)]  # 3 is at the edge
-    many = [(2, cell, cell) for cell in range(12 * 11)]
-    cells = torch.tensor(few + many)
-    assert [group.tolist() for group in groups(maps, maps, cells)] == [[0, 2], [1], [*range(3, 3 + len(many))]]
+@pytest.mark.parametrize("height", [12, SPAN - 1])  # the latter too low for any patch
+def test_groups_hold_every_match_once(height: int) -> None:
+    _, maps = fusion_and_maps(3, height, 11)
+    few = [(0, 60, 60), (0, 3, 60), (0, 49, 49)]  # 3 is at the edge
+    many = [(2, cell, cell) for cell in range(height * 11)]
+    found = [(patch, group.tolist()) for patch, group in groups(maps, maps, torch.tensor(few + many))]
+    rest = [*range(3, 3 + len(many))]
+    if height < SPAN:
+        assert found == [(None, [0, 1, 2, *rest])]
+    else:
+        assert found == [(TIGHT, [0, 2]), (PATCH, [1]), (None, rest)]
 
 
 def test_a_patch_of_any_cell_equals_the_whole_image() -> None:
-    torch.manual_seed(5)
-    config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
-    fusion = FineFusion(config).eval()
-    maps = tuple(torch.randn(1, c, 9 * scale, 8 * scale) for c, scale in ((16, 1), (8, 2), (6, 4)))
+    fusion, maps = fusion_and_maps(1, 9, 8)
     cell = torch.arange(9 * 8)
     pair = torch.zeros_like(cell)
     with torch.inference_mode():
