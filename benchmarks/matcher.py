@@ -48,7 +48,7 @@ sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.environment import commit, peak_memory, versions  # noqa: E402
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model  # noqa: E402
-from eloftr.matcher import BATCH, DTYPES, Matcher  # noqa: E402
+from eloftr.matcher import DTYPES, Matcher, pairs_at_once  # noqa: E402
 from eloftr.model import ImageFeatures  # noqa: E402
 
 Pairs = list[tuple[int, int]]
@@ -117,15 +117,15 @@ class Ours:
 
     def __init__(self, weights: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.matcher = Matcher(load_model(weights), device, dtype)
-        self.batch = BATCH.get(device.type, 1)
 
     def __call__(self, images: np.ndarray, pairs: Pairs) -> int:
-        batches = (images[n : n + self.batch] for n in range(0, len(images), self.batch))
+        size = pairs_at_once(self.matcher.device, images.shape[1:])
+        batches = (images[n : n + size] for n in range(0, len(images), size))
         encoded = (self.matcher.encode(batch) for batch in batches)
         features = [batch[n : n + 1] for batch in encoded for n in range(len(batch))]
         total = 0
-        for start in range(0, len(pairs), self.batch):
-            sides = zip(*pairs[start : start + self.batch], strict=True)
+        for start in range(0, len(pairs), size):
+            sides = zip(*pairs[start : start + size], strict=True)
             joined = (ImageFeatures.cat([features[n] for n in side]) for side in sides)
             total += sum(len(found) for found in self.matcher.match_features(*joined))
         return total

@@ -6,8 +6,8 @@ loop  as many processes as there are cores, each with every n-th shard: read, ma
 ray   `jobs/match_dataset.py`, as a user runs it
 
 Both match all pairs of the folder into new run folders, by turns, and both are timed from the start of the process to
-its end. Ray's start is named by itself. The rows of both must be equal. On machines without a GPU only: two loops would
-share one there.
+its end. Ray's start is named by itself. CPU seconds are those of the whole machine meanwhile, which should do nothing
+else. The rows of both must be equal. On machines without a GPU only: two loops would share one there.
 """
 
 from __future__ import annotations
@@ -48,29 +48,36 @@ def match_without_ray(run: Run, part: int = 0, parts: int = 1) -> None:
         finish(match(read(shard, names, pairs)))
 
 
+def cpu_seconds() -> float:
+    """Of all processes since the machine started."""
+    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
+    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def run_loop(images: Path, output: Path, processes: int) -> dict[str, float]:
-    started = time.monotonic()
+    started, before = time.monotonic(), cpu_seconds()
     command = [sys.executable, __file__, "--images", str(images), "--loop-into", str(output), "--part"]
     parts = [subprocess.Popen([*command, f"{k}/{processes}"]) for k in range(processes)]
     codes = [part.wait() for part in parts]
     if any(codes):
         raise SystemExit("pipeline: a loop failed; see its message above")
-    return {"seconds": time.monotonic() - started}
+    return {"seconds": time.monotonic() - started, "cpu_seconds": cpu_seconds() - before}
 
 
 def run_ray(images: Path, output: Path, processes: int) -> dict[str, float]:
-    started = time.monotonic()
+    started, before = time.monotonic(), cpu_seconds()
     command = [sys.executable, str(PROJECT / "jobs" / "match_dataset.py"), "--images", str(images)]
     done = subprocess.run([*command, "--output", str(output)], stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise SystemExit(f"pipeline: the job ended with exit code {done.returncode}; see its message above")
-    seconds = time.monotonic() - started
+    seconds, spent = time.monotonic() - started, cpu_seconds() - before
     summary = json.loads((output / "summary.json").read_text())
     start = summary["session"]["ray_start_seconds"]
     stages = summary["stage_seconds"]
     busy = (stages["encode"] + stages["match"]) / (processes * (seconds - start))
     return {
         "seconds": seconds,
+        "cpu_seconds": spent,
         "ray_start_seconds": start,
         "busy": busy,
         **{f"stage_{k}": v for k, v in stages.items()},
@@ -109,17 +116,22 @@ def main(arguments: list[str] | None = None) -> int:
         (ray["seconds"] - ray["ray_start_seconds"]) / plain["seconds"] - 1
         for plain, ray in zip(found["loop"], found["ray"], strict=True)
     ]
+    work = [
+        ray["cpu_seconds"] / plain["cpu_seconds"] - 1 for plain, ray in zip(found["loop"], found["ray"], strict=True)
+    ]
     for way, turns in found.items():
-        print(f"{way:5} " + "  ".join(f"{turn['seconds']:.1f} s" for turn in turns))
+        print(f"{way:5} " + "  ".join(f"{turn['seconds']:.1f} s ({turn['cpu_seconds']:.0f} of CPUs)" for turn in turns))
     last = found["ray"][-1]
+    beyond = f"what it costs beyond: {statistics.median(costs):+.1%} (median)"
     print(
-        f"Ray's start {last['ray_start_seconds']:.1f} s; what it costs beyond: {statistics.median(costs):+.1%} (median)"
+        f"Ray's start {last['ray_start_seconds']:.1f} s; {beyond}; CPU seconds with it: {statistics.median(work):+.1%}"
     )
     print("stages      " + "  ".join(f"{k[6:]} {v:.1f} s" for k, v in last.items() if k.startswith("stage_")))
     print(f"actors busy {last['busy']:.0%} of the time")
     if options.out:
         results = {
             "cost": costs,
+            "cpu_cost": work,
             "turns": found,
             "versions": versions("torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow"),
             "cpus": processes,

@@ -3,7 +3,7 @@
     python benchmarks/stages.py [--quick] [--device cuda] [--out results.json]
 
 One pair of overlapping images, both encoded and then matched: by the product, and by itself without all the savings of
-savings.py. On a GPU the figures are of a pair of a batch of 32. Seconds are medians of `--rounds` turns; operations are
+savings.py. On a GPU the figures are of a pair of a batch of 64. Seconds are medians of `--rounds` turns; operations are
 the counted floating-point ones of the product on a CPU; the limit is the rate of a product of two large matrices on the
 same device, measured in the same run.
 """
@@ -32,7 +32,7 @@ sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 from benchmarks.matcher import Pairs, environment, flop_counter, near_pairs, published, shape_of, windows  # noqa: E402
 from benchmarks.savings import SAVINGS, Side, Variant  # noqa: E402
 from eloftr import backbone, fine_matching, model, transformer  # noqa: E402
-from eloftr.matcher import BATCH, DTYPES  # noqa: E402
+from eloftr.matcher import DTYPES, pairs_at_once  # noqa: E402
 
 STAGES: dict[str, tuple[Any, str]] = {
     "backbone": (backbone.RepVGG, "forward"),
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     rounds = 1 if options.quick else options.rounds
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     width, height = options.size
-    what = near_pairs(2, 1, pictures=BATCH[device.type])
+    what = near_pairs(2, 1, pictures=pairs_at_once(device, (height, width)))
     images = windows(options.photographs, height, width, what)
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(options.weights) if options.weights else published(Path(scratch))

@@ -22,8 +22,9 @@ from eloftr.resizing import nearest_shape, resize, to_original
 from eloftr.visualization import draw_matches
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Pairs at once. A CPU core does best alone, one pair after another: a batch leaves its cache.
-BATCH = {"cpu": 1, "cuda": 32}
+# Pixels at once, of either image of the pairs. A CPU core does best with one pair after another, as a batch leaves its
+# cache; on a GPU 64 pairs of 640×480 take some 8 GB.
+PIXELS = {"cpu": 1, "cuda": 64 * 640 * 480}
 # By device, the fastest that keeps 99 of 100 matches (benchmarks/precision.py); a CPU has no fast float16.
 DEFAULT_DTYPE = {"cpu": "float32", "cuda": "float16"}
 VARIANTS = {"full": (False, 0.2), "opt": (True, 25.0)}  # name: (skip the softmax, threshold)
@@ -64,6 +65,12 @@ class Matches:
         pictures = [image if isinstance(image, Image.Image) else Image.fromarray(image) for image in given]
         picture0, picture1 = (picture.convert("RGB") for picture in pictures)
         return draw_matches(picture0, picture1, self.keypoints0, self.keypoints1, self.scores, most)
+
+
+def pairs_at_once(device: torch.device, *shapes: tuple[int, ...]) -> int:
+    """How many pairs of images of these shapes (H, W), or how many images of one, go through the network at once unless
+    told otherwise."""
+    return max(1, PIXELS.get(device.type, 1) // max(height * width for height, width in shapes))
 
 
 class Matcher:
@@ -114,7 +121,7 @@ class Matcher:
         pairs (the same object) is encoded once.
         size: None keeps every array whose sides are multiples of 32 and resizes others to the nearest such shape; an
         integer makes it the longer side; (height, width) is taken as it is (rounded to multiples of 32).
-        batch_size: pairs that go through the network at once (default by device); changes memory, not results.
+        batch_size: pairs that go through the network at once; default by device and shape; changes no result.
         Raises ValueError for lists of different lengths and for arrays that are not uint8 (H, W).
         """
         if len(images0) != len(images1):
@@ -127,14 +134,14 @@ class Matcher:
                 raise ValueError(f"Images must be uint8 grey arrays (H, W), got {what}; convert it first.")
         shapes = {key: self._shape(image, size) for key, image in arrays.items()}
 
-        batch_size = batch_size or BATCH.get(self.device.type, 1)
         groups: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = defaultdict(list)
         for n, (image0, image1) in enumerate(zip(images0, images1, strict=True)):
             groups[shapes[id(image0)], shapes[id(image1)]].append(n)
         results: dict[int, Matches] = {}
-        for members in groups.values():
-            for start in range(0, len(members), batch_size):
-                batch = members[start : start + batch_size]
+        for both, members in groups.items():
+            at_once = batch_size or pairs_at_once(self.device, *both)
+            for start in range(0, len(members), at_once):
+                batch = members[start : start + at_once]
                 features0 = self._encode_arrays([images0[n] for n in batch], shapes)
                 features1 = self._encode_arrays([images1[n] for n in batch], shapes)
                 for n, found in zip(batch, self.match_features(features0, features1), strict=True):

@@ -68,7 +68,7 @@ def describe_images(
     import torch
 
     from eloftr.global_descriptor import global_descriptors
-    from eloftr.matcher import BATCH
+    from eloftr.matcher import pairs_at_once
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = copy.deepcopy(model).eval().fuse().to(device)
@@ -83,9 +83,10 @@ def describe_images(
                 by_shape[pixels.shape].append((row, pixels))
                 continue
             failures.append({"image0": names[row], "stage": "read", "reason": pixels.reason, "detail": pixels.detail})
-        for images in by_shape.values():
-            for start in range(0, len(images), BATCH[device.type]):
-                rows, batch = zip(*images[start : start + BATCH[device.type]], strict=True)
+        for shape, images in by_shape.items():
+            at_once = pairs_at_once(device, shape)
+            for start in range(0, len(images), at_once):
+                rows, batch = zip(*images[start : start + at_once], strict=True)
                 tensor = torch.from_numpy(np.stack(batch)).to(device)[:, None].to(model.dtype) / 255
                 found = global_descriptors(model, tensor).cpu().numpy()
                 if not good.any():

@@ -57,7 +57,8 @@ class MatchingOptions:
 
     long_side: pixels of the longer side that the network sees. dtype: of the network; None chooses by device,
     once for a run.
-    batch_size: pairs that go through the network at once; None chooses by device, and changes no result.
+    batch_size: pairs that go through the network at once; None chooses by device and shape. It changes no result, and
+    is halved where memory is short.
     """
 
     long_side: int = 640
@@ -160,14 +161,18 @@ class MatchShard:
     def __init__(self, model: EfficientLoFTRForKeypointMatching, options: MatchingOptions) -> None:
         import torch
 
-        from eloftr.matcher import BATCH, DEFAULT_DTYPE, Matcher
+        from eloftr.matcher import DEFAULT_DTYPE, Matcher
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.matcher = Matcher(model, device, getattr(torch, options.dtype or DEFAULT_DTYPE[device.type]))
-        self.batch_size = options.batch_size or BATCH[device.type]
+        self.batch_size = options.batch_size
+        self.smaller = 1  # than asked for is every batch of a shard, by this factor, once memory was short
+        self.largest = 0  # of its batches
 
     def __call__(self, shard: DecodedShard, attempt: int = 1) -> MatchedShard:
-        """Where memory is short, half of the pairs at a time; every attempt after the first begins with fewer."""
+        """Where memory is short, smaller batches, then half of the pairs at a time, whose images take less; every
+        attempt after the first begins with fewer pairs."""
+        self.smaller = 1
         count = len(shard.pairs)
         found: dict[int, Matches] = {}
         set_aside = dict.fromkeys(range(count), "worker_died") if attempt > TRIES else {}
@@ -184,7 +189,10 @@ class MatchShard:
                 if not _out_of_memory(error):
                     raise
             # outside of the handler, where the error still holds what filled the memory
-            if len(members) == 1:
+            if self.largest > 1:
+                self.smaller *= 2
+                todo.insert(0, members)
+            elif len(members) == 1:
                 set_aside[members[0]] = "out_of_memory"
             else:
                 half = len(members) // 2
@@ -205,6 +213,7 @@ class MatchShard:
         from eloftr.model import ImageFeatures
 
         started = time.monotonic()
+        self.largest = 0
         rows = shard.images.to_pylist()
         row_of = {row["image"]: k for k, row in enumerate(rows)}
         features = self._encode(shard.pixels)
@@ -230,8 +239,8 @@ class MatchShard:
         for k, image in enumerate(pixels):
             by_shape[image.shape].append(k)
         features: dict[int, ImageFeatures] = {}
-        for members in by_shape.values():
-            for batch in _chunks(members, self.batch_size):
+        for shape, members in by_shape.items():
+            for batch in self._batches_of(members, shape):
                 encoded = self.matcher.encode(np.stack([pixels[k] for k in batch]))
                 features |= {k: encoded[n : n + 1] for n, k in enumerate(batch)}
         return [features[k] for k in range(len(pixels))]
@@ -243,8 +252,15 @@ class MatchShard:
             k0, k1 = row_of.get(shard.names[i]), row_of.get(shard.names[j])
             if k0 is not None and k1 is not None:
                 groups[shard.pixels[k0].shape, shard.pixels[k1].shape].append(pair)
-        for members in groups.values():
-            yield from _chunks(members, self.batch_size)
+        for shapes, members in groups.items():
+            yield from self._batches_of(members, *shapes)
+
+    def _batches_of(self, members: list[int], *shapes: Shape) -> Iterator[list[int]]:
+        from eloftr.matcher import pairs_at_once
+
+        size = max(1, (self.batch_size or pairs_at_once(self.matcher.device, *shapes)) // self.smaller)
+        self.largest = max(self.largest, min(size, len(members)))
+        return _chunks(members, size)
 
 
 def _return_memory() -> None:

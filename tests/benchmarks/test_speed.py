@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import matcher, planning, precision, savings, stages, widened
+from benchmarks import matcher, planning, precision, savings, stages, verification, widened
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
 from eloftr.matcher import Matcher
 from eloftr.model import PairMatches
@@ -156,3 +156,15 @@ def test_stages_are_timed_and_counted_without_the_savings_and_with_them(
     assert all(seconds > 0 for seconds in results["product"].values())
     assert all(results["operations"].values())
     assert f"{1000 * results['product']['fusion']:7.2f} ms" in capsys.readouterr().out
+
+
+def test_two_cameras_verify_every_true_pair_and_none_apart(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verification.main(["--data", str(data), "--quick", "--out", str(tmp_path / "results.json")]) == 0
+    ways = json.loads((tmp_path / "results.json").read_text())["ways"]
+    for row in ways.values():
+        assert row["true_verified"] == row["true"] > 15
+        assert row["wrong"] < row["verified"] <= row["same"]
+        assert row["apart_verified"] == 0
+    assert "verified ones wrong" in capsys.readouterr().out

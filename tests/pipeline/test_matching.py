@@ -14,8 +14,9 @@ import torch
 from pictures import SIZE, views, write_views
 from PIL import Image
 
-from eloftr import EfficientLoFTRForKeypointMatching
+from eloftr import EfficientLoFTRForKeypointMatching, Matches
 from eloftr.checkpoint import load_model
+from eloftr.model import ImageFeatures
 from pipeline.images import ImageLimits
 from pipeline.matching import TRIES, MatchedShard, MatchingOptions, MatchShard, ReadShard, set_aside
 from pipeline.pairs import exhaustive
@@ -215,6 +216,31 @@ def test_a_shard_that_memory_cannot_hold_is_split_and_a_pair_that_it_cannot_hold
         ("view 02.jpg", "view 03.jpg", "match", "out_of_memory"),
         ("view 00.jpg", "view 02.jpg", "match", "out_of_memory"),
     ]
+
+
+def test_batches_that_memory_cannot_hold_are_made_smaller(
+    model: EfficientLoFTRForKeypointMatching, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"view {k}.jpg" for k in range(4)]
+    shard = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)("a", names, exhaustive(4))
+    stage = MatchShard(model, MatchingOptions(LONG_SIDE, batch_size=6))
+    enough = stage(shard)
+    sizes: list[int] = []
+    whole = stage.matcher.match_features
+
+    def limited(features0: ImageFeatures, features1: ImageFeatures) -> list[Matches]:
+        sizes.append(len(features0))
+        if len(features0) > 2:
+            raise MemoryError
+        return whole(features0, features1)
+
+    monkeypatch.setattr(stage.matcher, "match_features", limited)
+    for _ in range(2):  # the next shard may have smaller images
+        sizes.clear()
+        short = stage(shard)
+        assert sizes == [3, 3, *[1] * 6]  # three of one shape and three of two
+        assert short.matches["status"].equals(enough.matches["status"])
+        assert short.encodes == enough.encodes
 
 
 def test_later_attempts_match_fewer_pairs_at_once_and_the_last_sets_them_aside(
