@@ -5,9 +5,10 @@
 loop  as many processes as there are cores, each with every n-th shard: read, match, verify, write, one after another
 ray   `jobs/match_dataset.py`, as a user runs it
 
-Both match all pairs of the folder into new run folders, by turns, and both are timed from the start of the process to
-its end. Ray's start is named by itself. CPU seconds are those of the whole machine meanwhile, which should do nothing
-else. The rows of both must be equal. On machines without a GPU only: two loops would share one there.
+Both match all pairs of the folder into new run folders, by turns. Start-up, from the command until work on the first
+shard to be done begins, is named by itself, and costs are compared beyond it. CPU seconds are those of the whole
+machine meanwhile, which should do nothing else. The rows of both must be equal. Only on machines without a GPU, which
+two loops would share.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,34 +57,38 @@ def cpu_seconds() -> float:
     return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def run_loop(images: Path, output: Path, processes: int) -> dict[str, float]:
-    started, before = time.monotonic(), cpu_seconds()
+def timed(command: Callable[[], None], output: Path) -> dict[str, float]:
+    """Seconds and CPU seconds of what fills a run folder, and how many of them it took to begin."""
+    started, before = time.time(), cpu_seconds()
+    command()
+    seconds, spent = time.time() - started, cpu_seconds() - before
+    markers = [(marker.stat().st_mtime, json.loads(marker.read_text())) for marker in (output / "done").iterdir()]
+    begun = min(done - sum(marker["seconds"].values()) for done, marker in markers)
+    return {"seconds": seconds, "cpu_seconds": spent, "start_seconds": begun - started}
+
+
+def run_loop(images: Path, output: Path, processes: int) -> None:
     command = [sys.executable, __file__, "--images", str(images), "--loop-into", str(output), "--part"]
     parts = [subprocess.Popen([*command, f"{k}/{processes}"]) for k in range(processes)]
     codes = [part.wait() for part in parts]
     if any(codes):
         raise SystemExit("pipeline: a loop failed; see its message above")
-    return {"seconds": time.monotonic() - started, "cpu_seconds": cpu_seconds() - before}
 
 
-def run_ray(images: Path, output: Path, processes: int) -> dict[str, float]:
-    started, before = time.monotonic(), cpu_seconds()
+def run_ray(images: Path, output: Path) -> None:
     command = [sys.executable, str(PROJECT / "jobs" / "match_dataset.py"), "--images", str(images)]
     done = subprocess.run([*command, "--output", str(output)], stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise SystemExit(f"pipeline: the job ended with exit code {done.returncode}; see its message above")
-    seconds, spent = time.monotonic() - started, cpu_seconds() - before
+
+
+def stages(output: Path, turn: dict[str, float], processes: int) -> dict[str, float]:
+    """What the job says of itself: Ray's own start, the stages' seconds, and the busy share of the actors."""
     summary = json.loads((output / "summary.json").read_text())
-    start = summary["session"]["ray_start_seconds"]
-    stages = summary["stage_seconds"]
-    busy = (stages["encode"] + stages["match"]) / (processes * (seconds - start))
-    return {
-        "seconds": seconds,
-        "cpu_seconds": spent,
-        "ray_start_seconds": start,
-        "busy": busy,
-        **{f"stage_{k}": v for k, v in stages.items()},
-    }
+    seconds = summary["stage_seconds"]
+    busy = (seconds["encode"] + seconds["match"]) / (processes * (turn["seconds"] - turn["start_seconds"]))
+    of_ray = {"ray_start_seconds": summary["session"]["ray_start_seconds"], "busy": busy}
+    return of_ray | {f"stage_{name}": value for name, value in seconds.items()}
 
 
 def rows(output: Path) -> list[dict[str, Any]]:
@@ -108,23 +115,30 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for turn in range(1 if options.quick else options.rounds):
             outputs = {way: Path(scratch) / f"{way}{turn}" for way in found}
-            found["loop"].append(run_loop(options.images.resolve(), outputs["loop"], processes))
-            found["ray"].append(run_ray(options.images.resolve(), outputs["ray"], processes))
+            images = options.images.resolve()
+            found["loop"].append(timed(partial(run_loop, images, outputs["loop"], processes), outputs["loop"]))
+            found["ray"].append(timed(partial(run_ray, images, outputs["ray"]), outputs["ray"]))
+            found["ray"][-1] |= stages(outputs["ray"], found["ray"][-1], processes)
             if rows(outputs["loop"]) != rows(outputs["ray"]):
                 raise SystemExit("pipeline: Ray's rows differ from the loop's")
+    pairs = list(zip(found["loop"], found["ray"], strict=True))
     costs = [
-        (ray["seconds"] - ray["ray_start_seconds"]) / plain["seconds"] - 1
-        for plain, ray in zip(found["loop"], found["ray"], strict=True)
+        (ray["seconds"] - ray["start_seconds"]) / (plain["seconds"] - plain["start_seconds"]) - 1
+        for plain, ray in pairs
     ]
-    work = [
-        ray["cpu_seconds"] / plain["cpu_seconds"] - 1 for plain, ray in zip(found["loop"], found["ray"], strict=True)
-    ]
+    work = [ray["cpu_seconds"] / plain["cpu_seconds"] - 1 for plain, ray in pairs]
     for way, turns in found.items():
-        print(f"{way:5} " + "  ".join(f"{turn['seconds']:.1f} s ({turn['cpu_seconds']:.0f} of CPUs)" for turn in turns))
+        print(
+            f"{way:5} "
+            + "  ".join(
+                f"{turn['seconds']:.1f} s, begun after {turn['start_seconds']:.1f}, CPUs {turn['cpu_seconds']:.0f}"
+                for turn in turns
+            )
+        )
     last = found["ray"][-1]
-    beyond = f"what it costs beyond: {statistics.median(costs):+.1%} (median)"
     print(
-        f"Ray's start {last['ray_start_seconds']:.1f} s; {beyond}; CPU seconds with it: {statistics.median(work):+.1%}"
+        f"what Ray costs beyond the start: {statistics.median(costs):+.1%} (median); "
+        f"CPU seconds with it: {statistics.median(work):+.1%}; ray.init alone {last['ray_start_seconds']:.1f} s"
     )
     print("stages      " + "  ".join(f"{k[6:]} {v:.1f} s" for k, v in last.items() if k.startswith("stage_")))
     print(f"actors busy {last['busy']:.0%} of the time")

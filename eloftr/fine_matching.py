@@ -176,8 +176,9 @@ def groups(maps0: Maps, maps1: Maps, cells: Tensor) -> list[tuple[int | None, Te
     The indices of a group (N,) are int64; none is empty."""
     size0, size1 = maps0[0].shape[2:], maps1[0].shape[2:]
     inner = inner_cells(maps0, maps1, cells)
-    work = torch.bincount(cells[:, 0], torch.where(inner, float(TIGHT), float(PATCH)), minlength=len(maps0[0]))
-    few = (work < size0.numel() + size1.numel())[cells[:, 0]]
+    pair = cells[:, 0]
+    matches, edge_matches = (torch.bincount(of, minlength=len(maps0[0])) for of in (pair, pair[~inner]))
+    few = (TIGHT * matches + (PATCH - TIGHT) * edge_matches < size0.numel() + size1.numel())[pair]
     edge = PATCH if min(*size0, *size1) >= SPAN else None
     found = ((TIGHT, few & inner), (edge, few & ~inner), (None, ~few))
     return [(patch, index) for patch, members in found if len(index := members.nonzero()[:, 0])]
