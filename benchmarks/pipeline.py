@@ -110,15 +110,14 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(1)
         match_without_ray(Run(RunOptions(str(options.images), options.loop_into), "cpu"), part, parts)
         return 0
-    processes = os.cpu_count() or 1
+    processes, images = os.cpu_count() or 1, options.images.resolve()
     found: dict[str, list[dict[str, float]]] = {"loop": [], "ray": []}
     with tempfile.TemporaryDirectory() as scratch:
         for turn in range(1 if options.quick else options.rounds):
             outputs = {way: Path(scratch) / f"{way}{turn}" for way in found}
-            images = options.images.resolve()
             found["loop"].append(timed(partial(run_loop, images, outputs["loop"], processes), outputs["loop"]))
-            found["ray"].append(timed(partial(run_ray, images, outputs["ray"]), outputs["ray"]))
-            found["ray"][-1] |= stages(outputs["ray"], found["ray"][-1], processes)
+            ray = timed(partial(run_ray, images, outputs["ray"]), outputs["ray"])
+            found["ray"].append(ray | stages(outputs["ray"], ray, processes))
             if rows(outputs["loop"]) != rows(outputs["ray"]):
                 raise SystemExit("pipeline: Ray's rows differ from the loop's")
     pairs = list(zip(found["loop"], found["ray"], strict=True))
