@@ -51,9 +51,8 @@ THREADS = 1  # of an actor without a GPU: two take twice the CPU time for the sa
 KV = b"eloftr"  # namespace in Ray's control store
 OBJECT_STORE = 1 << 30  # bytes, of an embedded node: some tens of shards of decoded images
 # Milliseconds that an embedded node keeps a process without work. Ray's second is over before the next shard comes, and
-# as it keeps no more of them than CPUs are free, every other task would begin by importing everything again. A minute
-# would hold 0.3 GB more.
-IDLE = 5_000
+# as it keeps no more of them than CPUs are free, every other task would begin by importing everything again.
+IDLE = 30_000
 
 
 @dataclass(frozen=True)
@@ -284,6 +283,9 @@ def execute(run: Run, pending: pa.Table, lease: Lease, actors: Actors, log: Log,
         initial_size=first,
         max_tasks_in_flight_per_actor=4,
     )
+    # Without GPUs reading is a hundredth of the work, and readers that start by the dozen take the CPUs from the actors
+    # that start beside them. Nodes that a range of actors waits for bring CPUs to read with.
+    readers = ray.data.TaskPoolStrategy(None if share or actors.ranged else max(1, cpus // 2))
     attempts = _Attempts(ray.get_runtime_context().get_job_id())
     read = ReadShard(run.source, options.limits, options.matching.long_side)
     finish = FinishShard(run.folder, options.verification)
@@ -291,7 +293,7 @@ def execute(run: Run, pending: pa.Table, lease: Lease, actors: Actors, log: Log,
     # Not by `repartition`: its task wants a whole CPU, and waits for ever where every node has one CPU and an actor.
     shards = ray.data.from_blocks([pending.slice(row, 1) for row in range(pending.num_rows)])
     results = (
-        shards.map_batches(_Read(read, attempts).__call__, num_cpus=TASK_CPUS, **one_row)
+        shards.map_batches(_Read(read, attempts).__call__, compute=readers, num_cpus=TASK_CPUS, **one_row)
         .map_batches(
             _Match,
             fn_constructor_args=(stage, run.model, options.matching, None if share else THREADS, attempts),
