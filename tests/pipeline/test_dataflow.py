@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from pictures import write_views
 
 from pipeline.dataflow import Actors
 from pipeline.run import RunError
@@ -93,3 +96,37 @@ print(len(before), len(processes() - before))
 def test_a_process_without_work_waits_for_the_next_shard() -> None:
     done = subprocess.run([sys.executable, "-c", WORKERS], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["4", "0"]
+
+
+READERS = """
+import os, sys, time
+from pathlib import Path
+from pipeline import dataflow
+from pipeline.matching import MatchingOptions
+from pipeline.run import RunOptions
+
+place = Path(sys.argv[1])
+reading = place / "reading"
+reading.mkdir()
+
+class Read(dataflow._Read):
+    def __call__(self, row):
+        mine = reading / str(os.getpid())
+        mine.touch()
+        time.sleep(1)  # until the others read, too
+        (place / f"at-once-{len(list(reading.iterdir()))}").touch()
+        mine.unlink()
+        return dataflow._Read.__call__(self, row)
+
+dataflow._Read = Read
+options = RunOptions(str(place / "photos"), str(place / "run"), matching=MatchingOptions(96), max_pairs=2)
+dataflow.match_dataset(options)
+"""
+
+
+def test_without_gpus_one_process_reads_for_two_cpus(tmp_path: Path) -> None:
+    write_views(tmp_path / "photos", 6, (96, 64))
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-c", READERS, tmp_path], env=environment, capture_output=True, check=True)
+    at_once = [int(found.name.removeprefix("at-once-")) for found in tmp_path.glob("at-once-*")]
+    assert 1 <= max(at_once) <= max(1, len(os.sched_getaffinity(0)) // 2)
