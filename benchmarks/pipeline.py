@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,8 @@ from pipeline.matching import MatchShard, ReadShard  # noqa: E402
 from pipeline.run import FinishShard, Run, RunOptions  # noqa: E402
 from pipeline.schemas import unragged  # noqa: E402
 from pipeline.storage import Folder  # noqa: E402
+
+PROCESSES = os.cpu_count() or 1  # of the loop; the job has an actor for each, too
 
 
 def match_without_ray(run: Run, part: int = 0, parts: int = 1) -> None:
@@ -57,19 +58,19 @@ def cpu_seconds() -> float:
     return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def timed(command: Callable[[], None], output: Path) -> dict[str, float]:
-    """Seconds and CPU seconds of what fills a run folder, and how many of them it took to begin."""
+def timed(run: Callable[[Path, Path], None], images: Path, output: Path) -> dict[str, float]:
+    """Seconds and CPU seconds of a run, and how many of them it took to begin."""
     started, before = time.time(), cpu_seconds()
-    command()
+    run(images, output)
     seconds, spent = time.time() - started, cpu_seconds() - before
     markers = [(marker.stat().st_mtime, json.loads(marker.read_text())) for marker in (output / "done").iterdir()]
     begun = min(done - sum(marker["seconds"].values()) for done, marker in markers)
     return {"seconds": seconds, "cpu_seconds": spent, "start_seconds": begun - started}
 
 
-def run_loop(images: Path, output: Path, processes: int) -> None:
+def run_loop(images: Path, output: Path) -> None:
     command = [sys.executable, __file__, "--images", str(images), "--loop-into", str(output), "--part"]
-    parts = [subprocess.Popen([*command, f"{k}/{processes}"]) for k in range(processes)]
+    parts = [subprocess.Popen([*command, f"{k}/{PROCESSES}"]) for k in range(PROCESSES)]
     codes = [part.wait() for part in parts]
     if any(codes):
         raise SystemExit("pipeline: a loop failed; see its message above")
@@ -82,11 +83,11 @@ def run_ray(images: Path, output: Path) -> None:
         raise SystemExit(f"pipeline: the job ended with exit code {done.returncode}; see its message above")
 
 
-def stages(output: Path, turn: dict[str, float], processes: int) -> dict[str, float]:
+def stages(output: Path, turn: dict[str, float]) -> dict[str, float]:
     """What the job says of itself: Ray's own start, the stages' seconds, and the busy share of the actors."""
     summary = json.loads((output / "summary.json").read_text())
     seconds = summary["stage_seconds"]
-    busy = (seconds["encode"] + seconds["match"]) / (processes * (turn["seconds"] - turn["start_seconds"]))
+    busy = (seconds["encode"] + seconds["match"]) / (PROCESSES * (turn["seconds"] - turn["start_seconds"]))
     of_ray = {"ray_start_seconds": summary["session"]["ray_start_seconds"], "busy": busy}
     return of_ray | {f"stage_{name}": value for name, value in seconds.items()}
 
@@ -110,14 +111,14 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(1)
         match_without_ray(Run(RunOptions(str(options.images), options.loop_into), "cpu"), part, parts)
         return 0
-    processes, images = os.cpu_count() or 1, options.images.resolve()
+    images = options.images.resolve()
     found: dict[str, list[dict[str, float]]] = {"loop": [], "ray": []}
     with tempfile.TemporaryDirectory() as scratch:
         for turn in range(1 if options.quick else options.rounds):
             outputs = {way: Path(scratch) / f"{way}{turn}" for way in found}
-            found["loop"].append(timed(partial(run_loop, images, outputs["loop"], processes), outputs["loop"]))
-            ray = timed(partial(run_ray, images, outputs["ray"]), outputs["ray"])
-            found["ray"].append(ray | stages(outputs["ray"], ray, processes))
+            found["loop"].append(timed(run_loop, images, outputs["loop"]))
+            ray = timed(run_ray, images, outputs["ray"])
+            found["ray"].append(ray | stages(outputs["ray"], ray))
             if rows(outputs["loop"]) != rows(outputs["ray"]):
                 raise SystemExit("pipeline: Ray's rows differ from the loop's")
     pairs = list(zip(found["loop"], found["ray"], strict=True))
@@ -147,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
             "cpu_cost": work,
             "turns": found,
             "versions": versions("torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow"),
-            "cpus": processes,
+            "cpus": PROCESSES,
             "commit": commit(),
         }
         options.out.write_text(json.dumps(results, indent=1) + "\n")

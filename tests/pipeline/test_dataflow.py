@@ -116,7 +116,7 @@ class Read(dataflow._Read):
         time.sleep(1)  # until the others read, too
         (place / f"at-once-{len(list(reading.iterdir()))}").touch()
         mine.unlink()
-        return dataflow._Read.__call__(self, row)
+        return super().__call__(row)
 
 dataflow._Read = Read
 options = RunOptions(str(place / "photos"), str(place / "run"), matching=MatchingOptions(96), max_pairs=2)
