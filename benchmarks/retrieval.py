@@ -38,9 +38,11 @@ sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.environment import commit, versions  # noqa: E402
 from benchmarks.pipeline import match_without_ray  # noqa: E402
-from eloftr import load_model  # noqa: E402
-from eloftr.model import EfficientLoFTRForKeypointMatching  # noqa: E402
-from eloftr.resizing import resize  # noqa: E402
+from eloftr import (
+    EfficientLoFTRForKeypointMatching,  # noqa: E402
+    load_model,  # noqa: E402
+)
+from eloftr.matching.resizing import resize  # noqa: E402
 from pipeline.descriptors import LONG_SIDE, describe_images, nearest, reduced, unit  # noqa: E402
 from pipeline.images import read_image  # noqa: E402
 from pipeline.matching import MatchingOptions  # noqa: E402

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from eloftr.resizing import resize
+from eloftr.matching.resizing import resize
 from pipeline.storage import Folder, Names, StorageError
 
 PREPROCESSING = 1  # counts up when the pixels that the network sees of a file change

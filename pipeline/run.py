@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eloftr.resizing import resize
+from eloftr.matching.resizing import resize
 from pipeline import schemas
 from pipeline.images import PREPROCESSING, Folders, ImageLimits, bucket, image_source, list_images
 from pipeline.matching import TRIES, MatchedShard, MatchingOptions, set_aside
@@ -176,7 +176,8 @@ class Run:
 
     def __init__(self, options: RunOptions, device: str) -> None:
         """device: `cuda` or `cpu`, what the shards of a new plan are sized for."""
-        from eloftr.matcher import DEFAULT_DTYPE, configure
+        from eloftr.matching.loading import configure
+        from eloftr.matching.matcher import DEFAULT_DTYPE
 
         self.source = image_source(options.images, options.storage, options.follow_links)
         self.folder = Folder(options.output, options.storage)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from eloftr import load_matcher
-from eloftr.config import EfficientLoFTRConfig
-from eloftr.training import recipe, textures
+from eloftr import EfficientLoFTRConfig, load_matcher
+from eloftr.drawn import textures
+from eloftr.training import recipe
 from eloftr.training.recipe import TrainingOptions
 from jobs.train_matcher import main
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eloftr.training.scenes import Scene, correspond, render
+from eloftr.drawn.scenes import Scene, correspond, render
 from pipeline import demo_scene
 from pipeline.demo_scene import DemoTruth, cameras, compare_with_truth, courtyard, make_demo_scene
 

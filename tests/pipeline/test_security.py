@@ -24,7 +24,7 @@ from PIL import Image
 from synthetic_run import Scene
 
 from benchmarks.pipeline import match_without_ray
-from eloftr.checkpoint import CheckpointError, load_model
+from eloftr import CheckpointError, load_model
 from pipeline.colmap import ColmapError
 from pipeline.images import ImageError, ImageLimits, decode_image
 from pipeline.matching import MatchingOptions

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eloftr.training import textures
-from eloftr.training.lighting import bake_light
-from eloftr.training.scenes import Scene, Surface, box, column, correspond, look_at, render
+from eloftr.drawn import textures
+from eloftr.drawn.lighting import bake_light
+from eloftr.drawn.scenes import Scene, Surface, box, column, correspond, look_at, render
 
 K = np.array([[150.0, 0, 79.5], [0, 150.0, 59.5], [0, 0, 1]])
 SHAPE = (120, 160)
@@ -121,7 +121,9 @@ def test_warping_a_view_by_the_flow_gives_the_other_view(yard: Scene) -> None:
     poses = [look_at((x, -4.2, 1.6), (0.1, 0.8, 0.8)) for x in (-0.3, 0.35)]
     fine = np.diag([2.0, 2.0, 1.0]) @ K
     shape = (240, 320)
-    (image0, depth0), (image1, depth1) = (render(yard, fine, *pose, shape, samples=3) for pose in poses)
+    (image0, depth0), (image1, depth1) = (
+        render(yard, fine, *pose, shape, samples=3) for pose in poses
+    )
     flow, visible = correspond(depth0, fine, *poses[0], fine, *poses[1], depth1)
     assert visible.mean() > 0.6
 
@@ -186,7 +188,7 @@ def test_edges_are_smooth_with_more_samples_and_depth_is_the_same() -> None:
 def test_rendering_in_strips_changes_nothing(yard: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     pose = look_at((0.2, -4.2, 1.6), (0.1, 0.8, 0.8))
     whole = render(yard, K, *pose, SHAPE)
-    monkeypatch.setattr("eloftr.training.scenes._CHUNK", 2000)
+    monkeypatch.setattr("eloftr.drawn.scenes._CHUNK", 2000)
     for a, b in zip(whole, render(yard, K, *pose, SHAPE), strict=True):
         np.testing.assert_array_equal(a, b)
 

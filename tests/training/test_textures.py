@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from eloftr.training import textures
+from eloftr.drawn import textures
 
 SHAPE = (256, 384)
 Painter = Callable[[np.random.Generator], np.ndarray]
@@ -62,7 +62,9 @@ def test_no_part_repeats_another(painter: Painter) -> None:
     correlation = np.fft.ifft2(np.abs(spectrum) ** 2).real
     correlation /= correlation[0, 0]
     lag = np.maximum(np.abs(y * SHAPE[0]), np.abs(x * SHAPE[1]))
-    assert correlation[lag > 48].max() < 0.65  # boards are alike along their grain; a copy would give 1
+    assert (
+        correlation[lag > 48].max() < 0.65
+    )  # boards are alike along their grain; a copy would give 1
 
 
 def test_fractal_noise_has_unit_variance_and_follows_its_stretch() -> None:

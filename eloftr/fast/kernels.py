@@ -27,7 +27,9 @@ def _leaders(  # type: ignore[no-untyped-def]
     pair = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, C)
-    x = tl.load(a + (pair * L + row[:, None]) * C + channel[None, :], mask=row[:, None] < L, other=0.0)
+    x = tl.load(
+        a + (pair * L + row[:, None]) * C + channel[None, :], mask=row[:, None] < L, other=0.0
+    )
     best = tl.full((ROWS,), float("-inf"), tl.float32)
     weight = tl.zeros((ROWS,), tl.float32)
     where = tl.zeros((ROWS,), tl.int32)
@@ -62,7 +64,9 @@ def _blocks(device: torch.device, row_bytes: int) -> tuple[int, int, int, int]:
     return next((b for b in BLOCKS if (b[0] + b[3] * b[1]) * row_bytes <= most), BLOCKS[-1])
 
 
-def _launch(a: Tensor, b: Tensor, scale: float, cost: Tensor | None, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
+def _launch(
+    a: Tensor, b: Tensor, scale: float, cost: Tensor | None, outputs: tuple[Tensor, Tensor, Tensor]
+) -> None:
     (pairs, rows, channels), columns = a.shape, b.shape[1]
     a, b = a.contiguous(), b.contiguous()
     block_rows, block_columns, warps, stages = _blocks(a.device, channels * a.element_size())
@@ -93,7 +97,10 @@ def _tokens(  # type: ignore[no-untyped-def]
     C: tl.constexpr, SIZE: tl.constexpr, QUERY: tl.constexpr, POOLED: tl.constexpr, ALL: tl.constexpr, ROW: tl.constexpr
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    column, channel = tl.program_id(1) * ROW + tl.arange(0, ROW)[:, None], tl.arange(0, ALL)[None, :]
+    column, channel = (
+        tl.program_id(1) * ROW + tl.arange(0, ROW)[:, None],
+        tl.arange(0, ALL)[None, :],
+    )
     known = channel < C
     inside = (column < columns) & known
     source = x + (row * width + column) * SIZE * C + channel
@@ -103,7 +110,9 @@ def _tokens(  # type: ignore[no-untyped-def]
         for j in tl.static_range(SIZE):
             value = tl.load(source + (i * width + j) * C, mask=inside, other=0.0).to(tl.float32)
             if QUERY:
-                factor = tl.load(weight + (channel * SIZE + i) * SIZE + j, mask=known, other=0.0).to(tl.float32)
+                factor = tl.load(
+                    weight + (channel * SIZE + i) * SIZE + j, mask=known, other=0.0
+                ).to(tl.float32)
                 total += value * factor
             if POOLED:
                 most = tl.maximum(most, value)
@@ -147,7 +156,10 @@ def _of_squares(x: Tensor, size: int, weight: Tensor | None, pooled: bool) -> tu
 def _add_norm(  # type: ignore[no-untyped-def]
     y, x, weight, bias, rows, eps, C: tl.constexpr, ALL: tl.constexpr, ROW: tl.constexpr
 ):
-    row, channel = tl.program_id(0).to(tl.int64) * ROW + tl.arange(0, ROW)[:, None], tl.arange(0, ALL)[None, :]
+    row, channel = (
+        tl.program_id(0).to(tl.int64) * ROW + tl.arange(0, ROW)[:, None],
+        tl.arange(0, ALL)[None, :],
+    )
     known = channel < C
     inside = (row < rows) & known
     at = row * C + channel
@@ -166,7 +178,9 @@ def add_norm(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
     channels = y.shape[-1]
     rows, every = y.numel() // channels, triton.next_power_of_2(channels)
     row = max(1, 2 * BLOCK // every)
-    _add_norm[(triton.cdiv(rows, row),)](y, x, weight, bias, rows, eps, C=channels, ALL=every, ROW=row)
+    _add_norm[(triton.cdiv(rows, row),)](
+        y, x, weight, bias, rows, eps, C=channels, ALL=every, ROW=row
+    )
     return y
 
 
@@ -186,10 +200,16 @@ def _upsample(  # type: ignore[no-untyped-def]
     bottom, right = tl.minimum(top + 1, height - 1), tl.minimum(left + 1, width - 1)
     source = x + image * height * width * C + channel
     v, u = v - top, u - left
-    above = tl.load(source + (top * width + left) * C, mask=inside, other=0.0).to(tl.float32) * (1 - u)
+    above = tl.load(source + (top * width + left) * C, mask=inside, other=0.0).to(tl.float32) * (
+        1 - u
+    )
     above += tl.load(source + (top * width + right) * C, mask=inside, other=0.0).to(tl.float32) * u
-    below = tl.load(source + (bottom * width + left) * C, mask=inside, other=0.0).to(tl.float32) * (1 - u)
-    below += tl.load(source + (bottom * width + right) * C, mask=inside, other=0.0).to(tl.float32) * u
+    below = tl.load(source + (bottom * width + left) * C, mask=inside, other=0.0).to(tl.float32) * (
+        1 - u
+    )
+    below += (
+        tl.load(source + (bottom * width + right) * C, mask=inside, other=0.0).to(tl.float32) * u
+    )
     value = above * (1 - v) + below * v
     target = y + row.to(tl.int64) * SCALE * width * C + at
     if ADD:
@@ -227,10 +247,22 @@ def _pixels(  # type: ignore[no-untyped-def]
     top, left = v.to(tl.int32), u.to(tl.int32)
     bottom, right = tl.minimum(top + 1, height - 1), tl.minimum(left + 1, width - 1)
     v, u = v - top, u - left
-    above = tl.load(fused + (top * width + left) * C + channel, mask=known, other=0.0).to(tl.float32) * (1 - u)
-    above += tl.load(fused + (top * width + right) * C + channel, mask=known, other=0.0).to(tl.float32) * u
-    below = tl.load(fused + (bottom * width + left) * C + channel, mask=known, other=0.0).to(tl.float32) * (1 - u)
-    below += tl.load(fused + (bottom * width + right) * C + channel, mask=known, other=0.0).to(tl.float32) * u
+    above = tl.load(fused + (top * width + left) * C + channel, mask=known, other=0.0).to(
+        tl.float32
+    ) * (1 - u)
+    above += (
+        tl.load(fused + (top * width + right) * C + channel, mask=known, other=0.0).to(tl.float32)
+        * u
+    )
+    below = tl.load(fused + (bottom * width + left) * C + channel, mask=known, other=0.0).to(
+        tl.float32
+    ) * (1 - u)
+    below += (
+        tl.load(fused + (bottom * width + right) * C + channel, mask=known, other=0.0).to(
+            tl.float32
+        )
+        * u
+    )
     return above * (1 - v) + below * v
 
 
@@ -242,8 +274,14 @@ def _refine(  # type: ignore[no-untyped-def]
     match = tl.program_id(0).to(tl.int64)
     pair = tl.load(cells + 3 * match)
     cell0, cell1 = tl.load(cells + 3 * match + 1), tl.load(cells + 3 * match + 2)
-    row0, column0 = (cell0 // (width0 // 4) * 8).to(tl.int32), (cell0 % (width0 // 4) * 8).to(tl.int32)
-    row1, column1 = (cell1 // (width1 // 4) * 8).to(tl.int32), (cell1 % (width1 // 4) * 8).to(tl.int32)
+    row0, column0 = (
+        (cell0 // (width0 // 4) * 8).to(tl.int32),
+        (cell0 % (width0 // 4) * 8).to(tl.int32),
+    )
+    row1, column1 = (
+        (cell1 // (width1 // 4) * 8).to(tl.int32),
+        (cell1 % (width1 // 4) * 8).to(tl.int32),
+    )
     fused0 += pair * height0 * width0 * C
     fused1 += pair * height1 * width1 * C
 
@@ -264,7 +302,13 @@ def _refine(  # type: ignore[no-untyped-def]
     top0, top1 = tl.max(likely, 1), tl.max(s, 0)
     log0 = top0 + tl.log(tl.sum(tl.exp(likely - top0[:, None]), 1))
     log1 = top1 + tl.log(tl.sum(tl.exp(s - top1[None, :]), 0))
-    inner = real & (j[None, :] // 10 > 0) & (j[None, :] // 10 < 9) & (j[None, :] % 10 > 0) & (j[None, :] % 10 < 9)
+    inner = (
+        real
+        & (j[None, :] // 10 > 0)
+        & (j[None, :] // 10 < 9)
+        & (j[None, :] % 10 > 0)
+        & (j[None, :] % 10 < 9)
+    )
     probability = tl.where(inner, 2 * s - log0[:, None] - log1[None, :], float("-inf"))
     most, at = tl.max(probability, 1, return_indices=True)
     pixel0 = tl.argmax(most, 0)
@@ -296,12 +340,19 @@ def _refine(  # type: ignore[no-untyped-def]
 
 
 def refine_cells(
-    fused0: Tensor, fused1: Tensor, cells: Tensor, slice_dim: int, temperature: float, centered: bool
+    fused0: Tensor,
+    fused1: Tensor,
+    cells: Tensor,
+    slice_dim: int,
+    temperature: float,
+    centered: bool,
 ) -> tuple[Tensor, Tensor]:
     """Both stages of fine matching of cells (M, 3) of maps (B, C, h, w) ×2.
 
     Returns the pixels of the two windows (M, 2) int64 and the offset (x, y) in image 1 (M, 2) float32."""
-    fused0, fused1 = (fused.contiguous(memory_format=torch.channels_last) for fused in (fused0, fused1))
+    fused0, fused1 = (
+        fused.contiguous(memory_format=torch.channels_last) for fused in (fused0, fused1)
+    )
     channels = fused0.shape[1]
     pixels = torch.empty(len(cells), 2, dtype=torch.long, device=cells.device)
     offsets = torch.empty(len(cells), 2, device=cells.device)
@@ -330,17 +381,37 @@ def _upsampled(x: Tensor, y: Tensor, factor: int, slope: float | None) -> Tensor
     x = x.contiguous(memory_format=torch.channels_last)
     batch, channels, height, width = x.shape
     grid = batch * factor * height, triton.cdiv(factor * width * channels, BLOCK)
-    _upsample[grid](x, y, height, width, slope or 0.0, C=channels, SCALE=factor, ADD=slope is not None, BLOCK=BLOCK)
+    _upsample[grid](
+        x,
+        y,
+        height,
+        width,
+        slope or 0.0,
+        C=channels,
+        SCALE=factor,
+        ADD=slope is not None,
+        BLOCK=BLOCK,
+    )
     return y
 
 
-def finish(y: Tensor, bias: Tensor, slope: float, x: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+def finish(
+    y: Tensor, bias: Tensor, slope: float, x: Tensor | None = None, scale: Tensor | None = None
+) -> Tensor:
     """Leaky ReLU of y + bias (C,) + x · scale (C, 1, 1), in the place of y (B, C, h, w); 0 is the slope of ReLU."""
     y = y.contiguous(memory_format=torch.channels_last)
     x = y if x is None else x.contiguous(memory_format=torch.channels_last)
     residual = scale is not None
     grid = (triton.cdiv(y.numel(), BLOCK),)
     _finish[grid](
-        y, bias, x, scale if residual else bias, slope, y.numel(), C=y.shape[1], RESIDUAL=residual, BLOCK=BLOCK
+        y,
+        bias,
+        x,
+        scale if residual else bias,
+        slope,
+        y.numel(),
+        C=y.shape[1],
+        RESIDUAL=residual,
+        BLOCK=BLOCK,
     )
     return y

@@ -17,16 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from eloftr.coarse_matching import interior, similarity
+from eloftr.errors import ExportError
 from eloftr.fine_matching import interpolation_weights, refine
-from eloftr.model import EfficientLoFTRForKeypointMatching
+from eloftr.hf.modeling import EfficientLoFTRForKeypointMatching
 from eloftr.transformer import rotary_table
 
 OUTPUTS = ("matches", "matching_scores", "keypoints")
 TOLERANCE = 1e-3  # of scores, and of keypoints in pixels
-
-
-class ExportError(RuntimeError):
-    """The exported graph does not compute what the model does."""
 
 
 class FixedShapeMatcher(nn.Module):
@@ -41,7 +38,9 @@ class FixedShapeMatcher(nn.Module):
         images = pixel_values[:, :, :1].flatten(0, 1).to(model.dtype)
         pairs, height, width = len(pixel_values), images.shape[2], images.shape[3]
         features = model.encode(images)
-        coarse0, coarse1 = model.efficientloftr.local_feature_transformer(features.coarse[0::2], features.coarse[1::2])
+        coarse0, coarse1 = model.efficientloftr.local_feature_transformer(
+            features.coarse[0::2], features.coarse[1::2]
+        )
         scores = similarity(coarse0, coarse1, config.coarse_matching_temperature)
         if not config.coarse_matching_skip_softmax:
             scores = scores.softmax(1) * scores.softmax(2)
@@ -74,29 +73,42 @@ class FixedShapeMatcher(nn.Module):
         pairs, cells = matched.shape
         own = torch.arange(cells, device=matched.device)
         row = width // self.model.config.fine_kernel_size
-        corners = torch.stack([own % row, own // row], dim=-1).float() * self.model.config.fine_kernel_size
+        corners = (
+            torch.stack([own % row, own // row], dim=-1).float()
+            * self.model.config.fine_kernel_size
+        )
         # What image 1 receives of its match; an unmatched cell of image 0 writes to a row that is cut off.
         target = torch.where(matched, cell1, cells)
-        back = torch.full((pairs, cells + 1), -1, device=own.device).scatter(1, target, own.expand(pairs, -1))[
-            :, :cells
-        ]
+        back = torch.full((pairs, cells + 1), -1, device=own.device).scatter(
+            1, target, own.expand(pairs, -1)
+        )[:, :cells]
         source = back.clamp(min=0)
         known = back >= 0
-        points0, points1 = keypoints0.unflatten(0, (pairs, cells)), keypoints1.unflatten(0, (pairs, cells))
+        points0, points1 = (
+            keypoints0.unflatten(0, (pairs, cells)),
+            keypoints1.unflatten(0, (pairs, cells)),
+        )
         points1 = points1.gather(1, source[..., None].expand(-1, -1, 2))
         keypoints = torch.stack(
-            [torch.where(matched[..., None], points0, corners), torch.where(known[..., None], points1, corners)], dim=1
+            [
+                torch.where(matched[..., None], points0, corners),
+                torch.where(known[..., None], points1, corners),
+            ],
+            dim=1,
         )
         matches = torch.stack([torch.where(matched, cell1, -1), back], dim=1)
         zero = best.new_zeros(())
         scores = torch.stack(
-            [torch.where(matched, best, zero), torch.where(known, best.gather(1, source), zero)], dim=1
+            [torch.where(matched, best, zero), torch.where(known, best.gather(1, source), zero)],
+            dim=1,
         )
         return matches, scores, keypoints / keypoints.new_tensor([width, height])
 
 
 def compare(
-    model: EfficientLoFTRForKeypointMatching, pixel_values: Tensor, exported: tuple[Tensor, Tensor, Tensor]
+    model: EfficientLoFTRForKeypointMatching,
+    pixel_values: Tensor,
+    exported: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     """Raise ExportError where exported outputs are not the model's: other matches, or a value off by TOLERANCE.
 
@@ -107,10 +119,17 @@ def compare(
     matches, scores, keypoints = exported
     size = torch.tensor(pixel_values.shape[:2:-1], dtype=torch.float32)
     same = (matches >= 0) & (matches == expected.matches)
-    border = torch.maximum(scores, expected.matching_scores) < model.config.coarse_matching_threshold + TOLERANCE
+    border = (
+        torch.maximum(scores, expected.matching_scores)
+        < model.config.coarse_matching_threshold + TOLERANCE
+    )
     differing = int(((matches != expected.matches) & ~border).sum())
     score = (scores - expected.matching_scores)[same].abs().max() if same.any() else torch.zeros(())
-    place = ((keypoints - expected.keypoints) * size)[same].abs().max() if same.any() else torch.zeros(())
+    place = (
+        ((keypoints - expected.keypoints) * size)[same].abs().max()
+        if same.any()
+        else torch.zeros(())
+    )
     if differing or score > TOLERANCE or place > TOLERANCE:
         raise ExportError(
             f"The exported graph differs from the model: {differing} matches, scores by {score:.2g}, keypoints by "
@@ -124,7 +143,7 @@ def export_program(
     """The forward pass as a `torch.export` program for inputs of the shape of pixel_values (B, 2, C, H, W).
 
     Checked on these pixel values. fuse: fold batch norms and branches (of a copy), for inference.
-    Raises ValueError for another shape, ExportError where the program's outputs are not the model's.
+    Raises ArgumentError for another shape, ExportError where the program's outputs are not the model's.
     """
     model = copy.deepcopy(model).eval()
     model.requires_grad_(False)
@@ -135,14 +154,19 @@ def export_program(
     for tables in (rotary_table, interpolation_weights):
         tables.cache_clear()
     with torch.no_grad():
-        wrapped(pixel_values)  # makes the tables outside of tracing, so that they are constants of the graph
+        wrapped(
+            pixel_values
+        )  # makes the tables outside of tracing, so that they are constants of the graph
         program = torch.export.export(wrapped, (pixel_values,), strict=False)
         compare(plain, pixel_values, program.module()(pixel_values))
     return program
 
 
 def export_onnx(
-    model: EfficientLoFTRForKeypointMatching, path: str | Path, pixel_values: Tensor, fuse: bool = True
+    model: EfficientLoFTRForKeypointMatching,
+    path: str | Path,
+    pixel_values: Tensor,
+    fuse: bool = True,
 ) -> None:
     """Write the forward pass as ONNX for inputs of the shape of pixel_values: `pixel_values` → OUTPUTS.
 
@@ -153,9 +177,13 @@ def export_onnx(
         onnxruntime = import_module("onnxruntime")
         import_module("onnxscript")  # torch's exporter needs it
     except ImportError as error:
-        raise ImportError("ONNX export needs more packages: pip install onnx onnxscript onnxruntime.") from error
+        raise ImportError(
+            "ONNX export needs more packages: pip install onnx onnxscript onnxruntime."
+        ) from error
     program = export_program(model, pixel_values, fuse)
-    written = torch.onnx.export(program, input_names=["pixel_values"], output_names=list(OUTPUTS), dynamo=True)
+    written = torch.onnx.export(
+        program, input_names=["pixel_values"], output_names=list(OUTPUTS), dynamo=True
+    )
     assert written is not None
     written.save(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

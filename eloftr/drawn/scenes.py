@@ -16,7 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Region = tuple[float, float, float, float]  # left, top, width, height in a texture; all of it is (0, 0, 1, 1)
+from eloftr.errors import ArgumentError
+
+Region = tuple[
+    float, float, float, float
+]  # left, top, width, height in a texture; all of it is (0, 0, 1, 1)
 _NEAR = 0.01  # nothing nearer to the camera than this is drawn, world units
 _CHUNK = 1 << 17  # samples shaded at a time: about what the cache holds
 
@@ -47,7 +51,7 @@ class Scene:
     textures: each (h, w) or (h, w, 3) uint8, all grey or all colour; shown as they are where the light is 1.
     light: one map a surface from `lighting.bake_light`, or None for full light everywhere.
     sky: RGB 0…1 at the horizon and overhead.
-    Raises ValueError for no surface, textures of different kinds, or a surface whose texture does not exist.
+    Raises ArgumentError for no surface, textures of different kinds, or a surface whose texture does not exist.
     """
 
     def __init__(
@@ -59,12 +63,16 @@ class Scene:
     ) -> None:
         kinds = {texture.shape[2:] for texture in textures}
         if kinds not in ({()}, {(3,)}) or any(texture.dtype != np.uint8 for texture in textures):
-            raise ValueError("Textures must be uint8, all of shape (h, w) or all of shape (h, w, 3).")
+            raise ArgumentError(
+                "Textures must be uint8, all of shape (h, w) or all of shape (h, w, 3)."
+            )
         if not surfaces:
-            raise ValueError("A scene needs at least one surface.")
+            raise ArgumentError("A scene needs at least one surface.")
         for surface in surfaces:
             if not 0 <= surface.texture < len(textures):
-                raise ValueError(f"A surface shows texture {surface.texture}, but there are {len(textures)}.")
+                raise ArgumentError(
+                    f"A surface shows texture {surface.texture}, but there are {len(textures)}."
+                )
         self.surfaces = list(surfaces)
         self.grey = kinds == {()}
         self.channels = 1 if self.grey else 3
@@ -73,12 +81,16 @@ class Scene:
         starts = np.cumsum([0] + [part.shape[1] for part in packed[:-1]])
         self.light = np.concatenate(packed, axis=1)
         sides = np.array([part.shape[1::-1] for part in light])
-        self.light_maps = np.concatenate([starts[None], sides.T])  # first texel, columns, rows; a surface each
+        self.light_maps = np.concatenate(
+            [starts[None], sides.T]
+        )  # first texel, columns, rows; a surface each
         self.sky = self._in_channels(np.asarray(sky, np.float32)) * 255
         self.texels, self.levels, self.depth, self.deepest = self._pyramids(textures)
 
         # per surface: left, top, width, height of its region in texels of the finest level, (4, surfaces)
-        sizes = np.array([textures[s.texture].shape[1::-1] for s in self.surfaces], np.float32).reshape(-1, 2)
+        sizes = np.array(
+            [textures[s.texture].shape[1::-1] for s in self.surfaces], np.float32
+        ).reshape(-1, 2)
         regions = np.array([s.region for s in self.surfaces], np.float32).reshape(-1, 4)
         self.texel_region = (regions * np.tile(sizes, 2)).T
         self.texture = np.array([s.texture for s in self.surfaces], np.int32)
@@ -86,7 +98,9 @@ class Scene:
     def _in_channels(self, colour: np.ndarray) -> np.ndarray:
         return colour @ np.array([[0.299], [0.587], [0.114]], np.float32) if self.grey else colour
 
-    def _pyramids(self, textures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+    def _pyramids(
+        self, textures: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
         """Mip pyramids of all textures behind one another, so that one gather serves all surfaces.
 
         Returns the texels (channels, …) uint8; first texel, width and height of each level (3, textures ×
@@ -107,11 +121,18 @@ class Scene:
                 if max(height, width) <= 2:
                     break
                 even = np.pad(level, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-                level = 0.25 * (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2])
+                level = 0.25 * (
+                    even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
+                )
         depth = max(len(rows) for rows in levels)
         table = np.array([rows + [rows[-1]] * (depth - len(rows)) for rows in levels], np.int64)
         deepest = np.array([len(rows) - 1 for rows in levels], np.int32)
-        return np.concatenate(texels, axis=1), np.ascontiguousarray(table.reshape(-1, 3).T), depth, deepest
+        return (
+            np.concatenate(texels, axis=1),
+            np.ascontiguousarray(table.reshape(-1, 3).T),
+            depth,
+            deepest,
+        )
 
 
 def _packed(image: np.ndarray) -> np.ndarray:
@@ -121,7 +142,12 @@ def _packed(image: np.ndarray) -> np.ndarray:
 
 
 def render(
-    scene: Scene, K: np.ndarray, R: np.ndarray, t: np.ndarray, shape: tuple[int, int], samples: int = 2
+    scene: Scene,
+    K: np.ndarray,
+    R: np.ndarray,
+    t: np.ndarray,
+    shape: tuple[int, int],
+    samples: int = 2,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Photograph a scene.
 
@@ -131,7 +157,7 @@ def render(
     centres.
     """
     if samples < 1:
-        raise ValueError(f"samples is {samples}, must be 1 or more.")
+        raise ArgumentError(f"samples is {samples}, must be 1 or more.")
     height, width = shape
     to_plane, bounds = _homographies(scene, K, R, t, shape)
     columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
@@ -182,14 +208,19 @@ def correspond(
     projected = np.stack([x, y, np.ones_like(x)], -1) @ rotation.T * z0[..., None] + shift
     z1 = projected[..., 2]
     seen = (z0 > 0) & (z1 > _NEAR)
-    x1, y1 = (np.where(seen, projected[..., k] / np.where(seen, z1, 1), p) for k, p in ((0, x), (1, y)))
+    x1, y1 = (
+        np.where(seen, projected[..., k] / np.where(seen, z1, 1), p) for k, p in ((0, x), (1, y))
+    )
     flow = np.stack([x1 - x, y1 - y], -1).astype(np.float32)
 
     # Inverse depth is linear on a flat surface: its bilinear sample is exact where one fills the four taps.
     height1, width1 = depth1.shape
     visible = seen & (x1 >= 0) & (y1 >= 0) & (x1 <= width1 - 1) & (y1 <= height1 - 1)
     u, v = x1[visible], y1[visible]
-    left, top = np.minimum(u.astype(int), max(width1 - 2, 0)), np.minimum(v.astype(int), max(height1 - 2, 0))
+    left, top = (
+        np.minimum(u.astype(int), max(width1 - 2, 0)),
+        np.minimum(v.astype(int), max(height1 - 2, 0)),
+    )
     right, bottom = np.minimum(left + 1, width1 - 1), np.minimum(top + 1, height1 - 1)
     inverse = np.where(depth1 > 0, 1 / np.where(depth1 > 0, depth1, 1), 0).astype(np.float64)
     a, b = u - left, v - top
@@ -210,7 +241,9 @@ def look_at(centre: Sequence[float], target: Sequence[float]) -> tuple[np.ndarra
     return R, -R @ where
 
 
-def box(corner: np.ndarray, edges: np.ndarray, texture: int, regions: Sequence[Region]) -> list[Surface]:
+def box(
+    corner: np.ndarray, edges: np.ndarray, texture: int, regions: Sequence[Region]
+) -> list[Surface]:
     """The faces of a box, without its bottom: front, right, back, left, top.
 
     corner (3,): the front-left-bottom one; edges (3, 3): its rows lead right, backwards and up from there.
@@ -224,7 +257,9 @@ def box(corner: np.ndarray, edges: np.ndarray, texture: int, regions: Sequence[R
         (corner + back + up, -back, -up),
         (corner + back + up, right, -back),
     ]
-    return [Surface(o, u, v, texture, region) for (o, u, v), region in zip(faces, regions, strict=True)]
+    return [
+        Surface(o, u, v, texture, region) for (o, u, v), region in zip(faces, regions, strict=True)
+    ]
 
 
 def column(
@@ -295,7 +330,8 @@ def _nearest(
         if x0 >= x1 or y0 >= y1:
             continue
         a, b, c = (
-            (h[0] * columns[x0:x1]).astype(np.float32) + (h[1] * rows[y0:y1] + h[2]).astype(np.float32)[:, None]
+            (h[0] * columns[x0:x1]).astype(np.float32)
+            + (h[1] * rows[y0:y1] + h[2]).astype(np.float32)[:, None]
             for h in to_plane[k]
         )
         so_far = inverse[y0:y1, x0:x1]
@@ -346,7 +382,12 @@ def _shade(
 
 
 def _bilinear(
-    texels: np.ndarray, start: np.ndarray, width: np.ndarray, height: np.ndarray, x: np.ndarray, y: np.ndarray
+    texels: np.ndarray,
+    start: np.ndarray,
+    width: np.ndarray,
+    height: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
 ) -> np.ndarray:
     """Samples (channels, n) float32 of images stored by `_packed` in texels (channels, …).
 
@@ -375,7 +416,9 @@ def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray
 def _averaged(colour: np.ndarray, samples: int) -> np.ndarray:
     """Mean over the samples of each pixel, (channels, h·samples, w·samples) → (channels, h, w)."""
     # Strided sums: numpy reduces short inner axes slowly.
-    total = np.zeros((len(colour), colour.shape[1] // samples, colour.shape[2] // samples), np.float32)
+    total = np.zeros(
+        (len(colour), colour.shape[1] // samples, colour.shape[2] // samples), np.float32
+    )
     for row in range(samples):
         for column in range(samples):
             total += colour[:, row::samples, column::samples]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
+from eloftr.errors import ArgumentError
+
 LINE, RADIUS = 3, 2  # pixels
 
 
 def score_colours(scores: np.ndarray) -> np.ndarray:
     """scores (M,) → (M, 3) uint8. Scores above 1 (raw similarities) are taken relative to the highest."""
     relative = np.clip(scores / max(1.0, scores.max(initial=0.0)), 0, 1)
-    return np.stack([255 * (1 - relative), 255 * relative, np.zeros_like(relative)], axis=1).astype(np.uint8)
+    return np.stack([255 * (1 - relative), 255 * relative, np.zeros_like(relative)], axis=1).astype(
+        np.uint8
+    )
 
 
 def draw_matches(
@@ -25,10 +29,10 @@ def draw_matches(
     """keypoints (M, 2): (x, y) in pixels of each image, row n of one matched to row n of the other; scores (M,).
 
     most: lines to draw; of more matches a sample, the same at every call. The lowest scores are drawn first.
-    Raises ValueError where the rows are not as many in each.
+    Raises ArgumentError where the rows are not as many in each.
     """
     if not len(keypoints0) == len(keypoints1) == len(scores):
-        raise ValueError(
+        raise ArgumentError(
             f"{len(keypoints0)} and {len(keypoints1)} keypoints with {len(scores)} scores: give a row a match in each."
         )
     canvas = Image.new("RGB", (image0.width + image1.width, max(image0.height, image1.height)))

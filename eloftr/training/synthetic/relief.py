@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eloftr.training.cameras import Camera, Raster, linear
-from eloftr.training.noise import smooth_noise
+from eloftr.training.synthetic.cameras import Camera, Raster, linear
+from eloftr.training.synthetic.noise import smooth_noise
 
 NODES = 96  # a side of the height map
 FIRST_STEPS, LAST_STEPS = 6, 1  # Newton's, from Z = 0 and from the heights found on a coarser grid
@@ -31,7 +31,9 @@ class Relief:
         return F.grid_sample(self.heights, grid[None], padding_mode="border", align_corners=True)[0]
 
 
-def random_relief(rng: np.random.Generator, cameras: tuple[Camera, Camera], raster: Raster) -> Relief:
+def random_relief(
+    rng: np.random.Generator, cameras: tuple[Camera, Camera], raster: Raster
+) -> Relief:
     """Smooth hills, sometimes a fold, over what both cameras see of the plane Z = 0.
 
     Slopes stay below what the most slanted rays climb, so that little of the relief hides itself.
@@ -41,11 +43,16 @@ def random_relief(rng: np.random.Generator, cameras: tuple[Camera, Camera], rast
     centre = np.array([float(x.min() + x.max()) / 2, float(y.min() + y.max()) / 2])
     half = float(max(x.max() - x.min(), y.max() - y.min())) / 2
     steepest = max(
-        float(torch.hypot(ground[0] - c.centre[0], ground[1] - c.centre[1]).quantile(0.95) / -c.centre[2])
+        float(
+            torch.hypot(ground[0] - c.centre[0], ground[1] - c.centre[1]).quantile(0.95)
+            / -c.centre[2]
+        )
         for c, ground in zip(cameras, seen, strict=True)
     )
     height = smooth_noise(rng, int(rng.integers(3, 8)), (NODES, NODES))
-    height = height + rng.uniform(0, 0.3) * smooth_noise(rng, int(rng.integers(8, 14)), (NODES, NODES))
+    height = height + rng.uniform(0, 0.3) * smooth_noise(
+        rng, int(rng.integers(8, 14)), (NODES, NODES)
+    )
     if rng.random() < 0.35:
         across, along = np.mgrid[-1 : 1 : NODES * 1j, -1 : 1 : NODES * 1j]
         angle = rng.uniform(0, 2 * math.pi)
@@ -72,13 +79,17 @@ def meet_relief(camera: Camera, relief: Relief, raster: Raster) -> Tensor:
     heights = torch.zeros_like(raster.coarse[2])
     x, y = _newton(camera, relief, raster.coarse, heights, FIRST_STEPS)
     heights = relief.at(x, y)[:1]
-    heights = F.interpolate(heights[None], raster.pixels.shape[1:], mode="bilinear", align_corners=True)[0, 0]
+    heights = F.interpolate(
+        heights[None], raster.pixels.shape[1:], mode="bilinear", align_corners=True
+    )[0, 0]
     x, y = _newton(camera, relief, raster.pixels, heights, LAST_STEPS)
     # Z from the relief, not from the ray: the point is on the ground however well the ray converged.
     return torch.stack([x, y, relief.at(x, y)[0]])
 
 
-def _newton(camera: Camera, relief: Relief, pixels: Tensor, heights: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def _newton(
+    camera: Camera, relief: Relief, pixels: Tensor, heights: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
     """World (x, y), each (H, W), where rays meet the relief near `heights` (H, W)."""
     dx, dy, dz = _rays(camera, pixels)
     cx, cy, cz = camera.centre.tolist()

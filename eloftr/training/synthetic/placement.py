@@ -7,15 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from eloftr.training.cameras import Camera, Raster, affine, project, rotation
-from eloftr.training.patches import random_patch
-from eloftr.training.relief import meet_plane, random_relief
-from eloftr.training.two_view import TwoViewScene
+from eloftr.training.synthetic.cameras import Camera, Raster, affine, project, rotation
+from eloftr.training.synthetic.patches import random_patch
+from eloftr.training.synthetic.relief import meet_plane, random_relief
+from eloftr.training.synthetic.two_view import TwoViewScene
 
 MAX_TILT = math.radians(60)
 
 
-def random_plane(rng: np.random.Generator, extents: np.ndarray, raster: Raster, ease: float) -> TwoViewScene:
+def random_plane(
+    rng: np.random.Generator, extents: np.ndarray, raster: Raster, ease: float
+) -> TwoViewScene:
     """Two cameras over flat ground; `ease` in (0, 1] shrinks the difference between them.
 
     extents: (photographs, 2) widths and heights.
@@ -47,7 +49,8 @@ def random_plane(rng: np.random.Generator, extents: np.ndarray, raster: Raster, 
     corners = np.arctan(math.hypot(raster.height, raster.width) / 2 / focals)
     tilts = np.minimum(tilts, math.radians(81) - corners)
     camera0, camera1 = (
-        _camera(raster, targets[v], densities[v], focals[v], tilts[v], azimuths[v], rolls[v]) for v in (0, 1)
+        _camera(raster, targets[v], densities[v], focals[v], tilts[v], azimuths[v], rolls[v])
+        for v in (0, 1)
     )
     flip = rng.choice([-1.0, 1.0])
     texture = np.array([[flip * 2 / extent[0], 0, 0], [0, 2 / extent[1], 0]])
@@ -72,7 +75,9 @@ def furnish(
     if rng.random() < 0.6:
         depths = np.sort(rng.uniform(0.04, 0.5, rng.integers(1, 5)))
         motion = ease if rng.random() < 0.4 else 0.0
-        patches = [random_patch(rng, scene.cameras, raster, extents, depth, motion) for depth in depths]
+        patches = [
+            random_patch(rng, scene.cameras, raster, extents, depth, motion) for depth in depths
+        ]
     return replace(scene, relief=relief, patches=patches)
 
 
@@ -90,11 +95,19 @@ def _directions(rng: np.random.Generator, ease: float) -> tuple[np.ndarray, np.n
 
 
 def _camera(
-    raster: Raster, target: np.ndarray, density: float, focal: float, tilt: float, azimuth: float, roll: float
+    raster: Raster,
+    target: np.ndarray,
+    density: float,
+    focal: float,
+    tilt: float,
+    azimuth: float,
+    roll: float,
 ) -> Camera:
     """A camera looking at `target` on the ground, where its pixels are `density` wide; angles in radians, roll in °."""
     about_axis = rotation(np.array([0, 0, 1.0]), math.radians(roll))
     turned = about_axis @ rotation(np.array([math.cos(azimuth), math.sin(azimuth), 0]), tilt)
     centre = np.append(target, 0) - density * focal * turned[2]
-    calibration = np.array([[focal, 0, (raster.width - 1) / 2], [0, focal, (raster.height - 1) / 2], [0, 0, 1]])
+    calibration = np.array(
+        [[focal, 0, (raster.width - 1) / 2], [0, focal, (raster.height - 1) / 2], [0, 0, 1]]
+    )
     return Camera(calibration, turned, centre)

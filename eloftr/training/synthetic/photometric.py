@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from eloftr.training.noise import smooth_noise
+from eloftr.training.synthetic.noise import smooth_noise
 
 
 def photometric(rng: np.random.Generator, image: np.ndarray, difficulty: float = 1.0) -> np.ndarray:
@@ -25,22 +25,30 @@ def photometric(rng: np.random.Generator, image: np.ndarray, difficulty: float =
         noise = rng.standard_normal(image.shape, dtype=np.float32)
         image = image + difficulty * rng.exponential(0.012) * noise
     image = np.clip(image, 0, 1) * 255
-    return _compress(image, int(rng.integers(25, 95))) if rng.random() < 0.35 * difficulty else image
+    return (
+        _compress(image, int(rng.integers(25, 95))) if rng.random() < 0.35 * difficulty else image
+    )
 
 
 def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Uneven light, a shadow and glare, each in some images only; (H, W) reflectances 0 to 1."""
     height, width = shape = image.shape
     if rng.random() < 0.5:  # uneven light
-        image = image * np.exp(rng.uniform(0, 0.35) * smooth_noise(rng, int(rng.integers(2, 5)), shape))
+        image = image * np.exp(
+            rng.uniform(0, 0.35) * smooth_noise(rng, int(rng.integers(2, 5)), shape)
+        )
     if rng.random() < 0.2:  # a cast shadow, or a patch of sun
         edge = smooth_noise(rng, int(rng.integers(3, 6)), shape) * rng.uniform(4, 40)
         image = image * (1 + rng.uniform(-0.6, 0.4) / (1 + np.exp(-edge.clip(-30, 30))))
     if rng.random() < 0.1:  # glare or a spot on the lens
         y, x = np.ogrid[:height, :width]
         squared = (y - rng.uniform(0, height)) ** 2 + (x - rng.uniform(0, width)) ** 2
-        spot = np.exp(-squared / (2 * (rng.uniform(0.04, 0.15) * min(shape)) ** 2)).astype(np.float32)
-        image = image + spot * rng.uniform(0.3, 0.9) * (rng.choice([0.0, 1.0], p=[0.4, 0.6]) - image)
+        spot = np.exp(-squared / (2 * (rng.uniform(0.04, 0.15) * min(shape)) ** 2)).astype(
+            np.float32
+        )
+        image = image + spot * rng.uniform(0.3, 0.9) * (
+            rng.choice([0.0, 1.0], p=[0.4, 0.6]) - image
+        )
     return image
 
 
@@ -50,7 +58,9 @@ def _expose(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     image = np.maximum(image, 0) ** np.float32(math.exp(strength * rng.normal(0, 0.25)))
     mean = float(image.mean())
     contrast, exposure = np.exp(strength * rng.normal(0, [0.17, 0.15])).tolist()
-    exposure = min(exposure, 0.75 / max(mean, 0.01))  # a photographer does not burn most of the picture out
+    exposure = min(
+        exposure, 0.75 / max(mean, 0.01)
+    )  # a photographer does not burn most of the picture out
     return (image - mean) * contrast + mean * exposure
 
 
@@ -59,7 +69,9 @@ def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
     reach = math.ceil(3 * sigma)
     kernel = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2 * sigma**2))
     kernel = (kernel / kernel.sum())[None, None, None]
-    padded = F.pad(torch.from_numpy(image.astype(np.float32))[None, None], [reach] * 4, mode="reflect")
+    padded = F.pad(
+        torch.from_numpy(image.astype(np.float32))[None, None], [reach] * 4, mode="reflect"
+    )
     return F.conv2d(F.conv2d(padded, kernel), kernel.mT)[0, 0].numpy()
 
 

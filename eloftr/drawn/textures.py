@@ -17,7 +17,10 @@ Shape = tuple[int, int]
 
 
 def fractal(
-    shape: Shape, rng: np.random.Generator, slope: float = 1.0, stretch: tuple[float, float] = (1.0, 1.0)
+    shape: Shape,
+    rng: np.random.Generator,
+    slope: float = 1.0,
+    stretch: tuple[float, float] = (1.0, 1.0),
 ) -> np.ndarray:
     """Noise (h, w) float32 of mean 0 and standard deviation 1 whose amplitude falls as 1/frequency^slope.
 
@@ -39,13 +42,19 @@ def plaster(shape: Shape, rng: np.random.Generator, base: Sequence[float]) -> np
     return _finish(_plaster(shape, rng, base), rng)
 
 
-def bricks(shape: Shape, rng: np.random.Generator, course: float, base: Sequence[float]) -> np.ndarray:
+def bricks(
+    shape: Shape, rng: np.random.Generator, course: float, base: Sequence[float]
+) -> np.ndarray:
     """Courses of bricks about `course` texels high, uneven in size, colour and line, with mortar."""
     return _finish(_bricks(shape, rng, course, base), rng)
 
 
 def crumbling(
-    shape: Shape, rng: np.random.Generator, course: float, brick: Sequence[float], coat: Sequence[float]
+    shape: Shape,
+    rng: np.random.Generator,
+    course: float,
+    brick: Sequence[float],
+    coat: Sequence[float],
 ) -> np.ndarray:
     """A brick wall whose plaster has come off in patches."""
     height = fractal(shape, rng, 1.6)
@@ -76,20 +85,32 @@ def stones(
 
 
 def planks(
-    shape: Shape, rng: np.random.Generator, width: float, base: Sequence[float], upright: bool = False
+    shape: Shape,
+    rng: np.random.Generator,
+    width: float,
+    base: Sequence[float],
+    upright: bool = False,
 ) -> np.ndarray:
     """Boards about `width` texels wide along x (or y, if upright), each with its own grain and colour."""
     size = shape[::-1] if upright else shape
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    board, joint, along = _courses(x, y + 0.02 * width * fractal(size, rng, 1.6), rng, width, 9 * width)
+    board, joint, along = _courses(
+        x, y + 0.02 * width * fractal(size, rng, 1.6), rng, width, 9 * width
+    )
     hue = _palette(rng, base, 4096, 0.13, 0.05)[board % 4096]
     # Grain: distance to a wavering core far along the board, so that rings open into flames.
     bend = fractal(size, rng, 1.9, (1.0, 5.0))
     offset = rng.uniform(0, 60, 4096).astype(np.float32)[board % 4096]
-    rings = np.sin(2.2 * (offset + 9 * y / width + 2.4 * bend) + 0.6 * fractal(size, rng, 1.2, (1.0, 8.0)))
+    rings = np.sin(
+        2.2 * (offset + 9 * y / width + 2.4 * bend) + 0.6 * fractal(size, rng, 1.2, (1.0, 8.0))
+    )
     fibres = fractal(size, rng, 0.7, (1.0, 14.0))
     shade = 1 + 0.10 * rings + 0.10 * fibres + 0.10 * fractal(size, rng, 1.4)
-    wood = hue * shade[..., None] * (0.25 + 0.75 * _step(joint, 0.012 * width, 0.06 * width))[..., None]
+    wood = (
+        hue
+        * shade[..., None]
+        * (0.25 + 0.75 * _step(joint, 0.012 * width, 0.06 * width))[..., None]
+    )
     for _ in range(int(size[0] * size[1] / (7 * width) ** 2) + 2):
         r = width * rng.uniform(0.05, 0.14)
         window, distance = _ellipse(size, rng.uniform(0, 1, 2) * size, r, 1.7 * r, 0.0)
@@ -135,7 +156,11 @@ def leaves(
 
 
 def painted(
-    shape: Shape, rng: np.random.Generator, base: Sequence[float], ink: Sequence[float], letters: float = 0.0
+    shape: Shape,
+    rng: np.random.Generator,
+    base: Sequence[float],
+    ink: Sequence[float],
+    letters: float = 0.0,
 ) -> np.ndarray:
     """A painted board: blots, rings and brush strokes in `ink` and other colours over `base`, chipped.
 
@@ -173,7 +198,9 @@ def painted(
 
 def _plaster(shape: Shape, rng: np.random.Generator, base: Sequence[float]) -> np.ndarray:
     large, medium, fine = (fractal(shape, rng, slope) for slope in (1.8, 1.2, 0.6))
-    image = np.asarray(base, np.float32) * (1 + 0.09 * large + 0.06 * medium + 0.03 * fine)[..., None]
+    image = (
+        np.asarray(base, np.float32) * (1 + 0.09 * large + 0.06 * medium + 0.03 * fine)[..., None]
+    )
     tint = rng.uniform(-1, 1, 3).astype(np.float32)
     image += 0.022 * (tint - tint.mean()) * fractal(shape, rng, 1.5)[..., None]
     runs = fractal(shape, rng, 1.2, (9.0, 1.0))
@@ -182,12 +209,16 @@ def _plaster(shape: Shape, rng: np.random.Generator, base: Sequence[float]) -> n
     image *= (1 - 0.4 * (cracks & (fractal(shape, rng, 1.6) > 0.1)))[..., None].astype(np.float32)
     mean = image.mean((0, 1))
     for _ in range(int(shape[0] * shape[1] / 25000) + 3):
-        path = rng.uniform(0, 1, 2) * shape + np.cumsum(rng.normal(0, 9, 2) + rng.normal(0, 3, (5, 2)), 0)
+        path = rng.uniform(0, 1, 2) * shape + np.cumsum(
+            rng.normal(0, 9, 2) + rng.normal(0, 3, (5, 2)), 0
+        )
         _stroke(image, path, rng.uniform(0.5, 1.4), mean * rng.uniform(0.55, 1.25))
     return image
 
 
-def _bricks(shape: Shape, rng: np.random.Generator, course: float, base: Sequence[float]) -> np.ndarray:
+def _bricks(
+    shape: Shape, rng: np.random.Generator, course: float, base: Sequence[float]
+) -> np.ndarray:
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     x += 0.05 * course * fractal(shape, rng, 1.5)
     y += 0.07 * course * fractal(shape, rng, 1.5)
@@ -196,7 +227,9 @@ def _bricks(shape: Shape, rng: np.random.Generator, course: float, base: Sequenc
     solid = _step(gap, 0.04 * course, 0.11 * course)
     hue = _palette(rng, base, 4096, 0.2, 0.06)[brick % 4096]
     shade = 1 + 0.13 * fractal(shape, rng, 1.0) + 0.08 * (to_course / course - 0.25)
-    mortar = np.array([0.60, 0.57, 0.52], np.float32) * (1 + 0.13 * fractal(shape, rng, 0.9))[..., None]
+    mortar = (
+        np.array([0.60, 0.57, 0.52], np.float32) * (1 + 0.13 * fractal(shape, rng, 0.9))[..., None]
+    )
     return mortar + (hue * shade[..., None] - mortar) * solid[..., None]
 
 
@@ -204,7 +237,9 @@ def _courses(
     x: np.ndarray, y: np.ndarray, rng: np.random.Generator, height: float, length: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of uneven bricks: number of the brick, distance to the next row, distance to its own ends."""
-    edges = np.cumsum(np.append(y.min() - 1, height * rng.uniform(0.8, 1.2, int(np.ptp(y) / height / 0.8) + 3)))
+    edges = np.cumsum(
+        np.append(y.min() - 1, height * rng.uniform(0.8, 1.2, int(np.ptp(y) / height / 0.8) + 3))
+    )
     row = np.searchsorted(edges, y.ravel()).reshape(y.shape) - 1
     to_row = np.minimum(y - edges[row], edges[row + 1] - y)
     number, to_end = np.empty(x.shape, np.int64), np.empty(x.shape, np.float32)
@@ -225,7 +260,9 @@ def _cells(
     jitter = rng.uniform(0.08, 0.92, (2, 64, 64)).astype(np.float32)
     column, row = np.floor(x).astype(np.int32), np.floor(y).astype(np.int32)
 
-    def away(dx: np.ndarray | int, dy: np.ndarray | int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def away(
+        dx: np.ndarray | int, dy: np.ndarray | int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         number = ((row + dy) & 63) * 64 + ((column + dx) & 63)
         from_x, from_y = np.take(jitter.reshape(2, -1), number, axis=1)
         return number, x - (column + dx) - from_x, y - (row + dy) - from_y
@@ -242,13 +279,19 @@ def _cells(
     return number, second - first, to_x, to_y
 
 
-def _palette(rng: np.random.Generator, base: Sequence[float], count: int, value: float, hue: float) -> np.ndarray:
+def _palette(
+    rng: np.random.Generator, base: Sequence[float], count: int, value: float, hue: float
+) -> np.ndarray:
     """Colours (count, 3) float32 around `base`: brightness varies by `value`, channels by `hue`."""
     brightness = np.exp(value * rng.standard_normal((count, 1)))
-    return (np.asarray(base) * brightness * np.exp(hue * rng.standard_normal((count, 3)))).astype(np.float32)
+    return (np.asarray(base) * brightness * np.exp(hue * rng.standard_normal((count, 3)))).astype(
+        np.float32
+    )
 
 
-def _ellipse(shape: Shape, at: np.ndarray, ry: float, rx: float, turn: float) -> tuple[tuple[slice, slice], np.ndarray]:
+def _ellipse(
+    shape: Shape, at: np.ndarray, ry: float, rx: float, turn: float
+) -> tuple[tuple[slice, slice], np.ndarray]:
     """The window around an ellipse centred at (y, x) and, in it, the distance from the centre in radii."""
     reach = 1.05 * max(ry, rx) + 1
     top, left = (max(0, int(c - reach)) for c in at)
@@ -265,12 +308,16 @@ def _stroke(image: np.ndarray, path: np.ndarray, radius: float, colour: np.ndarr
     """Paint straight strokes along the points (n, 2) of (y, x), in place."""
     for start, stop in itertools.pairwise(path):
         low = np.maximum(np.floor(np.minimum(start, stop) - radius - 1), 0).astype(int)
-        high = np.minimum(np.ceil(np.maximum(start, stop) + radius + 2), image.shape[:2]).astype(int)
+        high = np.minimum(np.ceil(np.maximum(start, stop) + radius + 2), image.shape[:2]).astype(
+            int
+        )
         if (low >= high).any():
             continue
         y, x = np.mgrid[low[0] : high[0], low[1] : high[1]].astype(np.float32)
         ahead = stop - start
-        along = np.clip(((y - start[0]) * ahead[0] + (x - start[1]) * ahead[1]) / max(ahead @ ahead, 1e-6), 0, 1)
+        along = np.clip(
+            ((y - start[0]) * ahead[0] + (x - start[1]) * ahead[1]) / max(ahead @ ahead, 1e-6), 0, 1
+        )
         distance = np.hypot(y - start[0] - along * ahead[0], x - start[1] - along * ahead[1])
         cover = np.clip(radius + 0.5 - distance, 0, 1)[..., None].astype(np.float32)
         window = image[low[0] : high[0], low[1] : high[1]]
@@ -286,7 +333,10 @@ def _letter(
     colour: np.ndarray,
 ) -> None:
     """A letter of no alphabet: an upright and a few strokes between the nodes of a 3 × 2 grid."""
-    nodes = np.array(corner) + np.stack(np.meshgrid([0, 0.5, 1], [0, 1], indexing="ij"), -1).reshape(-1, 2) * size
+    nodes = (
+        np.array(corner)
+        + np.stack(np.meshgrid([0, 0.5, 1], [0, 1], indexing="ij"), -1).reshape(-1, 2) * size
+    )
     _stroke(image, nodes[[0, 4]], radius, colour)
     for _ in range(rng.integers(2, 4)):
         _stroke(image, nodes[rng.choice(6, 2, replace=False)], radius, colour)
@@ -300,5 +350,7 @@ def _step(value: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) 
 
 def _finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Dirt over everything, then 8 bits."""
-    dirt = 1 + 0.06 * fractal(image.shape[:2], rng, 1.5) + 0.025 * fractal(image.shape[:2], rng, 0.5)
+    dirt = (
+        1 + 0.06 * fractal(image.shape[:2], rng, 1.5) + 0.025 * fractal(image.shape[:2], rng, 0.5)
+    )
     return np.clip(255 * image * dirt[..., None] + 0.5, 0, 255).astype(np.uint8)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eloftr.training.cameras import Camera, Raster, affine, homography, project
-from eloftr.training.patches import Patch, bounds, meet_patch
-from eloftr.training.pyramid import Pyramid, sample, steps
-from eloftr.training.relief import Relief, meet_plane, meet_relief
+from eloftr.training.synthetic.cameras import Camera, Raster, affine, homography, project
+from eloftr.training.synthetic.patches import Patch, bounds, meet_patch
+from eloftr.training.synthetic.pyramid import Pyramid, sample, steps
+from eloftr.training.synthetic.relief import Relief, meet_plane, meet_relief
 
 SAME_POINT = 0.3  # pixels: a relief point that comes back farther from where it was sent is hidden
 
@@ -49,7 +49,11 @@ class Sight:
 def look(scene: TwoViewScene, view: int, raster: Raster) -> Sight:
     """What the rays of camera `view`, 0 or 1, meet."""
     camera = scene.cameras[view]
-    ground = meet_relief(camera, scene.relief, raster) if scene.relief else meet_plane(camera, raster.pixels)
+    ground = (
+        meet_relief(camera, scene.relief, raster)
+        if scene.relief
+        else meet_plane(camera, raster.pixels)
+    )
     hits = []
     for number, patch in enumerate(scene.patches):
         rows, columns = bounds(patch, scene.cameras, view, raster)
@@ -71,11 +75,15 @@ def render(scene: TwoViewScene, sight: Sight, photographs: Sequence[Pyramid]) ->
     return image
 
 
-def correspond(scene: TwoViewScene, sight0: Sight, sight1: Sight, raster: Raster) -> tuple[Tensor, Tensor]:
+def correspond(
+    scene: TwoViewScene, sight0: Sight, sight1: Sight, raster: Raster
+) -> tuple[Tensor, Tensor]:
     """Flow (H, W, 2), pixels, from view 0 to view 1, and visibility (H, W)."""
     camera = scene.cameras[1]
     flow, in_front = project(camera, sight0.ground)
-    layer = torch.full((raster.height, raster.width), -1)  # the patch that a pixel of view 0 shows, -1 for the ground
+    layer = torch.full(
+        (raster.height, raster.width), -1
+    )  # the patch that a pixel of view 0 shows, -1 for the ground
     for hit in sight0.hits:
         on_top = hit.points[2] > 0
         moved, ahead = homography(scene.patches[hit.number].to_pixel(scene.cameras, 1), hit.points)
@@ -88,8 +96,12 @@ def correspond(scene: TwoViewScene, sight0: Sight, sight1: Sight, raster: Raster
         visible &= (layer >= number) | (meet_patch(patch, scene.cameras, 1, flow)[2] <= 0)
     if scene.relief is not None:
         # A relief can hide itself: the ground seen at that position of view 1 must be the same ground.
-        grid = torch.stack([flow[0] / (raster.width - 1), flow[1] / (raster.height - 1)], -1) * 2 - 1
-        seen = F.grid_sample(sight1.ground[None], grid[None], padding_mode="border", align_corners=True)[0]
+        grid = (
+            torch.stack([flow[0] / (raster.width - 1), flow[1] / (raster.height - 1)], -1) * 2 - 1
+        )
+        seen = F.grid_sample(
+            sight1.ground[None], grid[None], padding_mode="border", align_corners=True
+        )[0]
         back, _ = project(camera, torch.cat([seen[:2], scene.relief.at(seen[0], seen[1])[:1]]))
         visible &= (layer >= 0) | ((back - flow).square().sum(0) < SAME_POINT**2)
     return flow.permute(1, 2, 0).contiguous(), visible

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eloftr.training.scenes import Surface
+from eloftr.drawn.scenes import Surface
 
 _GAMMA = 2.2
 
@@ -30,14 +30,21 @@ def bake_light(
     `Scene`, which multiplies the texture by it (display values, so light to the power 1/2.2).
     """
     towards = np.asarray(sun, float) / np.linalg.norm(sun)
-    suns = towards + 0.03 * rng.standard_normal((sun_rays, 3))  # a wider sun than ours: as on a hazy day
+    suns = towards + 0.03 * rng.standard_normal(
+        (sun_rays, 3)
+    )  # a wider sun than ours: as on a hazy day
     k = np.arange(sky_rays) + 0.5
-    height, turn = 1 - k / sky_rays, np.pi * (1 + 5**0.5) * k  # evenly spread over the upper half sphere
+    height, turn = (
+        1 - k / sky_rays,
+        np.pi * (1 + 5**0.5) * k,
+    )  # evenly spread over the upper half sphere
     level = np.sqrt(1 - height**2)
     skies = np.stack([level * np.cos(turn), level * np.sin(turn), height], -1)
 
     sides = [(np.linalg.norm(s.down), np.linalg.norm(s.right)) for s in surfaces]
-    fine = [tuple(int(np.clip(length / spacing, 2, most)) for length in lengths) for lengths in sides]
+    fine = [
+        tuple(int(np.clip(length / spacing, 2, most)) for length in lengths) for lengths in sides
+    ]
     coarse = [tuple(max(2, side // 4) for side in shape) for shape in fine]
     sunlight = _arriving(surfaces, suns, fine)
     # Half: the cosines to an open sky average to it, and such a surface is to have all of the sky's light.
@@ -45,12 +52,18 @@ def bake_light(
     maps = []
     for direct, diffuse in zip(sunlight, skylight, strict=True):
         diffuse = _enlarge(diffuse, direct.shape)
-        linear = direct[..., None] * np.array(sun_colour) + diffuse[..., None] * np.array(sky_colour) + bounce
+        linear = (
+            direct[..., None] * np.array(sun_colour)
+            + diffuse[..., None] * np.array(sky_colour)
+            + bounce
+        )
         maps.append((linear ** (1 / _GAMMA)).astype(np.float32))
     return maps
 
 
-def _arriving(surfaces: Sequence[Surface], rays: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+def _arriving(
+    surfaces: Sequence[Surface], rays: np.ndarray, shapes: Sequence[tuple[int, ...]]
+) -> list[np.ndarray]:
     """Mean over the rays of light (1 where it falls straight) on a grid of points of each surface."""
     points = np.concatenate([_grid(s, shape) for s, shape in zip(surfaces, shapes, strict=True)])
     counts = [rows * columns for rows, columns in shapes]
@@ -69,7 +82,9 @@ def _arriving(surfaces: Sequence[Surface], rays: np.ndarray, shapes: Sequence[tu
 def _grid(surface: Surface, shape: tuple[int, ...]) -> np.ndarray:
     """Centres of rows × columns equal parts of a surface, (rows·columns, 3)."""
     b, a = ((np.arange(count) + 0.5) / count for count in shape)
-    return (surface.origin + b[:, None, None] * surface.down + a[:, None] * surface.right).reshape(-1, 3)
+    return (surface.origin + b[:, None, None] * surface.down + a[:, None] * surface.right).reshape(
+        -1, 3
+    )
 
 
 def _unblocked(surfaces: Sequence[Surface], points: np.ndarray, ray: np.ndarray) -> np.ndarray:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from eloftr.checkpoint import CheckpointError
-from eloftr.image_loading import load_image
-from eloftr.image_processing import EfficientLoFTRImageProcessor, flat_pairs
-from eloftr.model import EfficientLoFTRForKeypointMatching
+from eloftr.errors import ArgumentError, CheckpointError
+from eloftr.hf.image_loading import load_image
+from eloftr.hf.image_processing import EfficientLoFTRImageProcessor, flat_pairs
+from eloftr.hf.modeling import EfficientLoFTRForKeypointMatching
 
 TASK = "keypoint-matching"
 Match = dict[str, Any]
@@ -21,7 +21,11 @@ Match = dict[str, Any]
 class KeypointMatchingPipeline:
     """Loads the images, runs processor and model, and lists the matches. Make one with `pipeline`."""
 
-    def __init__(self, model: EfficientLoFTRForKeypointMatching, image_processor: EfficientLoFTRImageProcessor) -> None:
+    def __init__(
+        self,
+        model: EfficientLoFTRForKeypointMatching,
+        image_processor: EfficientLoFTRImageProcessor,
+    ) -> None:
         self.model = model.eval()
         self.image_processor = image_processor
 
@@ -32,7 +36,7 @@ class KeypointMatchingPipeline:
 
         Returns for a pair its matches, best first; for several pairs a list of such lists. A match is
         `{"keypoint_image_0": {"x": …, "y": …}, "keypoint_image_1": {…}, "score": …}`, in pixels of the images.
-        timeout: seconds to wait for a URL. Raises ValueError where an image cannot be read.
+        timeout: seconds to wait for a URL. Raises ImageReadError where an image cannot be read.
         """
         images = [load_image(image, timeout) for image in flat_pairs(inputs)]
         results = [self._match(images[n : n + 2], threshold) for n in range(0, len(images), 2)]
@@ -45,9 +49,15 @@ class KeypointMatchingPipeline:
         sizes = [[(image.height, image.width) for image in images]]
         (found,) = self.image_processor.post_process_keypoint_matching(outputs, sizes, threshold)
         order = found["matching_scores"].argsort(descending=True, stable=True)
-        columns = [found[name][order].tolist() for name in ("keypoints0", "keypoints1", "matching_scores")]
+        columns = [
+            found[name][order].tolist() for name in ("keypoints0", "keypoints1", "matching_scores")
+        ]
         return [
-            {"keypoint_image_0": {"x": x0, "y": y0}, "keypoint_image_1": {"x": x1, "y": y1}, "score": score}
+            {
+                "keypoint_image_0": {"x": x0, "y": y0},
+                "keypoint_image_1": {"x": x1, "y": y1},
+                "score": score,
+            }
             for (x0, y0), (x1, y1), score in zip(*columns, strict=True)
         ]
 
@@ -63,10 +73,10 @@ def pipeline(
 
     model, image_processor: objects, or what `from_pretrained` takes; the processor by default that of the model, or the
     default one where the model brings none. device: default the CPU, or the model's; a number is that GPU.
-    Raises ValueError for another task, CheckpointError where there is no such model.
+    Raises ArgumentError for another task, CheckpointError where there is no such model.
     """
     if task != TASK:
-        raise ValueError(f"task={task!r}: only {TASK!r} is done here.")
+        raise ArgumentError(f"task={task!r}: only {TASK!r} is done here.")
     source = model
     if not isinstance(model, EfficientLoFTRForKeypointMatching):
         model = EfficientLoFTRForKeypointMatching.from_pretrained(model)
@@ -79,7 +89,9 @@ def pipeline(
     return KeypointMatchingPipeline(model if dtype is None else model.to(dtype), image_processor)
 
 
-def _processor_of(source: EfficientLoFTRForKeypointMatching | str | Path) -> EfficientLoFTRImageProcessor:
+def _processor_of(
+    source: EfficientLoFTRForKeypointMatching | str | Path,
+) -> EfficientLoFTRImageProcessor:
     if isinstance(source, EfficientLoFTRForKeypointMatching) or Path(source).is_file():
         return EfficientLoFTRImageProcessor()
     try:

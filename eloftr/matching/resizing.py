@@ -12,7 +12,9 @@ from PIL import Image
 
 def nearest_shape(height: int, width: int, divisor: int = 32) -> tuple[int, int]:
     """The shape nearest to (height, width) whose sides are positive multiples of `divisor`."""
-    return max(divisor, round(height / divisor) * divisor), max(divisor, round(width / divisor) * divisor)
+    return max(divisor, round(height / divisor) * divisor), max(
+        divisor, round(width / divisor) * divisor
+    )
 
 
 def resize(gray: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -23,7 +25,9 @@ def resize(gray: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def to_original(keypoints: np.ndarray, shape: tuple[int, int], original: tuple[int, int]) -> np.ndarray:
+def to_original(
+    keypoints: np.ndarray, shape: tuple[int, int], original: tuple[int, int]
+) -> np.ndarray:
     """(M, 2) float (x, y) in pixels of `shape` → float32 in pixels of `original`."""
     scale = np.array([original[1] / shape[1], original[0] / shape[0]])
     return ((keypoints + 0.5) * scale - 0.5).astype(np.float32)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 
 def kernels_for(x: Tensor) -> ModuleType | None:
-    """`eloftr.kernels` for a tensor on a GPU that wants no gradient, where Triton is installed; else None."""
+    """`eloftr.fast.kernels` for a tensor on a GPU that wants no gradient, where Triton is installed; else None."""
     served = x.is_cuda and not torch.is_grad_enabled() and x.dtype != torch.float64
     return _kernels() if served else None
 
 
 @lru_cache(maxsize=1)
 def _kernels() -> ModuleType | None:
-    return import_module("eloftr.kernels") if find_spec("triton") else None
+    return import_module("eloftr.fast.kernels") if find_spec("triton") else None
 
 
 def slope_of(activation: nn.Module) -> float | None:
@@ -32,6 +32,8 @@ def slope_of(activation: nn.Module) -> float | None:
 def add_product(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """y (N, O) + x (N, I) · weightᵀ (O, I), in the place of y where no gradient is wanted: to copy it takes longer than
     what is added."""
-    if torch.is_grad_enabled() or not x.dtype == y.dtype == weight.dtype:  # not the same: autocast joins them
+    if (
+        torch.is_grad_enabled() or not x.dtype == y.dtype == weight.dtype
+    ):  # not the same: autocast joins them
         return torch.addmm(y, x, weight.T)
     return y.addmm_(x, weight.T)

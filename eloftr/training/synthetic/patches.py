@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eloftr.training.cameras import Camera, Raster, homography, rotation, unit
-from eloftr.training.noise import smooth_noise
+from eloftr.training.synthetic.cameras import Camera, Raster, homography, rotation, unit
+from eloftr.training.synthetic.noise import smooth_noise
 
 OUTLINE = 1.1  # an outline is stored over [-1.1, 1.1]²: inside radius 1, with a negative border
 
@@ -46,7 +46,9 @@ def random_patch(
     extents: (photographs, 2) widths and heights. motion: 0 for a patch that rests, 1 for one that moves freely.
     """
     camera = cameras[rng.integers(2)]
-    pixel = np.array([rng.uniform(0.05, 0.95) * raster.width, rng.uniform(0.05, 0.95) * raster.height, 1])
+    pixel = np.array(
+        [rng.uniform(0.05, 0.95) * raster.width, rng.uniform(0.05, 0.95) * raster.height, 1]
+    )
     ray = camera.rotation.T @ np.linalg.solve(camera.calibration, pixel)
     height = depth * max(c.centre[2] for c in cameras)  # both are negative
     distance = (height - camera.centre[2]) / ray[2]
@@ -56,7 +58,9 @@ def random_patch(
     axes = _axes(rng, [unit(centre - c.centre) for c in cameras])
     turned = rotation(unit(rng.normal(size=3)), motion * math.radians(rng.normal(0, 8))) @ axes
     moved = centre + motion * size * rng.normal(0, 0.25, 3) * [1, 1, 0.3]
-    frame0, frame1 = (np.column_stack([size * a[:, :2], c]) for a, c in ((axes, centre), (turned, moved)))
+    frame0, frame1 = (
+        np.column_stack([size * a[:, :2], c]) for a, c in ((axes, centre), (turned, moved))
+    )
     photograph = int(rng.integers(len(extents)))
     extent = extents[photograph]
     scale = radius * rng.uniform(0.9, 1.8)
@@ -66,14 +70,19 @@ def random_patch(
     return Patch(_outline(rng), (frame0, frame1), texture, photograph)
 
 
-def bounds(patch: Patch, cameras: tuple[Camera, Camera], view: int, raster: Raster) -> tuple[slice, slice]:
+def bounds(
+    patch: Patch, cameras: tuple[Camera, Camera], view: int, raster: Raster
+) -> tuple[slice, slice]:
     """Rows and columns of the view that may show the patch."""
     corners = torch.tensor([[-1, 1, 1, -1], [-1, -1, 1, 1]])[:, None] * OUTLINE
     (x, y), in_front = homography(patch.to_pixel(cameras, view), corners)
     if not in_front.all():
         return slice(0, raster.height), slice(0, raster.width)
     left, top = max(0, math.floor(x.min())), max(0, math.floor(y.min()))
-    right, bottom = min(raster.width, math.ceil(x.max()) + 1), min(raster.height, math.ceil(y.max()) + 1)
+    right, bottom = (
+        min(raster.width, math.ceil(x.max()) + 1),
+        min(raster.height, math.ceil(y.max()) + 1),
+    )
     return slice(top, max(top, bottom)), slice(left, max(left, right))
 
 
@@ -106,14 +115,20 @@ def _outline(rng: np.random.Generator) -> Tensor:
     if kind == "ellipse":
         distance = 1 - np.hypot(x, y / rng.uniform(0.3, 1))
     elif kind == "polygon":
-        angles = rng.uniform(0, 2 * math.pi) + np.sort(rng.uniform(0, 2 * math.pi, rng.integers(3, 8)))
+        angles = rng.uniform(0, 2 * math.pi) + np.sort(
+            rng.uniform(0, 2 * math.pi, rng.integers(3, 8))
+        )
         offsets = rng.uniform(0.3, 0.95, (len(angles), 1, 1))
         sides = offsets - np.cos(angles)[:, None, None] * x - np.sin(angles)[:, None, None] * y
         distance = np.minimum(sides.min(0), 1 - radius)
     elif kind == "blob":
         angle = np.arctan2(y, x)
-        waves = [rng.normal(0, 0.3 / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in range(1, 6)]
+        waves = [
+            rng.normal(0, 0.3 / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in range(1, 6)
+        ]
         distance = np.minimum(0.65 + sum(waves) - radius, 1 - radius)
     else:
-        distance = np.minimum(0.15 * smooth_noise(rng, int(rng.integers(6, 14)), x.shape), 1 - radius)
+        distance = np.minimum(
+            0.15 * smooth_noise(rng, int(rng.integers(6, 14)), x.shape), 1 - radius
+        )
     return torch.from_numpy(distance.astype(np.float32))[None, None]

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from eloftr.image_processing import GREY, BatchFeature, EfficientLoFTRImageProcessor, channels_first, to_array
+from eloftr.errors import ArgumentError
+from eloftr.hf.image_processing import (
+    GREY,
+    BatchFeature,
+    EfficientLoFTRImageProcessor,
+    channels_first,
+    to_array,
+)
 
 FILTERS = {
     Image.Resampling.NEAREST: "nearest-exact",
@@ -38,7 +45,9 @@ class EfficientLoFTRImageProcessorFast(EfficientLoFTRImageProcessor):
         if device is not None:
             processor = copy.copy(self)
             processor.device = device
-        return super(EfficientLoFTRImageProcessorFast, processor).preprocess(images, *args, **kwargs)
+        return super(EfficientLoFTRImageProcessorFast, processor).preprocess(
+            images, *args, **kwargs
+        )
 
     def _load(self, source: Any, input_data_format: str | None) -> Tensor:
         if not isinstance(source, Tensor):
@@ -51,15 +60,19 @@ class EfficientLoFTRImageProcessorFast(EfficientLoFTRImageProcessor):
 
     def _resize(self, image: Tensor, size: tuple[int, int], resample: Image.Resampling) -> Tensor:
         if resample not in FILTERS:
-            raise ValueError(
+            raise ArgumentError(
                 f"resample={resample.name}: tensors are resized by {', '.join(r.name for r in FILTERS)}; "
                 "EfficientLoFTRImageProcessor has the others."
             )
         smooth = resample != Image.Resampling.NEAREST
         if image.dtype == torch.uint8 and image.device.type == "cpu":
             return F.interpolate(image[None], size, mode=FILTERS[resample], antialias=smooth)[0]
-        resized = F.interpolate(image[None].float(), size, mode=FILTERS[resample], antialias=smooth)[0]
-        return resized.round().clamp(0, 255).to(torch.uint8) if image.dtype == torch.uint8 else resized
+        resized = F.interpolate(
+            image[None].float(), size, mode=FILTERS[resample], antialias=smooth
+        )[0]
+        return (
+            resized.round().clamp(0, 255).to(torch.uint8) if image.dtype == torch.uint8 else resized
+        )
 
     def _rescale(self, image: Tensor, factor: float) -> Tensor:
         return image * factor

@@ -9,7 +9,7 @@ The values equal those of the Hugging Face port's image processor: resized as ui
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eloftr.image_loading import load_image
-from eloftr.outputs import EfficientLoFTRKeypointMatchingOutput
-from eloftr.visualization import draw_matches
+from eloftr.errors import ArgumentError
+from eloftr.hf.drawing import draw_matches
+from eloftr.hf.image_loading import load_image
+from eloftr.hf.outputs import EfficientLoFTRKeypointMatchingOutput
+from eloftr.weights.locate import bundled_names, find_file, read_json
 
 PROCESSOR_FILE = "preprocessor_config.json"
 OPTIONS = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_grayscale")
-OTHER_STEPS = ("do_normalize", "do_center_crop", "do_pad", "do_convert_rgb")  # the port's, of other models
+OTHER_STEPS = (
+    "do_normalize",
+    "do_center_crop",
+    "do_pad",
+    "do_convert_rgb",
+)  # the port's, of other models
 GREY = (0.2989, 0.587, 0.114)  # of red, green and blue
 
 
@@ -44,18 +51,22 @@ class BatchFeature(dict[str, Any]):
 
 
 def height_and_width(size: Any) -> tuple[int, int]:
-    """`{"height": h, "width": w}` or (h, w) → (h, w). Raises ValueError for anything else."""
-    try:
-        height, width = (size["height"], size["width"]) if isinstance(size, dict) else size
-    except (KeyError, TypeError, ValueError):
-        height = width = 0
-    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
-        raise ValueError(f'size={size!r}: give {{"height": pixels, "width": pixels}}.')
+    """`{"height": h, "width": w}` or (h, w) → (h, w). Raises ArgumentError for anything else."""
+    if isinstance(size, Mapping):
+        size = size.get("height"), size.get("width")
+    whole = (
+        isinstance(size, list | tuple)
+        and len(size) == 2
+        and all(isinstance(side, int) for side in size)
+    )
+    if not whole or min(size) <= 0:
+        raise ArgumentError(f'size={size!r}: give {{"height": pixels, "width": pixels}}.')
+    height, width = size
     return height, width
 
 
 def flat_pairs(images: Any) -> list[Any]:
-    """A pair of images or a list of pairs → the images in one list, pair by pair. Raises ValueError for others."""
+    """A pair of images or a list of pairs → the images in one list, pair by pair. Raises ArgumentError for others."""
 
     def is_image(item: Any) -> bool:
         if isinstance(item, np.ndarray | Tensor):
@@ -66,9 +77,13 @@ def flat_pairs(images: Any) -> list[Any]:
         if len(images) == 2 and all(is_image(image) for image in images):
             return list(images)
         pairs = [pair for pair in images if isinstance(pair, list | tuple) and len(pair) == 2]
-        if images and len(pairs) == len(images) and all(is_image(image) for pair in pairs for image in pair):
+        if (
+            images
+            and len(pairs) == len(images)
+            and all(is_image(image) for pair in pairs for image in pair)
+        ):
             return [image for pair in pairs for image in pair]
-    raise ValueError(
+    raise ArgumentError(
         "Images come in pairs: give [image0, image1] or a list of such pairs, each image a Pillow image, "
         "an array or tensor of two or three dimensions, a path or a URL."
     )
@@ -79,9 +94,13 @@ def channels_first(shape: Sequence[int], input_data_format: str | None) -> bool:
     if input_data_format in ("channels_first", "channels_last"):
         return input_data_format == "channels_first"
     if input_data_format not in (None, "none"):
-        raise ValueError(f'input_data_format={input_data_format!r}: give "channels_first" or "channels_last".')
+        raise ArgumentError(
+            f'input_data_format={input_data_format!r}: give "channels_first" or "channels_last".'
+        )
     if shape[0] not in (1, 3, 4) and shape[-1] not in (1, 3, 4):
-        raise ValueError(f"Image of shape {tuple(shape)}: neither the first nor the last is 1, 3 or 4 channels.")
+        raise ArgumentError(
+            f"Image of shape {tuple(shape)}: neither the first nor the last is 1, 3 or 4 channels."
+        )
     return shape[0] in (1, 3, 4)
 
 
@@ -92,8 +111,12 @@ def to_uint8(image: np.ndarray) -> tuple[np.ndarray, bool]:
     low, high = image.min(), image.max()
     whole = np.allclose(image, np.trunc(image))
     if low < 0 or high > (255 if whole else 1):
-        raise ValueError(f"Image with values {low} … {high}: give whole numbers 0…255 or fractions 0…1.")
-    return (image if whole else (image.astype(np.float64) * 255).astype(np.float32)).astype(np.uint8), not whole
+        raise ArgumentError(
+            f"Image with values {low} … {high}: give whole numbers 0…255 or fractions 0…1."
+        )
+    return (image if whole else (image.astype(np.float64) * 255).astype(np.float32)).astype(
+        np.uint8
+    ), not whole
 
 
 def to_array(source: Any, input_data_format: str | None = None) -> np.ndarray:
@@ -101,7 +124,9 @@ def to_array(source: Any, input_data_format: str | None = None) -> np.ndarray:
     if isinstance(source, str | Path):
         source = load_image(source)
     if isinstance(source, Image.Image):
-        source = np.asarray(source if source.mode in ("L", "RGB", "RGBA") else source.convert("RGB"))
+        source = np.asarray(
+            source if source.mode in ("L", "RGB", "RGBA") else source.convert("RGB")
+        )
         input_data_format = "channels_last"
     elif isinstance(source, Tensor):
         source = source.detach().cpu().numpy()
@@ -115,7 +140,7 @@ class EfficientLoFTRImageProcessor:
 
     do_resize, size: to (height, width); the models need multiples of 32. resample: a Pillow filter.
     do_rescale, rescale_factor: multiply the values. do_grayscale: equal channels, by the NTSC weights.
-    Raises ValueError for an option it does not know.
+    Raises ArgumentError for an option it does not know.
     """
 
     def __init__(
@@ -130,7 +155,9 @@ class EfficientLoFTRImageProcessor:
     ) -> None:
         self._refuse(kwargs)
         self.do_resize = do_resize
-        self.size = dict(zip(("height", "width"), height_and_width(size or (480, 640)), strict=True))
+        self.size = dict(
+            zip(("height", "width"), height_and_width(size or (480, 640)), strict=True)
+        )
         self.resample = Image.Resampling(resample)
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
@@ -138,33 +165,44 @@ class EfficientLoFTRImageProcessor:
 
     @staticmethod
     def _refuse(others: dict[str, Any]) -> None:
-        asked = sorted(name for name, value in others.items() if value is not None and value is not False)
+        asked = sorted(
+            name for name, value in others.items() if value is not None and value is not False
+        )
         if asked:
-            raise ValueError(f"{', '.join(asked)}: no option of this image processor; it has {', '.join(OPTIONS)}.")
+            raise ArgumentError(
+                f"{', '.join(asked)}: no option of this image processor; it has {', '.join(OPTIONS)}."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The options, with the type that transformers looks for."""
-        return {"image_processor_type": type(self).__name__, **{name: getattr(self, name) for name in OPTIONS}}
+        return {
+            "image_processor_type": type(self).__name__,
+            **{name: getattr(self, name) for name in OPTIONS},
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **overrides: Any) -> EfficientLoFTRImageProcessor:
         """From the dictionary of a `preprocessor_config.json`; a step that is not this processor's is refused."""
-        options = {name: values[name] for name in (*OPTIONS, *OTHER_STEPS) if values.get(name) is not None}
+        options = {
+            name: values[name] for name in (*OPTIONS, *OTHER_STEPS) if values.get(name) is not None
+        }
         return cls(**{**options, **overrides})
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> EfficientLoFTRImageProcessor:
+    def from_pretrained(
+        cls, name_or_path: str | Path, **overrides: Any
+    ) -> EfficientLoFTRImageProcessor:
         """Read `preprocessor_config.json` of a folder or a hub id; a bundled name has the defaults."""
-        from eloftr.checkpoint import bundled_names, find_file
-
         if str(name_or_path) in bundled_names() and not Path(name_or_path).exists():
             return cls(**overrides)
-        return cls.from_dict(json.loads(find_file(name_or_path, PROCESSOR_FILE).read_text()), **overrides)
+        return cls.from_dict(read_json(find_file(name_or_path, PROCESSOR_FILE)), **overrides)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `preprocessor_config.json` into `folder`, which is made where it is missing."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / PROCESSOR_FILE).write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
+        (Path(folder) / PROCESSOR_FILE).write_text(
+            json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        )
 
     def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
         return self.preprocess(images, **kwargs)
@@ -188,27 +226,35 @@ class EfficientLoFTRImageProcessor:
         return_tensors: "pt" or "np" for `pixel_values` (B, 2, C, H, W); None for a list of pairs of images.
         data_format: "channels_first" or "channels_last", of the result; input_data_format: of arrays and tensors,
         by default what their shape says. Pixel values are 0…255; for 0…1 set do_rescale=False.
-        Raises ValueError for other forms, and where images of several sizes cannot be stacked.
+        Raises ArgumentError for other forms, and where images of several sizes cannot be stacked.
         """
         self._refuse(kwargs)
         if return_tensors not in (None, "pt", "np"):
-            raise ValueError(f'return_tensors={return_tensors!r}: give "pt", "np" or None.')
+            raise ArgumentError(f'return_tensors={return_tensors!r}: give "pt", "np" or None.')
         if data_format not in ("channels_first", "channels_last"):
-            raise ValueError(f'data_format={data_format!r}: give "channels_first" or "channels_last".')
+            raise ArgumentError(
+                f'data_format={data_format!r}: give "channels_first" or "channels_last".'
+            )
         given = (do_resize, size, resample, do_rescale, rescale_factor, do_grayscale)
         options: dict[str, Any] = {
-            n: getattr(self, n) if value is None else value for n, value in zip(OPTIONS, given, strict=True)
+            n: getattr(self, n) if value is None else value
+            for n, value in zip(OPTIONS, given, strict=True)
         }
         prepared = []
         for source in flat_pairs(images):
             image = self._load(source, input_data_format)
             if options["do_resize"]:
-                image = self._resize(image, height_and_width(options["size"]), Image.Resampling(options["resample"]))
+                image = self._resize(
+                    image, height_and_width(options["size"]), Image.Resampling(options["resample"])
+                )
             if options["do_rescale"]:
                 image = self._rescale(image, options["rescale_factor"])
             prepared.append(self._grey(image) if options["do_grayscale"] else image)
         channels = max(image.shape[0] for image in prepared)
-        prepared = [image if image.shape[0] == channels else self._repeat(image, channels) for image in prepared]
+        prepared = [
+            image if image.shape[0] == channels else self._repeat(image, channels)
+            for image in prepared
+        ]
         if data_format == "channels_last":
             prepared = [self._channels_last(image) for image in prepared]
         pairs = [prepared[n : n + 2] for n in range(0, len(prepared), 2)]
@@ -251,7 +297,9 @@ class EfficientLoFTRImageProcessor:
     def _same_shapes(pairs: list[list[Any]]) -> list[list[Any]]:
         shapes = sorted({tuple(image.shape) for pair in pairs for image in pair})
         if len(shapes) > 1:
-            raise ValueError(f"Images of shapes {shapes} make no batch; let the processor resize them (do_resize).")
+            raise ArgumentError(
+                f"Images of shapes {shapes} make no batch; let the processor resize them (do_resize)."
+            )
         return pairs
 
     @torch.no_grad()
@@ -267,7 +315,7 @@ class EfficientLoFTRImageProcessor:
         it.
         Returns B dictionaries: `keypoints0` and `keypoints1` (M, 2) float32, (x, y) in pixels of the originals,
         sub-pixel, centre of the top-left pixel at (0, 0); `matching_scores` (M,). None carries a gradient.
-        Raises ValueError for another number of sizes.
+        Raises ArgumentError for another number of sizes.
         """
         matches, scores, keypoints = outputs.matches, outputs.matching_scores, outputs.keypoints
         assert matches is not None
@@ -275,7 +323,7 @@ class EfficientLoFTRImageProcessor:
         assert keypoints is not None
         sizes = torch.as_tensor(target_sizes).to(keypoints)
         if sizes.shape != (len(matches), 2, 2):
-            raise ValueError(
+            raise ArgumentError(
                 f"target_sizes of shape {tuple(sizes.shape)} for {len(matches)} pairs: give the (height, width) of "
                 f"both images of every pair, ({len(matches)}, 2, 2)."
             )
@@ -284,10 +332,16 @@ class EfficientLoFTRImageProcessor:
         if network is not None:  # pixel centres: (x + 0.5) · scale − 0.5
             pixels = pixels + (sizes / sizes.new_tensor(network) - 1).flip(-1)[:, :, None] / 2
         results = []
-        for (points0, points1), pair, score in zip(pixels, matches[:, 0], scores[:, 0], strict=True):
+        for (points0, points1), pair, score in zip(
+            pixels, matches[:, 0], scores[:, 0], strict=True
+        ):
             kept = (pair > -1) & (score > threshold)
             results.append(
-                {"keypoints0": points0[kept], "keypoints1": points1[pair[kept]], "matching_scores": score[kept]}
+                {
+                    "keypoints0": points0[kept],
+                    "keypoints1": points1[pair[kept]],
+                    "matching_scores": score[kept],
+                }
             )
         return results
 
@@ -301,7 +355,9 @@ class EfficientLoFTRImageProcessor:
             colours = np.broadcast_to(array, (3, *array.shape[1:])).transpose(1, 2, 0)
             pictures.append(Image.fromarray(np.ascontiguousarray(colours, dtype=np.uint8)))
         drawn = []
-        for image0, image1, found in zip(pictures[0::2], pictures[1::2], keypoint_matching_output, strict=True):
+        for image0, image1, found in zip(
+            pictures[0::2], pictures[1::2], keypoint_matching_output, strict=True
+        ):
             names = ("keypoints0", "keypoints1", "matching_scores")
             points0, points1, scores = (found[name].detach().cpu().numpy() for name in names)
             drawn.append(draw_matches(image0, image1, points0, points1, scores))

@@ -21,19 +21,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eloftr.training.cameras import Raster
-from eloftr.training.photometric import photometric
-from eloftr.training.placement import furnish, random_plane, well_placed
-from eloftr.training.pyramid import load_pyramid
-from eloftr.training.two_view import correspond, look, render
+from eloftr.errors import ArgumentError
+from eloftr.training.synthetic.cameras import Raster
+from eloftr.training.synthetic.photometric import photometric
+from eloftr.training.synthetic.placement import furnish, random_plane, well_placed
+from eloftr.training.synthetic.pyramid import load_pyramid
+from eloftr.training.synthetic.two_view import correspond, look, render
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 HELD_OUT_EVERY = 20
 MIN_VISIBLE = 0.1  # share of image 0 that image 1 must see
-MIN_ON_PHOTOGRAPH = 0.75  # share of each view's ground inside the photograph, not in its mirror images
+MIN_ON_PHOTOGRAPH = (
+    0.75  # share of each view's ground inside the photograph, not in its mirror images
+)
 MIN_TEXTURE = 1.5  # grey levels: mean step between neighbours below which a view is mostly sky
 GENTLE = 0.8  # share of the pairs that are easier: as real pairs are, and as sub-pixel accuracy is learned from
-STRICT_ATTEMPTS = 8  # then any place and texture will do: some lists hold nothing but tiny or empty photographs
+STRICT_ATTEMPTS = (
+    8  # then any place and texture will do: some lists hold nothing but tiny or empty photographs
+)
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,14 @@ class Pair:
 
 
 def list_photographs(folder: Path) -> list[Path]:
-    """All images under `folder`, recursively, in sorted order. Raises ValueError when there are none."""
-    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    """All images under `folder`, recursively, in sorted order. Raises ArgumentError when there are none."""
+    paths = sorted(
+        p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+    )
     if not paths:
-        raise ValueError(f"{folder}: no photographs found; give a folder with {', '.join(sorted(SUFFIXES))} files.")
+        raise ArgumentError(
+            f"{folder}: no photographs found; give a folder with {', '.join(sorted(SUFFIXES))} files."
+        )
     return paths
 
 
@@ -72,7 +81,7 @@ class Views:
     blur, noise and compression: the two images then differ by geometry and resampling alone. `easy`: share of
     the pairs that are easier than all others, as neighbours among real photographs are. Photographs are
     kept in memory as grey pyramids whose longer side is at most `longest` pixels: 0.4 MB for 640×480. Raises
-    ValueError for no photographs, one that is not readable, or too small a size.
+    ArgumentError for no photographs or too small a size, ImageReadError for one that is not readable.
     """
 
     def __init__(
@@ -87,15 +96,17 @@ class Views:
     ) -> None:
         height, width = (size, size) if isinstance(size, int) else size
         if min(height, width) < 32:
-            raise ValueError(f"size {height}x{width}: views need at least 32 pixels a side.")
+            raise ArgumentError(f"size {height}x{width}: views need at least 32 pixels a side.")
         if not photographs:
-            raise ValueError("photographs: the list is empty; give at least one image.")
+            raise ArgumentError("photographs: the list is empty; give at least one image.")
         self.seed = seed
         self.photometric = photometric
         self.easy = easy
         self._raster = Raster(height, width)
         self._pyramids = [load_pyramid(path, longest) for path in photographs]
-        self._extents = np.array([pyramid[0].shape[::-1] for pyramid in self._pyramids], dtype=float)
+        self._extents = np.array(
+            [pyramid[0].shape[::-1] for pyramid in self._pyramids], dtype=float
+        )
 
     @torch.inference_mode()
     def pair(self, index: int) -> Pair:
@@ -107,7 +118,9 @@ class Views:
             ease = difficulty * 0.85**attempt
             strict = attempt < STRICT_ATTEMPTS
             scene = random_plane(rng, extents, raster, ease)
-            if not well_placed(scene, raster, 1.5 * MIN_VISIBLE, MIN_ON_PHOTOGRAPH if strict else 0):
+            if not well_placed(
+                scene, raster, 1.5 * MIN_VISIBLE, MIN_ON_PHOTOGRAPH if strict else 0
+            ):
                 continue
             scene = furnish(rng, scene, extents, raster, ease)
             sight0, sight1 = look(scene, 0, raster), look(scene, 1, raster)
@@ -115,7 +128,10 @@ class Views:
             if visible.float().mean() < MIN_VISIBLE:
                 continue
             images = [render(scene, sight, self._pyramids) for sight in (sight0, sight1)]
-            if not strict or min(float(image.diff().abs().mean()) for image in images) >= MIN_TEXTURE:
+            if (
+                not strict
+                or min(float(image.diff().abs().mean()) for image in images) >= MIN_TEXTURE
+            ):
                 break
         if self.photometric:
             arrays = [photometric(rng, image.numpy(), difficulty) for image in images]
@@ -133,4 +149,6 @@ class Views:
     def batch(self, indices: Iterable[int]) -> Pair:
         """The pairs with these indices, stacked: image0, image1, visible (B, H, W), flow (B, H, W, 2)."""
         pairs = [self.pair(index) for index in indices]
-        return Pair(*(np.stack([getattr(pair, field.name) for pair in pairs]) for field in fields(Pair)))
+        return Pair(
+            *(np.stack([getattr(pair, field.name) for pair in pairs]) for field in fields(Pair))
+        )

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from eloftr.model import EfficientLoFTRForKeypointMatching
+from eloftr.model import MatchingNetwork
 
 CHANNELS = 64  # at most, so D ≤ 2080: the covariance of the 256 of the published weights has 32,896 entries
 
 
 @torch.inference_mode()
-def global_descriptors(model: EfficientLoFTRForKeypointMatching, images: Tensor) -> Tensor:
+def global_descriptors(model: MatchingNetwork, images: Tensor) -> Tensor:
     """The upper triangle of the covariance of the coarse features, its entries replaced by their signed square roots.
 
     images: on the model's device, in its dtype. D is C (C + 1) / 2 for C channels, of which more than CHANNELS are
@@ -37,5 +37,7 @@ def global_descriptors(model: EfficientLoFTRForKeypointMatching, images: Tensor)
 
 def _rotation(channels: int) -> Tensor:
     """(CHANNELS, channels) with orthonormal rows, the same everywhere and always."""
-    random = torch.randn(channels, CHANNELS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    random = torch.randn(
+        channels, CHANNELS, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     return torch.linalg.qr(random).Q.mT
