@@ -14,6 +14,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from eloftr.config import NetworkConfig
 from eloftr.fast.forms import kernels_for, slope_of
@@ -87,9 +88,17 @@ class FusedBlock(nn.Module):
             scale, shift = fold_norm(ones, block.identity)
             self.scale = nn.Parameter(scale[:, 0].to(dense.weight))
             bias += shift
-        self.conv = nn.Conv2d(
-            dense.in_channels, dense.out_channels, 3, dense.stride[0], padding=1
-        ).to(dense.weight)
+        # Without its own random weights: these would be drawn from the host's random numbers.
+        self.conv = skip_init(
+            nn.Conv2d,
+            dense.in_channels,
+            dense.out_channels,
+            3,
+            dense.stride[0],
+            padding=1,
+            device=dense.weight.device,
+            dtype=dense.weight.dtype,
+        )
         self.conv.weight.copy_(weight)
         assert self.conv.bias is not None
         self.conv.bias.copy_(bias)

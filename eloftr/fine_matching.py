@@ -29,7 +29,7 @@ RING = (
 )  # image 1's window carries one more pixel on each side, for the 3×3 of the second stage
 # Samples of the half-resolution map that a ring interpolates, per axis, by `centered`.
 SAMPLES = {False: range(-1, 5), True: range(-3, 4)}
-CHUNK = (
+REFINED_AT_ONCE = (
     256  # matches refined at a time: bounds memory (M·64·100 floats), and stays in a CPU's cache
 )
 
@@ -169,7 +169,7 @@ def refine(
     fused0, fused1 = (
         fused.contiguous(memory_format=torch.channels_last) for fused in (fused0, fused1)
     )
-    for chunk in cells.split(CHUNK):
+    for chunk in cells.split(REFINED_AT_ONCE):
         _, cell0, cell1 = chunk.unbind(1)
         windows = window_features(fused0, fused1, chunk, config)
         pixel0, pixel1 = most_probable(

@@ -10,7 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eloftr import EfficientLoFTRConfig
-from eloftr.training.recipe import SMALL, TrainingOptions, train
+from eloftr.training.options import SMALL, TrainingOptions
+from eloftr.training.recipe import train
 
 
 def main(arguments: list[str] | None = None) -> int:

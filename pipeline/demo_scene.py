@@ -19,7 +19,8 @@ from PIL import Image
 
 from eloftr.drawn import textures
 from eloftr.drawn.lighting import bake_light
-from eloftr.drawn.scenes import Region, Scene, Surface, box, column, look_at, render
+from eloftr.drawn.rendering import render
+from eloftr.drawn.scenes import Region, Scene, Surface, box, column, look_at
 
 VERSION = 1  # of the pictures: a cached folder of another version is made again
 FOCAL_35MM = 30  # mm, of the lens that has the same diagonal angle of view on 36 × 24 mm film

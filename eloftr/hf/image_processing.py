@@ -32,7 +32,7 @@ OTHER_STEPS = (
     "do_pad",
     "do_convert_rgb",
 )  # the port's, of other models
-GREY = (0.2989, 0.587, 0.114)  # of red, green and blue
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue
 
 
 class BatchFeature(dict[str, Any]):
@@ -279,7 +279,12 @@ class EfficientLoFTRImageProcessor:
         image = image[:3]  # without the opacity
         if image.shape[0] < 3 or ((image[0] == image[1]).all() and (image[1] == image[2]).all()):
             return image
-        return self._repeat((image[0] * GREY[0] + image[1] * GREY[1] + image[2] * GREY[2])[None], 3)
+        return self._repeat(
+            (image[0] * GREY_WEIGHTS[0] + image[1] * GREY_WEIGHTS[1] + image[2] * GREY_WEIGHTS[2])[
+                None
+            ],
+            3,
+        )
 
     def _repeat(self, image: Any, channels: int) -> Any:
         return np.repeat(image, channels, axis=0)

@@ -17,7 +17,7 @@ from PIL import Image
 from eloftr import EfficientLoFTRConfig, load_matcher
 from eloftr.drawn import textures
 from eloftr.training import recipe
-from eloftr.training.recipe import TrainingOptions
+from eloftr.training.options import TrainingOptions
 from jobs.train_matcher import main
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "train_matcher.py"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eloftr.drawn.scenes import Scene, correspond, render
+from eloftr.drawn.rendering import correspond, render
+from eloftr.drawn.scenes import Scene
 from pipeline import demo_scene
 from pipeline.demo_scene import DemoTruth, cameras, compare_with_truth, courtyard, make_demo_scene
 

@@ -7,7 +7,8 @@ import pytest
 
 from eloftr.drawn import textures
 from eloftr.drawn.lighting import bake_light
-from eloftr.drawn.scenes import Scene, Surface, box, column, correspond, look_at, render
+from eloftr.drawn.rendering import correspond, render
+from eloftr.drawn.scenes import Scene, Surface, box, column, look_at
 
 K = np.array([[150.0, 0, 79.5], [0, 150.0, 59.5], [0, 0, 1]])
 SHAPE = (120, 160)
@@ -188,7 +189,7 @@ def test_edges_are_smooth_with_more_samples_and_depth_is_the_same() -> None:
 def test_rendering_in_strips_changes_nothing(yard: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     pose = look_at((0.2, -4.2, 1.6), (0.1, 0.8, 0.8))
     whole = render(yard, K, *pose, SHAPE)
-    monkeypatch.setattr("eloftr.drawn.scenes._CHUNK", 2000)
+    monkeypatch.setattr("eloftr.drawn.rendering._CHUNK", 2000)
     for a, b in zip(whole, render(yard, K, *pose, SHAPE), strict=True):
         np.testing.assert_array_equal(a, b)
 
