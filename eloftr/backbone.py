@@ -48,7 +48,8 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(outputs, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+        normed: Tensor = self.norm(self.conv(x))
+        return normed
 
 
 class RepVGGBlock(nn.Module):
@@ -64,7 +65,8 @@ class RepVGGBlock(nn.Module):
         y = self.conv1(x) + self.conv2(x)
         if self.identity is not None:
             y = y + self.identity(x)
-        return self.activation(y)
+        activated: Tensor = self.activation(y)
+        return activated
 
 
 class FusedBlock(nn.Module):
@@ -108,9 +110,11 @@ class FusedBlock(nn.Module):
         slope = slope_of(self.activation)
         if slope is not None and (kernels := kernels_for(x)):
             y = F.conv2d(x, self.conv.weight, None, self.conv.stride, padding=1)
-            return kernels.finish(y, self.conv.bias, slope, x, self.scale)
+            finished: Tensor = kernels.finish(y, self.conv.bias, slope, x, self.scale)
+            return finished
         y = self.conv(x)
-        return self.activation(y if self.scale is None else y.addcmul_(x, self.scale))
+        activated: Tensor = self.activation(y if self.scale is None else y.addcmul_(x, self.scale))
+        return activated
 
 
 class RepVGGStage(nn.Module):

@@ -109,7 +109,8 @@ class FineFusion(nn.Module):
             return self._in_bands(x, half)
         image = torch.arange(len(x), device=x.device)
         x = cut(up(x), image, SCALES[2] * inner, SCALES[2] * INNER)
-        return self.out_conv_layers[1](x, half)
+        fused: Tensor = self.out_conv_layers[1](x, half)
+        return fused
 
     def _in_bands(self, x: Tensor, half: Tensor) -> Tensor:
         """The last layer on up(x), x (B, C2, H/4, W/4), and half (B, C1, H/2, W/2), by bands of rows: see BAND."""
@@ -277,7 +278,8 @@ def rectangle(maps: Maps, cell: Tensor) -> tuple[Maps, Tensor, Tensor]:
 def up(x: Tensor) -> Tensor:
     """(B, C, h, w) → (B, C, 2·h, 2·w)."""
     if kernels := kernels_for(x):
-        return kernels.upsample(x, 2)
+        doubled: Tensor = kernels.upsample(x, 2)
+        return doubled
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 

@@ -82,9 +82,10 @@ def _arriving(
 def _grid(surface: Surface, shape: tuple[int, ...]) -> np.ndarray:
     """Centres of rows × columns equal parts of a surface, (rows·columns, 3)."""
     b, a = ((np.arange(count) + 0.5) / count for count in shape)
-    return (surface.origin + b[:, None, None] * surface.down + a[:, None] * surface.right).reshape(
-        -1, 3
-    )
+    points: np.ndarray = (
+        surface.origin + b[:, None, None] * surface.down + a[:, None] * surface.right
+    ).reshape(-1, 3)
+    return points
 
 
 def _unblocked(surfaces: Sequence[Surface], points: np.ndarray, ray: np.ndarray) -> np.ndarray:
@@ -120,4 +121,5 @@ def _enlarge(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     for small, side in zip(image.shape, shape, strict=True):
         at = np.clip((np.arange(side) + 0.5) * small / side - 0.5, 0, small - 1)
         weights.append(np.maximum(1 - np.abs(at[:, None] - np.arange(small)), 0))
-    return weights[0] @ image @ weights[1].T
+    enlarged: np.ndarray = weights[0] @ image @ weights[1].T
+    return enlarged

@@ -225,7 +225,8 @@ def _bilinear(
 
 def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
     first = first.astype(np.float32)
-    return first + (second - first) * share
+    mixed: np.ndarray = first + (second - first) * share
+    return mixed
 
 
 def _averaged(colour: np.ndarray, samples: int) -> np.ndarray:

@@ -40,7 +40,8 @@ class Surface:
     def outward(self) -> np.ndarray:
         """Unit normal (3,) on the outside."""
         normal = np.cross(self.down, self.right)
-        return normal / np.linalg.norm(normal)
+        unit: np.ndarray = normal / np.linalg.norm(normal)
+        return unit
 
 
 class Scene:

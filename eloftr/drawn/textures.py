@@ -34,7 +34,8 @@ def fractal(
     amplitude[0, 0] = 0
     phases = rng.standard_normal((2, *amplitude.shape), np.float32)
     noise = np.fft.irfft2((phases[0] + 1j * phases[1]) * amplitude.astype(np.float32), shape)
-    return (noise / noise.std()).astype(np.float32)
+    standardised: np.ndarray = (noise / noise.std()).astype(np.float32)
+    return standardised
 
 
 def plaster(shape: Shape, rng: np.random.Generator, base: Sequence[float]) -> np.ndarray:
@@ -230,7 +231,8 @@ def _bricks(
     mortar = (
         np.array([0.60, 0.57, 0.52], np.float32) * (1 + 0.13 * fractal(shape, rng, 0.9))[..., None]
     )
-    return mortar + (hue * shade[..., None] - mortar) * solid[..., None]
+    wall: np.ndarray = mortar + (hue * shade[..., None] - mortar) * solid[..., None]
+    return wall
 
 
 def _courses(
@@ -345,7 +347,8 @@ def _letter(
 def _step(value: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:
     """A smooth step from 0 at `low` to 1 at `high` (which may be the lower of the two)."""
     share = np.clip((value - low) / (high - low), 0, 1)
-    return share * share * (3 - 2 * share)
+    smooth: np.ndarray = share * share * (3 - 2 * share)
+    return smooth
 
 
 def _finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

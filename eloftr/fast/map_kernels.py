@@ -14,7 +14,7 @@ BLOCK = 1024  # values of a map at a time
 
 
 @triton.jit
-def _tokens(  # type: ignore[no-untyped-def]
+def _tokens(
     x, weight, query, pooled, width, columns,
     C: tl.constexpr, SIZE: tl.constexpr, QUERY: tl.constexpr, POOLED: tl.constexpr, ALL: tl.constexpr, ROW: tl.constexpr
 ):  # fmt: skip
@@ -75,9 +75,7 @@ def _of_squares(x: Tensor, size: int, weight: Tensor | None, pooled: bool) -> tu
 
 
 @triton.jit
-def _add_norm(  # type: ignore[no-untyped-def]
-    y, x, weight, bias, rows, eps, C: tl.constexpr, ALL: tl.constexpr, ROW: tl.constexpr
-):
+def _add_norm(y, x, weight, bias, rows, eps, C: tl.constexpr, ALL: tl.constexpr, ROW: tl.constexpr):
     row, channel = (
         tl.program_id(0).to(tl.int64) * ROW + tl.arange(0, ROW)[:, None],
         tl.arange(0, ALL)[None, :],
@@ -107,7 +105,7 @@ def add_norm(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
 
 
 @triton.jit
-def _upsample(  # type: ignore[no-untyped-def]
+def _upsample(
     x, y, height, width, slope,
     C: tl.constexpr, SCALE: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -141,7 +139,7 @@ def _upsample(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _finish(  # type: ignore[no-untyped-def]
+def _finish(
     y, bias, x, scale, slope, size, C: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr
 ):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -9,9 +9,7 @@ from torch import Tensor
 
 
 @triton.jit
-def _pixels(  # type: ignore[no-untyped-def]
-    fused, y, x, channel, known, height, width, C: tl.constexpr, CENTERED: tl.constexpr
-):
+def _pixels(fused, y, x, channel, known, height, width, C: tl.constexpr, CENTERED: tl.constexpr):
     """Features of full-resolution pixels of a half-resolution map, as `rings` of fine_matching.py has them."""
     edge = 4 if CENTERED else 0
     known = known & (y >= edge) & (y < 2 * height + edge) & (x >= edge) & (x < 2 * width + edge)
@@ -41,7 +39,7 @@ def _pixels(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _refine(  # type: ignore[no-untyped-def]
+def _refine(
     fused0, fused1, cells, pixels, offsets, height0, width0, height1, width1, first_scale, second_scale,
     C: tl.constexpr, SLICE: tl.constexpr, CENTERED: tl.constexpr, ALL: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip

@@ -14,7 +14,7 @@ BLOCKS = (128, 64, 4, 3), (64, 64, 4, 2), (32, 32, 4, 2)
 
 
 @triton.jit
-def _leaders(  # type: ignore[no-untyped-def]
+def _leaders(
     a, b, cost, top, total, nearest, L, S, scale,
     C: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip

@@ -130,9 +130,10 @@ def to_array(source: Any, input_data_format: str | None = None) -> np.ndarray:
         input_data_format = "channels_last"
     elif isinstance(source, Tensor):
         source = source.detach().cpu().numpy()
-    if source.ndim == 2:
-        return source[None]
-    return source if channels_first(source.shape, input_data_format) else source.transpose(2, 0, 1)
+    array: np.ndarray = source
+    if array.ndim == 2:
+        return array[None]
+    return array if channels_first(array.shape, input_data_format) else array.transpose(2, 0, 1)
 
 
 class EfficientLoFTRImageProcessor:

@@ -56,7 +56,8 @@ class EfficientLoFTRImageProcessorFast(EfficientLoFTRImageProcessor):
             source = source[None]
         elif not channels_first(source.shape, input_data_format):
             source = source.permute(2, 0, 1)
-        return source.to(self.device) if self.device else source
+        moved: Tensor = source.to(self.device) if self.device else source
+        return moved
 
     def _resize(self, image: Tensor, size: tuple[int, int], resample: Image.Resampling) -> Tensor:
         if resample not in FILTERS:
