@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import PairListError
-from pipeline.events import Progress
+from pipeline.events import Listener, Progress, nobody
 from pipeline.pairs.candidates import Candidates
 from pipeline.pairs.descriptors import (
     Descriptors,
