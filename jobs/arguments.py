@@ -6,7 +6,7 @@ import argparse
 
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
 from pipeline.photos.limits import ImageLimits
-from pipeline.store.folder import storage_options
+from pipeline.store.opening import storage_options
 
 EPILOG = "Exit codes: 0 done; 1 a bug; 2 unusable arguments or storage; 3 run folder in use; 130 stopped, run it again."
 

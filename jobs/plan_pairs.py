@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from eloftr import CheckpointError
 from pipeline.cli.pair_options import COMMANDS, OPTIONS
 from pipeline.errors import DescriptorError, PairListError, RunError, StorageError
-from pipeline.store.folder import storage_options
+from pipeline.store.opening import storage_options
 
 EPILOG = "Exit codes: 0 done; 2 arguments or inputs are unusable; 130 stopped."
 

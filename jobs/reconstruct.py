@@ -15,7 +15,8 @@ from pipeline.reconstruct.database import ReconstructionError
 from pipeline.reconstruct.job import reconstruct
 from pipeline.reconstruct.mapping import MAPPERS
 from pipeline.reconstruct.spool import ReconstructionError
-from pipeline.store.folder import Folder, storage_options
+from pipeline.store.folder import Folder
+from pipeline.store.opening import storage_options
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

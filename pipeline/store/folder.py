@@ -9,48 +9,26 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
-import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import FolderAbsentError, StorageError
+from pipeline.store import disk
+from pipeline.store.opening import ATOMIC_PUT, open_filesystem, protocol_of
+from pipeline.store.parquet import parquet_bytes, read_parquet
 from pipeline.store.retries import REFUSALS, redacted, retried
-
-if TYPE_CHECKING:  # see pipeline/match/match.py
-    pass
-
 
 T = TypeVar("T")
 Names = list[str]
 
 DONE = "done"
-DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
-DRIVERS |= {"s3a": "s3fs", "http": "aiohttp", "https": "aiohttp"}
-PROTOCOLS = {*DRIVERS, "file", "memory"}
-# An object of these stores appears when its upload is complete, never before.
-ATOMIC_PUT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
-
-
-def storage_options(text: str) -> dict[str, Any]:
-    """Options of the filesystems from JSON. The error does not show the text, which may hold a password."""
-    try:
-        options = json.loads(text)
-    except ValueError:
-        options = None
-    if not isinstance(options, dict):
-        raise StorageError('storage options: not a JSON object; give one, as {"endpoint_url": "https://…"}.')
-    return options
 
 
 @dataclass(frozen=True)
@@ -99,31 +77,11 @@ class Folder:
 
     @cached_property
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        if not self._protocol:
-            return LocalFileSystem(), self.url
-        try:
-            filesystem, root = url_to_fs(self.url, **self._own_options())
-        except ImportError as error:
-            cure = f"pip install {DRIVERS[self._protocol]}" if self._protocol in DRIVERS else str(error)
-            raise StorageError(f"{self.shown}: the driver for {self._protocol}:// is not installed; {cure}.") from error
-        except (ValueError, TypeError) as error:
-            raise StorageError(f"{self.shown}: cannot be opened ({redacted(error)}); check the URL.") from error
-        if isinstance(filesystem, LocalFileSystem):
-            return filesystem, os.path.abspath(root)
-        if not root.strip("/"):
-            raise StorageError(f"{self.shown}: names no bucket; give {self._protocol}://bucket/folder.")
-        return filesystem, root.rstrip("/")
-
-    def _own_options(self) -> dict[str, Any]:
-        own = self.options.get(self._protocol)
-        if isinstance(own, dict):
-            return own
-        others = PROTOCOLS if self._protocol not in ("http", "https") else self.options
-        return {name: value for name, value in self.options.items() if name not in others}
+        return open_filesystem(self.url, self.options)
 
     @property
     def _protocol(self) -> str:
-        return self.url.partition("://")[0] if "://" in self.url else ""
+        return protocol_of(self.url)
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
@@ -179,7 +137,7 @@ class Folder:
     def _walk(self, prefix: str, recursive: bool) -> Names:
         try:
             if self.local:
-                found = self._walk_local(self.path(prefix or None), recursive)
+                found = disk.walk(self.path(prefix or None), self._opened[1], recursive, self.follow_links)
             else:
                 top = f"{self._opened[1]}/{prefix}".rstrip("/")
                 found = self._walk_remote(top, recursive)
@@ -190,23 +148,6 @@ class Folder:
         except PermissionError as error:
             raise StorageError(f"{self.shown}: may not be read; check rights and credentials.") from error
         return sorted(name for name in found if not name.startswith(".") and "/." not in name)
-
-    def _walk_local(self, top: str, recursive: bool) -> Names:
-        def fail(error: OSError) -> None:
-            raise error
-
-        found: Names = []
-        seen: set[str] = set()
-        for base, folders, files in os.walk(top, onerror=fail, followlinks=self.follow_links):
-            stem = os.path.relpath(base, self._opened[1]) + "/"
-            folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-            if self.follow_links:  # a link back to a folder above must not be walked for ever
-                real = os.path.realpath(base)
-                if real in seen:
-                    folders[:], files = [], []
-                seen.add(real)
-            found += [(stem + name).removeprefix("./").encode(errors="backslashreplace").decode() for name in files]
-        return found
 
     def _walk_remote(self, top: str, recursive: bool) -> Names:
         self._fs.invalidate_cache()  # another process may have written since
@@ -258,8 +199,7 @@ class Folder:
         # From a path or an Arrow buffer: through a Python file object it can abort the process at exit.
         source = self.path(name) if self.local else pa.BufferReader(pa.py_buffer(self.read_bytes(name)))
         try:
-            with pq.ParquetFile(source) as file:
-                return file.read(columns=None if columns is None else [*columns])
+            return read_parquet(source, columns)
         except pa.ArrowInvalid as error:
             raise StorageError(f"{self.shown}/{name}: is not whole Parquet; remove it and run again.") from error
 
@@ -270,7 +210,7 @@ class Folder:
         """
         try:
             if self.local:
-                _replace(self.path(name), data)
+                disk.replace(self.path(name), data)
             elif self._protocol not in ATOMIC_PUT:
                 raise StorageError(f"{self.shown}: cannot be written to; give a local folder, s3://, gs:// or az://.")
             else:
@@ -290,7 +230,7 @@ class Folder:
         """
         try:
             if self.local:
-                _replace(self.path(name), data, exclusive=True)
+                disk.replace(self.path(name), data, exclusive=True)
             else:
                 self._ask("pipe_file", self._key(name), data, mode="create")
         except FileExistsError:
@@ -305,16 +245,7 @@ class Folder:
 
     def publish_table(self, name: str, table: pa.Table) -> None:
         """Publish a table as Parquet (zstd). The same rows give the same bytes, whatever their chunks."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(
-            table.combine_chunks(),
-            sink,
-            compression="zstd",
-            use_dictionary=[path for field in table.schema for path in _text_columns(field)] or False,
-            row_group_size=1 << 20,
-            use_compliant_nested_type=False,  # else lists come back with another type than they went in
-        )
-        self.publish(name, sink.getvalue())
+        self.publish(name, parquet_bytes(table))
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens where there is none."""
@@ -331,12 +262,7 @@ class Folder:
 
         They are invisible to listings. Object stores keep none.
         """
-        found = os.walk(self.path()) if self.local else ()
-        stale = [os.path.join(base, name) for base, _, files in found for name in files if TEMPORARY.fullmatch(name)]
-        for path in stale:
-            with suppress(FileNotFoundError):  # the lock's, which is renewed meanwhile
-                os.remove(path)
-        return len(stale)
+        return disk.sweep(self.path()) if self.local else 0
 
     def mark_done(self, shard: str, summary: dict[str, Any]) -> None:
         """Say that every file of a shard is written. Call it last: unmarked shards are done again."""
@@ -361,41 +287,11 @@ class Folder:
         return retried(call, self.shown, self.attempts, self.pause)
 
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
-
-
-def _replace(path: str, data: bytes | pa.Buffer, exclusive: bool = False) -> None:
-    folder, base = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{base[:150]}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the new name on an empty file
-        if exclusive:
-            os.link(temporary, path)
-            os.remove(temporary)
-        else:
-            os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
-
-
 def _checked(name: str) -> str:
     """The name itself if it stays inside its folder, else `StorageError`."""
     if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
         raise StorageError(f"{name!r}: is not a plain relative path; rename the file or correct the list.")
     return name
-
-
-def _text_columns(column: pa.Field) -> Names:
-    """Parquet paths of a column's text, the only values that repeat enough to be worth a dictionary."""
-    if pa.types.is_list(column.type):
-        return [f"{column.name}.list.item"] if pa.types.is_string(column.type.value_type) else []
-    return [column.name] if pa.types.is_string(column.type) else []
 
 
 def place(folder: Folder) -> str:

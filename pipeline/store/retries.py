@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import re
-import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pipeline.errors import StorageError
 
@@ -19,26 +19,27 @@ BUGS = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError,
 
 
 def retried(call: Callable[[], T], shown: str, attempts: int, pause: float) -> T:
-    """The call's result; it is tried again after pauses that double, jittered so that many readers do not come at once.
+    """The call's result. It is tried again after random pauses below `pause` seconds, doubled every time.
 
     Raises REFUSALS and BUGS at once, PermissionError where access is refused, and StorageError, naming the place
-    `shown`, after the last attempt. pause: seconds before the second.
+    `shown`, after the last attempt.
     """
-    attempt = 1
-    while True:
-        try:
-            return call()
-        except (*REFUSALS, *BUGS):
-            raise
-        except Exception as error:
-            cause = f"{type(error).__name__}: {redacted(error)}"
-            if _refused(error):
-                raise PermissionError(f"{shown}: access refused ({cause})") from error
-            if attempt == attempts:
-                tries = f"no answer in {attempt} tries ({cause})"
-                raise StorageError(f"{shown}: {tries}; check the network and the endpoint.") from error
-        time.sleep(pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-        attempt += 1
+    retrying = Retrying(
+        stop=stop_after_attempt(attempts),
+        wait=wait_random_exponential(multiplier=pause),
+        retry=retry_if_exception(_may_pass),
+        reraise=True,
+    )
+    try:
+        return retrying(call)
+    except (*REFUSALS, *BUGS):
+        raise
+    except Exception as error:  # each driver has classes of its own
+        cause = f"{type(error).__name__}: {redacted(error)}"
+        if _refused(error):
+            raise PermissionError(f"{shown}: access refused ({cause})") from error
+        tries = f"no answer in {attempts} tries ({cause})"
+        raise StorageError(f"{shown}: {tries}; check the network and the endpoint.") from error
 
 
 def redacted(text: object) -> str:
@@ -51,7 +52,12 @@ def redacted(text: object) -> str:
     return re.sub(r"[^\s/@'\"(]+:[^\s/@'\"]+@", "", line)
 
 
-def _refused(error: Exception) -> bool:
+def _may_pass(error: BaseException) -> bool:
+    """Whether another try may succeed."""
+    return isinstance(error, Exception) and not isinstance(error, (*REFUSALS, *BUGS)) and not _refused(error)
+
+
+def _refused(error: BaseException) -> bool:
     """Whether a remote store will say no however often it is asked (each driver in its own class)."""
     status = getattr(error, "status", None) or getattr(error, "code", None)
     return status in (400, 401, 403, 405) or "Credential" in type(error).__name__

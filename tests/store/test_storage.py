@@ -21,7 +21,8 @@ from flaky_store import flaky_store
 
 from pipeline.errors import ImageError, StorageError
 from pipeline.photos.source import read_image
-from pipeline.store.folder import Folder, FolderAbsentError, storage_options
+from pipeline.store.folder import Folder, FolderAbsentError
+from pipeline.store.opening import storage_options
 from pipeline.store.retries import redacted
 from pipeline.tables import MATCHES, SHARDS
 
