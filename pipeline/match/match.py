@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from eloftr.resizing import to_original
+from eloftr.matching.resizing import to_original
 from pipeline.match.options import MatchingOptions
 from pipeline.match.read import TRIES, DecodedShard
 from pipeline.tables import FAILURES, MATCHES, ragged
@@ -62,7 +62,7 @@ class MatchShard:
     def __init__(self, model: EfficientLoFTRForKeypointMatching, options: MatchingOptions) -> None:
         import torch
 
-        from eloftr.matcher import DEFAULT_DTYPE, Matcher
+        from eloftr.matching.matcher import DEFAULT_DTYPE, Matcher
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.matcher = Matcher(
@@ -133,7 +133,7 @@ class MatchShard:
 
     def _match(self, shard: DecodedShard, seconds: dict[str, float]) -> dict[int, Matches]:
         """Matches of every pair whose images could be read, by its number."""
-        from eloftr.matcher import Matches
+        from eloftr import Matches
         from eloftr.model import ImageFeatures
 
         started = time.monotonic()
@@ -182,7 +182,7 @@ class MatchShard:
             yield from self._batches_of(members, *shapes)
 
     def _batches_of(self, members: list[int], *shapes: Shape) -> Iterator[list[int]]:
-        from eloftr.matcher import pairs_at_once
+        from eloftr.matching.matcher import pairs_at_once
 
         size = max(
             1, (self.batch_size or pairs_at_once(self.matcher.device, *shapes)) // self.smaller

@@ -71,8 +71,8 @@ def describe_images(
     """
     import torch
 
-    from eloftr.global_descriptor import global_descriptors
-    from eloftr.matcher import pairs_at_once
+    from eloftr.matching.global_descriptor import global_descriptors
+    from eloftr.matching.matcher import pairs_at_once
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = copy.deepcopy(model).eval().fuse().to(device)
