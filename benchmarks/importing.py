@@ -31,8 +31,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.environment import commit, versions  # noqa: E402
-from pipeline import schemas  # noqa: E402
-from pipeline.storage import Folder  # noqa: E402
+from pipeline import tables  # noqa: E402
+from pipeline.store.folder import Folder  # noqa: E402
 
 WIDTH, HEIGHT, LONG_SIDE = 1600, 1200, 640
 NEXT = 50  # pairs an image begins; it is in twice as many
@@ -46,8 +46,8 @@ import sys
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from pipeline.colmap import import_matches
-from pipeline.storage import Folder
+from pipeline.reconstruct.database import import_matches
+from pipeline.store.folder import Folder
 run, database, long_side = sys.argv[1:]
 print(dumps(asdict(import_matches(Folder(run), Path(database), long_side=int(long_side)))))
 """
@@ -75,9 +75,9 @@ def matches_table(names: np.ndarray, couples: np.ndarray, matches: int, seed: in
     columns: dict[str, pa.Array] = {
         "status": pa.array(["matched"] * count),
         "reason": pa.nulls(count, pa.string()),
-        "scores": schemas.ragged([*rng.uniform(0.2, 1, shape).astype(np.float32)], pa.list_(pa.float32())),
+        "scores": tables.ragged([*rng.uniform(0.2, 1, shape).astype(np.float32)], pa.list_(pa.float32())),
         "geometry": pa.array(["calibrated"] * count),
-        "inliers": schemas.ragged([*np.ones(shape, bool)], pa.list_(pa.bool_())),
+        "inliers": tables.ragged([*np.ones(shape, bool)], pa.list_(pa.bool_())),
         "num_inliers": pa.array(np.full(count, matches), pa.int32()),
     }
     # Different points of each pair, as one-to-one matches have; the first half recurs, the rest is this pair's own.
@@ -89,19 +89,19 @@ def matches_table(names: np.ndarray, couples: np.ndarray, matches: int, seed: in
         xy[:, matches // 2 :] = rng.uniform(0, [WIDTH - 1, HEIGHT - 1], (count, matches - matches // 2, 2))
         xy = np.clip(xy, 0, [WIDTH - 1, HEIGHT - 1]).astype(np.float32)
         columns[f"image{side}"] = pa.array(names[couples[:, side]].tolist(), pa.string())
-        columns[f"keypoints{side}"] = schemas.ragged([*xy], schemas.MATCHES.field(f"keypoints{side}").type)
+        columns[f"keypoints{side}"] = tables.ragged([*xy], tables.MATCHES.field(f"keypoints{side}").type)
     for name in ("E", "F", "H", "pose"):
-        kind = schemas.MATCHES.field(name).type
+        kind = tables.MATCHES.field(name).type
         values = rng.normal(size=(count, kind.list_size))
         columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind)
-    return pa.table([columns[name] for name in schemas.MATCHES.names], schema=schemas.MATCHES)
+    return pa.table([columns[name] for name in tables.MATCHES.names], schema=tables.MATCHES)
 
 
 def images_table(names: np.ndarray) -> pa.Table:
     """IMAGES of photographs of one size without EXIF."""
     row = {"width": WIDTH, "height": HEIGHT, "stored_width": WIDTH, "stored_height": HEIGHT, "orientation": 1}
     rows = [{"image": name, "focal": None, "camera": None, **row} for name in names.tolist()]
-    return pa.Table.from_pylist(rows, schema=schemas.IMAGES)
+    return pa.Table.from_pylist(rows, schema=tables.IMAGES)
 
 
 def import_run(run: Path, output: Path) -> dict[str, Any]:

@@ -33,12 +33,12 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.environment import commit, versions  # noqa: E402
-from pipeline.descriptors import Descriptors  # noqa: E402
-from pipeline.lists import MOST, of_pairs, write_list  # noqa: E402
-from pipeline.pairs import exhaustive  # noqa: E402
-from pipeline.positions import Positions, neighbours  # noqa: E402
-from pipeline.retrieval import similar  # noqa: E402
-from pipeline.sequences import overlaps, sequences  # noqa: E402
+from pipeline.pairs.descriptors import Descriptors  # noqa: E402
+from pipeline.pairs.formats import MOST, of_pairs, write_list  # noqa: E402
+from pipeline.pairs.pair_list import exhaustive  # noqa: E402
+from pipeline.pairs.retrieval import similar  # noqa: E402
+from pipeline.pairs.sequential import overlaps, sequences  # noqa: E402
+from pipeline.pairs.spatial import Positions, neighbours  # noqa: E402
 
 DIMENSIONS, CLUSTER, TOP_K, WINDOW = 256, 50, 20, 10
 

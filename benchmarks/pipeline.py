@@ -31,10 +31,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.environment import commit, versions  # noqa: E402
-from pipeline.matching import MatchShard, ReadShard  # noqa: E402
-from pipeline.run import FinishShard, Run, RunOptions  # noqa: E402
-from pipeline.schemas import unragged  # noqa: E402
-from pipeline.storage import Folder  # noqa: E402
+from pipeline.match.finish import FinishShard  # noqa: E402
+from pipeline.match.match import MatchShard  # noqa: E402
+from pipeline.match.options import RunOptions  # noqa: E402
+from pipeline.match.read import ReadShard  # noqa: E402
+from pipeline.match.run import Run  # noqa: E402
+from pipeline.store.folder import Folder  # noqa: E402
+from pipeline.tables import unragged  # noqa: E402
 
 PROCESSES = os.cpu_count() or 1  # of the loop; the job has an actor for each, too
 

@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.environment import commit, peak_memory, versions  # noqa: E402
-from pipeline.shards import Shard, encodes, lower_bound, plan_shards  # noqa: E402
+from pipeline.match.shards import Shard, encodes, lower_bound, plan_shards  # noqa: E402
 
 MAX_IMAGES, MAX_PAIRS = 128, 1024
 WINDOW, TOP_K = 10, 20

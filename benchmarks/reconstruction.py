@@ -45,9 +45,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.quality import environment  # noqa: E402
-from pipeline.demo_scene import DemoTruth, compare_with_truth  # noqa: E402
-from pipeline.reconstruction import MAPPERS, ModelSummary  # noqa: E402
-from pipeline.verification import import_pycolmap  # noqa: E402
+from pipeline.demo.truth import DemoTruth, compare_with_truth  # noqa: E402
+from pipeline.extras import import_pycolmap  # noqa: E402
+from pipeline.reconstruct.mapping import MAPPERS  # noqa: E402
+from pipeline.reconstruct.summary import ModelSummary  # noqa: E402
 
 SETS = ("fountain11", "sceaux11", "sacre_coeur17")
 TITLES = {"ours": "ours", "sift": "SIFT"}

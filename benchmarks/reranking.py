@@ -35,17 +35,19 @@ sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.environment import commit, versions  # noqa: E402
 from eloftr import load_model  # noqa: E402
-from pipeline.dataflow import rerank_candidates  # noqa: E402
-from pipeline.descriptors import Descriptors, describe_images  # noqa: E402
-from pipeline.evaluation import MEASURES, judge, measured, table_text  # noqa: E402
-from pipeline.lists import write_candidates  # noqa: E402
-from pipeline.matching import MatchingOptions  # noqa: E402
-from pipeline.reranking import RerankOptions  # noqa: E402
-from pipeline.retrieval import candidates_of  # noqa: E402
-from pipeline.run import RunOptions  # noqa: E402
-from pipeline.schemas import CANDIDATES  # noqa: E402
-from pipeline.storage import Folder  # noqa: E402
-from pipeline.verification import VerificationOptions  # noqa: E402
+from pipeline.execute.on_ray import rerank_candidates  # noqa: E402
+from pipeline.match.options import (
+    MatchingOptions,  # noqa: E402
+    RunOptions,  # noqa: E402
+    VerificationOptions,  # noqa: E402
+)
+from pipeline.pairs.descriptors import Descriptors, describe_images  # noqa: E402
+from pipeline.pairs.formats import write_candidates  # noqa: E402
+from pipeline.pairs.retrieval import candidates_of  # noqa: E402
+from pipeline.rerank.evaluation import MEASURES, judge, measured, table_text  # noqa: E402
+from pipeline.rerank.options import RerankOptions  # noqa: E402
+from pipeline.store.folder import Folder  # noqa: E402
+from pipeline.tables import CANDIDATES  # noqa: E402
 
 GATES = (0, 10, 25, 50, 100)  # the third is the default
 SATURATION, TOP = 100.0, 1

@@ -38,18 +38,20 @@ sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.environment import commit, versions  # noqa: E402
 from benchmarks.pipeline import match_without_ray  # noqa: E402
-from eloftr import (
-    EfficientLoFTRForKeypointMatching,  # noqa: E402
-    load_model,  # noqa: E402
-)
+from eloftr import load_model  # noqa: E402
 from eloftr.matching.resizing import resize  # noqa: E402
-from pipeline.descriptors import LONG_SIDE, describe_images, nearest, reduced, unit  # noqa: E402
-from pipeline.images import read_image  # noqa: E402
-from pipeline.matching import MatchingOptions  # noqa: E402
-from pipeline.retrieval import OWN_DIMENSIONS, similar  # noqa: E402
-from pipeline.run import Run, RunOptions  # noqa: E402
-from pipeline.storage import Folder  # noqa: E402
-from pipeline.verification import GEOMETRIES, VerificationOptions  # noqa: E402
+from eloftr.model import EfficientLoFTRForKeypointMatching  # noqa: E402
+from pipeline.match.options import (
+    MatchingOptions,  # noqa: E402
+    RunOptions,  # noqa: E402
+    VerificationOptions,  # noqa: E402
+)
+from pipeline.match.run import Run  # noqa: E402
+from pipeline.match.verify import VERIFIED  # noqa: E402
+from pipeline.pairs.descriptors import LONG_SIDE, describe_images, nearest, reduced, unit  # noqa: E402
+from pipeline.pairs.retrieval import OWN_DIMENSIONS, similar  # noqa: E402
+from pipeline.photos.source import read_image  # noqa: E402
+from pipeline.store.folder import Folder  # noqa: E402
 
 CUTS = (1, 5, 10, 20)
 TOP_K = (1, 2, 3, 5, 10)
@@ -135,7 +137,7 @@ def against_matches(
         for name in run.names("matches"):
             table = run.read_table(name, ["image0", "image1", "geometry"])
             for image0, image1, geometry in zip(*(column.to_pylist() for column in table), strict=True):
-                if geometry in GEOMETRIES:
+                if geometry in VERIFIED:
                     verified.add((image0, image1))
         described = describe_images(Folder(str(images)), model)
     names, total = described.names, len(described.names) * (len(described.names) - 1) // 2

@@ -44,9 +44,10 @@ Row = tuple[str, str, str]  # what, arithmetic, result
 
 def measure_files(run: Path) -> dict[str, float]:
     """Bytes of a finished run folder; CPU seconds of reading its photographs and verifying its pairs once more."""
-    from pipeline.images import read_image
-    from pipeline.storage import Folder
-    from pipeline.verification import VerificationOptions, VerifyShard
+    from pipeline.match.options import VerificationOptions
+    from pipeline.match.verify import VerifyShard
+    from pipeline.photos.source import read_image
+    from pipeline.store.folder import Folder
 
     summary, described = (json.loads((run / f"{name}.json").read_text()) for name in ("summary", "run"))
     sizes = {
@@ -77,10 +78,10 @@ def measure_files(run: Path) -> dict[str, float]:
 def measure_plan(images: int = 20_000) -> dict[str, float]:
     """A retrieval list of 20 neighbours cut into shards of the sizes for GPUs, and its bytes."""
     from benchmarks.planning import retrieval
-    from pipeline.run import SHARD_SIZES
-    from pipeline.schemas import PAIRS
-    from pipeline.shards import encodes, plan_shards, shards_table
-    from pipeline.storage import Folder
+    from pipeline.match.plan import SHARD_SIZES
+    from pipeline.match.shards import encodes, plan_shards, shards_table
+    from pipeline.store.folder import Folder
+    from pipeline.tables import PAIRS
 
     pairs = retrieval(images)
     started = time.process_time()

@@ -30,12 +30,17 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.environment import commit, peak_memory, versions  # noqa: E402
-from pipeline.dataflow import match_dataset  # noqa: E402
-from pipeline.matching import DecodedShard, MatchedShard, MatchingOptions, MatchShard, matches_table  # noqa: E402
-from pipeline.pairs import pairs_table  # noqa: E402
+from pipeline.execute.on_ray import match_dataset  # noqa: E402
+from pipeline.match.match import MatchedShard, MatchShard, matches_table  # noqa: E402
+from pipeline.match.options import (
+    MatchingOptions,  # noqa: E402
+    RunOptions,  # noqa: E402
+)
+from pipeline.match.plan import SHARD_SIZES  # noqa: E402
+from pipeline.match.read import DecodedShard  # noqa: E402
+from pipeline.pairs.pair_list import pairs_table  # noqa: E402
 from pipeline.progress import Log  # noqa: E402
-from pipeline.run import SHARD_SIZES, RunOptions  # noqa: E402
-from pipeline.storage import Folder  # noqa: E402
+from pipeline.store.folder import Folder  # noqa: E402
 
 NEXT = 50  # pairs an image begins
 EVERY, MATCHES = 100, 100

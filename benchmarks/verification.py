@@ -30,7 +30,8 @@ sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 from benchmarks.datasets import KINDS, Pair, View, load_pairs, load_view  # noqa: E402
 from benchmarks.environment import commit, versions  # noqa: E402
 from eloftr import Matcher, Matches, load_matcher  # noqa: E402
-from pipeline.verification import GEOMETRIES, VerificationOptions, VerifyShard, _Camera  # noqa: E402
+from pipeline.match.options import VerificationOptions  # noqa: E402
+from pipeline.match.verify import VERIFIED, VerifyShard, _Camera  # noqa: E402
 
 LONG_SIDE = 640
 APART = 400  # pairs
@@ -82,7 +83,7 @@ def verify(pairs: list[Matched]) -> tuple[list[np.ndarray | None], float]:
     started = time.perf_counter()
     geometries = [stage._verify(m.keypoints0, m.keypoints1, *cameras) for m, cameras, _ in pairs]
     seconds = time.perf_counter() - started
-    return [geometry.inliers if geometry.name in GEOMETRIES else None for geometry in geometries], seconds
+    return [geometry.inliers if geometry.name in VERIFIED else None for geometry in geometries], seconds
 
 
 def one_camera(self: _Camera, number: int) -> object:

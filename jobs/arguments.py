@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.images import ImageLimits
-from pipeline.matching import MatchingOptions
-from pipeline.run import RunOptions
-from pipeline.storage import storage_options
-from pipeline.verification import VerificationOptions
+from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
+from pipeline.photos.limits import ImageLimits
+from pipeline.store.opening import storage_options
 
 EPILOG = "Exit codes: 0 done; 1 a bug; 2 unusable arguments or storage; 3 run folder in use; 130 stopped, run it again."
 

@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.dataflow import match_dataset
-from pipeline.demo_scene import DemoTruth, compare_with_truth, make_demo_scene
-from pipeline.drawing import draw_matches, draw_reconstruction
-from pipeline.reconstruction import reconstruct
-from pipeline.report import summary_text
-from pipeline.run import RunOptions
-from pipeline.schemas import unragged
-from pipeline.storage import Folder
-from pipeline.verification import import_pycolmap
+from pipeline.demo.scene import make_demo_scene
+from pipeline.demo.truth import DemoTruth, compare_with_truth
+from pipeline.execute.on_ray import match_dataset
+from pipeline.extras import import_pycolmap
+from pipeline.match.options import RunOptions
+from pipeline.reconstruct.job import reconstruct
+from pipeline.report.text.drawing import draw_matches, draw_reconstruction
+from pipeline.report.text.text import summary_text
+from pipeline.store.folder import Folder
+from pipeline.tables import unragged
 
 DRAWN = 3  # pairs: the one with most inliers, the median and the one with fewest
 

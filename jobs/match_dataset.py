@@ -10,13 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eloftr import CheckpointError
 from jobs.arguments import EPILOG, add_matching, run_options
-from pipeline.dataflow import Actors, match_dataset
-from pipeline.lease import LeaseError
-from pipeline.pairs import PairListError
+from pipeline.errors import LeaseError, PairListError, RunError, StorageError
+from pipeline.execute.executor import Actors
+from pipeline.execute.on_ray import match_dataset
 from pipeline.progress import Log
-from pipeline.report import summary_text
-from pipeline.run import RunError
-from pipeline.storage import StorageError, redacted
+from pipeline.report.text.text import summary_text
+from pipeline.store.retries import redacted
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

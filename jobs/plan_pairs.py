@@ -9,12 +9,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eloftr import CheckpointError
-from pipeline import planning
-from pipeline.descriptors import DescriptorError
-from pipeline.pairs import PairListError
-from pipeline.plan_options import COMMANDS, OPTIONS
-from pipeline.run import RunError
-from pipeline.storage import StorageError, storage_options
+from pipeline.cli.pair_options import COMMANDS, OPTIONS
+from pipeline.errors import DescriptorError, PairListError, RunError, StorageError
+from pipeline.store.opening import storage_options
 
 EPILOG = "Exit codes: 0 done; 2 arguments or inputs are unusable; 130 stopped."
 

@@ -9,10 +9,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.colmap import CameraOptions, ColmapError
-from pipeline.reconstruction import MAPPERS, reconstruct
-from pipeline.spool import SpoolError
-from pipeline.storage import Folder, StorageError, storage_options
+from pipeline.errors import StorageError
+from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.database import ReconstructionError
+from pipeline.reconstruct.job import reconstruct
+from pipeline.reconstruct.mapping import MAPPERS
+from pipeline.reconstruct.spool import ReconstructionError
+from pipeline.store.folder import Folder
+from pipeline.store.opening import storage_options
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -68,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
             threads=options.threads,
             progress=lambda line: print(line, flush=True),
         )
-    except (ColmapError, SpoolError, StorageError) as error:
+    except (ReconstructionError, ReconstructionError, StorageError) as error:
         print(f"reconstruct: {error}", file=sys.stderr)
         return 2
     print(summary.text(), end="")

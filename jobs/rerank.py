@@ -10,16 +10,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from eloftr import CheckpointError
 from jobs.arguments import EPILOG, add_matching, run_options
-from pipeline.dataflow import Actors, rerank_candidates
-from pipeline.lease import LeaseError
-from pipeline.pairs import PairListError
+from pipeline.errors import LeaseError, PairListError, RunError, StorageError
+from pipeline.execute.executor import Actors
+from pipeline.execute.on_ray import rerank_candidates
 from pipeline.progress import Log
-from pipeline.ranking import SCORES
-from pipeline.report import rerank_text
-from pipeline.reranking import RerankOptions
-from pipeline.run import RunError
-from pipeline.storage import StorageError, redacted
-from pipeline.verification import MODELS
+from pipeline.report.text.text import rerank_text
+from pipeline.rerank.options import RerankOptions
+from pipeline.store.retries import redacted
+from pipeline.vocabulary import MODELS, SCORES
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

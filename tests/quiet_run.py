@@ -12,9 +12,8 @@ from job_process import Job, rows, tables
 from pictures import write_views
 
 from benchmarks.pipeline import match_without_ray
-from pipeline.matching import MatchingOptions
-from pipeline.run import Run, RunOptions
-from pipeline.verification import VerificationOptions
+from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
+from pipeline.match.run import Run
 
 LONG_SIDE = 192
 COUNT = 12  # photographs

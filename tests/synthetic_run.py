@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import schemas
-from pipeline.verification import VerificationOptions, VerifyShard
+from pipeline import tables
+from pipeline.match.options import VerificationOptions
+from pipeline.match.verify import VerifyShard
 
 LONG_SIDE = 480
 
@@ -62,9 +63,9 @@ class Scene:
             stored = self.size[::-1] if orientation >= 5 else self.size
             focal = self.focal if self.prior else None
             rows.append((self.name(camera), *self.size, *stored, orientation, focal, None))
-        kinds = schemas.IMAGES.types
+        kinds = tables.IMAGES.types
         columns = [pa.array([row[i] for row in rows], kind) for i, kind in enumerate(kinds)]
-        return pa.table(columns, schema=schemas.IMAGES)
+        return pa.table(columns, schema=tables.IMAGES)
 
     def matches_of(self, pairs: list[tuple[int, int]]) -> pa.Table:
         """Unverified MATCHES; a pair's rows depend on the pair and the scene's seed alone."""
@@ -100,13 +101,13 @@ def matches_table(rows: list[tuple[str, str, np.ndarray, np.ndarray]]) -> pa.Tab
         "image0": pa.array([row[0] for row in rows], pa.string()),
         "image1": pa.array([row[1] for row in rows], pa.string()),
         "status": pa.array(["matched"] * len(rows), pa.string()),
-        "keypoints0": schemas.ragged([row[2][0] for row in rows], pa.list_(schemas.POINT)),
-        "keypoints1": schemas.ragged([row[2][1] for row in rows], pa.list_(schemas.POINT)),
-        "scores": schemas.ragged([row[3] for row in rows], pa.list_(pa.float32())),
+        "keypoints0": tables.ragged([row[2][0] for row in rows], pa.list_(tables.POINT)),
+        "keypoints1": tables.ragged([row[2][1] for row in rows], pa.list_(tables.POINT)),
+        "scores": tables.ragged([row[3] for row in rows], pa.list_(pa.float32())),
     }
-    kinds = {name: schemas.MATCHES.field(name).type for name in schemas.MATCHES.names}
+    kinds = {name: tables.MATCHES.field(name).type for name in tables.MATCHES.names}
     full = [columns.get(name, pa.nulls(len(rows), kind)) for name, kind in kinds.items()]
-    return pa.table(full, schema=schemas.MATCHES)
+    return pa.table(full, schema=tables.MATCHES)
 
 
 def write_shard(run: Path, shard: str, matches: pa.Table, images: pa.Table) -> None:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from jobs.match_dataset import parse_arguments
-from pipeline.dataflow import Actors
+from pipeline.execute.executor import Actors
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 

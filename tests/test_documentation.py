@@ -24,12 +24,13 @@ from eloftr import EfficientLoFTRConfig, load_model
 from eloftr.training.losses import ALPHA, GAMMA, WEIGHTS
 from eloftr.training.options import TrainingOptions
 from jobs import match_dataset, reconstruct
-from pipeline import images, lease, matching, pairs, schemas
-from pipeline.matching import MatchingOptions
+from pipeline import tables
+from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
+from pipeline.match.run import Run
+from pipeline.match.verify import VERIFIED
 from pipeline.progress import Progress
-from pipeline.run import Run, RunOptions
-from pipeline.storage import Folder
-from pipeline.verification import GEOMETRIES, VerificationOptions
+from pipeline.store import lease
+from pipeline.store.folder import Folder
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md")])
@@ -289,7 +290,7 @@ def test_the_reasons_and_geometries_are_those_of_the_code() -> None:
     assert '"bad_numbers"' in text_of("pipeline/verification.py")
     assert of_pairs == matching.REASONS
     (geometries,) = tables(section("docs/run_folder.md", "Geometries"))
-    assert [name for name, _ in geometries] == ["none", "degenerate", "undefined", *GEOMETRIES]
+    assert [name for name, _ in geometries] == ["none", "degenerate", "undefined", *VERIFIED]
 
 
 def test_the_fields_of_the_json_files_are_described(finished: Path) -> None:
@@ -320,7 +321,7 @@ def test_the_ways_to_read_a_run_work(
     assert "view 0.jpg" in capsys.readouterr().out
     (query,) = blocks("sql")
     columns = set(re.findall(r"\b[a-z_]+[01]?\b", re.sub(r"'.*?'", "", query.text)))
-    assert columns <= set(schemas.MATCHES.names)
+    assert columns <= set(tables.MATCHES.names)
 
 
 def modules_in_tables() -> Iterator[tuple[str, list[list[str]]]]:
@@ -396,7 +397,7 @@ def test_the_model_card_is_of_the_bundled_weights() -> None:
 
 def test_a_run_folder_s_tables_have_the_declared_schemas(finished: Path) -> None:
     folder = Folder(str(finished))
-    kinds = {"matches": schemas.MATCHES, "images": schemas.IMAGES, "failures": schemas.FAILURES, "plan": schemas.SHARDS}
+    kinds = {"matches": tables.MATCHES, "images": tables.IMAGES, "failures": tables.FAILURES, "plan": tables.SHARDS}
     for place, schema in kinds.items():
         for name in folder.names(place):
             assert folder.read_table(name).schema.equals(schema, check_metadata=True), name

@@ -17,8 +17,9 @@ from synthetic_run import LONG_SIDE, Scene, write_shard
 from test_documentation import Command, blocks, commands, section, shape, tables, text_of
 
 from jobs import plan_pairs, reconstruct
-from pipeline import descriptors, lists, positions
-from pipeline.verification import VerificationOptions, VerifyShard
+from pipeline.match.options import VerificationOptions
+from pipeline.match.verify import VerifyShard
+from pipeline.pairs.pair_list import descriptors
 
 
 @pytest.fixture(scope="module")

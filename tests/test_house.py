@@ -67,5 +67,5 @@ def test_modules_stay_readable(path: Path) -> None:
 
 
 def test_processes_that_hold_no_model_do_not_import_torch() -> None:
-    code = "import sys, pipeline.dataflow; sys.exit('torch' in sys.modules)"
+    code = "import sys, pipeline.execute.on_ray; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0

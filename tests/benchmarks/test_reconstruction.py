@@ -11,9 +11,10 @@ import pytest
 from synthetic_run import Scene
 
 from benchmarks.reconstruction import TITLES, load_truth, main, measure, reconstruct_sift, table
-from pipeline.demo_scene import DemoTruth, make_demo_scene
-from pipeline.reconstruction import reconstruct
-from pipeline.verification import import_pycolmap
+from pipeline.demo.scene import make_demo_scene
+from pipeline.demo.truth import DemoTruth
+from pipeline.extras import import_pycolmap
+from pipeline.reconstruct.job import reconstruct
 
 SIZE = (320, 240)
 

@@ -12,8 +12,10 @@ from pictures import views
 
 from benchmarks import reranking
 from benchmarks.pipeline import match_without_ray
-from pipeline.reranking import RerankOptions, rerank
-from pipeline.run import Run, RunOptions
+from pipeline.match.options import RunOptions
+from pipeline.match.run import Run
+from pipeline.rerank.job import rerank
+from pipeline.rerank.options import RerankOptions
 
 SIZE = (160, 120)
 

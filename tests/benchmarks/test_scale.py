@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from benchmarks import importing, scale_plan, streaming
-from pipeline.keypoints import merge_keypoints
-from pipeline.schemas import IMAGES, MATCHES, unragged
-from pipeline.storage import Folder
+from pipeline.reconstruct.keypoints import merge_keypoints
+from pipeline.store.folder import Folder
+from pipeline.tables import IMAGES, MATCHES, unragged
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -36,7 +36,6 @@ from eloftr import (
     pipeline,
 )
 from eloftr.__main__ import main
-from eloftr.drawn import textures
 from eloftr.matching.matcher import float32_convolutions
 from eloftr.training.options import TrainingOptions
 from eloftr.training.recipe import train
@@ -148,8 +147,7 @@ def test_matching_leaves_every_setting_as_it_was(files: list[list[Path]]) -> Non
 def test_training_leaves_every_setting_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "photographs").mkdir()
     for n in range(2):
-        texture = textures.stones((140, 180), np.random.default_rng(n), 20, (0.6, 0.57, 0.52))
-        Image.fromarray(texture).save(tmp_path / "photographs" / f"{n}.png")
+        Image.fromarray(picture(n, 192)).save(tmp_path / "photographs" / f"{n}.png")
     seen: list[dict[str, float]] = []
     options = TrainingOptions(steps=2, batch=1, size=64, warmup=0, decay=0, workers=0, threads=1)
     threads = torch.get_num_threads()

@@ -19,7 +19,7 @@ from pictures import write_views
 from quiet_run import COUNT, PLAN, check_whole, start
 
 from jobs.match_dataset import main
-from pipeline.matching import TRIES
+from pipeline.match.read import TRIES
 
 pytestmark = pytest.mark.timeout(900)  # several starts of Ray each, on a machine that may be busy
 

@@ -28,9 +28,8 @@ from PIL import Image
 
 from benchmarks.pipeline import match_without_ray
 from jobs.match_dataset import main
-from pipeline.matching import MatchingOptions
-from pipeline.run import Run, RunOptions
-from pipeline.verification import VerificationOptions
+from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
+from pipeline.match.run import Run
 
 LONG_SIDE = 192
 SIZE = (192, 144)

@@ -14,11 +14,12 @@ from pictures import write_views
 from synthetic_run import Scene
 
 from jobs import plan_pairs
-from pipeline import schemas
-from pipeline.descriptors import read_descriptors
-from pipeline.pairs import read_pairs
-from pipeline.run import RunOptions, make_plan
-from pipeline.storage import Folder
+from pipeline import tables
+from pipeline.match.options import RunOptions
+from pipeline.match.plan import make_plan
+from pipeline.pairs.descriptors import read_descriptors
+from pipeline.pairs.pair_list import read_pairs
+from pipeline.store.folder import Folder
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "plan_pairs.py"
 
@@ -53,7 +54,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 def names_in(path: Path) -> list[tuple[str, str]]:
     table = pq.read_table(path)
-    assert table.schema.equals(schemas.PAIRS, check_metadata=True)
+    assert table.schema.equals(tables.PAIRS, check_metadata=True)
     return list(zip(table["image0"].to_pylist(), table["image1"].to_pylist(), strict=True))
 
 
@@ -69,7 +70,7 @@ def test_similar_photographs_are_paired_with_nothing_else_installed(
     assert printed["pairs"] == "6 of 15"
     assert printed["unusable"].startswith("1 truncated (cut.jpg: ")
     failures = pq.read_table(lists["failures"])
-    assert failures.schema.equals(schemas.FAILURES, check_metadata=True)
+    assert failures.schema.equals(tables.FAILURES, check_metadata=True)
     assert failures["image0"].to_pylist() == ["cut.jpg"]
 
 

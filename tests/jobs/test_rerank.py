@@ -18,10 +18,10 @@ from pictures import write_places
 from benchmarks.pipeline import match_without_ray
 from jobs import plan_pairs
 from jobs.rerank import main, parse_arguments
-from pipeline.matching import MatchingOptions
-from pipeline.reranking import RerankOptions, rerank
-from pipeline.run import Run, RunOptions
-from pipeline.verification import VerificationOptions
+from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
+from pipeline.match.run import Run
+from pipeline.rerank.job import rerank
+from pipeline.rerank.options import RerankOptions
 
 SIZE, LONG_SIDE = (192, 144), 192
 JOB = (str(PROJECT / "jobs" / "rerank.py"),)

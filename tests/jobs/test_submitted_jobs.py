@@ -19,7 +19,7 @@ from job_process import PROJECT, WAIT, Job, done, free_port, shards, tables
 from quiet_run import PLAN, check_whole
 
 from eloftr import load_model, save_model
-from pipeline.storage import Folder
+from pipeline.store.folder import Folder
 
 pytestmark = pytest.mark.timeout(900)
 RAY = (sys.executable, "-m", "ray.scripts.scripts")

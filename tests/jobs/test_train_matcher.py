@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from eloftr import EfficientLoFTRConfig, load_matcher
-from eloftr.drawn import textures
 from eloftr.training import recipe
 from eloftr.training.options import TrainingOptions
 from jobs.train_matcher import main
+from pipeline.demo import textures
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "train_matcher.py"
 SHORT = ("--steps", "2", "--batch", "1", "--size", "64", "--warmup", "1", "--decay", "1", "--workers", "0")

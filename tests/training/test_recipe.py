@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eloftr import EfficientLoFTRConfig
-from eloftr.drawn import textures
 from eloftr.fine_matching import position
 from eloftr.model import PairMatches
 from eloftr.training import recipe
@@ -24,6 +23,7 @@ from eloftr.training.losses import true_cells, true_pixels
 from eloftr.training.options import TrainingOptions, learning_rate
 from eloftr.training.recipe import Run, train
 from eloftr.training.synthetic.views import Pair, Views
+from pipeline.demo import textures
 
 TINY = EfficientLoFTRConfig(
     stage_num_blocks=[1, 1, 1, 1],

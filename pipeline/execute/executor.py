@@ -1,0 +1,200 @@
+"""How work is spread: stages, tasks, and the one protocol that this machine and a cluster carry
+out.
+
+    tasks ──► stage ──► stage ──► stage ──► results, as they finish, in any order
+
+A task has a name and a small value. It can run twice: whatever it writes has names that follow from
+its own, and the same content. What is done is known from what was written alone, so a stopped run
+goes on by giving the rest of its tasks again. A process that dies costs the task one attempt; the
+stage is told the number and decides what to leave out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from pipeline.errors import ArgumentError, ExecutorError
+from pipeline.events import Listener, nobody
+
+EXECUTORS = ("auto", "local", "ray")
+# the environment variable that names a cluster; Ray sets it inside its jobs
+CLUSTER = "RAY_ADDRESS"
+
+
+class Task(NamedTuple):
+    """One unit of work. value: what the first stage is given; it is pickled."""
+
+    name: str
+    value: Any
+
+
+# What a stage does with a task: (value, attempt) → value of the next stage. attempt counts from 1;
+# it is higher where processes died while they were at this stage of this task.
+Work = Callable[[Any, int], Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of every task.
+
+    make: called once in every process that carries the stage out, without arguments; picklable, as
+    a partial of a class.
+    holds_model: whether the processes are the few actors that hold a model, on a GPU where there is
+    one. Other stages run wherever a CPU is free.
+    """
+
+    name: str
+    make: Callable[[], Work]
+    holds_model: bool = False
+
+
+class Capacity(NamedTuple):
+    """What there is to work on now: CPUs (at least 1) and GPUs."""
+
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Actors:
+    """How many processes hold the model, and what each takes.
+
+    first, most: to begin with, and at most. Where they differ, the pool grows and shrinks with the
+    work, and an autoscaling cluster with it. None: one for each GPU there is now, or without GPUs
+    one for each CPU.
+    gpus: of one actor, a part of one or whole ones. None: one each, or a part where a fixed number
+    exceeds the GPUs.
+    Raises ArgumentError for numbers out of range.
+    """
+
+    first: int | None = None
+    most: int | None = None
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.first is not None and not 1 <= self.first <= (self.most or 0):
+            given = f"{self.first}-{self.most}"
+            raise ArgumentError(
+                f"actors must be at least 1, and a range from the smaller: not {given}."
+            )
+        if self.gpus is not None and not (0 < self.gpus <= 1 or self.gpus in range(2, 65)):
+            raise ArgumentError(
+                f"GPUs of an actor are a part of one or whole ones, not {self.gpus:g}."
+            )
+
+    @classmethod
+    def parse(cls, text: str | None, gpus: float | None = None) -> Actors:
+        """`4`, `1-8`, or None. Raises ArgumentError for other texts."""
+        if text is None:
+            return cls(gpus=gpus)
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+        if not found:
+            raise ArgumentError(f"actors are a number or a range as 1-8, not {text!r}.")
+        return cls(int(found[1]), int(found[2] or found[1]), gpus)
+
+    @property
+    def ranged(self) -> bool:
+        """Whether the pool may grow and shrink."""
+        return self.first != self.most
+
+    def resolved(self, capacity: Capacity, tasks: int) -> tuple[int, int, float]:
+        """Actors to begin with and at most, and GPUs of one.
+
+        Raises ExecutorError for more actors than CPUs, each of which computes on one, and for more
+        than there are GPUs for, which would wait for ever. Of a range with GPUs any part may wait
+        for new nodes.
+        """
+        cpus, gpus = capacity
+        share = self.gpus or 0.0
+        if gpus and not share:
+            share = 1.0 if self.ranged else 1 / math.ceil((self.most or gpus) / gpus)
+        fit = min(cpus, math.floor(gpus / share + 1e-6)) if share else cpus
+        first = self.first or fit
+        if first > cpus and not (self.ranged and self.gpus):
+            cause = f"{first} actors: there are {cpus} CPUs, and every actor needs one"
+            raise ExecutorError(f"{cause}; give at most {cpus}.")
+        if max(first, 1) > fit and not (self.ranged and self.gpus):
+            cure = "give fewer actors, a smaller share, or a range as 1-8 where nodes are added"
+            cause = f"{max(first, 1)} actors of {share:g} GPUs: there are {gpus} GPUs"
+            raise ExecutorError(f"{cause}; {cure}.")
+        most = min(self.most or fit, tasks)
+        return min(first, most), most, share
+
+
+class Executor(Protocol):
+    """Carries out stages.
+
+    Use it as a context manager: it starts what it needs when it is first asked to work.
+    """
+
+    name: str
+
+    def __enter__(self) -> Executor: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def start(self) -> None:
+        """Join or start what the work runs on, where that takes time; nothing happens the second
+        time.
+        """
+
+    def capacity(self) -> Capacity:
+        """What there is to work on now."""
+
+    def threads(self, actors: Actors, tasks: int) -> int:
+        """Threads that each process which holds the model may have, so that no CPU is idle."""
+        ...
+
+    def run(
+        self,
+        stages: Sequence[Stage],
+        tasks: Sequence[Task],
+        actors: Actors = Actors(),
+        listen: Listener = nobody,
+    ) -> Generator[Any, None, None]:
+        """Yield the last stage's result of every task, as they finish.
+
+        An exception of a stage ends the run and is raised here; expected errors (EloftrError) as
+        they are. At most a few tasks are in flight, so results that are not taken hold the work up.
+        Closing the iterator stops the work.
+        """
+
+    def count(self, metric: str, amount: float, labels: Mapping[str, str]) -> None:
+        """Add to a counter that operators watch, where there is a place for it."""
+
+
+def local_capacity() -> Capacity:
+    """CPUs this process may use and GPUs that torch sees."""
+    import torch
+
+    return Capacity(max(1, len(os.sched_getaffinity(0))), torch.cuda.device_count())
+
+
+def make_executor(name: str = "auto", quiet: bool = False) -> Executor:
+    """The executor of that name.
+
+    `auto` is Ray where a cluster's address is given, as inside a Ray job, and where this machine
+    has several GPUs; else `local`.
+
+    quiet: see `RayExecutor`. Raises ArgumentError for another name, MissingExtraError where Ray is
+    wanted and not there.
+    """
+    if name not in EXECUTORS:
+        raise ArgumentError(f"executor {name!r} is unknown; give {', '.join(EXECUTORS)}.")
+    if name == "ray" or (name == "auto" and (os.environ.get(CLUSTER) or local_capacity().gpus > 1)):
+        from pipeline.execute.on_ray import RayExecutor
+
+        return RayExecutor(quiet=quiet)
+    from pipeline.execute.local import LocalExecutor
+
+    return LocalExecutor()
+
+
+def tasks_of(names: Iterable[str], values: Iterable[Any]) -> list[Task]:
+    """Tasks from their names and values, one each."""
+    return [Task(name, value) for name, value in zip(names, values, strict=True)]

@@ -1,0 +1,309 @@
+"""The same stages on Ray. The only module that imports ray.
+
+The graph is one Ray Data stage for each of ours: tasks where a CPU is free, actors where a model is
+held. A task is one row of one block throughout, so that whatever Ray repeats is exactly one task,
+and writing it twice gives one file with the same content. Ray repeats for ever what kills its
+process; an actor counts, and the stages give up in the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import EloftrError, ExecutorError, MissingExtraError
+from pipeline.events import Event, Listener, nobody
+from pipeline.execute.executor import CLUSTER, Actors, Capacity, Stage, Task, local_capacity
+
+try:
+    import ray
+    import ray.data
+    import ray.util.metrics
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ImportError as error:
+    cause = f"the executor ray needs Ray, which is not installed ({error})"
+    raise MissingExtraError(
+        f'{cause}; pip install "eloftr-pipeline[pipeline]", or use --executor local.'
+    ) from error
+
+# On a node of one CPU two tasks have room beside three actors, as they must when other nodes are
+# lost and their actors start again on what is left: Ray serves actors first, then the stages in
+# their order, and of a node's last CPU it may leave the part unused in which no further task has
+# room. Without room nothing would be finished before all is read, and a killed run would have
+# nothing to go on with. And as the shares differ, Ray does not fuse reading into the actors, where
+# it would run between matches instead of beside them.
+TASK_CPUS, ACTOR_CPUS = 0.4, 0.05
+OBJECT_STORE = 1 << 30  # bytes, of an embedded node: some tens of shards of decoded images
+
+
+class RayExecutor:
+    """Stages on the cluster that RAY_ADDRESS names, as inside a Ray job; else on a node of this
+    machine that is started for it and ended with the executor. A Ray that the caller has started is
+    used and left as it is.
+
+    quiet: nothing that Ray's core says while it starts reaches standard error, which is closed for
+    that moment.
+    """
+
+    name = "ray"
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.started = False
+        self.counters: dict[str, ray.util.metrics.Counter] = {}
+
+    def __enter__(self) -> RayExecutor:
+        if os.environ.get(CLUSTER):
+            self.start()  # what the cluster has decides the plan
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.started:
+            ray.shutdown()
+            self.started = False
+
+    def start(self) -> None:
+        """Join the cluster or start a node. Raises ExecutorError where no cluster answers."""
+        if ray.is_initialized():
+            return
+        with _handlers_kept():
+            try:
+                _join_or_start(os.environ.get(CLUSTER), self.quiet)
+            except SystemExit as error:  # Ray's handler of SIGTERM, while it starts
+                raise KeyboardInterrupt from error
+        self.started = True
+
+    def capacity(self) -> Capacity:
+        """CPUs and GPUs of the cluster; before a node is started, of this machine."""
+        if not ray.is_initialized():
+            return local_capacity()
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return Capacity(max(1, int(total.get("CPU", 0))), int(total.get("GPU", 0)))
+
+    def threads(self, actors: Actors, tasks: int) -> int:
+        """One: the other CPUs of an actor's node may be somebody else's."""
+        return 1
+
+    def count(self, metric: str, amount: float, labels: Mapping[str, str]) -> None:
+        """Add to a counter at Ray's metrics ports.
+
+        Only the driver counts, so nothing is counted twice.
+        """
+        if not amount:  # Ray refuses to count nothing
+            return
+        if metric not in self.counters:
+            self.counters[metric] = ray.util.metrics.Counter(metric, tag_keys=tuple(labels))
+        self.counters[metric].inc(amount, dict(labels))
+
+    def run(
+        self,
+        stages: Sequence[Stage],
+        tasks: Sequence[Task],
+        actors: Actors = Actors(),
+        listen: Listener = nobody,
+    ) -> Generator[Any, None, None]:
+        """See `Executor.run`.
+
+        Raises ExecutorError for actors that this cluster cannot hold, before any work.
+        """
+        self.start()
+        capacity = self.capacity()
+        first, most, share = actors.resolved(capacity, len(tasks))
+        if most * share > capacity.gpus + 1e-6:
+            text = f"{most} actors of {share:g} GPUs: there are {capacity.gpus} now, the others wait for new nodes"
+            listen(Event("waiting", text, {"actors": most, "gpus": capacity.gpus}))
+        pool = ray.data.ActorPoolStrategy(
+            # a number may shrink, too, where nodes are lost
+            min_size=first if actors.ranged else 1,
+            max_size=most,
+            initial_size=first,
+            max_tasks_in_flight_per_actor=4,
+        )
+        # Without GPUs reading is a hundredth of the work, and readers that start by the dozen take
+        # the CPUs from the actors that start beside them. Nodes that a range of actors waits for
+        # bring CPUs to read with.
+        readers = ray.data.TaskPoolStrategy(
+            None if share or actors.ranged else max(1, capacity.cpus // 2)
+        )
+        # Not by `repartition`: its task wants a whole CPU, and waits for ever where every node has
+        # one CPU and an actor.
+        dataset = ray.data.from_blocks([_pack(task) for task in tasks])
+        dataset.context.target_max_block_size = None  # one task, one block, however large
+        # one that is killed while it starts is replaced
+        dataset.context.max_consecutive_actor_init_deaths = 3
+        dataset.context.enable_progress_bars = False
+        dataset.context.print_on_execution_start = False
+        attempts = _attempts()
+        one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+        for number, stage in enumerate(stages):
+            work = {"fn_constructor_args": (stage, attempts), **one_row}
+            if stage.holds_model:
+                dataset = dataset.map_batches(
+                    _Held, compute=pool, num_cpus=ACTOR_CPUS, num_gpus=share, **work
+                )
+            else:
+                compute = readers if number == 0 else None
+                carried = _Carried(stage, attempts)
+                dataset = dataset.map_batches(
+                    carried.__call__, compute=compute, num_cpus=TASK_CPUS, **one_row
+                )
+        return _results(dataset, attempts)
+
+
+class _Attempts:
+    """How often a stage of a task was begun in processes that died before its end.
+
+    Every run begins anew.
+
+    Not Ray's own count of retries, which counts whatever waited for an actor that died.
+    """
+
+    def __init__(self) -> None:
+        self.begun: Counter[str] = Counter()
+
+    def begin(self, key: str) -> int:
+        self.begun[key] += 1
+        return self.begun[key]
+
+    def end(self, key: str) -> None:
+        self.begun.pop(key, None)
+
+
+def _attempts() -> Any:
+    """An actor on the driver's own node, which is there as long as the driver is."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    made = ray.remote(_Attempts).options(
+        num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
+    )
+    return made.remote()
+
+
+class _Carried:
+    """One stage, as Ray calls it: a row in, a row out."""
+
+    def __init__(self, stage: Stage, attempts: Any) -> None:
+        self.stage, self.attempts = stage, attempts
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        return _carried_out(self.stage.make(), self.stage.name, self.attempts, row)
+
+
+class _Held:
+    """One stage in an actor, which makes it once."""
+
+    def __init__(self, stage: Stage, attempts: Any) -> None:
+        self.name, self.attempts, self.work = stage.name, attempts, stage.make()
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        return _carried_out(self.work, self.name, self.attempts, row)
+
+
+def _carried_out(work: Any, stage: str, attempts: Any, row: pa.Table) -> pa.Table:
+    name, value = _unpack(row)
+    if isinstance(value, EloftrError):  # of a stage before
+        return row
+    key = f"{stage}/{name}"
+    attempt = ray.get(attempts.begin.remote(key))
+    try:
+        value = work(value, attempt)
+    # a full disk, say: for the driver to raise, without Ray's pages of trace
+    except EloftrError as error:
+        value = error
+    attempts.end.remote(key)
+    return _pack(Task(name, value))
+
+
+def _pack(task: Task) -> pa.Table:
+    """Whatever passes from stage to stage, as one row. Pickle 5: arrays are copied, not walked."""
+    return pa.table({"task": pa.array([pickle.dumps(tuple(task), protocol=5)], pa.large_binary())})
+
+
+def _unpack(row: pa.Table) -> Task:
+    return Task(*pickle.loads(row["task"][0].as_buffer()))
+
+
+def _results(dataset: Any, attempts: Any) -> Generator[Any, None, None]:
+    try:
+        for block in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            value = _unpack(block).value
+            if isinstance(value, EloftrError):
+                raise value
+            yield value
+    except ray.exceptions.RayError as error:
+        if "No module named 'pipeline'" not in str(error):
+            raise
+        cure = "submit it with `ray job submit --working-dir .`, or install it on every node"
+        raise ExecutorError(f"the cluster's nodes do not have this project; {cure}.") from error
+    finally:
+        ray.kill(attempts)
+
+
+def _join_or_start(address: str | None, quiet: bool) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        try:
+            _knock(address)
+        except OSError as error:
+            cause = f"{CLUSTER}={address}: no Ray cluster answers there ({error})"
+            raise ExecutorError(
+                f"{cause}; start it, or unset {CLUSTER} to use this machine alone."
+            ) from error
+        ray.init(**options)
+        return
+    # Workers must find this package as this process did, from whatever folder it was started.
+    paths = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}}
+    options |= {
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE,
+        "runtime_env": environment,
+    }
+    with _silence(quiet):
+        ray.init(address="local", **options)
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray installs a handler of SIGTERM when it starts; the one that was there is put back."""
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread() and kept is not None:
+        signal.signal(signal.SIGTERM, kept)
+
+
+@contextmanager
+def _silence(quiet: bool) -> Iterator[None]:
+    """No standard error where `quiet`: Ray's core says there, in a form of its own, that it was
+    told to keep quiet.
+    """
+    if not quiet:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at `host:port`; Ray itself would try for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=30).close()

@@ -1,0 +1,304 @@
+"""Match the pairs of a decoded shard.
+
+    DecodedShard → MatchShard → MatchedShard (tables of MATCHES, IMAGES, FAILURES)
+
+An image is encoded once for all pairs of its shard. A pair whose image cannot be used becomes a row
+with status `failed` and the image's reason; the shard goes on. `attempt` counts how often the stage
+was begun for a shard, by processes that died before its end. From the second on it begins with
+fewer pairs, and after TRIES it sets all aside.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from eloftr.matching.resizing import to_original
+from pipeline.match.options import MatchingOptions
+from pipeline.match.read import TRIES, DecodedShard
+from pipeline.tables import FAILURES, MATCHES, ragged
+from pipeline.vocabulary import Reason, Stage, Status
+
+# torch is imported where a model is: the many processes that read and verify would each lose 200 MB
+# to it.
+if TYPE_CHECKING:
+    from eloftr import EfficientLoFTRForKeypointMatching, Matches
+    from eloftr.model import ImageFeatures
+
+Shape = tuple[int, int]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+SMALLER = 8  # times fewer pairs at once with every try
+DETAILS = {
+    Reason.OUT_OF_MEMORY: "matching this pair by itself needs more memory than there is; lower --long-side",
+    Reason.WORKER_DIED: f"{TRIES} processes that worked on its shard died, with ever fewer pairs at once; see their logs",
+}
+
+
+@dataclass(frozen=True)
+class MatchedShard:
+    """A shard whose pairs have been matched: a row of `matches` for every pair, in the order of the
+    plan.
+
+    failures: an image that cannot be used, or a pair that was set aside, a row.
+    """
+
+    shard: str
+    images: pa.Table
+    matches: pa.Table
+    failures: pa.Table
+    encodes: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class MatchShard:
+    """Match the pairs of decoded shards with a model on this process's device."""
+
+    def __init__(self, model: EfficientLoFTRForKeypointMatching, options: MatchingOptions) -> None:
+        import torch
+
+        from eloftr.matching.matcher import DEFAULT_DTYPE, Matcher
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.matcher = Matcher(
+            model, device, getattr(torch, options.dtype or DEFAULT_DTYPE[device.type])
+        )
+        self.batch_size = options.batch_size
+        self.threads = 1  # of Python; each works on batches of its own, so they change no result
+        self.smaller = 1  # batches are smaller by this factor, once memory was short
+        self.largest = 0  # batch of the shard
+
+    def __call__(self, shard: DecodedShard, attempt: int = 1) -> MatchedShard:
+        """Where memory is short, smaller batches, then half of the pairs at a time, whose images
+        take less; every attempt after the first begins with fewer pairs.
+        """
+        self.smaller = 1
+        count = len(shard.pairs)
+        found: dict[int, Matches] = {}
+        set_aside = dict.fromkeys(range(count), Reason.WORKER_DIED) if attempt > TRIES else {}
+        todo = (
+            [*_chunks([*range(count)], max(1, count // SMALLER ** (attempt - 1)))]
+            if not set_aside
+            else []
+        )
+        encodes, seconds = 0, {**shard.seconds, Stage.ENCODE: 0.0, Stage.MATCH: 0.0}
+        while todo:
+            members = todo.pop(0)
+            part = _part(shard, members) if len(members) < count else shard
+            try:
+                found |= {
+                    members[pair]: matches for pair, matches in self._match(part, seconds).items()
+                }
+                encodes += len(part.pixels)
+                continue
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+            # outside of the handler, where the error still holds what filled the memory
+            if self.largest > 1:
+                self.smaller *= 2
+                todo.insert(0, members)
+            elif len(members) == 1:
+                set_aside[members[0]] = Reason.OUT_OF_MEMORY
+            else:
+                half = len(members) // 2
+                todo[:0] = [members[:half], members[half:]]
+        _return_memory()
+        reasons = dict(
+            zip(
+                shard.failures["image0"].to_pylist(),
+                shard.failures["reason"].to_pylist(),
+                strict=True,
+            )
+        )
+        names = [[shard.names[i] for i in side] for side in shard.pairs.T]
+        reason = [
+            reasons.get(name0, reasons.get(name1, set_aside.get(pair)))
+            for pair, (name0, name1) in enumerate(zip(*names, strict=True))
+        ]
+        failures = pa.concat_tables([shard.failures, _failures_table(names, reason, Stage.MATCH)])
+        return MatchedShard(
+            shard.shard,
+            shard.images,
+            matches_table(names, reason, found),
+            failures,
+            encodes,
+            seconds,
+        )
+
+    def _match(self, shard: DecodedShard, seconds: dict[str, float]) -> dict[int, Matches]:
+        """Matches of every pair whose images could be read, by its number."""
+        from eloftr import Matches
+        from eloftr.model import ImageFeatures
+
+        started = time.monotonic()
+        self.largest = 0
+        rows = shard.images.to_pylist()
+        row_of = {row["image"]: k for k, row in enumerate(rows)}
+        features = self._encode(shard.pixels)
+        encoded = time.monotonic()
+
+        def of_batch(members: list[int]) -> dict[int, Matches]:
+            sides = [[row_of[shard.names[i]] for i in side] for side in shard.pairs[members].T]
+            joined = (ImageFeatures.cat([features[k] for k in side]) for side in sides)
+            results = self.matcher.match_features(*joined)
+            return {
+                pair: Matches(
+                    to_original(matches.keypoints0, *_sizes(shard.pixels[k0], rows[k0])),
+                    to_original(matches.keypoints1, *_sizes(shard.pixels[k1], rows[k1])),
+                    matches.scores,
+                )
+                for pair, k0, k1, matches in zip(members, *sides, results, strict=True)
+            }
+
+        found: dict[int, Matches] = {}
+        for part in self._threaded(of_batch, self._batches(shard, row_of)):
+            found |= part
+        seconds[Stage.ENCODE] += encoded - started
+        seconds[Stage.MATCH] += time.monotonic() - encoded
+        return found
+
+    def _threaded(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The results of all items, in their order, by as many threads as there are."""
+        if self.threads == 1:
+            yield from map(work, items)
+            return
+        import torch
+
+        # torch counts its own threads for every thread of Python, and sums round by their number.
+        with ThreadPoolExecutor(
+            self.threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            yield from pool.map(work, items)
+
+    def _encode(self, pixels: list[np.ndarray]) -> list[ImageFeatures]:
+        """One ImageFeatures of one image each, in the order of `pixels`; encoded by batches of one
+        shape.
+        """
+        by_shape: dict[Shape, list[int]] = defaultdict(list)
+        for k, image in enumerate(pixels):
+            by_shape[image.shape].append(k)
+        batches = [
+            batch
+            for shape, members in by_shape.items()
+            for batch in self._batches_of(members, shape)
+        ]
+
+        def of_batch(batch: list[int]) -> ImageFeatures:
+            return self.matcher.encode(np.stack([pixels[k] for k in batch]))
+
+        features: dict[int, ImageFeatures] = {}
+        for batch, encoded in zip(batches, self._threaded(of_batch, batches), strict=True):
+            features |= {k: encoded[n : n + 1] for n, k in enumerate(batch)}
+        return [features[k] for k in range(len(pixels))]
+
+    def _batches(self, shard: DecodedShard, row_of: dict[str, int]) -> Iterator[list[int]]:
+        """Pairs whose images were both read, in batches of one shape each side."""
+        groups: dict[tuple[Shape, Shape], list[int]] = defaultdict(list)
+        for pair, (i, j) in enumerate(shard.pairs):
+            k0, k1 = row_of.get(shard.names[i]), row_of.get(shard.names[j])
+            if k0 is not None and k1 is not None:
+                groups[shard.pixels[k0].shape, shard.pixels[k1].shape].append(pair)
+        for shapes, members in groups.items():
+            yield from self._batches_of(members, *shapes)
+
+    def _batches_of(self, members: list[int], *shapes: Shape) -> Iterator[list[int]]:
+        from eloftr.matching.matcher import pairs_at_once
+
+        size = max(
+            1, (self.batch_size or pairs_at_once(self.matcher.device, *shapes)) // self.smaller
+        )
+        self.largest = max(self.largest, min(size, len(members)))
+        return _chunks(members, size)
+
+
+def _return_memory() -> None:
+    """What the encodings of a shard filled goes back to the system: glibc keeps it in pieces, and
+    asks for more.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim:
+        trim(0)
+
+
+def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _sizes(pixels: np.ndarray, row: dict[str, Any]) -> tuple[Shape, Shape]:
+    return pixels.shape, (row["height"], row["width"])
+
+
+def _part(shard: DecodedShard, members: list[int]) -> DecodedShard:
+    """Some pairs of a shard, and the images they need."""
+    pairs = shard.pairs[members]
+    names = {shard.names[i] for i in pairs.ravel()}
+    kept = [k for k, name in enumerate(shard.images["image"].to_pylist()) if name in names]
+    pixels = [shard.pixels[k] for k in kept]
+    return replace(
+        shard, pairs=pairs, images=shard.images.take(pa.array(kept, pa.int64())), pixels=pixels
+    )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory was short: on the CPU torch says so in words only."""
+    import torch
+
+    words = ("can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        word in str(error) for word in words
+    )
+
+
+def set_aside(shard: MatchedShard) -> MatchedShard:
+    """A matched shard that every process died of which went on with it: its pairs fail."""
+    names = [shard.matches[side].to_pylist() for side in ("image0", "image1")]
+    reason = [why or Reason.WORKER_DIED for why in shard.matches["reason"].to_pylist()]
+    failures = pa.concat_tables([shard.failures, _failures_table(names, reason, Stage.VERIFY)])
+    return replace(shard, matches=matches_table(names, reason, {}), failures=failures)
+
+
+def _failures_table(names: list[list[str]], reason: list[str | None], stage: str) -> pa.Table:
+    """A row for every pair that was set aside; those of images have theirs."""
+    rows = [
+        {"image0": name0, "image1": name1, "stage": stage, "reason": why, "detail": DETAILS[why]}
+        for name0, name1, why in zip(*names, reason, strict=True)
+        if why in DETAILS
+    ]
+    return pa.Table.from_pylist(rows, schema=FAILURES)
+
+
+def matches_table(
+    names: list[list[str]], reason: list[str | None], found: dict[int, Matches]
+) -> pa.Table:
+    """MATCHES of pairs by their names, why they failed, and what was found by number of the pair."""
+    nothing = np.empty((0, 2), np.float32), np.empty((0, 2), np.float32), np.empty(0, np.float32)
+    status = [
+        Status.FAILED
+        if why
+        else Status.MATCHED
+        if pair in found and len(found[pair])
+        else Status.UNMATCHED
+        for pair, why in enumerate(reason)
+    ]
+    columns = {
+        "image0": pa.array(names[0], pa.string()),
+        "image1": pa.array(names[1], pa.string()),
+        "status": pa.array(status, pa.string()),
+        "reason": pa.array(reason, pa.string()),
+    }
+    for name, empty in zip(("keypoints0", "keypoints1", "scores"), nothing, strict=True):
+        values = [
+            getattr(found[pair], name) if pair in found else empty for pair in range(len(reason))
+        ]
+        columns[name] = ragged(values, MATCHES.field(name).type)
+    columns |= {f.name: pa.nulls(len(reason), f.type) for f in MATCHES if f.name not in columns}
+    return pa.table([columns[name] for name in MATCHES.names], schema=MATCHES)

@@ -1,0 +1,259 @@
+"""A run folder: what was asked (`run.json`), the plan, what is done, and the summary of it all.
+
+run.json            options, identity of images, weights and code; written first, never changed
+plan/shards.parquet the pairs, cut into shards; written once
+matches/, images/, failures/<shard>.parquet and done/<shard>.json, the marker that is written last
+failures/plan.parquet   what was wrong with the pair list
+summary.json        counts and times of all finished shards
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypedDict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import tables
+from pipeline.errors import RunError
+from pipeline.events import counted
+from pipeline.match.finish import Counts, Marker
+from pipeline.match.options import RunOptions
+from pipeline.match.plan import PLAN_FAILURES, PlanCounts, make_plan
+from pipeline.photos.source import PREPROCESSING, Folders, image_source
+from pipeline.store.folder import Folder, place
+from pipeline.store.retries import redacted
+from pipeline.store.weights import load_weights, weights_digest
+from pipeline.vocabulary import Device, Stage
+
+RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.json"
+PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
+READ_THREADS = 16  # for done markers, which are small and many
+
+
+class Session(TypedDict):
+    """What one command did of a run.
+
+    start_seconds: of the executor, 0 where nothing had to be started.
+    """
+
+    pairs: int
+    seconds: float
+    start_seconds: float
+    pairs_per_second: float
+    executor: str
+
+
+class RunSummary(Counts):
+    """What a run came to.
+
+    failed_images: distinct ones by reason; failed: pairs and lines of the list, likewise.
+    """
+
+    images: int
+    failed_images: dict[str, int]
+    duplicate_pairs: int
+    planned_pairs: int
+    shards: int
+    failed: dict[str, int]
+    stage_seconds: dict[str, float]
+    session: Session
+
+
+def _digest(names: list[str], pairs: np.ndarray) -> str:
+    digest = hashlib.sha256("\n".join(names).encode())
+    digest.update(np.ascontiguousarray(pairs, "<i4").tobytes())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class Run:
+    """A run folder, new or existing, that fits its options.
+
+    Making one reads images, pair list and weights and writes nothing. It raises an EloftrError, one
+    sentence, for whatever would stop the work later.
+    """
+
+    def __init__(self, options: RunOptions, device: Device) -> None:
+        """device: what the shards of a new plan are sized for."""
+        from eloftr.matching.loading import configure
+        from eloftr.matching.matcher import DEFAULT_DTYPE
+
+        self.source = image_source(options.images, options.storage, options.follow_links)
+        self.folder = Folder(options.output, options.storage)
+        sources = self.source.parts.values() if isinstance(self.source, Folders) else [self.source]
+        if any(place(self.folder).startswith(place(source)) for source in sources):
+            raise RunError(
+                f"{self.folder.shown}: lies inside the folder of the images; give another --output."
+            )
+        self.model = load_weights(options.weights, options.storage)
+        configure(
+            self.model.config,
+            options.variant,
+            options.threshold,
+            least_squares=options.least_squares,
+        )
+        self.plan = make_plan(options, self.source, device)
+        try:
+            self.resumed = self.folder.exists(RUN_FILE)
+            before = (
+                self.folder.read_json(RUN_FILE)
+                if self.resumed
+                else {"options": {"dtype": DEFAULT_DTYPE[device]}}
+            )
+            dtype = options.matching.dtype or before.get("options", {}).get("dtype")
+            self.options = replace(options, matching=replace(options.matching, dtype=dtype))
+            self.description = self._describe()
+            if self.resumed:
+                self._check_same(before)
+                self.plan = replace(self.plan, shards=self.folder.read_table(PLAN_FILE))
+        except OSError as error:
+            raise RunError(
+                f"{self.folder.shown}: cannot be read ({redacted(error)}); check it and rights."
+            ) from error
+        if not self.resumed and self.folder.done_names():
+            raise RunError(
+                f"{self.folder.shown}: holds finished shards but no {RUN_FILE}; give another --output."
+            )
+
+    def _describe(self) -> dict[str, Any]:
+        options, config = self.options, self.model.config
+        return {
+            "images": self.source.shown,
+            "plan": _digest(self.plan.names, self.plan.pairs.pairs),
+            "weights": weights_digest(self.model),
+            "options": {
+                "long_side": options.matching.long_side,
+                "dtype": options.matching.dtype,
+                "skip_softmax": config.coarse_matching_skip_softmax,
+                "threshold": config.coarse_matching_threshold,
+                "least_squares": config.fine_matching_least_squares_radius,
+                "limits": asdict(options.limits),
+                "follow_links": options.follow_links,
+                "verification": asdict(options.verification),
+                "preprocessing": PREPROCESSING,
+                "schemas": tables.VERSION,
+            },
+        }
+
+    def _check_same(self, before: dict[str, Any]) -> None:
+        """Refuse to mix results: every entry but the versions must equal what the folder was made
+        with.
+        """
+        flat = _flat(before)
+        for name, now in _flat(self.description).items():
+            then = flat.get(name)
+            if then == now:
+                continue
+            what = {
+                "plan": "its images or pairs were others",
+                "weights": "its weights were others",
+                "images": f"its images were {then}",
+            }.get(name, f"{name.removeprefix('options.')} was {then}, now {now}")
+            raise RunError(
+                f"{self.folder.shown}: holds a run that does not fit: {what}; give another --output, or what it had."
+            )
+
+    def counts(self) -> PlanCounts:
+        """Of the plan, and how many of its shards are done."""
+        return self.plan.counts(done=len(self.plan.shards) - self.pending().num_rows)
+
+    def pending(self) -> pa.Table:
+        """The shards of the plan that no done marker names, SHARDS."""
+        done = pa.array(sorted(self.folder.done_names()), pa.string())
+        return self.plan.shards.filter(pc.invert(pc.is_in(self.plan.shards["shard"], done)))
+
+    def begin(self) -> None:
+        """Write the plan, then `run.json`; a folder without it is not a run yet.
+
+        Remove what killed writers left.
+        """
+        self.folder.sweep()
+        if not self.resumed:
+            if self.folder.exists(RUN_FILE):
+                raise RunError(
+                    f"{self.folder.shown}: another command has begun here meanwhile; run this one again."
+                )
+            self.folder.publish_table(PLAN_FILE, self.plan.shards)
+            self.folder.publish_table(PLAN_FAILURES, self.plan.pairs.failures)
+            self.folder.publish_json(RUN_FILE, {**self.description, "versions": _versions()})
+
+    def finish(self, session: Session) -> RunSummary:
+        """Add up the markers of all shards, write and return the summary.
+
+        session: of this command alone.
+
+        Raises RunError where a shard has no marker: whatever executed them, what it lost is not
+        passed over.
+        """
+        left = self.pending().num_rows
+        if left:
+            cause = f"{counted(left, 'shard')} of {len(self.plan.shards):,} not done, though the work has ended"
+            raise RunError(f"{self.folder.shown}: {cause}; run the same command again.")
+        totals: Counter[str] = Counter(dict.fromkeys(Counts.__annotations__, 0))
+        seconds: Counter[str] = Counter()
+        reasons: Counter[str] = Counter(self.plan.pairs.failures["reason"].to_pylist())
+        with ThreadPoolExecutor(READ_THREADS) as threads:
+            markers: list[Marker] = list(
+                threads.map(self.folder.read_done, sorted(self.folder.done_names()))
+            )
+        for done in markers:
+            totals.update(done["counts"])
+            seconds.update(done["seconds"])
+            reasons.update(done["failed"])
+        summary: RunSummary = {
+            "images": len(self.plan.names),
+            "failed_images": self._failed_images(),
+            "duplicate_pairs": self.plan.pairs.duplicates,
+            "planned_pairs": len(self.plan.pairs.pairs),
+            "shards": len(self.plan.shards),
+            "failed": dict(sorted(reasons.items())),
+            "stage_seconds": {name: round(value, 3) for name, value in sorted(seconds.items())},
+            "session": session,
+            **totals,  # type: ignore[typeddict-item]  # its keys are those of Counts
+        }
+        self.folder.publish_json(SUMMARY_FILE, summary)
+        self.folder.sweep()  # of workers that were killed in this session
+        return summary
+
+    def _failed_images(self) -> dict[str, int]:
+        """Distinct images that could not be used, by reason; an image may fail in several shards."""
+        names = [name for name in self.folder.names("failures") if name != PLAN_FAILURES]
+        tables = [self.folder.read_table(name, ["image0", "stage", "reason"]) for name in names]
+        if not tables:
+            return {}
+        table = pa.concat_tables(tables)
+        table = (
+            table.filter(pc.equal(table["stage"], Stage.READ))
+            .group_by(["image0", "reason"])
+            .aggregate([])
+        )
+        return dict(sorted(Counter(table["reason"].to_pylist()).items()))
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries → one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        flat |= (
+            _flat(inner, f"{prefix}{name}.")
+            if isinstance(inner, dict)
+            else {f"{prefix}{name}": inner}
+        )
+    return flat

@@ -1,0 +1,191 @@
+"""Two-view geometry of every matched pair: which matches agree with one motion of the camera.
+
+    matches of one pair → E, F or H by RANSAC (pycolmap) → inliers, relative pose
+
+Cameras follow the tables: the centre of the top-left pixel is (0, 0), so the principal point of an
+image of `w × h` pixels is at ((w − 1) / 2, (h − 1) / 2) and F and H are in that frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import tables
+from pipeline.extras import import_pycolmap
+from pipeline.match.options import VerificationOptions
+from pipeline.photos.exif import DEFAULT_FOCAL
+from pipeline.photos.sizes import resize_factor
+from pipeline.vocabulary import VERIFIED, Geometry, GeometryModel, Reason, Status
+
+
+class VerifyShard:
+    """Estimate the two-view geometry of every matched pair of a shard. CPU only, one thread."""
+
+    def __init__(self, options: VerificationOptions | None = None) -> None:
+        self.options = options or VerificationOptions()
+
+    def __call__(self, matches: pa.Table, images: pa.Table) -> pa.Table:
+        """MATCHES and the IMAGES they name → MATCHES with `geometry` and all columns after it
+        filled.
+
+        Rows keep their order. A pair that is not `matched` gets geometry `none`; a pair whose
+        numbers no geometry can be computed from (not finite, or lists of different lengths) becomes
+        `failed`, reason `bad_numbers`. `inliers` has one value per match and is all false unless
+        the geometry is one of VERIFIED. A pair's result depends on nothing but that pair. `pose` of
+        an uncalibrated pair assumes the default focal length.
+
+        Raises ValueError where a matched image is missing from `images`.
+        """
+        cameras = _cameras(images)
+        status = matches["status"].to_pylist()
+        reason = matches["reason"].to_pylist()
+        names = zip(matches["image0"].to_pylist(), matches["image1"].to_pylist(), strict=True)
+        points = zip(
+            *(tables.unragged(matches[name]) for name in ("keypoints0", "keypoints1", "scores")),
+            strict=True,
+        )
+        found = []
+        for row, ((name0, name1), (points0, points1, scores)) in enumerate(
+            zip(names, points, strict=True)
+        ):
+            geometry = _Geometry(Geometry.NONE, np.zeros(len(points0), bool))
+            if status[row] == Status.MATCHED and not _good_numbers(points0, points1, scores):
+                status[row], reason[row] = Status.FAILED.value, Reason.BAD_NUMBERS.value
+            elif status[row] == Status.MATCHED:
+                missing = [name for name in (name0, name1) if name not in cameras]
+                if missing:
+                    raise ValueError(
+                        f"VerifyShard: matches name {missing[0]!r}, which is not in the images table."
+                    )
+                geometry = self._verify(points0, points1, cameras[name0], cameras[name1])
+            found.append(geometry)
+        columns = {
+            name: matches[name]
+            for name in ("image0", "image1", "keypoints0", "keypoints1", "scores")
+        }
+        columns |= {
+            "status": pa.array(status, pa.string()),
+            "reason": pa.array(reason, pa.string()),
+        }
+        columns["geometry"] = pa.array([g.name for g in found], pa.string())
+        columns["inliers"] = tables.ragged([g.inliers for g in found], pa.list_(pa.bool_()))
+        columns["num_inliers"] = pa.array([int(g.inliers.sum()) for g in found], pa.int32())
+        for name in ("E", "F", "H", "pose"):
+            kind = tables.MATCHES.field(name).type
+            columns[name] = pa.array([getattr(g, name) for g in found], kind)
+        return pa.table([columns[name] for name in tables.MATCHES.names], schema=tables.MATCHES)
+
+    def _verify(
+        self, points0: np.ndarray, points1: np.ndarray, camera0: _Camera, camera1: _Camera
+    ) -> _Geometry:
+        options = self.options
+        if len(points0) < options.min_num_inliers:
+            return _Geometry(Geometry.DEGENERATE, np.zeros(len(points0), bool))
+        pycolmap = import_pycolmap()
+        estimation = pycolmap.TwoViewGeometryOptions(compute_relative_pose=True)
+        estimation.min_num_inliers = options.min_num_inliers
+        estimation.min_inlier_ratio = options.min_inlier_ratio
+        estimation.ransac.min_inlier_ratio = options.min_inlier_ratio
+        factors = [resize_factor(c.width, c.height, options.long_side) for c in (camera0, camera1)]
+        estimation.ransac.max_error = options.max_error * float(np.mean(factors))
+        estimation.ransac.max_num_trials = options.trials(len(points0))
+        estimation.ransac.min_num_trials = min(
+            estimation.ransac.min_num_trials, options.max_num_trials
+        )
+        estimation.ransac.confidence = options.confidence
+        estimation.ransac.random_seed = options.random_seed
+        if options.model != GeometryModel.ANY:
+            return self._single(points0.astype(np.float64), points1.astype(np.float64), estimation)
+        indices = np.repeat(np.arange(len(points0), dtype=np.uint32)[:, None], 2, axis=1)
+        result = pycolmap.estimate_two_view_geometry(
+            *(
+                camera0.pycolmap(1),
+                points0.astype(np.float64),
+                camera1.pycolmap(2),
+                points1.astype(np.float64),
+            ),
+            *(indices, estimation),
+        )
+        name = pycolmap.TwoViewGeometryConfiguration(result.config).name.lower()
+        inliers = np.zeros(len(points0), bool)
+        if name in VERIFIED:
+            inliers[np.asarray(result.inlier_matches)[:, 0]] = True
+        E, F, H = (
+            None if matrix is None else np.ravel(matrix)
+            for matrix in (result.E, result.F, result.H)
+        )
+        pose = result.cam2_from_cam1
+        vector = None if pose is None else np.concatenate([pose.rotation.quat, pose.translation])
+        return _Geometry(name, inliers, E, F, H, vector)
+
+    def _single(self, points0: np.ndarray, points1: np.ndarray, estimation: Any) -> _Geometry:
+        """One fundamental matrix or homography (M, 2) → (M, 2), by the same minima as any other
+        geometry.
+        """
+        if self.options.model == GeometryModel.HOMOGRAPHY:
+            found = import_pycolmap().estimate_homography_matrix(
+                points0, points1, estimation.ransac
+            )
+            name, matrix = Geometry.PLANAR_OR_PANORAMIC, "H"
+        else:
+            found = import_pycolmap().estimate_fundamental_matrix(
+                points0, points1, estimation.ransac
+            )
+            name, matrix = Geometry.UNCALIBRATED, "F"
+        if found is None:
+            return _Geometry(Geometry.UNDEFINED, np.zeros(len(points0), bool))
+        inliers = np.asarray(found["inlier_mask"], bool)
+        if inliers.sum() < max(
+            self.options.min_num_inliers, self.options.min_inlier_ratio * len(inliers)
+        ):
+            return _Geometry(Geometry.DEGENERATE, np.zeros(len(points0), bool))
+        return _Geometry(name, inliers, **{matrix: np.ravel(found[matrix])})
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    name: str
+    inliers: np.ndarray  # (M,) bool
+    E: np.ndarray | None = None  # (9,) row-major
+    F: np.ndarray | None = None
+    H: np.ndarray | None = None
+    pose: np.ndarray | None = None  # (7,) qx qy qz qw tx ty tz
+
+
+@dataclass(frozen=True)
+class _Camera:
+    width: int
+    height: int
+    focal: float | None  # pixels; None where EXIF gives none
+
+    def pycolmap(self, number: int) -> object:
+        """Two of one number are taken for one camera: where EXIF gives no focal length, COLMAP then
+        looks for one that both share, at nine times the cost, which photographs from anywhere need
+        not have.
+        """
+        focal = self.focal or DEFAULT_FOCAL * max(self.width, self.height)
+        camera = import_pycolmap().Camera(
+            camera_id=number,
+            model="SIMPLE_PINHOLE",
+            width=self.width,
+            height=self.height,
+            params=[focal, (self.width - 1) / 2, (self.height - 1) / 2],
+        )
+        camera.has_prior_focal_length = self.focal is not None
+        return camera
+
+
+def _cameras(images: pa.Table) -> dict[str, _Camera]:
+    columns = (images[name].to_pylist() for name in ("image", "width", "height", "focal"))
+    return {
+        name: _Camera(width, height, focal if focal is not None and 0 < focal < np.inf else None)
+        for name, width, height, focal in zip(*columns, strict=True)
+    }
+
+
+def _good_numbers(*rows: np.ndarray) -> bool:
+    return len({len(row) for row in rows}) == 1 and all(np.isfinite(row).all() for row in rows)

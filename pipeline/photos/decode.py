@@ -1,0 +1,144 @@
+"""Bytes of an image file → upright grey pixels, with the sizes and the camera prior of the
+photograph.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.errors import ImageError
+from pipeline.photos.exif import FORMATS, TRANSPOSE, read_exif
+from pipeline.photos.limits import ImageLimits
+from pipeline.photos.sizes import bucket
+from pipeline.vocabulary import Reason
+
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"GIF8", b"P5", b"P6")
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A decoded photograph.
+
+    gray: (H, W) uint8, upright; H × W is height × width divided by 1, 2, 4 or 8 (never with a
+    remainder).
+    width, height: pixels of the original after its EXIF orientation.
+    stored_width, stored_height: pixels as stored in the file. orientation: EXIF 1…8.
+    focal: pixels of the original, None where EXIF gives none. camera: EXIF make and model, None
+    likewise.
+    """
+
+    gray: np.ndarray
+    width: int
+    height: int
+    stored_width: int
+    stored_height: int
+    orientation: int
+    focal: float | None
+    camera: str | None
+
+
+def decode_image(
+    data: bytes, limits: ImageLimits = ImageLimits(), long_side: int | None = None
+) -> Photograph:
+    """The bytes of an image file → its grey pixels, upright.
+
+    Of an animation or a multi-page file the first frame. Grey is ITU-R 601 luma. Transparent pixels
+    are blended with mid-grey, because what lies under them is arbitrary. Images of more than 8 bits
+    are scaled linearly from the smallest even number of bits (8, 10, 12, …) that holds their
+    maximum, so that 12-bit photographs in 16-bit files are not black; floating-point images that
+    stay below 1 are scaled from [0, 1].
+
+    long_side: the image is wanted in the shape `bucket(width, height, long_side)`; a JPEG may then
+    be decoded at a half, quarter or eighth of its size while both sides divide exactly and stay
+    twice the wanted ones.
+
+    Raises `ImageError`: empty, not_an_image, truncated, too_small, too_large, too_elongated.
+    """
+    if not data:
+        raise ImageError(Reason.EMPTY, "the file has no bytes")
+    if len(data) > limits.max_bytes:
+        raise ImageError(Reason.TOO_LARGE, f"the file has more than {limits.max_bytes} bytes")
+    image = _identify(data, limits)
+    limits.check(*image.size)
+    limits.check_cost(image, data)
+    try:
+        orientation, focal, camera = read_exif(image)
+        # Pillow turns TIFF by itself: its size is the upright one already
+        turned = orientation >= 5 and image.format != "TIFF"
+        width, height = image.size[::-1] if turned else image.size
+        if image.format in ("JPEG", "MPO"):
+            scale = _reduction(width, height, long_side)
+            image.draft("L", (image.width // scale, image.height // scale))
+        image.load()
+        gray = _gray(image)
+        if orientation > 1 and image.format != "TIFF":
+            gray = gray.transpose(TRANSPOSE[orientation])
+        pixels = np.asarray(gray)
+    except MemoryError as error:
+        raise ImageError(
+            Reason.TOO_LARGE, f"{image.width}×{image.height} pixels: not enough memory"
+        ) from error
+    except Exception as error:  # Pillow's decoders raise whatever their input provokes
+        raise ImageError(Reason.TRUNCATED, f"its pixels cannot be decoded ({error})") from error
+    stored = (height, width) if orientation >= 5 else (width, height)
+    return Photograph(pixels, width, height, *stored, orientation, focal, camera)
+
+
+def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
+    """The header of an image, without its pixels."""
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        cure = "raise PIL.Image.MAX_IMAGE_PIXELS where the limits allow more"
+        raise ImageError(
+            Reason.TOO_LARGE, f"more pixels than Pillow opens ({error}); {cure}"
+        ) from error
+    except Exception as error:
+        if data.startswith(MAGIC):
+            raise ImageError(
+                Reason.TRUNCATED, f"its header is damaged ({type(error).__name__})"
+            ) from error
+        known = isinstance(error, UnidentifiedImageError)
+        raise ImageError(
+            Reason.NOT_AN_IMAGE, "its bytes are of no known format" if known else str(error)
+        ) from error
+
+
+def _reduction(width: int, height: int, long_side: int | None) -> int:
+    """By how much a JPEG may be decoded smaller; exact divisors only: 1001 / 2 would move every
+    pixel.
+    """
+    if long_side is None:
+        return 1
+    h, w = bucket(width, height, long_side)
+    exact = [s for s in (8, 4, 2) if width % s == 0 and height % s == 0]
+    return max((s for s in exact if width >= 2 * w * s and height >= 2 * h * s), default=1)
+
+
+def _gray(image: Image.Image) -> Image.Image:
+    """A loaded image of any mode → mode L."""
+    if image.mode == "L" and "transparency" not in image.info:
+        return image
+    if image.mode[0] in "IF":
+        return Image.fromarray(_eight_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        ground = Image.new("RGBA", image.size, (128, 128, 128, 255))
+        return Image.alpha_composite(ground, image.convert("RGBA")).convert("L")
+    if image.mode == "LAB":
+        return image.getchannel("L")
+    return image.convert("L") if image.mode == "1" else image.convert("RGB").convert("L")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """(H, W) integers or floats of any range → uint8, linear; see `decode_image`."""
+    fraction = values.dtype.kind == "f"
+    values = np.clip(np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0), 0, None)
+    top = values.max()
+    bits = max(8, math.ceil(math.log2(top + 1) / 2) * 2)
+    scale = 255 / (1 if fraction and top <= 1 else 2**bits - 1)
+    return (values * scale + 0.5).astype(np.uint8)

@@ -1,0 +1,43 @@
+"""The few shapes that photographs are resized to, and how much larger the originals are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pipeline.errors import ArgumentError
+
+
+def buckets(long_side: int) -> list[tuple[int, int]]:
+    """The seven shapes (h, w) photographs are resized to, sides divisible by 32.
+
+    The longer side is `long_side` to the nearest 32; 4:3, 3:2 and 16:9 lying and upright, and a
+    square of about as many pixels as 4:3, so that none costs much more than another. Raises
+    ArgumentError below 32.
+    """
+    if long_side < 32:
+        raise ArgumentError(f"long_side must be at least 32 pixels, not {long_side}.")
+    long = _to_32(long_side)
+    lying = [(_to_32(long * ratio), long) for ratio in (3 / 4, 2 / 3, 9 / 16)]
+    square = _to_32(long * math.sqrt(3 / 4))
+    return [*lying, (square, square), *((w, h) for h, w in lying)]
+
+
+def bucket(width: int, height: int, long_side: int) -> tuple[int, int]:
+    """The shape (h, w) of `buckets(long_side)` whose aspect is nearest, as a ratio, to width :
+    height.
+    """
+    aspect = math.log(width / height)
+    return min(buckets(long_side), key=lambda shape: abs(math.log(shape[1] / shape[0]) - aspect))
+
+
+def _to_32(side: float) -> int:
+    return max(32, 32 * math.floor(side / 32 + 0.5))
+
+
+def resize_factor(width: np.ndarray | int, height: np.ndarray | int, long_side: int) -> np.ndarray:
+    """Pixels of the image per pixel of what the network saw; 1 where it was enlarged, which adds
+    nothing.
+    """
+    return np.maximum(1.0, np.maximum(width, height) / long_side)

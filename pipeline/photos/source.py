@@ -1,0 +1,88 @@
+"""Which files of a folder are photographs, and how one of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eloftr.matching.resizing import resize
+from pipeline.errors import ImageError, StorageError
+from pipeline.photos.decode import decode_image
+from pipeline.photos.limits import ImageLimits
+from pipeline.photos.sizes import bucket
+from pipeline.store.folder import Folder, Names
+from pipeline.vocabulary import Reason
+
+PREPROCESSING = 1  # counts up when the pixels that the network sees of a file change
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Several folders read as one.
+
+    A name is a label, a slash and the name in that folder: `query/a.jpg`.
+
+    It lists and reads as `Folder` does, and raises the same errors. Picklable, as folders are.
+    """
+
+    parts: dict[str, Folder]
+
+    @property
+    def shown(self) -> str:
+        """The folders without user, password and query, for messages and logs."""
+        return ", ".join(f"{label}: {folder.shown}" for label, folder in self.parts.items())
+
+    def list(self, suffixes: Sequence[str] = ()) -> Names:
+        """Sorted names of the files of all folders that end in one of `suffixes`."""
+        return sorted(
+            f"{label}/{name}"
+            for label, folder in self.parts.items()
+            for name in folder.list(suffixes)
+        )
+
+    def read_bytes(self, name: str, limit: int | None = None) -> bytes:
+        """A file's bytes, as `Folder.read_bytes`."""
+        label, _, inner = name.partition("/")
+        return self.parts[label].read_bytes(inner, limit)
+
+
+def image_source(
+    images: str | dict[str, str], storage: dict[str, Any], follow_links: bool = False
+) -> Folder | Folders:
+    """A local folder or fsspec URL, or several by their labels, to be read.
+
+    Other arguments as of `Folder`.
+    """
+    if isinstance(images, str):
+        return Folder(images, storage, follow_links)
+    return Folders({label: Folder(url, storage, follow_links) for label, url in images.items()})
+
+
+def list_images(folder: Folder | Folders) -> list[str]:
+    """Sorted names of a folder's photographs, subfolders included, hidden files and folders left
+    out.
+    """
+    return folder.list(SUFFIXES)
+
+
+def read_image(
+    folder: Folder | Folders, name: str, limits: ImageLimits = ImageLimits(), long_side: int = 640
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A photograph of a folder → its pixels (h, w) uint8 in its bucket's shape, its row of
+    `schemas.IMAGES`.
+
+    Raises `ImageError` with any of REASONS.
+    """
+    try:
+        data = folder.read_bytes(name, limit=limits.max_bytes)
+    except FileNotFoundError as error:
+        raise ImageError(Reason.MISSING, f"no file of this name in {folder.shown}") from error
+    except (StorageError, OSError) as error:
+        raise ImageError(Reason.UNREADABLE, str(error)) from error
+    photo = decode_image(data, limits, long_side)
+    row = {key: value for key, value in vars(photo).items() if key != "gray"}
+    return resize(photo.gray, bucket(photo.width, photo.height, long_side)), {"image": name, **row}

@@ -1,0 +1,150 @@
+"""A run → COLMAP database → sparse model: mapping, export, and a short report of both.
+
+RUN/run.json, images/, matches/ → OUTPUT/database.db, keypoints.parquet
+                                → OUTPUT/sparse/0 … (COLMAP binary, the largest model first),
+                                points.ply
+                                → OUTPUT/report.txt
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.errors import ReconstructionError, StorageError
+from pipeline.events import Event, Listener, nobody
+from pipeline.execute.worker import Died, call_watched
+from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.database import import_matches
+from pipeline.reconstruct.mapping import MAPPERS, MAX_ERROR, MappingOptions, map_database
+from pipeline.reconstruct.summary import ModelSummary, ReconstructionSummary
+from pipeline.store.folder import Folder
+from pipeline.store.retries import redacted
+
+
+def reconstruct_run(
+    run: Folder,
+    output: Path | str | None = None,
+    images: str | None = None,
+    mapper: str = "incremental",
+    cameras: CameraOptions | None = None,
+    *,
+    radius: float = 2.0,
+    threads: int = 1,
+    listen: Listener = nobody,
+) -> ReconstructionSummary:
+    """Import a finished run into a COLMAP database and map it, in a process of its own: COLMAP may
+    end what it is in.
+
+    output: a local folder, `sfm` in the run's by default. images: the photographs, for the colours
+    of the points only; by default where run.json says. mapper: `incremental` or `global`. cameras,
+    radius: see `import_matches`. threads: of the mapper; with one the model is the same every time,
+    to the last bit.
+
+    Writes `report.txt` also where nothing could be mapped; the summary then holds no model and a
+    note that says why. Raises ReconstructionError or StorageError, each one sentence, for options
+    and runs that cannot be used.
+    """
+    if mapper not in MAPPERS:
+        raise ReconstructionError(f"mapper {mapper!r} is unknown; give {' or '.join(MAPPERS)}.")
+    if threads < 1 and threads != -1:
+        raise ReconstructionError(
+            f"{threads} threads: give a number above zero, or -1 for all cores."
+        )
+    cameras = cameras or CameraOptions()
+    if output is None and not run.local:
+        raise ReconstructionError(
+            f"{run.shown}: is not on a local disk; say with --output where the database goes."
+        )
+    if "://" in str(output or ""):
+        raise ReconstructionError(
+            f"{redacted(output)}: results go to a local disk; give a folder without a protocol."
+        )
+    target = Path(output if output is not None else run.path("sfm"))
+    photographs, long_side = _read_run(run)
+    colours = _local_folder(images or photographs)
+    chosen = MappingOptions(mapper, threads=threads)
+    try:
+        found: ReconstructionSummary = call_watched(
+            _import_and_map, run, target, colours, chosen, cameras, long_side, radius, listen=listen
+        )
+        return found
+    except Died as death:
+        cure = "free memory, or give fewer images or pairs"
+        raise ReconstructionError(
+            f"{target}: the process of COLMAP was {death}; {cure}."
+        ) from death
+
+
+def _import_and_map(
+    run: Folder,
+    target: Path,
+    colours: Path | None,
+    mapping: MappingOptions,
+    cameras: CameraOptions,
+    long_side: int,
+    radius: float,
+    listen: Listener,
+) -> ReconstructionSummary:
+    imported = import_matches(
+        run, target / "database.db", cameras, long_side=long_side, radius=radius
+    )
+    text = f"{imported.images} images, {imported.verified} verified pairs, {imported.keypoints} keypoints"
+    listen(Event("imported", text))
+    models: list[Any] = []
+    if imported.verified:
+        known = cameras.params is not None
+        mapping = replace(
+            mapping, fixed_cameras=known, max_error=max(MAX_ERROR, 2.0 * imported.resize_factor)
+        )
+        models = map_database(target / "database.db", target, mapping, colours, listen)
+    notes = []
+    if not imported.verified:
+        notes.append(
+            "nothing to map: no pair has verified matches; match pairs of images that overlap."
+        )
+    elif not models:
+        notes.append(
+            "nothing to map: no two images share enough of the scene from different places."
+        )
+    elif colours is None:
+        notes.append(
+            "points have no colours: the photographs are not on this machine; give them by --images."
+        )
+    registered = {model.images[image].name for model in models for image in model.reg_image_ids()}
+    names = pq.read_table(target / "keypoints.parquet", columns=["image"])["image"].to_pylist()
+    summary = ReconstructionSummary(
+        output=target,
+        database=imported,
+        models=[ModelSummary.of(model) for model in models],
+        unregistered=[name for name in names if name not in registered],
+        notes=notes,
+    )
+    (target / "report.txt").write_text(summary.text(), encoding="utf-8")
+    return summary
+
+
+def _read_run(run: Folder) -> tuple[str, int]:
+    """(image root, long side) of run.json."""
+    try:
+        described = run.read_json("run.json")
+        return str(described["images"]), int(described["options"]["long_side"])
+    except FileNotFoundError:
+        raise ReconstructionError(
+            f"{run.shown}: holds no run.json; give the output folder of the matching job."
+        ) from None
+    except (KeyError, TypeError, ValueError):
+        raise ReconstructionError(
+            f"{run.shown}/run.json: lacks images or options.long_side; run the matching job."
+        ) from None
+
+
+def _local_folder(url: str) -> Path | None:
+    try:
+        path = Path(Folder(url).path())
+    except StorageError:
+        return None
+    return path if path.is_dir() else None

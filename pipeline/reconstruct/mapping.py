@@ -1,0 +1,133 @@
+"""A COLMAP database → sparse models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.events import Event, Listener
+from pipeline.extras import import_pycolmap
+from pipeline.reconstruct.database import remove
+
+MAPPERS = ("incremental", "global")
+# Reprojection error up to which an observation is kept, pixels. COLMAP's own suits features found
+# at full resolution; matches are as precise as the resized image was.
+MAX_ERROR = 4.0
+
+
+@dataclass(frozen=True)
+class MappingOptions:
+    """How a database is mapped."""
+
+    mapper: str = "incremental"  # or "global"
+    fixed_cameras: bool = False  # keep the intrinsics of the database
+    max_error: float = MAX_ERROR
+    threads: int = 1  # with one, the result is the same every time; -1: all cores
+
+
+def map_database(
+    database: Path, output: Path, options: MappingOptions, colours: Path | None, listen: Listener
+) -> list[Any]:
+    """Run a mapper; writes `sparse/0` … and `points.ply` into `output`; returns the models, largest
+    first.
+
+    colours: folder of the photographs, or None for points without colours.
+    """
+    scratch = output / ".mapping"
+    remove(scratch)
+    scratch.mkdir(parents=True)
+    try:
+        mapper = _incremental if options.mapper == "incremental" else _global
+        models = mapper(database, scratch, options, listen)
+        models.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+        for number, model in enumerate(models):
+            if colours is not None:
+                model.extract_colors_for_all_images(colours)
+            (scratch / "sparse" / str(number)).mkdir(parents=True)
+            model.write_binary(scratch / "sparse" / str(number))
+        if models:
+            models[0].export_PLY(scratch / "points.ply")
+            for name in ("points.ply", "sparse"):
+                remove(output / name)
+                (scratch / name).rename(output / name)
+    finally:
+        remove(scratch)
+    return models
+
+
+def _incremental(
+    database: Path, scratch: Path, options: MappingOptions, listen: Listener
+) -> list[Any]:
+    pycolmap = import_pycolmap()
+    mapping = pycolmap.IncrementalPipelineOptions(
+        random_seed=0, min_model_size=3, extract_colors=False
+    )
+    mapping.num_threads = mapping.mapper.num_threads = options.threads
+    mapping.mapper.random_seed = mapping.triangulation.random_seed = 0
+    mapping.mapper.filter_max_reproj_error = mapping.mapper.init_max_error = options.max_error
+    mapping.mapper.abs_pose_max_error = 3 * options.max_error
+    mapping.triangulation.merge_max_reproj_error = options.max_error
+    mapping.triangulation.complete_max_reproj_error = options.max_error
+    refine = not options.fixed_cameras
+    mapping.ba_refine_focal_length = mapping.ba_refine_extra_params = refine
+    mapping.mapper.abs_pose_refine_focal_length = mapping.mapper.abs_pose_refine_extra_params = (
+        refine
+    )
+    registered = 2
+
+    def next_image() -> None:
+        nonlocal registered
+        registered += 1
+        if registered % 10 == 0:
+            listen(Event("mapping", f"{registered} images registered", {"registered": registered}))
+
+    for only_longer_tracks in (True, False):
+        # Points that two images see help no third one to register, but two photographs have no
+        # others.
+        mapping.triangulation.ignore_two_view_tracks = only_longer_tracks
+        found = pycolmap.incremental_mapping(
+            database, scratch, scratch, mapping, next_image_callback=next_image
+        )
+        if found:
+            break
+
+    models = list(found.values())
+    for model in models:
+        _adjust_robustly(model, options)
+    return models
+
+
+def _adjust_robustly(model: Any, options: MappingOptions) -> None:
+    """Bundle adjustment with a loss that discounts outliers; the mapper's last one was plain least
+    squares.
+
+    On four real runs it lowered the median rotation error by 4 to 37 %.
+    """
+    pycolmap = import_pycolmap()
+    adjustment = pycolmap.BundleAdjustmentOptions(print_summary=False)
+    adjustment.refine_focal_length = adjustment.refine_extra_params = not options.fixed_cameras
+    adjustment.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
+    adjustment.ceres.loss_function_scale = options.max_error / 4
+    adjustment.ceres.solver_options.num_threads = options.threads
+    everything = pycolmap.BundleAdjustmentConfig()
+    for image in model.reg_image_ids():
+        everything.add_image(image)
+    everything.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    # Not pycolmap.bundle_adjustment, which turns its log on again.
+    pycolmap.create_default_bundle_adjuster(adjustment, everything, model).solve()
+    model.update_point_3d_errors()
+
+
+def _global(database: Path, scratch: Path, options: MappingOptions, listen: Listener) -> list[Any]:
+    pycolmap = import_pycolmap()
+    mapping = pycolmap.GlobalPipelineOptions(random_seed=0, min_model_size=3)
+    mapping.num_threads = mapping.mapper.num_threads = options.threads
+    # Focal lengths are left to bundle adjustment: COLMAP's view graph calibration before it (1 px
+    # inliers) cost points everywhere and, on internet photographs, the poses.
+    refine = not options.fixed_cameras
+    adjustment = mapping.mapper.bundle_adjustment
+    adjustment.refine_focal_length = adjustment.refine_extra_params = refine
+    adjustment.ceres.solver_options.num_threads = options.threads
+    listen(Event("mapping", "global mapping: no progress is known until it ends"))
+    return list(pycolmap.global_mapping(database, scratch, scratch, mapping).values())

@@ -1,0 +1,80 @@
+"""What a reconstruction came to, as numbers and as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.reconstruct.database import ImportSummary
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """One connected part of the scene."""
+
+    images: int  # registered
+    points: int
+    observations: int
+    track_length: float  # mean, images per point
+    error: float  # mean reprojection error, pixels
+    focal: tuple[float, float, float]  # smallest, median and largest of its cameras, pixels
+
+    @classmethod
+    def of(cls, model: Any) -> ModelSummary:
+        used = {model.images[image].camera_id for image in model.reg_image_ids()}
+        focals = [model.cameras[camera].mean_focal_length() for camera in used]
+        return cls(
+            images=model.num_reg_images(),
+            points=model.num_points3D(),
+            observations=model.compute_num_observations(),
+            track_length=model.compute_mean_track_length(),
+            error=model.compute_mean_reprojection_error(),
+            focal=(min(focals), float(np.median(focals)), max(focals)),
+        )
+
+
+@dataclass(frozen=True)
+class ReconstructionSummary:
+    """What was imported and mapped.
+
+    `models` is empty where nothing could be mapped, and `notes` say why.
+    """
+
+    output: Path
+    database: ImportSummary
+    models: list[ModelSummary]  # largest first
+    unregistered: list[str]  # images in none of the models
+    notes: list[str]
+
+    def text(self) -> str:
+        """The report: a few lines for a person."""
+        data = self.database
+        lines = [
+            f"database: {data.images} images, {data.cameras} cameras, {data.keypoints} keypoints",
+            f"pairs:    {data.verified} of {data.pairs} verified, {data.matches} inlier matches, "
+            f"{data.merged_matches} with shared keypoints",
+        ]
+        for number, model in enumerate(self.models):
+            low, median, high = model.focal
+            lines += [
+                f"model {number}:  {model.images} of {data.images} images registered, {model.points} points",
+                f"          mean track length {model.track_length:.2f}, mean reprojection error "
+                f"{model.error:.3f} px, {model.observations / model.images:.0f} observations per image",
+                f"          focal length {median:.1f} px"
+                + (f" ({low:.1f} to {high:.1f})" if high > low else ""),
+            ]
+        left_out = {
+            "repeated pairs": data.duplicate_pairs,
+            "pairs of a mirrored with an unmirrored file": data.mirrored_pairs,
+            "matches outside their image": data.outside,
+        }
+        lines += [f"left out: {count} {what}" for what, count in left_out.items() if count]
+        if self.unregistered and self.models:
+            shown = ", ".join(self.unregistered[:20]) + (
+                ", …" if len(self.unregistered) > 20 else ""
+            )
+            lines.append(f"not registered: {len(self.unregistered)} images: {shown}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)]) + "\n"

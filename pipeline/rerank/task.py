@@ -1,0 +1,135 @@
+"""Candidates, truth and pairs of a reranking, read and checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from pipeline.errors import PairListError
+from pipeline.match.options import RunOptions
+from pipeline.pairs.candidates import read_candidates, read_truth
+from pipeline.pairs.pair_list import pairs_table
+from pipeline.photos.source import image_source, list_images
+from pipeline.rerank.options import RerankOptions
+from pipeline.rerank.ranking import pair_keys
+from pipeline.store.folder import Folder, place
+from pipeline.store.retries import redacted
+
+
+class RerankTask:
+    """What is asked, read and checked: candidates, truth, and pairs (N,) the key of every
+    candidate's, −1 for none.
+    """
+
+    def __init__(self, options: RerankOptions) -> None:
+        run = options.run
+        assert isinstance(run.images, dict)
+        self.options = options
+        self.parts = {
+            label: Folder(run.images[label], run.storage) for label in ("query", "database")
+        }
+        places = {label: place(folder) for label, folder in self.parts.items()}
+        one = places["query"] == places["database"]
+        self.images = run.images["query"] if one else run.images
+        self.names = pa.array(list_images(image_source(self.images, run.storage)), pa.string())
+        prefix = {label: "" if one else f"{label}/" for label in self.parts}
+        known = {
+            label: pc.utf8_slice_codeunits(
+                self.names.filter(pc.starts_with(self.names, start)), len(start), None
+            )
+            for label, start in prefix.items()
+        }
+
+        def same(query: pa.Array, candidate: pa.Array) -> pa.Array:
+            return pc.equal(
+                *(
+                    _joined(places[k], side)
+                    for k, side in (("query", query), ("database", candidate))
+                )
+            )
+
+        self.candidates = read_candidates(
+            options.candidates, known["query"], known["database"], same, run.storage
+        )
+        names = (self.candidates.query, self.candidates.candidate)
+        sides = (_joined(start, side) for start, side in zip(prefix.values(), names, strict=True))
+        self.longest = min(
+            options.budget or len(self.candidates.rank), int(self.candidates.rank.max())
+        )
+        # Beyond the budget a candidate has no pair, even where another query asks for the same one:
+        # what a query is reranked by must not depend on how far the others got.
+        self.pairs = np.where(
+            self.candidates.rank <= self.longest, pair_keys(self.names, *sides), -1
+        )
+        self.query = np.cumsum(self.candidates.rank == 1) - 1
+        self.true = np.zeros(len(self.pairs), bool)  # of every candidate
+        # (Q,) true images of every query, None without a truth
+        self.positives: np.ndarray | None = None
+        self.others = 0  # queries of the truth without candidates
+        if options.truth is not None:
+            truth = read_truth(options.truth, run.storage)
+            self._judge_by(
+                options.truth, truth.filter(pc.invert(same(truth["query"], truth["candidate"])))
+            )
+
+    @property
+    def queries(self) -> pa.Array:
+        """(Q,) names of the queries."""
+        return self.candidates.query.take(pa.array(self.candidates.starts[:-1]))
+
+    def run(self, name: str, keys: np.ndarray) -> RunOptions:
+        """The round of that name, with the pairs of these keys."""
+        pairs = pairs_table(self.names, np.stack(np.divmod(keys, len(self.names)), axis=1))
+        output = f"{self.options.run.output.rstrip('/')}/rounds/{name}"
+        return replace(self.options.run, images=self.images, output=output, pairs=pairs)
+
+    def counts(self) -> dict[str, int]:
+        """What is asked: queries, candidates, distinct pairs; repeated and unusable lines of the
+        list.
+        """
+        return {
+            "queries": len(self.queries),
+            "candidates": len(self.candidates.rank),
+            "pairs": len(np.unique(self.pairs[self.pairs >= 0])),
+            "duplicates": self.candidates.duplicates,
+            "unusable": self.candidates.failures.num_rows,
+        }
+
+    def described(self) -> str:
+        """The same for a person, in one line."""
+        n = self.counts()
+        line = f"{n['queries']:,} queries, {n['candidates']:,} candidates, {n['pairs']:,} pairs"
+        if n["duplicates"]:
+            line += f"; {n['duplicates']:,} duplicates dropped"
+        if n["unusable"]:
+            first = self.candidates.failures["detail"][0].as_py()
+            line += f"; {n['unusable']:,} lines cannot be matched ({first})"
+        return line
+
+    def _judge_by(self, name: str, truth: pa.Table) -> None:
+        counts = truth.group_by("query").aggregate([("candidate", "count")])
+        at = pc.index_in(self.queries, value_set=counts["query"].combine_chunks())
+        positives = pc.fill_null(counts["candidate_count"].combine_chunks().take(at), 0).to_numpy()
+        self.positives, self.others = positives, counts.num_rows - int((positives > 0).sum())
+        if not positives.any():
+            example = self.queries[0].as_py()
+            raise PairListError(
+                f"{redacted(name)}: names none of the queries, {example} for one; check their names."
+            )
+        keys = (
+            pc.binary_join_element_wise(*sides, "\n")
+            for sides in (
+                (self.candidates.query, self.candidates.candidate),
+                (truth["query"], truth["candidate"]),
+            )
+        )
+        mine, theirs = keys
+        self.true = pc.is_in(mine, value_set=theirs.combine_chunks()).to_numpy(zero_copy_only=False)
+
+
+def _joined(start: str, names: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(pa.scalar(start), names, "")

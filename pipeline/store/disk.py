@@ -1,0 +1,79 @@
+"""Files of a local disk: found, written whole, and what killed writers leave."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from contextlib import suppress
+
+import pyarrow as pa
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+
+
+def walk(top: str, root: str, recursive: bool, follow_links: bool) -> list[str]:
+    """Names, relative to `root`, of the files below `top`.
+
+    A name that is not UTF-8 has its bytes escaped.
+
+    Raises OSError where a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: list[str] = []
+    seen: set[str] = set()
+    for base, folders, files in os.walk(top, onerror=fail, followlinks=follow_links):
+        stem = os.path.relpath(base, root) + "/"
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        if follow_links:  # a link back to a folder above must not be walked for ever
+            real = os.path.realpath(base)
+            if real in seen:
+                folders[:], files = [], []
+            seen.add(real)
+        found += [
+            (stem + name).removeprefix("./").encode(errors="backslashreplace").decode()
+            for name in files
+        ]
+    return found
+
+
+def replace(path: str, data: bytes | pa.Buffer, exclusive: bool = False) -> None:
+    """Write a file whole: readers see the old one or the new one.
+
+    exclusive: raise FileExistsError where there is one.
+    """
+    folder, base = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{base[:150]}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the new name on an empty file
+        if exclusive:
+            os.link(temporary, path)
+            os.remove(temporary)
+        else:
+            os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def sweep(top: str) -> int:
+    """Remove the temporary files of killed writers below a folder, and count them."""
+    found = os.walk(top)
+    stale = [
+        os.path.join(base, name)
+        for base, _, files in found
+        for name in files
+        if TEMPORARY.fullmatch(name)
+    ]
+    for path in stale:
+        with suppress(FileNotFoundError):  # the lock's, which is renewed meanwhile
+            os.remove(path)
+    return len(stale)

@@ -1,0 +1,144 @@
+"""One driver a run folder: `run.lock` says who it is and that it lives.
+
+The lock is created by an operation of which one of several succeeds, and renewed every BEAT
+seconds. A driver that is killed leaves it behind: on its own machine its process is missed at once,
+elsewhere the lock counts as left after EXPIRY seconds without a renewal. Two drivers could still
+meet, where a store has no conditional write or the taker of a left lock is slower than SETTLE; the
+one whose lock is overwritten stops at its next look. Even then no harm is done: names follow from
+the plan and files are written whole, so both write the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import LeaseError, StorageError
+from pipeline.store.folder import Folder
+
+NAME = "run.lock"
+BEAT, EXPIRY, SETTLE = 20.0, 120.0, 2.0  # seconds
+
+
+class Lease:
+    """Hold a run folder: `with Lease(folder) as lease`.
+
+    Raises LeaseError where another driver has it.
+
+    beat, expiry: seconds between renewals, and without one until the lock counts as left.
+    settle: seconds until a left lock that was taken over is looked at again.
+    """
+
+    def __init__(
+        self, folder: Folder, beat: float = BEAT, expiry: float = EXPIRY, settle: float = SETTLE
+    ) -> None:
+        self.folder, self.beat, self.expiry, self.settle = folder, beat, expiry, settle
+        self.mine = {"id": uuid.uuid4().hex, "since": _now(), **_process(os.getpid())}
+        self.lost: str | None = None
+        self.ended = threading.Event()
+        self.renewer = threading.Thread(target=self._renew, daemon=True)
+
+    def __enter__(self) -> Lease:
+        holder = self._holder()
+        if holder is None and self.folder.create(NAME, json.dumps(self._content()).encode()):
+            self.renewer.start()
+            return self
+        holder = holder or self._holder()  # another was quicker
+        # else an answer was lost on its way, and the lock is ours
+        if holder and holder["id"] != self.mine["id"]:
+            if self._lives(holder):
+                who = f"process {holder['pid']} on {holder['host']}, works on it since {holder['since']}"
+                cure = f"wait for it or stop it (its lock counts as left after {self.expiry:.0f} s without a renewal)"
+                raise LeaseError(f"{self.folder.shown}: another command, {who}; {cure}.")
+            self.folder.publish_json(NAME, self._content())
+            time.sleep(self.settle)
+            self._look()
+            self.check()
+        self.renewer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.ended.set()
+        self.renewer.join()
+        try:
+            self._look()
+            if not self.lost:
+                self.folder.remove(NAME)
+        except (StorageError, OSError):  # it expires; what happened before matters more
+            pass
+
+    def check(self) -> None:
+        """Raise LeaseError where another driver has taken the folder over."""
+        if self.lost:
+            raise LeaseError(
+                f"{self.folder.shown}: {self.lost}; run the same command again when no other runs."
+            )
+
+    def _renew(self) -> None:
+        renewed = time.monotonic()
+        while not self.ended.wait(self.beat):
+            try:
+                self._look()
+                if self.lost:
+                    return
+                self.folder.publish_json(NAME, self._content())
+                renewed = time.monotonic()
+            except (StorageError, OSError) as error:
+                if time.monotonic() - renewed > self.expiry:
+                    self.lost = f"its lock could not be renewed for {self.expiry:.0f} s ({error})"
+                    return
+
+    def _look(self) -> None:
+        holder = self._holder()
+        if holder is None or holder["id"] != self.mine["id"]:
+            who = (
+                f"process {holder['pid']} on {holder['host']}"
+                if holder
+                else "somebody who removed its lock"
+            )
+            self.lost = f"was taken over by {who}"
+
+    def _holder(self) -> dict[str, Any] | None:
+        try:
+            holder: dict[str, Any] = self.folder.read_json(NAME)
+            return holder
+        except FileNotFoundError:
+            return None
+
+    def _content(self) -> dict[str, Any]:
+        return {**self.mine, "renewed": time.time()}
+
+    def _lives(self, holder: dict[str, Any]) -> bool:
+        here = _process(holder["pid"])
+        if holder["machine"] == here["machine"]:
+            return bool(holder["started"] == here["started"])
+        return bool(time.time() - holder["renewed"] < self.expiry)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _process(pid: int) -> dict[str, Any]:
+    """What tells a process from another of its number: the boot and namespace that number is of,
+    and its start.
+    """
+    try:
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink(
+            "/proc/self/ns/pid"
+        )
+    except OSError:
+        machine = socket.gethostname()
+    try:  # the name in brackets may hold anything
+        state, *words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        started = None if state in "ZX" else int(words[18])
+    except OSError:
+        started = None
+    return {"host": socket.gethostname(), "pid": pid, "machine": machine, "started": started}

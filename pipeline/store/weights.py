@@ -1,0 +1,59 @@
+"""Weights of the matcher from any place: a bundled name, a file, a folder, a hub id or an fsspec
+URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import RunError
+from pipeline.store.folder import Folder
+from pipeline.store.retries import redacted
+
+if TYPE_CHECKING:  # see pipeline/match/match.py
+    from eloftr import EfficientLoFTRForKeypointMatching
+
+# Parameters of a model that a run sets.
+CHOSEN = (
+    "coarse_matching_threshold",
+    "coarse_matching_skip_softmax",
+    "fine_matching_least_squares_radius",
+)
+
+
+def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRForKeypointMatching:
+    """A model from a bundled name, a local file or folder, a hub id, or a file at an fsspec URL."""
+    from eloftr import load_model
+
+    if "://" not in name_or_url:
+        return load_model(name_or_url)
+    folder, name = Folder.of_file(name_or_url, storage)
+    shown = redacted(name_or_url)  # a signed URL carries its key behind the name
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / shown.rpartition("/")[2]
+        try:
+            path.write_bytes(folder.read_bytes(name))
+        except OSError as error:
+            cause = error.strerror or type(error).__name__
+            raise RunError(
+                f"{shown}: the weights cannot be read ({cause}); check the URL."
+            ) from error
+        return load_model(path)
+
+
+def weights_digest(model: EfficientLoFTRForKeypointMatching) -> str:
+    """SHA-256 over names and values of all parameters and the configuration, the same for every
+    file format.
+
+    CHOSEN are left out: they are options of the run, and named there.
+    """
+    config = {k: v for k, v in model.config.to_dict().items() if k not in CHOSEN}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()

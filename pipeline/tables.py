@@ -1,0 +1,165 @@
+"""Arrow schemas of every table that crosses a boundary, and the one builder of ragged columns.
+
+Coordinates are float32 (x, y) in pixels of the original image after its EXIF orientation is
+applied; the centre of the top-left pixel is (0, 0). Names of images are POSIX paths relative to the
+image root. Every schema carries its version, units and origin as metadata; `version` changes when
+the meaning of a column does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+VERSION = 1
+
+METADATA = {
+    "version": str(VERSION),
+    "units": "pixels of the original image, EXIF orientation applied",
+    "origin": "centre of the top-left pixel is (0, 0)",
+}
+
+POINT = pa.list_(pa.float32(), 2)
+MATRIX = pa.list_(pa.float64(), 9)
+POSE = pa.list_(pa.float64(), 7)
+
+
+def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind) for name, kind in fields], metadata=METADATA)
+
+
+PAIRS = _schema(
+    ("image0", pa.string()),
+    ("image1", pa.string()),
+    ("score", pa.float32()),  # retrieval similarity, null where the list gives none
+)
+
+CANDIDATES = _schema(
+    ("query", pa.string()),  # relative to the folder of the queries
+    ("candidate", pa.string()),  # relative to that of the database
+    ("score", pa.float32()),  # retrieval similarity
+)
+
+SHARDS = _schema(
+    ("shard", pa.string()),
+    ("images", pa.list_(pa.string())),
+    ("pairs", pa.list_(pa.list_(pa.int32(), 2))),  # indices into `images`
+)
+
+IMAGES = _schema(
+    ("image", pa.string()),
+    ("width", pa.int32()),  # after EXIF orientation, as every keypoint
+    ("height", pa.int32()),
+    ("stored_width", pa.int32()),  # as stored in the file, as COLMAP reads it
+    ("stored_height", pa.int32()),
+    ("orientation", pa.int8()),  # EXIF 1…8
+    ("focal", pa.float32()),  # pixels, from EXIF; null where the file gives none
+    ("camera", pa.string()),  # EXIF make and model, null where the file gives none
+)
+
+MATCHES = _schema(
+    ("image0", pa.string()),
+    ("image1", pa.string()),
+    ("status", pa.string()),  # matched | unmatched | failed
+    ("reason", pa.string()),  # why it failed, null otherwise
+    ("keypoints0", pa.list_(POINT)),
+    ("keypoints1", pa.list_(POINT)),
+    ("scores", pa.list_(pa.float32())),
+    # null until verified:
+    # none | degenerate | calibrated | uncalibrated | planar | panoramic | …
+    ("geometry", pa.string()),
+    ("inliers", pa.list_(pa.bool_())),
+    ("num_inliers", pa.int32()),
+    ("E", MATRIX),  # row-major; null where the geometry has none
+    ("F", MATRIX),  # in pixels, origin as above
+    ("H", MATRIX),
+    ("pose", POSE),  # camera 1 from camera 0: qx qy qz qw tx ty tz, translation of unknown scale
+)
+
+FAILURES = _schema(
+    ("image0", pa.string()),
+    ("image1", pa.string()),  # null where one image failed by itself
+    ("stage", pa.string()),  # plan | read | match | verify
+    ("reason", pa.string()),  # one word of a small vocabulary, for counting
+    ("detail", pa.string()),  # one sentence for a person
+)
+
+KEYPOINTS = _schema(
+    ("image", pa.string()),
+    ("keypoints", pa.list_(POINT)),
+    # root mean square distance of the merged observations, pixels
+    ("spread", pa.list_(pa.float32())),
+)
+
+RANKING = _schema(
+    ("query", pa.string()),
+    ("candidate", pa.string()),
+    ("rank", pa.int32()),  # from 1
+    ("score", pa.float32()),  # what candidates are ordered by; null where the pair was not matched
+    ("num_inliers", pa.int32()),  # null likewise
+    ("retrieval_score", pa.float32()),  # as given, null where the list gives none
+    ("retrieval_rank", pa.int32()),  # from 1
+    ("status", pa.string()),  # verified | unverified | skipped | failed
+    ("reason", pa.string()),  # why it failed, null otherwise
+)
+
+QUERIES = _schema(
+    ("query", pa.string()),
+    ("candidates", pa.int32()),
+    ("matched", pa.int32()),  # of its candidates
+    # inliers of the best-supported candidate above those of the retrieval's first
+    ("margin", pa.int32()),
+    ("gated", pa.bool_()),  # whether the gate kept the retrieval's first in its place
+    ("first_before", pa.string()),
+    ("first_after", pa.string()),
+    # null without truth:
+    # rank of the first true candidate, null also where there is none
+    ("positive_before", pa.int32()),
+    ("positive_after", pa.int32()),
+    ("ap_before", pa.float32()),  # average precision
+    ("ap_after", pa.float32()),
+)
+
+
+def ragged(rows: Sequence[np.ndarray], kind: pa.DataType) -> pa.ListArray:
+    """Arrays of one row each → one Arrow list column, through offsets instead of Python objects.
+
+    rows: each (n,) for lists of scalars, (n, k) for lists of fixed-size lists; n may be 0.
+    kind: the column's type, `list<scalar>` or `list<fixed_size_list<scalar, k>>`.
+    Raises ValueError where a row has another k, or all rows together more values than one column
+    can hold.
+    """
+    inner = kind.value_type
+    fixed = pa.types.is_fixed_size_list(inner)
+    scalar = inner.value_type if fixed else inner
+    lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    flat = np.concatenate([np.ravel(row) for row in rows]) if rows else np.empty(0)
+    expected = int(offsets[-1]) * (inner.list_size if fixed else 1)
+    if len(flat) != expected or expected >= 2**31:
+        raise ValueError(
+            f"{len(flat)} values for a column of {kind}: expected {expected}, below 2147483648."
+        )
+    values = pa.array(np.ascontiguousarray(flat, scalar.to_pandas_dtype()), scalar)
+    if fixed:
+        values = pa.FixedSizeListArray.from_arrays(values, type=inner)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=kind)
+
+
+def unragged(column: pa.ChunkedArray | pa.ListArray) -> list[np.ndarray]:
+    """The inverse of `ragged`: one numpy view per row, (n,) or (n, k); a null row gives an empty
+    array.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    inner = array.type.value_type
+    values = array.values
+    if pa.types.is_fixed_size_list(inner):
+        flat = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, inner.list_size)
+    else:
+        flat = values.to_numpy(zero_copy_only=False)
+    offsets = array.offsets.to_numpy()
+    # a null row may own values all the same
+    stops = np.where(array.is_null().to_numpy(zero_copy_only=False), offsets[:-1], offsets[1:])
+    return [flat[start:stop] for start, stop in zip(offsets[:-1], stops, strict=True)]

@@ -1,0 +1,155 @@
+"""Every word that tables, markers and messages share: statuses, stages, reasons, geometries.
+
+Each stands here once.
+
+Words are strings (`Status.MATCHED == "matched"`), so that tables and JSON hold plain text.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Word(str, Enum):
+    """A string with a name. It prints and formats as its text in every version of Python."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self.value), spec)
+
+
+class Status(Word):
+    """What became of a pair, column `status` of MATCHES."""
+
+    MATCHED = "matched"
+    UNMATCHED = "unmatched"
+    FAILED = "failed"
+
+
+class CandidateStatus(Word):
+    """What became of a candidate, column `status` of RANKING."""
+
+    VERIFIED = "verified"
+    UNVERIFIED = "unverified"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class Stage(Word):
+    """Where something failed (column `stage` of FAILURES) or time was spent (`seconds` of a done
+    marker).
+    """
+
+    PLAN = "plan"
+    READ = "read"
+    ENCODE = "encode"
+    MATCH = "match"
+    VERIFY = "verify"
+    WRITE = "write"
+
+
+class Reason(Word):
+    """Why an image, a pair or a line of a list failed. `MEANINGS` says it in words."""
+
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    TOO_SMALL = "too_small"
+    TOO_LARGE = "too_large"
+    TOO_ELONGATED = "too_elongated"
+    CRASH = "crash"
+    OUT_OF_MEMORY = "out_of_memory"
+    WORKER_DIED = "worker_died"
+    BAD_NUMBERS = "bad_numbers"
+    UNKNOWN_IMAGE = "unknown_image"
+    SELF_PAIR = "self_pair"
+    MALFORMED_LINE = "malformed_line"
+    NO_DESCRIPTOR = "no_descriptor"
+    NO_POSITION = "no_position"
+
+
+IMAGE_MEANINGS = {
+    Reason.MISSING: "there is no such file",
+    Reason.UNREADABLE: "the file exists and cannot be read (permissions, storage)",
+    Reason.EMPTY: "the file has no bytes",
+    Reason.NOT_AN_IMAGE: "the bytes are no image of a known format",
+    Reason.TRUNCATED: "the file starts as an image but its pixels cannot all be decoded",
+    Reason.TOO_SMALL: "a side is below the limit",
+    Reason.TOO_LARGE: "a side, the number of pixels, of bytes, of pixels a byte or of scans is above the limit",
+    Reason.TOO_ELONGATED: "the sides differ too much to resize to one of the shapes",
+    Reason.CRASH: "every process that reads it dies",
+}
+PAIR_MEANINGS = {
+    Reason.OUT_OF_MEMORY: "the pair needs more memory than there is, even by itself",
+    Reason.WORKER_DIED: "every process that worked on its shard died",
+    Reason.BAD_NUMBERS: "its matches hold numbers that are not finite, or lists of different lengths",
+}
+LINE_MEANINGS = {
+    Reason.UNKNOWN_IMAGE: "the folder of images has none of this name",
+    Reason.SELF_PAIR: "an image paired with itself",
+    Reason.MALFORMED_LINE: "a line that is not two names and at most a score",
+}
+LIST_MEANINGS = {
+    Reason.NO_DESCRIPTOR: "the file of descriptors has none for this image",
+    Reason.NO_POSITION: "its EXIF data, or the table, do not say where it was taken",
+}
+MEANINGS = {**IMAGE_MEANINGS, **PAIR_MEANINGS, **LINE_MEANINGS, **LIST_MEANINGS}
+
+
+class Geometry(Word):
+    """The two-view geometry of a pair, column `geometry` of MATCHES.
+
+    COLMAP's names, and NONE for a pair without matches.
+    """
+
+    NONE = "none"
+    UNDEFINED = "undefined"
+    DEGENERATE = "degenerate"
+    CALIBRATED = "calibrated"
+    UNCALIBRATED = "uncalibrated"
+    PLANAR = "planar"
+    PANORAMIC = "panoramic"
+    PLANAR_OR_PANORAMIC = "planar_or_panoramic"
+    WATERMARK = "watermark"  # a pure shift of the borders: two photographs with one overlay
+    MULTIPLE = "multiple"
+
+
+# The geometries that carry inliers. A pair is verified where its geometry is one of them.
+VERIFIED = (
+    Geometry.CALIBRATED,
+    Geometry.UNCALIBRATED,
+    Geometry.PLANAR,
+    Geometry.PANORAMIC,
+    Geometry.PLANAR_OR_PANORAMIC,
+    Geometry.WATERMARK,
+    Geometry.MULTIPLE,
+)
+
+
+class GeometryModel(Word):
+    """What verification estimates: what explains a pair best, or one kind of matrix for all pairs."""
+
+    ANY = "any"
+    FUNDAMENTAL = "fundamental"
+    HOMOGRAPHY = "homography"
+
+
+class Score(Word):
+    """What candidates are ordered by: verified inliers, their share of the matches, or the sum of
+    their match scores.
+    """
+
+    INLIERS = "inliers"
+    RATIO = "ratio"
+    SUM = "sum"
+
+
+class Device(Word):
+    """What a run's shards are sized for."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
