@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import click
 
+import eloftr
 from pipeline.cli.command import STOPPED, LazyGroup
 from pipeline.cli.console import MEANINGS, ExitCode
 from pipeline.errors import EloftrError
@@ -58,10 +59,23 @@ def _load(name: str) -> click.Command:
     return command
 
 
+def _show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"{NAME} {eloftr.__version__}")
+        ctx.exit()
+
+
 @click.group(
     NAME, cls=LazyGroup, lines=COMMANDS, load=_load, epilog=EPILOG, context_settings=SETTINGS
 )
-@click.version_option(package_name="eloftr-pipeline", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 def app() -> None:
     """Match photographs with EfficientLoFTR, rerank by matches, and reconstruct with COLMAP."""
 

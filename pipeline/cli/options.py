@@ -15,7 +15,7 @@ from pipeline.photos.limits import ImageLimits
 from pipeline.store.opening import storage_options
 
 F = TypeVar("F", bound=Callable[..., Any])
-DEFAULTS = pipeline.match.__kwdefaults__ or {}
+DEFAULTS = pipeline.MATCH_DEFAULTS
 VERIFICATION = VerificationOptions()
 LIMITS = ", ".join(vars(ImageLimits()))
 

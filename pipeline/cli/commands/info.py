@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
 from typing import Any
 
 import click
 
 import eloftr
+from eloftr.weights.locate import bundled_names
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import storage_option
@@ -49,13 +49,17 @@ def installation() -> dict[str, Any]:
         capacity = executor.capacity()
         name = executor.name
     return {
-        "versions": {"python": platform.python_version(), **versions((DISTRIBUTION, *PACKAGES))},
+        "versions": {
+            "eloftr": eloftr.__version__,
+            "python": platform.python_version(),
+            **versions(PACKAGES),
+        },
         "extras": extras(),
         "executor": name,
         "cpus": capacity.cpus,
         "gpus": capacity.gpus,
         "devices": devices(),
-        "weights": bundled(),
+        "weights": bundled_names(),
     }
 
 
@@ -96,22 +100,17 @@ def devices() -> list[str]:
     return [torch.cuda.get_device_name(gpu) for gpu in range(local_capacity().gpus)]
 
 
-def bundled() -> list[str]:
-    """Names of the weights that the package brings."""
-    folder = Path(eloftr.__file__).parent / "weights"
-    return sorted(path.parent.name for path in folder.glob("*/*.safetensors"))
-
-
 def installation_text(found: dict[str, Any]) -> str:
     """The same for a person."""
-    there = {True: [], False: []}  # type: dict[bool, list[str]]
-    for extra, installed in found["extras"].items():
-        there[installed].append(extra)
-    lacking = f"; not installed: {', '.join(there[False])}" if there[False] else ""
+    there = [extra for extra, installed in found["extras"].items() if installed]
+    lacking = [extra for extra, installed in found["extras"].items() if not installed]
+    extras = ", ".join(there) or "none"
+    if lacking:
+        extras += f"; not installed: {', '.join(lacking)}"
     has = f"{found['cpus']} CPUs, {found['gpus']} GPUs"
     lines = [
         *found["versions"].items(),
-        ("extras", (", ".join(there[True]) or "none") + lacking),
+        ("extras", extras),
         ("executor", f"auto is {found['executor']}, with {has}"),
         *(("device", name) for name in found["devices"]),
         ("weights", ", ".join(found["weights"]) or "none are bundled"),
