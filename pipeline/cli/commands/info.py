@@ -15,6 +15,7 @@ from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import storage_option
 from pipeline.errors import RunError
+from pipeline.events import counted
 from pipeline.execute.executor import local_capacity, make_executor
 from pipeline.match.run import PACKAGES, PLAN_FILE, RUN_FILE, SUMMARY_FILE
 from pipeline.report.text import aligned, summary_text
@@ -140,12 +141,12 @@ def run_contents(run: Folder) -> dict[str, Any]:
 def run_text(found: dict[str, Any], shown: str) -> str:
     """The same for a person."""
     options = found["options"]
-    plan = f"{found['pairs']:,} pairs in {found['shards']:,} shards"
+    plan = _amount(found["pairs"], found["shards"])
     text = aligned(
         [
             ("photographs", str(found["images"])),
             ("plan", plan),
-            ("done", f"{found['done_pairs']:,} pairs in {found['done_shards']:,} shards"),
+            ("done", _amount(found["done_pairs"], found["done_shards"])),
             ("options", ", ".join(f"{name} {options[name]}" for name in ("long_side", "dtype"))),
             ("weights", str(found["weights"])),
             ("made with", ", ".join(f"{name} {of}" for name, of in found["versions"].items())),
@@ -154,3 +155,7 @@ def run_text(found: dict[str, Any], shown: str) -> str:
     if found["summary"]:
         text += summary_text(found["summary"], shown)
     return text
+
+
+def _amount(pairs: int, shards: int) -> str:
+    return f"{counted(pairs, 'pair')} in {counted(shards, 'shard')}"

@@ -20,7 +20,12 @@ DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
 @click.command("reconstruct", cls=Command)
 @click.argument("run", metavar="RUN")
 @click.option("--output", help="Local folder for the results.  [default: RUN/sfm]")
-@click.option("--mapper", type=click.Choice(MAPPERS), default=DEFAULTS["mapper"])
+@click.option(
+    "--mapper",
+    type=click.Choice(MAPPERS),
+    default=DEFAULTS["mapper"],
+    help="COLMAP's: one image after another, or all poses at once.",
+)
 @click.option(
     "--camera",
     default=CameraOptions.model,
