@@ -172,7 +172,7 @@ class RayExecutor:
                 dataset = dataset.map_batches(
                     carried.__call__, compute=compute, num_cpus=TASK_CPUS, **one_row
                 )
-        return _results(dataset, attempts)
+        return _stage_results(dataset, attempts)
 
 
 class _Attempts:
@@ -246,7 +246,7 @@ def _unpack(row: pa.Table) -> Task:
     return Task(*pickle.loads(row["task"][0].as_buffer()))
 
 
-def _results(dataset: Any, attempts: Any) -> Generator[Any, None, None]:
+def _stage_results(dataset: Any, attempts: Any) -> Generator[Any, None, None]:
     try:
         for block in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             value = _unpack(block).value

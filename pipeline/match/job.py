@@ -23,7 +23,7 @@ from pipeline.match.shards import planned_shards
 from pipeline.store.lease import Lease
 from pipeline.vocabulary import Device, Status
 
-if TYPE_CHECKING:  # see pipeline/match/match.py
+if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
 
 # Threads of torch in a process without a GPU. Two threads take twice the CPU time for the same

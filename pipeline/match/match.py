@@ -83,9 +83,9 @@ class MatchShard:
     def __call__(self, shard: DecodedShard, attempt: int = 1) -> MatchedShard:
         """Match the pairs of one shard.
 
-        Where memory is short, batches become smaller. Where single pairs still need too much, the
-        pairs are halved, because half of the pairs need fewer images at once. Every attempt after
-        the first begins with fewer pairs.
+        Where memory is short, batches become smaller. Where batches of one are still too large,
+        half of the pairs are matched at a time, because their images need less memory. Every
+        attempt after the first begins with fewer pairs.
         """
         self.smaller = 1
         count = len(shard.pairs)

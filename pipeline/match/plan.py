@@ -25,7 +25,7 @@ from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 from pipeline.vocabulary import Device
 
-if TYPE_CHECKING:  # see pipeline/match/match.py
+if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
 
 PLAN_FAILURES = "failures/plan.parquet"

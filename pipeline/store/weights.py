@@ -12,7 +12,7 @@ from pipeline.errors import RunError
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 
-if TYPE_CHECKING:  # at run time torch is imported only where a model is loaded
+if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
 
 # Parameters of a model that a run sets.
