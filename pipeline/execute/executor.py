@@ -21,7 +21,8 @@ from pipeline.errors import ArgumentError, ExecutorError
 from pipeline.events import Listener, nobody
 
 EXECUTORS = ("auto", "local", "ray")
-CLUSTER = "RAY_ADDRESS"  # environment variable that names a cluster; Ray sets it inside its jobs
+# the environment variable that names a cluster; Ray sets it inside its jobs
+CLUSTER = "RAY_ADDRESS"
 
 
 class Task(NamedTuple):
@@ -181,13 +182,11 @@ def local_capacity() -> Capacity:
 def make_executor(name: str = "auto", quiet: bool = False) -> Executor:
     """The executor of that name.
 
-    `auto` is Ray where a cluster's address is given (as inside a Ray job), and where this machine
-    has several GPUs. Otherwise it is `local`.
+    `auto` is Ray where a cluster's address is given, as inside a Ray job, and where this machine
+    has several GPUs; else `local`.
 
-    quiet: see `RayExecutor`.
-
-    Raises ArgumentError for another name, and MissingExtraError where Ray is wanted and not
-    installed.
+    quiet: see `RayExecutor`. Raises ArgumentError for another name, MissingExtraError where Ray is
+    wanted and not there.
     """
     if name not in EXECUTORS:
         raise ArgumentError(f"executor {name!r} is unknown; give {', '.join(EXECUTORS)}.")

@@ -126,7 +126,7 @@ class RayExecutor:
     ) -> Generator[Any, None, None]:
         """See `Executor.run`.
 
-        Raises ExecutorError before any work for actors that this cluster cannot hold.
+        Raises ExecutorError for actors that this cluster cannot hold, before any work.
         """
         self.start()
         capacity = self.capacity()

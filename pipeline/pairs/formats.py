@@ -33,7 +33,7 @@ OF_CANDIDATES = ENDINGS | {
     ".run": ("trec",),
 }
 FORMATS = ("parquet", "csv", "hloc", "colmap", "kapture", "trec")
-# Patterns of what a name must not hold in each format.
+# What a name may not hold where nothing is quoted.
 REFUSED = {
     "csv": r"[\r\n]",
     "hloc": r'[\s"]|^#',
