@@ -126,6 +126,9 @@ class Actors:
         return min(first, most), most, share
 
 
+DEFAULT_ACTORS = Actors()
+
+
 class Executor(Protocol):
     """Carries out stages.
 
