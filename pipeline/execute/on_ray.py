@@ -102,6 +102,8 @@ class RayExecutor:
         listen: Listener = nobody,
     ) -> Iterator[Any]:
         """See `Executor.run`. Raises ExecutorError for actors that this cluster cannot hold, before any work."""
+        if not tasks:  # Ray Data has no dataset without blocks
+            return iter(())
         self.start()
         capacity = self.capacity()
         first, most, share = actors.resolved(capacity, len(tasks))
@@ -123,6 +125,7 @@ class RayExecutor:
         dataset.context.max_consecutive_actor_init_deaths = 3  # one that is killed while it starts is replaced
         dataset.context.enable_progress_bars = False
         dataset.context.print_on_execution_start = False
+        dataset.context.raise_original_map_exception = True  # a ZeroDivisionError stays one
         attempts = _attempts()
         one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
         for number, stage in enumerate(stages):

@@ -21,22 +21,21 @@ import pytest
 import torch
 from pictures import write_views
 from PIL import Image
+from stages import match_here
 from synthetic_run import Scene
 
-from benchmarks.pipeline import match_without_ray
 from eloftr.checkpoint import CheckpointError, load_model
-from pipeline.errors import ImageError, StorageError
+from pipeline import reconstruct
+from pipeline.errors import ImageError, ReconstructionError, StorageError
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
 from pipeline.match.run import Run
 from pipeline.photos.decode import decode_image
 from pipeline.photos.limits import ImageLimits
-from pipeline.reconstruct.database import ReconstructionError
-from pipeline.reconstruct.job import reconstruct
-from pipeline.reconstruct.spool import ReconstructionError
 
 PROJECT = Path(__file__).resolve().parents[2]
 LONG_SIDE = 160
-REFUSALS = (ReconstructionError, ReconstructionError, StorageError, CheckpointError)
+PICKLING = [PROJECT / "pipeline" / "execute" / name for name in ("local.py", "on_ray.py", "worker.py")]
+REFUSALS = (ReconstructionError, StorageError, CheckpointError)
 
 
 def asked(photos: Path, output: Path, **other: Any) -> RunOptions:
@@ -76,7 +75,7 @@ def test_links_out_of_the_folder_of_images_are_followed_only_where_asked(
     lines = ["view 0.jpg\tinner.jpg", "view 0.jpg\tout.jpg", "view 0.jpg\tfolder/secret.jpg"]
     (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n")
     run = Run(asked(photos, tmp_path / "run", pairs=str(tmp_path / "pairs.txt"), follow_links=follow), "cpu")
-    match_without_ray(run)
+    match_here(run)
     rows = pa.concat_tables(run.folder.read_table(name) for name in run.folder.names("matches")).to_pylist()
     reasons = {row["image0"] if row["image0"] != "view 0.jpg" else row["image1"]: row["reason"] for row in rows}
     assert reasons["inner.jpg"] is None
@@ -237,7 +236,7 @@ def test_no_file_of_a_run_folder_is_unpickled(tmp_path: Path) -> None:
     whole, trace = tmp_path / "whole", tmp_path / "executed"
     write_views(tmp_path / "photos", 2, (160, 120))
     run = Run(asked(tmp_path / "photos", whole), "cpu")
-    match_without_ray(run)
+    match_here(run)
     for name in ("run.json", "plan/shards.parquet", "matches/00000000.parquet", "images/00000000.parquet"):
         folder = Path(shutil.copytree(whole, tmp_path / f"with {name.replace('/', ' ')}"))
         (folder / name).write_bytes(pickle.dumps(Evil(trace)))
@@ -268,7 +267,7 @@ def test_only_what_passes_between_our_own_processes_is_pickled() -> None:
                 names = {alias.name.partition(".")[0] for alias in node.names}
                 names |= {str(node.module)} if isinstance(node, ast.ImportFrom) else set()
                 loads = names & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
-                assert not loads or path.name in ("dataflow.py", "isolation.py"), f"{path}: {loads}"
+                assert not loads or path in PICKLING, f"{path}: {loads}"
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in ("eval", "exec"), f"{path}:{node.lineno}"

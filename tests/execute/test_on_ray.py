@@ -1,0 +1,43 @@
+"""What is Ray's alone: who reads beside whom, and how much runs ahead."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import stages
+
+from pipeline.execute.executor import Actors, Capacity, Stage, make_executor, tasks_of
+
+pytestmark = pytest.mark.usefixtures("embedded_ray")
+
+
+def test_a_ray_that_the_caller_started_is_used_and_left_running() -> None:
+    import ray
+
+    with make_executor("ray") as executor:
+        executor.start()
+        assert executor.capacity() == Capacity(2, 0)
+    assert ray.is_initialized()
+
+
+def test_without_gpus_one_process_reads_for_two_cpus(tmp_path: Path) -> None:
+    read = Stage("read", partial(stages.Crowd, partial(stages.plus, 1), tmp_path))
+    hold = Stage("hold", partial(stages.plus, 1), holds_model=True)
+    with make_executor("ray") as executor:
+        found = executor.run([read, hold], tasks_of("abcd", range(4)), Actors.parse("2"))
+        assert sorted(found) == [2, 3, 4, 5]
+    assert [path.name for path in tmp_path.glob("at-once-*")] == ["at-once-1"]
+
+
+def test_results_that_are_not_taken_experiment(tmp_path: Path) -> None:
+    with make_executor("ray") as executor:
+        results = executor.run([Stage("trace", partial(stages.traced, tmp_path))], tasks_of([f"t{k}" for k in range(100)], range(100)), Actors.parse("1"))
+        next(results)
+        time.sleep(8)
+        print("RAN", len([*tmp_path.iterdir()]))
+        results.close()
+    assert 0
