@@ -101,7 +101,10 @@ class RayExecutor:
         actors: Actors = Actors(),
         listen: Listener = nobody,
     ) -> Iterator[Any]:
-        """See `Executor.run`. Raises ExecutorError for actors that this cluster cannot hold, before any work."""
+        """See `Executor.run`. Raises ExecutorError for actors that this cluster cannot hold, before any work.
+
+        Results that are not taken hold the work up where they fill Ray's object store, and small ones do not.
+        """
         if not tasks:  # Ray Data has no dataset without blocks
             return iter(())
         self.start()
