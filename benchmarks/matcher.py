@@ -48,7 +48,7 @@ sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.environment import commit, peak_memory, versions  # noqa: E402
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model  # noqa: E402
-from eloftr.matcher import DTYPES, Matcher, pairs_at_once  # noqa: E402
+from eloftr.matching.matcher import DTYPES, Matcher, pairs_at_once  # noqa: E402
 from eloftr.model import ImageFeatures  # noqa: E402
 
 Pairs = list[tuple[int, int]]

@@ -29,7 +29,7 @@ sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.matcher import PairsToMatch, environment, near_pairs, published, shape_of, windows  # noqa: E402
 from eloftr import load_model  # noqa: E402
-from eloftr.matcher import DTYPES, Matcher  # noqa: E402
+from eloftr.matching.matcher import DTYPES, Matcher  # noqa: E402
 from eloftr.model import PairMatches  # noqa: E402
 
 

@@ -29,17 +29,25 @@ import torch
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
-from benchmarks.matcher import Pairs, environment, flop_counter, near_pairs, published, shape_of, windows  # noqa: E402
+from benchmarks.matcher import (  # noqa: E402
+    Pairs,
+    environment,
+    flop_counter,
+    near_pairs,
+    published,
+    shape_of,
+    windows,
+)
 from benchmarks.savings import SAVINGS, Side, Variant  # noqa: E402
-from eloftr import backbone, fine_matching, model, transformer  # noqa: E402
-from eloftr.matcher import DTYPES, pairs_at_once  # noqa: E402
+from eloftr import backbone, model, sparse_fusion, transformer  # noqa: E402
+from eloftr.matching.matcher import DTYPES, pairs_at_once  # noqa: E402
 
 STAGES: dict[str, tuple[Any, str]] = {
     "backbone": (backbone.RepVGG, "forward"),
     "first self-attention": (transformer.LocalFeatureTransformer, "encode"),
     "transformer": (transformer.LocalFeatureTransformer, "forward"),
     "coarse matching": (model, "match_coarse"),
-    "fusion": (fine_matching.FineFusion, "around"),
+    "fusion": (sparse_fusion.FineFusion, "around"),
     "refinement": (model, "refine"),
 }
 WITHOUT = Variant([change for saving in SAVINGS.values() for change in saving.patches])

@@ -26,12 +26,18 @@ from pipeline.vocabulary import Device, Status
 if TYPE_CHECKING:  # see pipeline/match/match.py
     from eloftr import EfficientLoFTRForKeypointMatching
 
-THREADS = 1  # of a process without a GPU: two take twice the CPU time for the same pairs, so every CPU gets a process
+# of a process without a GPU: two take twice the CPU time for the same pairs, so every CPU gets a
+# process
+TORCH_THREADS = 1
 
 
-def plan_run(options: RunOptions, executor: Executor, actors: Actors = Actors(), listen: Listener = nobody) -> Run:
-    """Read and check everything that a run needs, and tell its plan. Writes nothing. Raises as `Run` does, and
-    ExecutorError for actors that cannot be had."""
+def plan_run(
+    options: RunOptions, executor: Executor, actors: Actors = Actors(), listen: Listener = nobody
+) -> Run:
+    """Read and check everything that a run needs, and tell its plan.
+
+    Writes nothing. Raises as `Run` does, and ExecutorError for actors that cannot be had.
+    """
     capacity = executor.capacity()
     run = Run(options, Device.CUDA if actors.gpus or capacity.gpus else Device.CPU)
     counts = run.counts()
@@ -61,8 +67,8 @@ def match_photographs(
     """Plan, match what is not done yet, write and return the summary.
 
     stage: what matches a shard, made once in every process that holds the model.
-    Whatever is wrong with the arguments is raised before any work, see `Run`; ExecutorError for actors that cannot be
-    had; LeaseError where another command works on the run folder.
+    Whatever is wrong with the arguments is raised before any work, see `Run`; ExecutorError for
+    actors that cannot be had; LeaseError where another command works on the run folder.
     """
     started = time.monotonic()
     run = plan_run(options, executor, actors, listen)
@@ -78,7 +84,8 @@ def match_photographs(
             shards = planned_shards(todo)
             tasks = tasks_of((shard.shard for shard in shards), shards)
             progress = Progress(pairs, listen=listen)
-            results = executor.run(stages_of(run, stage), tasks, actors, listen)
+            threads = executor.threads(actors, len(tasks))
+            results = executor.run(stages_of(run, stage, threads), tasks, actors, listen)
             try:
                 for marker in results:
                     lease.check()
@@ -98,32 +105,47 @@ def match_photographs(
         )
 
 
-def stages_of(run: Run, stage: type[MatchShard] = MatchShard) -> list[Stage]:
-    """Read, match and finish, for the shards of a run."""
+def stages_of(run: Run, stage: type[MatchShard] = MatchShard, threads: int = 1) -> list[Stage]:
+    """Read, match and finish, for the shards of a run. threads: of every process that matches."""
     options = run.options
     return [
         Stage("read", partial(make_reader, run.source, options.limits, options.matching.long_side)),
-        Stage("match", partial(_make_matcher, stage, run.model, options.matching), holds_model=True),
+        Stage(
+            "match",
+            partial(_make_matcher, stage, run.model, options.matching, threads),
+            holds_model=True,
+        ),
         Stage("finish", partial(FinishShard, run.folder, options.verification)),
     ]
 
 
 def _make_matcher(
-    stage: type[MatchShard], model: EfficientLoFTRForKeypointMatching, options: MatchingOptions
+    stage: type[MatchShard],
+    model: EfficientLoFTRForKeypointMatching,
+    options: MatchingOptions,
+    threads: int,
 ) -> MatchShard:
     """In a process of an executor, which belongs to it alone."""
     import torch
 
     if not torch.cuda.is_available():
-        torch.set_num_threads(THREADS)
-    return stage(model, options)
+        torch.set_num_threads(TORCH_THREADS)
+    matcher = stage(model, options)
+    matcher.threads = threads
+    return matcher
 
 
 def _count(executor: Executor, marker: Marker) -> None:
-    """What operators watch: pairs by status, failures by reason, images encoded, seconds of work by stage."""
+    """What operators watch: pairs by status, failures by reason, images encoded, seconds of work by
+    stage.
+    """
     counts = marker["counts"]
     failed = counts["pairs"] - counts["matched"] - counts["unmatched"]
-    of_status = {Status.MATCHED: counts["matched"], Status.UNMATCHED: counts["unmatched"], Status.FAILED: failed}
+    of_status = {
+        Status.MATCHED: counts["matched"],
+        Status.UNMATCHED: counts["unmatched"],
+        Status.FAILED: failed,
+    }
     for status, number in of_status.items():
         executor.count("eloftr_pairs", number, {"status": status.value})
     for reason, number in marker["failed"].items():

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import matcher, planning, precision, savings, stages, verification, widened
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
-from eloftr.matcher import Matcher
+from eloftr.matching.matcher import Matcher
 from eloftr.model import PairMatches
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ import torch
 from pictures import write_views
 from stages import match_here
 
-from eloftr.checkpoint import CheckpointError, load_model, save_model
+from eloftr import CheckpointError, load_model, save_model
 from pipeline.errors import PairListError, RunError, StorageError
 from pipeline.match.finish import FinishShard
 from pipeline.match.match import MatchedShard

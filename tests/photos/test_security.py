@@ -24,7 +24,7 @@ from PIL import Image
 from stages import match_here
 from synthetic_run import Scene
 
-from eloftr.checkpoint import CheckpointError, load_model
+from eloftr import CheckpointError, load_model
 from pipeline import reconstruct
 from pipeline.errors import ImageError, ReconstructionError, StorageError
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
