@@ -18,7 +18,8 @@ from pictures import write_views
 
 from pipeline.errors import ArgumentError, ExecutorError, StorageError
 from pipeline.events import Event
-from pipeline.execute.executor import Actors, Executor, Stage, make_executor, tasks_of
+from pipeline.execute.choose import make_executor
+from pipeline.execute.executor import Actors, Executor, Stage, tasks_of
 from pipeline.execute.local import MOST_DEATHS, LocalExecutor
 from pipeline.match.job import match_photographs
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions

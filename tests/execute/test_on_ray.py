@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import stages
 
-from pipeline.execute.executor import Actors, Capacity, Stage, make_executor, tasks_of
+from pipeline.execute.choose import make_executor
+from pipeline.execute.executor import Actors, Capacity, Stage, tasks_of
 
 pytestmark = pytest.mark.usefixtures("embedded_ray")
 
