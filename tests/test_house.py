@@ -57,11 +57,19 @@ OF_THE_MODEL = {"torch", "numpy", "PIL", "safetensors", "typing_extensions", "tr
 ASKED_FOR = {"huggingface_hub", "onnx", "onnxruntime", "onnxscript"}
 NEVER = {"transformers", "cv2", "benchmarks", "jobs", "tests"}  # in the packages that are installed
 
-# Names that several modules define at their top, and why that is no confusion.
+# Public names that several modules define at their top, and why that is no confusion.
 TWICE = {
+    "DTYPES": "names, and torch's types of these names; processes without torch check the names",
+    "Run": "of a training, and of matching: packages that do not meet",
+    "Stage": "a step that an executor carries out, and the names of steps in tables",
+    "command": "the one of each module of cli/commands",
+    "draw_matches": "as transformers draws them, and with what verification says of each",
     "main": "what a process begins with",
-    "match": "the package's function on photographs, and the pipeline's on folders",
+    "match": "the model's on two photographs, and the pipeline's on a folder",
+    "nearest": "cells of two images, and images of a folder",
     "rerank": "the front's function, and the job behind it",
+    "sample": "of pixels, and of pairs",
+    "unit": "vectors of length one, of cameras and of descriptors",
 }
 
 
@@ -173,22 +181,37 @@ def broken_rules(root: Path) -> list[str]:
     return broken
 
 
+def defined(tree: ast.Module) -> Iterator[tuple[str, bool]]:
+    """Public names at the top of a module, and whether each is a constant."""
+    for node in tree.body:
+        found: list[tuple[str, bool]] = []
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found = [(node.name, False)]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found = [(n.id, True) for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+        yield from ((name, constant) for name, constant in found if not name.startswith("_"))
+
+
 def names_of_several(root: Path) -> dict[str, list[str]]:
-    """Public names that more than one module of the packages defines at its top."""
+    """Public names that several modules of the packages define at their top.
+
+    A constant that no other module imports is its own module's affair.
+    """
+    trees = {
+        module_name(root, path): ast.parse(path.read_text())
+        for top in ("eloftr", "pipeline")
+        for path in (root / top).rglob("*.py")
+    }
+    imported = {found.name for tree in trees.values() for found in imports(tree)}
     places: dict[str, set[str]] = defaultdict(set)
-    for top in ("eloftr", "pipeline"):
-        for path in (root / top).rglob("*.py"):
-            for node in ast.parse(path.read_text()).body:
-                names: list[str] = []
-                if isinstance(node, ast.ClassDef | ast.FunctionDef):
-                    names = [node.name]
-                elif isinstance(node, ast.Assign | ast.AnnAssign):
-                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                    names = [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
-                for name in names:
-                    if not name.startswith("_"):
-                        places[name].add(path.relative_to(root).as_posix())
-    return {name: sorted(where) for name, where in sorted(places.items()) if len(where) > 1}
+    public: set[str] = set()
+    for module, tree in trees.items():
+        for name, constant in defined(tree):
+            places[name].add(module)
+            if not constant or f"{module}.{name}" in imported:
+                public.add(name)
+    return {name: sorted(places[name]) for name in sorted(public) if len(places[name]) > 1}
 
 
 def test_the_house_keeps_its_rules() -> None:
@@ -265,11 +288,12 @@ def test_a_broken_rule_is_found(clean: Path, tmp_path: Path, path: str, text: st
 
 def test_a_name_of_two_modules_is_found(clean: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(clean, tmp_path / "house"))
-    (root / "eloftr/thing.py").write_text("def cut(): ...\nclass _Own: ...\nFIRST, SIZE = 1, 2\n")
-    (root / "pipeline/thing.py").write_text("cut: int = 1\nclass _Own: ...\nSIZE = 3\n")
+    (root / "eloftr/thing.py").write_text("def cut(): ...\nclass _Own: ...\nFIRST, SIZE = 1, 2\nOWN = 1\n")
+    (root / "pipeline/thing.py").write_text("cut: int = 1\nclass _Own: ...\nSIZE = 3\nOWN = 2\n")
+    (root / "pipeline/other.py").write_text("from eloftr.thing import FIRST, SIZE\n")
     assert names_of_several(root) == {
-        "SIZE": ["eloftr/thing.py", "pipeline/thing.py"],
-        "cut": ["eloftr/thing.py", "pipeline/thing.py"],
+        "SIZE": ["eloftr.thing", "pipeline.thing"],
+        "cut": ["eloftr.thing", "pipeline.thing"],
     }
 
 

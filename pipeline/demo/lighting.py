@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.demo.raycaster import Surface
+from pipeline.demo.surfaces import Surface
 
 _GAMMA = 2.2
 

@@ -19,7 +19,8 @@ from PIL import Image
 
 from pipeline.demo import textures
 from pipeline.demo.lighting import bake_light
-from pipeline.demo.raycaster import Region, Scene, Surface, box, column, look_at, render
+from pipeline.demo.raycaster import Scene, render
+from pipeline.demo.surfaces import Region, Surface, box, column, look_at
 from pipeline.demo.truth import DemoTruth, Pose
 
 VERSION = 1  # of the pictures: a cached folder of another version is made again

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # see pipeline/match/match.py
 
 LONG_SIDE = 320  # of the images that are described, pixels
 READ_THREADS, READ_AHEAD = 4, 64  # images decoded while others are described
-QUERIES, DATABASE = 1024, 8192  # rows and columns of similarities that exist at once: 34 MB
+BLOCK = (1024, 8192)  # rows and columns of similarities that exist at once: 34 MB
 SAMPLE = 4096  # vectors that a reduction is learnt from
 
 
@@ -141,7 +141,7 @@ def nearest(
     queries: np.ndarray,
     database: np.ndarray | None,
     k: int,
-    block: tuple[int, int] = (QUERIES, DATABASE),
+    block: tuple[int, int] = BLOCK,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k rows of `database` most similar to each row of `queries`, best first.
 
@@ -208,7 +208,7 @@ def reduced(vectors: np.ndarray, dimensions: int) -> np.ndarray:
         variances, axes = np.linalg.eigh(sample.T @ sample)
     keep = np.flatnonzero(variances > 1e-6 * variances[-1])[::-1][:dimensions]
     axes = axes[:, keep] * (variances[keep] / len(sample)) ** -0.25
-    blocks = (unit(vectors[start : start + DATABASE]) for start in range(0, len(vectors), DATABASE))
+    blocks = (unit(vectors[start : start + BLOCK[1]]) for start in range(0, len(vectors), BLOCK[1]))
     return np.concatenate([(block - mean) @ axes for block in blocks])
 
 

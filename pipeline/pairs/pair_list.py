@@ -36,7 +36,7 @@ SPACES, TABS, COMMAS = _line(r'[^\s"]+', r"\s"), _line(r'[^\t"]+?', r"\t"), _lin
 HEADER = (
     r'(?i)^"?(?:image_?0"?\s*,\s*"?image_?1|query"?\s*,\s*"?candidate)"?\s*(?:,\s*"?\w*"?\s*)?$'
 )
-OF_CANDIDATES = {
+CANDIDATE_COLUMNS = {
     "query": "image0",
     "candidate": "image1",
 }  # columns of a list of candidates, which is one of pairs, too
@@ -187,7 +187,7 @@ def table_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
     for the error.
     """
     table = table.rename_columns(
-        [OF_CANDIDATES.get(column, column) for column in table.column_names]
+        [CANDIDATE_COLUMNS.get(column, column) for column in table.column_names]
     )
     try:
         images = [table[column].cast(pa.string()) for column in ("image0", "image1")]

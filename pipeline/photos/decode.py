@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import ImageError
-from pipeline.photos.exif import FORMATS, TRANSPOSE, read_exif
+from pipeline.photos.exif import DECODERS, TRANSPOSE, read_exif
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.sizes import bucket
 from pipeline.vocabulary import Reason
@@ -92,7 +92,7 @@ def decode_image(
 def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
     """The header of an image, without its pixels."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=DECODERS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         cure = "raise PIL.Image.MAX_IMAGE_PIXELS where the limits allow more"
         raise ImageError(

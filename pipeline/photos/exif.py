@@ -12,7 +12,7 @@ from PIL import Image
 
 # The only decoders that may see a file, whatever its name says: one of Pillow's others runs
 # Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+DECODERS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -75,7 +75,7 @@ LATITUDE_REF, LATITUDE, LONGITUDE_REF, LONGITUDE, ALTITUDE_REF, ALTITUDE = range
 
 
 def gps_position(data: bytes) -> tuple[float, float, float] | None:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=DECODERS) as image:
         tags = image.getexif().get_ifd(GPS)
     try:
         latitude = _degrees(tags[LATITUDE]) * (

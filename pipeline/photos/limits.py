@@ -13,7 +13,7 @@ from pipeline.errors import ArgumentError, ImageError
 from pipeline.vocabulary import Reason
 
 MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")  # of a JPEG, without those that stand alone
-SMALL = 1 << 22  # pixels that harm nobody, however few bytes they come in
+HARMLESS = 1 << 22  # pixels that harm nobody, however few bytes they come in
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ImageLimits:
             raise ImageError(
                 Reason.TOO_LARGE, f"tiles of {pixels} pixels: more than {self.max_pixels}"
             )
-        if pixels > SMALL and pixels > self.max_pixels_per_byte * len(data):
+        if pixels > HARMLESS and pixels > self.max_pixels_per_byte * len(data):
             most = f"{self.max_pixels_per_byte:g} a byte"
             raise ImageError(
                 Reason.TOO_LARGE, f"{pixels} pixels in {len(data)} bytes: more than {most}"

@@ -49,7 +49,7 @@ READ: dict[str, tuple[str, ...]] = {
 
 
 # the main job: its options → its summary, or the counts of its plan
-Matcher = Callable[[RunOptions], Any]
+MatchRound = Callable[[RunOptions], Any]
 
 
 def round_sizes(longest: int, adaptive: bool) -> list[int]:
@@ -116,7 +116,7 @@ def rerank_candidates(
 
 
 def rerank(
-    options: RerankOptions, match: Matcher, listen: Listener = nobody, dry_run: bool = False
+    options: RerankOptions, match: MatchRound, listen: Listener = nobody, dry_run: bool = False
 ) -> Reranking | None:
     """Match candidates in rounds, order them, write and return the results.
 

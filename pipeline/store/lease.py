@@ -23,7 +23,7 @@ from typing import Any
 from pipeline.errors import LeaseError, StorageError
 from pipeline.store.folder import Folder
 
-NAME = "run.lock"
+LOCK = "run.lock"
 BEAT, EXPIRY, SETTLE = 20.0, 120.0, 2.0  # seconds
 
 
@@ -47,7 +47,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         holder = self._holder()
-        if holder is None and self.folder.create(NAME, json.dumps(self._content()).encode()):
+        if holder is None and self.folder.create(LOCK, json.dumps(self._content()).encode()):
             self.renewer.start()
             return self
         holder = holder or self._holder()  # another was quicker
@@ -57,7 +57,7 @@ class Lease:
                 who = f"process {holder['pid']} on {holder['host']}, works on it since {holder['since']}"
                 cure = f"wait for it or stop it (its lock counts as left after {self.expiry:.0f} s without a renewal)"
                 raise LeaseError(f"{self.folder.shown}: another command, {who}; {cure}.")
-            self.folder.publish_json(NAME, self._content())
+            self.folder.publish_json(LOCK, self._content())
             time.sleep(self.settle)
             self._look()
             self.check()
@@ -70,7 +70,7 @@ class Lease:
         try:
             self._look()
             if not self.lost:
-                self.folder.remove(NAME)
+                self.folder.remove(LOCK)
         except (StorageError, OSError):  # it expires; what happened before matters more
             pass
 
@@ -88,7 +88,7 @@ class Lease:
                 self._look()
                 if self.lost:
                     return
-                self.folder.publish_json(NAME, self._content())
+                self.folder.publish_json(LOCK, self._content())
                 renewed = time.monotonic()
             except (StorageError, OSError) as error:
                 if time.monotonic() - renewed > self.expiry:
@@ -107,7 +107,7 @@ class Lease:
 
     def _holder(self) -> dict[str, Any] | None:
         try:
-            holder: dict[str, Any] = self.folder.read_json(NAME)
+            holder: dict[str, Any] = self.folder.read_json(LOCK)
             return holder
         except FileNotFoundError:
             return None

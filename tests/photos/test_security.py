@@ -27,10 +27,13 @@ from synthetic_run import Scene
 from eloftr import CheckpointError, load_model
 from pipeline import reconstruct
 from pipeline.errors import ImageError, ReconstructionError, StorageError
+from pipeline.execute.worker import call
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
+from pipeline.match.read import _read_alone
 from pipeline.match.run import Run
 from pipeline.photos.decode import decode_image
 from pipeline.photos.limits import ImageLimits
+from pipeline.store.folder import Folder
 
 PROJECT = Path(__file__).resolve().parents[2]
 LONG_SIDE = 160
@@ -145,19 +148,23 @@ def test_the_made_files_are_images_where_they_ask_for_little() -> None:
         assert decode_image(animation_that_says(format, 64, 64)).gray.shape == (64, 64)
 
 
+# A host's limit of Pillow stays as it is, and comes before ours.
+OF_PILLOW = r"more pixels than Pillow opens \(.*exceeds limit of 178956970 pixels.*raise PIL.Image.MAX_IMAGE_PIXELS"
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("data", "detail"),
     [
-        (png(30_000, 30_000), "more than 178956970 pixels"),
-        (png(30_000, 30_000, lines=10), "more than 178956970 pixels"),
+        (png(30_000, 30_000), OF_PILLOW),
+        (png(30_000, 30_000, lines=10), OF_PILLOW),
         (png(13_000, 13_000), "pixels in"),
-        (jpeg_that_says(60_000, 60_000), "more than 178956970 pixels"),
+        (jpeg_that_says(60_000, 60_000), OF_PILLOW),
         (jpeg_that_says(13_000, 13_000), "more than 100 a byte"),
         (jpeg_of_scans(100), "scans: more than 50"),
-        (animation_that_says("WEBP", 16_383, 16_383), "more than 178956970 pixels"),
+        (animation_that_says("WEBP", 16_383, 16_383), OF_PILLOW),
         (animation_that_says("WEBP", 13_000, 13_000), "more than 100 a byte"),
-        (animation_that_says("GIF", 60_000, 60_000), "more than 178956970 pixels"),
+        (animation_that_says("GIF", 60_000, 60_000), OF_PILLOW),
         (animation_that_says("GIF", 13_000, 13_000), "more than 100 a byte"),
         (tiff_of_tiles(13_008), "more than 100 a byte"),
         (tiff_of_tiles(1 << 20), "tiles of 1099511627776 pixels"),
@@ -169,6 +176,23 @@ def test_a_small_file_that_asks_for_gigabytes_or_hours_is_refused(data: bytes, d
     with pytest.raises(ImageError, match=detail) as refused:
         decode_image(data)
     assert refused.value.reason == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason", "detail"),
+    [
+        (ImageLimits(), "too_large", "15000×15000 pixels: more than 178956970 pixels"),
+        (ImageLimits(max_pixels=1 << 30, max_pixels_per_byte=1e9), "truncated", "pixels cannot be decoded"),
+    ],
+    ids=["ours", "raised"],
+)
+def test_processes_that_read_open_what_the_limits_allow(
+    tmp_path: Path, limits: ImageLimits, reason: str, detail: str
+) -> None:
+    (tmp_path / "large.png").write_bytes(png(15_000, 15_000, lines=10))
+    with pytest.raises(ImageError, match=detail) as refused:
+        call(_read_alone, Folder(str(tmp_path)), "large.png", limits, LONG_SIDE)
+    assert refused.value.reason == reason
 
 
 def test_a_chunk_of_text_that_unpacks_to_gigabytes_is_refused() -> None:
