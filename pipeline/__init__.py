@@ -230,7 +230,7 @@ def _run_options(given: dict[str, Any]) -> Any:
 
 def _closing(executor: str | Executor) -> Any:
     """A context that closes an executor made here, and leaves one that was given as it is."""
-    from pipeline.execute.executor import make_executor
+    from pipeline.execute.choose import make_executor
 
     return make_executor(executor) if isinstance(executor, str) else nullcontext(executor)
 

@@ -1,4 +1,4 @@
-"""Where the photographs and reference files are; servers on loopback."""
+"""Where the photographs and reference files are; servers on loopback; executors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import functools
 import http.server
 import importlib.util
 import os
+import signal
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,8 +16,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+from pipeline.execute.choose import make_executor
+from pipeline.execute.executor import Executor
 
 PROJECT = Path(__file__).resolve().parents[1]
+# The examples are the same in every run, and few: a property that fails is found all the same.
+settings.register_profile("same", derandomize=True, deadline=None, max_examples=60, database=None)
+settings.load_profile("same")
 
 
 def _folder(variable: str, default: Path) -> Path:
@@ -89,6 +98,42 @@ def s3() -> Iterator[dict[str, str]]:
     fsspec.filesystem("s3", **options).mkdir("bucket")
     yield options
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def embedded_ray() -> Iterator[None]:
+    """A Ray node of two CPUs in this process, for all tests that need one."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    with pytest.MonkeyPatch.context() as patched:
+        # Workers of Ray step back behind whatever else the machine does, and a test would wait for them.
+        patched.setenv("RAY_worker_niceness", "0")
+        # Ray ends what has no work for a second, and the next test would wait for new processes.
+        patched.setenv("RAY_idle_worker_killing_time_threshold_ms", "30000")
+        patched.setenv("CUDA_VISIBLE_DEVICES", "")
+        patched.delenv("RAY_ADDRESS", raising=False)
+        handler = signal.getsignal(signal.SIGTERM)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            object_store_memory=1 << 28,
+            runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        )
+        signal.signal(signal.SIGTERM, handler)  # Ray has one of its own
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=["local", "ray"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    """What carries out stages, on two CPUs."""
+    if request.param == "ray":
+        request.getfixturevalue("embedded_ray")
+    with make_executor(request.param) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import click
 
 import pipeline
-from pipeline.execute.executor import EXECUTORS, Actors, make_executor
+from pipeline.execute.choose import EXECUTORS, make_executor
+from pipeline.execute.executor import Actors
 from pipeline.match.options import DTYPES, VerificationOptions
 from pipeline.photos.limits import ImageLimits
 from pipeline.store.opening import storage_options

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, Protocol
 from pipeline.errors import ArgumentError, ExecutorError
 from pipeline.events import Listener, nobody
 
-EXECUTORS = ("auto", "local", "ray")
 # the environment variable that names a cluster; Ray sets it inside its jobs
 CLUSTER = "RAY_ADDRESS"
 
@@ -177,26 +176,6 @@ def local_capacity() -> Capacity:
     import torch
 
     return Capacity(max(1, len(os.sched_getaffinity(0))), torch.cuda.device_count())
-
-
-def make_executor(name: str = "auto", quiet: bool = False) -> Executor:
-    """The executor of that name.
-
-    `auto` is Ray where a cluster's address is given, as inside a Ray job, and where this machine
-    has several GPUs; else `local`.
-
-    quiet: see `RayExecutor`. Raises ArgumentError for another name, MissingExtraError where Ray is
-    wanted and not there.
-    """
-    if name not in EXECUTORS:
-        raise ArgumentError(f"executor {name!r} is unknown; give {', '.join(EXECUTORS)}.")
-    if name == "ray" or (name == "auto" and (os.environ.get(CLUSTER) or local_capacity().gpus > 1)):
-        from pipeline.execute.on_ray import RayExecutor
-
-        return RayExecutor(quiet=quiet)
-    from pipeline.execute.local import LocalExecutor
-
-    return LocalExecutor()
 
 
 def tasks_of(names: Iterable[str], values: Iterable[Any]) -> list[Task]:

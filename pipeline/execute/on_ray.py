@@ -126,8 +126,11 @@ class RayExecutor:
     ) -> Generator[Any, None, None]:
         """See `Executor.run`.
 
-        Raises ExecutorError for actors that this cluster cannot hold, before any work.
+        Results that are not taken hold the work up where they fill Ray's object store, and small
+        ones do not. Raises ExecutorError for actors that this cluster cannot hold, before any work.
         """
+        if not tasks:  # Ray Data has no dataset without blocks
+            return (nothing for nothing in ())
         self.start()
         capacity = self.capacity()
         first, most, share = actors.resolved(capacity, len(tasks))
@@ -158,6 +161,7 @@ class RayExecutor:
         dataset.context.max_consecutive_actor_init_deaths = 3
         dataset.context.enable_progress_bars = False
         dataset.context.print_on_execution_start = False
+        dataset.context.raise_original_map_exception = True  # a ZeroDivisionError stays one
         attempts = _attempts()
         one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
         for number, stage in enumerate(stages):

@@ -33,14 +33,16 @@ OF_CANDIDATES = ENDINGS | {
     ".run": ("trec",),
 }
 FORMATS = ("parquet", "csv", "hloc", "colmap", "kapture", "trec")
+# What reading takes away at the ends of a line: Unicode's white space, and a byte order mark.
+BLANK = r"\s\pZ\x{0b}\x{1c}-\x{1f}\x{85}\x{feff}"
 # What a name may not hold where nothing is quoted.
 REFUSED = {
     "csv": r"[\r\n]",
-    "hloc": r'[\s"]|^#',
-    "colmap": r'[\s"]|^#',
-    "kapture": r'[,"\r\n]|^[\s#]|\s$',
+    "hloc": rf'[\s"]|^[{BLANK}#]|[{BLANK}]$',
+    "colmap": rf'[\s"]|^[{BLANK}#]|[{BLANK}]$',
+    "kapture": rf'[,"\r\n]|^[{BLANK}#]|[{BLANK}]$',
+    "trec": rf"[\t\r\n]|^[{BLANK}#]|[{BLANK}]$",
 }
-REFUSED["trec"] = r"[\t\r\n]|^[\s#]|\s$"
 KAPTURE = b"# kapture format: 1.1\n# query_image, map_image, score\n"
 MOST = 20_000_000  # pairs of a list; names of 25 letters alone then take 1 GB
 MOST_BYTES = 2**31 - 1  # of the names on one side of a list: an array of strings holds no more

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.demo import scene
+from pipeline.demo import scene as demo_scene
 from pipeline.demo.raycaster import Scene, correspond, render
 from pipeline.demo.scene import cameras, courtyard, make_demo_scene
-from pipeline.demo.truth import DemoTruth, compare_with_truth
+from pipeline.demo.truth import DemoTruth, Pose, compare_with_truth
 
 SIZE = (160, 120)
 
@@ -129,7 +129,7 @@ def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
-def moved(truth: DemoTruth, scale: float, Q: np.ndarray, s: np.ndarray) -> dict[str, demo_scene.Pose]:
+def moved(truth: DemoTruth, scale: float, Q: np.ndarray, s: np.ndarray) -> dict[str, Pose]:
     """The true poses in the frame where world points x become scale · Q @ x + s."""
     return {name: (R @ Q.T, scale * t - R @ Q.T @ s) for name, (R, t) in truth.poses.items()}
 

@@ -19,6 +19,7 @@ from eloftr.model import ImageFeatures
 from pipeline.match.match import MatchedShard, MatchShard, set_aside
 from pipeline.match.options import MatchingOptions
 from pipeline.match.read import TRIES, ReadShard
+from pipeline.match.shards import PlannedShard
 from pipeline.pairs.pair_list import exhaustive
 from pipeline.photos.limits import ImageLimits
 from pipeline.store.folder import Folder
@@ -49,7 +50,7 @@ def match(
 ) -> MatchedShard:
     read = ReadShard(Folder(str(folder)), ImageLimits(), LONG_SIDE)
     stage = MatchShard(model, MatchingOptions(LONG_SIDE, batch_size=batch_size))
-    return stage(read("00000007", names, pairs))
+    return stage(read(PlannedShard("00000007", names, pairs)))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_every_image_is_encoded_once(
     batches: list[int] = []
     encode = stage.matcher.encode
     monkeypatch.setattr(stage.matcher, "encode", lambda images: (batches.append(len(images)), encode(images))[1])
-    found = stage(ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)("a", names, exhaustive(4)))
+    found = stage(ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)(PlannedShard("a", names, exhaustive(4))))
     assert sum(batches) == found.encodes == 4
     assert max(batches) == 2
     assert found.matches.num_rows == 6
@@ -223,7 +224,7 @@ def test_batches_that_memory_cannot_hold_are_made_smaller(
     model: EfficientLoFTRForKeypointMatching, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"view {k}.jpg" for k in range(4)]
-    shard = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)("a", names, exhaustive(4))
+    shard = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)(PlannedShard("a", names, exhaustive(4)))
     stage = MatchShard(model, MatchingOptions(LONG_SIDE, batch_size=6))
     enough = stage(shard)
     sizes: list[int] = []
@@ -248,7 +249,7 @@ def test_later_attempts_match_fewer_pairs_at_once_and_the_last_sets_them_aside(
     model: EfficientLoFTRForKeypointMatching, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [*(f"view {k}.jpg" for k in range(4)), "gone.jpg"]
-    shard = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)("a", names, exhaustive(5))
+    shard = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)(PlannedShard("a", names, exhaustive(5)))
     stage = MatchShard(model, MatchingOptions(LONG_SIDE, batch_size=1))
     counts: list[int] = []
     plain = stage._match
@@ -280,11 +281,11 @@ def test_a_shard_that_cannot_be_verified_keeps_its_rows(mixed: MatchedShard) -> 
 def test_a_later_attempt_reads_every_image_in_a_process_of_its_own(photos: Path) -> None:
     names = ["view 0.jpg", "broken.jpg"]
     read = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)
-    first, second = (read("a", names, exhaustive(2), attempt) for attempt in (1, 2))
+    first, second = (read(PlannedShard("a", names, exhaustive(2)), attempt) for attempt in (1, 2))
     assert second.images.equals(first.images)
     assert second.failures.equals(first.failures)
     assert np.array_equal(second.pixels[0], first.pixels[0])
-    third = read("a", names, exhaustive(2), TRIES + 1)
+    third = read(PlannedShard("a", names, exhaustive(2)), TRIES + 1)
     assert third.failures["reason"].to_pylist() == ["crash", "crash"]
 
 

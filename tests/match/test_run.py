@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pictures import write_views
+from stages import match_here
 
-from benchmarks.pipeline import match_without_ray
 from eloftr import CheckpointError, load_model, save_model
 from pipeline.errors import PairListError, RunError, StorageError
 from pipeline.match.finish import FinishShard
 from pipeline.match.match import MatchedShard
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
-from pipeline.match.plan import make_plan
-from pipeline.match.run import Run
+from pipeline.match.plan import cost_line, make_plan, plan_line
+from pipeline.match.run import Run, Session
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.source import image_source
 from pipeline.store.folder import Folder
@@ -28,6 +28,7 @@ from pipeline.tables import FAILURES, IMAGES, MATCHES, unragged
 
 LONG_SIDE = 160
 MATCHING = MatchingOptions(LONG_SIDE)
+SESSION = Session(pairs=6, seconds=2.0, start_seconds=0.0, pairs_per_second=3.0, executor="local")
 SENTENCE = r"^[^\n]*\.$"
 LIST = """# two photographs a line
 view 0.jpg\tview 1.jpg
@@ -57,8 +58,8 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with all six pairs of four views, in shards of two pairs."""
     output = tmp_path_factory.mktemp("finished") / "run"
     run = Run(asked(photos, output, max_pairs=2), "cpu")
-    match_without_ray(run)
-    run.finish({"session": {}})
+    match_here(run)
+    run.finish(SESSION)
     return output
 
 
@@ -89,8 +90,8 @@ def test_a_run_folder_holds_plan_tables_markers_and_summary(finished: Path) -> N
 
 def test_making_a_run_writes_nothing(photos: Path, tmp_path: Path) -> None:
     run = Run(asked(photos, tmp_path / "run"), "cpu")
-    assert "4 images, 6 pairs in 1 shard" in run.described()
-    assert "6 pairs to do: about" in run.estimated()
+    assert "4 images, 6 pairs in 1 shard" in plan_line(run.counts())
+    assert "6 pairs to do: about" in cost_line(run.model, "float32", LONG_SIDE, run.pending())
     assert not (tmp_path / "run").exists()
 
 
@@ -100,7 +101,7 @@ def test_the_same_options_resume(photos: Path, finished: Path) -> None:
     assert run.resumed
     assert run.plan.shards.num_rows == 3
     assert run.pending().num_rows == 0
-    assert "3 shards done" in run.described()
+    assert "3 shards done" in plan_line(run.counts())
     run.begin()
     assert contents(finished) == before
 
@@ -118,7 +119,7 @@ def test_a_short_list_on_a_gpu_has_shards_for_many_cpus(tmp_path: Path, images: 
 
 def test_a_run_goes_on_with_the_shards_that_have_no_marker(photos: Path, tmp_path: Path) -> None:
     run = Run(asked(photos, tmp_path / "run", max_pairs=2), "cpu")
-    match_without_ray(run)
+    match_here(run)
     before = contents(tmp_path / "run")
     (tmp_path / "run" / "done" / "00000001.json").unlink()
     (tmp_path / "run" / "matches" / "00000001.parquet").unlink()
@@ -126,7 +127,7 @@ def test_a_run_goes_on_with_the_shards_that_have_no_marker(photos: Path, tmp_pat
     killed.write_bytes(b"PAR1 half of it")
     again = Run(asked(photos, tmp_path / "run"), "cpu")
     assert again.pending()["shard"].to_pylist() == ["00000001"]
-    match_without_ray(again)
+    match_here(again)
     after = contents(tmp_path / "run")
     assert after.keys() == before.keys()  # also: no temporary file
     assert all(after[name] == before[name] for name in before if name.endswith(".parquet"))
@@ -134,18 +135,18 @@ def test_a_run_goes_on_with_the_shards_that_have_no_marker(photos: Path, tmp_pat
 
 def test_a_shard_that_was_lost_is_not_passed_over(photos: Path, tmp_path: Path) -> None:
     run = Run(asked(photos, tmp_path / "run", max_pairs=2), "cpu")
-    match_without_ray(run, part=0, parts=2)
+    match_here(run, part=0, parts=2)
     with pytest.raises(RunError, match="run: 1 shard of 3 not done, though the work has ended; run the same command"):
-        run.finish({"session": {}})
+        run.finish(SESSION)
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_what_a_killed_worker_left_half_written_is_gone_at_the_end(photos: Path, tmp_path: Path) -> None:
     run = Run(asked(photos, tmp_path / "run", max_pairs=2), "cpu")
-    match_without_ray(run)
+    match_here(run)
     left = tmp_path / "run" / "done" / f".00000001.json.{uuid.uuid4().hex}.tmp"
     left.write_text("half of a mark")
-    run.finish({"session": {}})
+    run.finish(SESSION)
     assert not left.exists()
 
 
@@ -223,7 +224,7 @@ def test_the_same_weights_in_another_file_are_the_same(photos: Path, finished: P
 
 def test_finished_shards_without_a_description_are_refused(photos: Path, tmp_path: Path) -> None:
     run = Run(asked(photos, tmp_path / "run"), "cpu")
-    match_without_ray(run)
+    match_here(run)
     (tmp_path / "run" / "run.json").unlink()  # or else the other options' matches would count as this run's
     with pytest.raises(RunError, match=r"no run\.json"):
         Run(asked(photos, tmp_path / "run", matching=MatchingOptions(192)), "cpu")
@@ -307,8 +308,8 @@ def test_whatever_would_stop_the_work_later_is_refused_at_once(
 def test_what_is_wrong_with_a_pair_list_becomes_rows_and_counts(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text(LIST)
     run = Run(asked(photos, tmp_path / "run", pairs=str(tmp_path / "pairs.txt")), "cpu")
-    assert "2 pairs in 1 shard; 2 duplicates dropped; 3 lines of the list cannot be matched" in run.described()
-    match_without_ray(run)
+    assert "2 pairs in 1 shard; 2 duplicates dropped; 3 lines of the list cannot be matched" in plan_line(run.counts())
+    match_here(run)
     failures = pq.read_table(tmp_path / "run" / "failures" / "plan.parquet")
     assert failures.schema.equals(FAILURES, check_metadata=True)
     found = [(row["image0"], row["image1"], row["reason"], row["stage"]) for row in failures.to_pylist()]
@@ -319,7 +320,7 @@ def test_what_is_wrong_with_a_pair_list_becomes_rows_and_counts(photos: Path, tm
     assert found[2][2:] == ("malformed_line", "plan")
     assert "line 7 of pairs.txt" in failures["detail"][2].as_py()
     for _ in range(2):  # the counts are those of the plan, however often it is finished
-        summary = run.finish({"session": {}})
+        summary = run.finish(SESSION)
         assert summary["failed"] == {"malformed_line": 1, "self_pair": 1, "unknown_image": 1}
         assert (summary["duplicate_pairs"], summary["planned_pairs"], summary["pairs"]) == (2, 2, 2)
         assert summary["failed_images"] == {}
@@ -333,12 +334,12 @@ def test_credentials_are_written_nowhere(photos: Path, s3: dict[str, Any], tmp_p
     source.publish("lists/pairs.txt", (tmp_path / "pairs.txt").read_bytes())
     options = asked(source.url, output.url, pairs="s3://bucket/photos/lists/pairs.txt", storage=s3)
     run = Run(options, "cpu")
-    match_without_ray(run)
-    run.finish({"session": {}})
+    match_here(run)
+    run.finish(SESSION)
     written = {name: output.read_bytes(name) for name in output.list()}
     assert {"run.json", "summary.json", "matches/00000000.parquet", "done/00000000.json"} <= written.keys()
     assert not [name for name, data in written.items() if b"hidden" in data]
-    assert "hidden" not in repr(options) + repr(run.description) + run.described()
+    assert "hidden" not in repr(options) + repr(run.description) + plan_line(run.counts())
     other = replace(options, matching=MatchingOptions(192))
     with pytest.raises(RunError) as refused:
         Run(other, "cpu")

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import PairListError
-from pipeline.pairs.pair_list import REASONS, PairList, exhaustive, pairs_table, read_pairs
+from pipeline.pairs.pair_list import PairList, exhaustive, pairs_table, read_pairs
 from pipeline.store.folder import Folder
 from pipeline.tables import CANDIDATES, FAILURES, PAIRS
+from pipeline.vocabulary import LINE_MEANINGS
 
 NAMES = sorted(["a.jpg", "b.jpg", "c d.jpg", 'e"f.jpg', "g,h.jpg", "sub/i.jpg", "ü.jpg"])
 A, B, CD, EF, GH, SUB, UMLAUT = map(
@@ -31,7 +32,7 @@ def pairs_of(found: PairList) -> list[tuple[int, int]]:
 
 def reasons_of(found: PairList) -> list[str]:
     assert found.failures.schema.equals(FAILURES, check_metadata=True)
-    assert set(found.failures["reason"].to_pylist()) <= set(REASONS)
+    assert set(found.failures["reason"].to_pylist()) <= set(LINE_MEANINGS)
     return found.failures["reason"].to_pylist()
 
 

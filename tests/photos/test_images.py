@@ -19,9 +19,10 @@ from pipeline.errors import ImageError
 from pipeline.photos.decode import decode_image
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.sizes import bucket, buckets
-from pipeline.photos.source import REASONS, list_images, read_image
+from pipeline.photos.source import list_images, read_image
 from pipeline.store.folder import Folder
 from pipeline.tables import IMAGES
+from pipeline.vocabulary import IMAGE_MEANINGS
 
 
 def scene(width: int = 240, height: int = 160) -> Image.Image:
@@ -48,7 +49,7 @@ def exif(tags: dict[int, Any], photo_tags: dict[int, Any] | None = None) -> Imag
 def reason(data: bytes, limits: ImageLimits | None = None) -> str:
     with pytest.raises(ImageError) as caught:
         decode_image(data, limits or ImageLimits())
-    assert caught.value.reason in REASONS
+    assert caught.value.reason in IMAGE_MEANINGS
     assert caught.value.detail
     return caught.value.reason
 

@@ -21,22 +21,24 @@ import pytest
 import torch
 from pictures import write_views
 from PIL import Image
+from stages import match_here
 from synthetic_run import Scene
 
-from benchmarks.pipeline import match_without_ray
 from eloftr import CheckpointError, load_model
-from pipeline.errors import ImageError, StorageError
+from pipeline import reconstruct
+from pipeline.errors import ImageError, ReconstructionError, StorageError
+from pipeline.execute.worker import call
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
+from pipeline.match.read import _read_alone
 from pipeline.match.run import Run
 from pipeline.photos.decode import decode_image
 from pipeline.photos.limits import ImageLimits
-from pipeline.reconstruct.database import ReconstructionError
-from pipeline.reconstruct.job import reconstruct
-from pipeline.reconstruct.spool import ReconstructionError
+from pipeline.store.folder import Folder
 
 PROJECT = Path(__file__).resolve().parents[2]
 LONG_SIDE = 160
-REFUSALS = (ReconstructionError, ReconstructionError, StorageError, CheckpointError)
+PICKLING = [PROJECT / "pipeline" / "execute" / name for name in ("local.py", "on_ray.py", "worker.py")]
+REFUSALS = (ReconstructionError, StorageError, CheckpointError)
 
 
 def asked(photos: Path, output: Path, **other: Any) -> RunOptions:
@@ -76,7 +78,7 @@ def test_links_out_of_the_folder_of_images_are_followed_only_where_asked(
     lines = ["view 0.jpg\tinner.jpg", "view 0.jpg\tout.jpg", "view 0.jpg\tfolder/secret.jpg"]
     (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n")
     run = Run(asked(photos, tmp_path / "run", pairs=str(tmp_path / "pairs.txt"), follow_links=follow), "cpu")
-    match_without_ray(run)
+    match_here(run)
     rows = pa.concat_tables(run.folder.read_table(name) for name in run.folder.names("matches")).to_pylist()
     reasons = {row["image0"] if row["image0"] != "view 0.jpg" else row["image1"]: row["reason"] for row in rows}
     assert reasons["inner.jpg"] is None
@@ -146,19 +148,23 @@ def test_the_made_files_are_images_where_they_ask_for_little() -> None:
         assert decode_image(animation_that_says(format, 64, 64)).gray.shape == (64, 64)
 
 
+# A host's limit of Pillow stays as it is, and comes before ours.
+OF_PILLOW = r"more pixels than Pillow opens \(.*exceeds limit of 178956970 pixels.*raise PIL.Image.MAX_IMAGE_PIXELS"
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("data", "detail"),
     [
-        (png(30_000, 30_000), "more than 178956970 pixels"),
-        (png(30_000, 30_000, lines=10), "more than 178956970 pixels"),
+        (png(30_000, 30_000), OF_PILLOW),
+        (png(30_000, 30_000, lines=10), OF_PILLOW),
         (png(13_000, 13_000), "pixels in"),
-        (jpeg_that_says(60_000, 60_000), "more than 178956970 pixels"),
+        (jpeg_that_says(60_000, 60_000), OF_PILLOW),
         (jpeg_that_says(13_000, 13_000), "more than 100 a byte"),
         (jpeg_of_scans(100), "scans: more than 50"),
-        (animation_that_says("WEBP", 16_383, 16_383), "more than 178956970 pixels"),
+        (animation_that_says("WEBP", 16_383, 16_383), OF_PILLOW),
         (animation_that_says("WEBP", 13_000, 13_000), "more than 100 a byte"),
-        (animation_that_says("GIF", 60_000, 60_000), "more than 178956970 pixels"),
+        (animation_that_says("GIF", 60_000, 60_000), OF_PILLOW),
         (animation_that_says("GIF", 13_000, 13_000), "more than 100 a byte"),
         (tiff_of_tiles(13_008), "more than 100 a byte"),
         (tiff_of_tiles(1 << 20), "tiles of 1099511627776 pixels"),
@@ -170,6 +176,23 @@ def test_a_small_file_that_asks_for_gigabytes_or_hours_is_refused(data: bytes, d
     with pytest.raises(ImageError, match=detail) as refused:
         decode_image(data)
     assert refused.value.reason == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason", "detail"),
+    [
+        (ImageLimits(), "too_large", "15000×15000 pixels: more than 178956970 pixels"),
+        (ImageLimits(max_pixels=1 << 30, max_pixels_per_byte=1e9), "truncated", "pixels cannot be decoded"),
+    ],
+    ids=["ours", "raised"],
+)
+def test_processes_that_read_open_what_the_limits_allow(
+    tmp_path: Path, limits: ImageLimits, reason: str, detail: str
+) -> None:
+    (tmp_path / "large.png").write_bytes(png(15_000, 15_000, lines=10))
+    with pytest.raises(ImageError, match=detail) as refused:
+        call(_read_alone, Folder(str(tmp_path)), "large.png", limits, LONG_SIDE)
+    assert refused.value.reason == reason
 
 
 def test_a_chunk_of_text_that_unpacks_to_gigabytes_is_refused() -> None:
@@ -237,7 +260,7 @@ def test_no_file_of_a_run_folder_is_unpickled(tmp_path: Path) -> None:
     whole, trace = tmp_path / "whole", tmp_path / "executed"
     write_views(tmp_path / "photos", 2, (160, 120))
     run = Run(asked(tmp_path / "photos", whole), "cpu")
-    match_without_ray(run)
+    match_here(run)
     for name in ("run.json", "plan/shards.parquet", "matches/00000000.parquet", "images/00000000.parquet"):
         folder = Path(shutil.copytree(whole, tmp_path / f"with {name.replace('/', ' ')}"))
         (folder / name).write_bytes(pickle.dumps(Evil(trace)))
@@ -268,7 +291,7 @@ def test_only_what_passes_between_our_own_processes_is_pickled() -> None:
                 names = {alias.name.partition(".")[0] for alias in node.names}
                 names |= {str(node.module)} if isinstance(node, ast.ImportFrom) else set()
                 loads = names & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
-                assert not loads or path.name in ("dataflow.py", "isolation.py"), f"{path}: {loads}"
+                assert not loads or path in PICKLING, f"{path}: {loads}"
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in ("eval", "exec"), f"{path}:{node.lineno}"

@@ -15,14 +15,14 @@ import pytest
 from PIL import Image, ImageOps
 from synthetic_run import LONG_SIDE, Scene, matches_table, write_shard
 
-from pipeline import tables
+from pipeline import reconstruct, tables
+from pipeline.errors import ReconstructionError
 from pipeline.extras import import_pycolmap
 from pipeline.match.options import VerificationOptions
 from pipeline.match.verify import VerifyShard
+from pipeline.reconstruct import spool
 from pipeline.reconstruct.cameras import CameraOptions
-from pipeline.reconstruct.database import ImportSummary, ReconstructionError, import_matches
-from pipeline.reconstruct.job import reconstruct
-from pipeline.reconstruct.spool import ReconstructionError
+from pipeline.reconstruct.database import ImportSummary, import_matches
 from pipeline.store.folder import Folder
 
 pycolmap = import_pycolmap()
@@ -275,7 +275,7 @@ def test_pairs_added_later_give_what_one_run_gives(run: Path) -> None:
 def test_small_batches_give_the_same_database(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imported(run)
     before = contents(run / "sfm" / "database.db")
-    monkeypatch.setattr("pipeline.reconstruct.spool.BATCH", 300)
+    monkeypatch.setattr(spool, "BATCH", 300)
     imported(run)
     assert contents(run / "sfm" / "database.db") == before
 
@@ -293,7 +293,7 @@ def test_failed_import_leaves_the_old_database_untouched(run: Path, scene: Scene
     assert sorted(path.name for path in (run / "sfm").iterdir()) == ["database.db", "keypoints.parquet"]
 
 
-@pytest.mark.parametrize("stage", ["spool.MatchSpool.add", "colmap._write_keypoints", "colmap._write_pairs"])
+@pytest.mark.parametrize("stage", ["spool.MatchSpool.add", "database._write_keypoints", "database._write_pairs"])
 def test_killed_import_leaves_the_old_database_untouched_and_the_next_one_cleans_up(run: Path, stage: str) -> None:
     imported(run)
     before = (run / "sfm" / "database.db").read_bytes()
@@ -301,19 +301,19 @@ def test_killed_import_leaves_the_old_database_untouched_and_the_next_one_cleans
     program = f"""
 import os, signal
 from pathlib import Path
-import pipeline.reconstruct.database, pipeline.reconstruct.spool
+from pipeline.reconstruct import database, spool
 from pipeline.store.folder import Folder
-pipeline.reconstruct.spool.BATCH = 300  # several batches
-step, calls = pipeline.{stage}, []
+spool.BATCH = 300  # several batches
+step, calls = {stage}, []
 def killed_at_the_second(*arguments):
     result = step(*arguments)
     calls.append(1)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return result
-pipeline.{owner}.{name} = killed_at_the_second
+{owner}.{name} = killed_at_the_second
 run = Path({str(run)!r})
-pipeline.reconstruct.database.import_matches(Folder(str(run)), run / "sfm" / "database.db", long_side={LONG_SIDE}, radius=1.0)
+database.import_matches(Folder(str(run)), run / "sfm" / "database.db", long_side={LONG_SIDE}, radius=1.0)
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=60)

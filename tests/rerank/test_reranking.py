@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import views, write_places
 from PIL import Image
+from stages import match_here
 
-from benchmarks.pipeline import match_without_ray
 from pipeline.errors import PairListError, RunError
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
-from pipeline.match.run import Run
+from pipeline.match.run import Run, RunSummary, Session
 from pipeline.match.verify import VerifyShard
 from pipeline.photos.source import Folders, list_images, read_image
-from pipeline.report.text.text import rerank_text
+from pipeline.report.rankings import draw_rankings
+from pipeline.report.text import rerank_text
 from pipeline.rerank.job import rerank, round_sizes
 from pipeline.rerank.options import RerankOptions
 from pipeline.store.folder import Folder
@@ -48,20 +49,18 @@ def asked(place: Path, output: Path, **other: Any) -> RerankOptions:
     return RerankOptions(run, **{**options, **other})
 
 
-def silent(*event: object, **fields: object) -> None:
-    """Instead of `Log.say`."""
-
-
-def match(options: RunOptions) -> dict[str, Any]:
+def match(options: RunOptions) -> RunSummary:
     """The main job without Ray."""
     run = Run(options, "cpu")
     pairs = sum(len(pairs) for pairs in run.pending()["pairs"].to_pylist())
-    match_without_ray(run)
-    return run.finish({"session": {"pairs": pairs, "ray_start_seconds": 0.0}})
+    match_here(run)
+    return run.finish(Session(pairs=pairs, seconds=1.0, start_seconds=0.0, pairs_per_second=1.0, executor="none"))
 
 
 def reranked(options: RerankOptions) -> dict[str, Any]:
-    return rerank(options, match, say=silent)
+    found = rerank(options, match)
+    assert found is not None
+    return {**found.summary, "pictures": draw_rankings(found)}
 
 
 def ranking(output: Path) -> list[dict[str, Any]]:
@@ -181,22 +180,22 @@ def test_a_killed_rerank_goes_on_where_it_stopped(place: Path, tmp_path: Path) -
     options = asked(place, tmp_path / "run", saturation=60.0, top=2)
     matched: list[int] = []
 
-    def counted(run: RunOptions) -> dict[str, Any]:
+    def counted(run: RunOptions) -> RunSummary:
         summary = match(run)
         matched.append(summary["session"]["pairs"])
         return summary
 
-    def killed(run: RunOptions) -> dict[str, Any]:
+    def killed(run: RunOptions) -> RunSummary:
         if run.output.endswith("01"):
             raise KeyboardInterrupt
         return counted(run)
 
     with pytest.raises(KeyboardInterrupt):
-        rerank(options, killed, say=silent)
+        rerank(options, killed)
     assert not (tmp_path / "run" / "ranking.parquet").exists()
     (marker, *_) = sorted((tmp_path / "run" / "rounds" / "00" / "done").iterdir())
     marker.unlink()  # as if the first round had been stopped too, in its first shard
-    rerank(options, counted, say=silent)
+    rerank(options, counted)
     fresh = reranked(asked(place, tmp_path / "fresh", saturation=60.0, top=2))
     assert matched[1] == 6
     assert sum(matched[:1] + matched[2:]) == fresh["pairs"]

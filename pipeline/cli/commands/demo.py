@@ -10,7 +10,7 @@ from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import executor_option
 from pipeline.demo.job import run_demo
-from pipeline.execute.executor import make_executor
+from pipeline.execute.choose import make_executor
 
 NOTHING = "nothing was reconstructed; see the report above"
 

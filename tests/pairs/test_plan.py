@@ -3,11 +3,13 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from pictures import write_views
 
-from pipeline.cli.pair_options import COMMANDS, OPTIONS
+from pipeline.cli.commands.pairs import ARGUMENTS, HELP, METHODS, NOT_ASKED
+from pipeline.cli.commands.pairs import command as METHOD_GROUP
 from pipeline.errors import PairListError
 from pipeline.pairs.descriptors import Descriptors, write_descriptors
 from pipeline.pairs.plan import MAKERS, plan, plan_sequential, plan_spatial
@@ -31,27 +33,21 @@ def test_loop_closures_join_the_sequence_s_pairs(tmp_path: Path) -> None:
     assert found.duplicates == 0
 
 
-def test_every_command_has_a_function_that_takes_its_options() -> None:
+def test_every_way_to_choose_pairs_is_a_command_whose_options_are_its_own_with_the_same_defaults() -> None:
     from inspect import signature
 
-    common = {"output", "format", "failures", "dry_run", "storage_options"}
-    for command, (_, options) in COMMANDS.items():
-        given = {option.strip("!-").replace("-", "_") for option in options.split()} - common
-        function = MAKERS.get(command)
-        if function is not None:
-            assert given | {"storage"} == set(signature(function).parameters), command
-        assert {option.lstrip("!") for option in options.split()} <= set(OPTIONS)
-    assert set(MAKERS) | {"describe"} == set(COMMANDS)
-
-
-def test_defaults_of_the_command_line_are_those_of_the_functions() -> None:
-    from inspect import signature
-
-    for function in MAKERS.values():
-        for name, parameter in signature(function).parameters.items():
-            option = OPTIONS.get(f"--{name.replace('_', '-')}", {})
-            if option and parameter.default is not parameter.empty:
-                assert option.get("default", False if "action" in option else None) == parameter.default, name
+    assert set(MAKERS) | {"describe"} == set(METHODS)
+    for method, function in MAKERS.items():
+        wanted = dict(signature(function).parameters) | dict(signature(plan).parameters)
+        asked = {name: given for name, given in wanted.items() if name not in NOT_ASKED}
+        command = METHOD_GROUP.get_command(click.Context(METHOD_GROUP), method)
+        assert command is not None
+        options = {option.name: option for option in command.params}
+        assert asked.keys() == options.keys() - {"storage"}, method
+        for name, given in asked.items():
+            default = None if given.default is given.empty else given.default
+            assert options[name].default == default or options[name].required, (method, name)
+            assert name in ARGUMENTS or HELP[name]
 
 
 def test_nothing_is_written_without_an_output(tmp_path: Path) -> None:
