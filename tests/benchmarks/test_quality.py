@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.datasets import (
+from benchmarks.quality.datasets import (
     Cameras,
     Pair,
     View,
@@ -19,8 +19,8 @@ from benchmarks.datasets import (
     load_pairs,
     load_view,
 )
-from benchmarks.quality import evaluate_set, judge, main, pose_auc, summarise, table
-from benchmarks.sift import detect_sift, match_sift
+from benchmarks.quality.quality import evaluate_set, judge, main, pose_auc, summarise, table
+from benchmarks.quality.sift import detect_sift, match_sift
 
 INTRINSICS = np.array([[900.0, 0, 500], [0, 910.0, 380], [0, 0, 1]])
 DISTORTION = np.array([-0.1, 0.02, 0.001, -0.0005])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from synthetic_run import Scene
 
-from benchmarks.reconstruction import TITLES, load_truth, main, measure, reconstruct_sift, table
+from benchmarks.quality.reconstruction import TITLES, load_truth, main, measure, reconstruct_sift, table
 from pipeline.demo.scene import make_demo_scene
 from pipeline.demo.truth import DemoTruth
 from pipeline.extras import import_pycolmap

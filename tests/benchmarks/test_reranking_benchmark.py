@@ -11,7 +11,7 @@ import pytest
 from pictures import views
 
 from benchmarks import reranking
-from benchmarks.pipeline import match_without_ray
+from benchmarks.speed.pipeline import match_without_ray
 from pipeline.match.options import RunOptions
 from pipeline.match.run import Run
 from pipeline.rerank.job import rerank

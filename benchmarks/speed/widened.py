@@ -1,6 +1,6 @@
 """The bundled weights in a network of the published size: the matches of the former at the cost of the latter.
 
-    python benchmarks/widened.py FOLDER
+    python benchmarks/speed/widened.py FOLDER
 
 writes such a checkpoint, for `--weights` of the other benchmarks and of the jobs. The published weights are not at
 hand, and untrained ones find some dozens of matches in pairs that show nothing in common, where trained ones find none.
@@ -20,10 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model  # noqa: E402
+from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
 
 KEPT = ("fine_matching_slice_dim", "fine_matching_centered", "fine_matching_least_squares_radius")
 
@@ -51,7 +50,9 @@ def stages(narrow: int, wide: int, second: int) -> Tensor:
     """Of fine features, whose last `second` channels are those of the second stage."""
     channel = torch.arange(wide)
     return torch.where(
-        channel < narrow - second, channel, torch.where(channel < wide - second, -1, channel - wide + narrow)
+        channel < narrow - second,
+        channel,
+        torch.where(channel < wide - second, -1, channel - wide + narrow),
     )
 
 
@@ -68,7 +69,9 @@ def layouts(
     joined = torch.cat([coarse, torch.where(coarse < 0, -1, coarse + narrow.hidden_size)])
     second = narrow.fine_matching_slice_dim
     fine = stages(narrow.out_features[1], wide.out_features[1], second)
-    factor = torch.full((len(fine), 1, 1, 1), (wide.out_features[1] / narrow.out_features[1]) ** 0.5)
+    factor = torch.full(
+        (len(fine), 1, 1, 1), (wide.out_features[1] / narrow.out_features[1]) ** 0.5
+    )
     factor[-second:] = 1  # the first stage alone divides a product of features by their channels
     found: dict[str, tuple[Tensor, Tensor | None, float | Tensor]] = {}
     inputs = [torch.tensor([0]), *maps[:3]]
@@ -82,7 +85,11 @@ def layouts(
         "o_proj": (copies, rotary, 1.0),
         "fc1": (hidden, joined, 1.0),
         "fc2": (copies, hidden, 1.0),
-        r"refinement_layer\.out_conv\.": (coarse, coarse, root),  # its input is divided by the root of its channels
+        r"refinement_layer\.out_conv\.": (
+            coarse,
+            coarse,
+            root,
+        ),  # its input is divided by the root of its channels
         r"layers\.0\.out_conv1": (coarse, quarter, 1.0),
         r"layers\.0\.out_conv3": (quarter, coarse, 1.0),
         r"layers\.0\.": (coarse, coarse, 1.0),
@@ -94,9 +101,13 @@ def layouts(
 
 def taken(value: Tensor, rows: Tensor, columns: Tensor | None, beyond: float = 0.0) -> Tensor:
     """The rows and columns of a narrow parameter, `beyond` where there are none."""
-    value = torch.where((rows < 0).view(-1, *[1] * (value.ndim - 1)), beyond, value[rows.clamp(min=0)])
+    value = torch.where(
+        (rows < 0).view(-1, *[1] * (value.ndim - 1)), beyond, value[rows.clamp(min=0)]
+    )
     if columns is not None and value.ndim > 1:
-        value = torch.where((columns < 0).view(-1, *[1] * (value.ndim - 2)), 0.0, value[:, columns.clamp(min=0)])
+        value = torch.where(
+            (columns < 0).view(-1, *[1] * (value.ndim - 2)), 0.0, value[:, columns.clamp(min=0)]
+        )
     return value
 
 
@@ -108,7 +119,9 @@ def widened(narrow: EfficientLoFTRForKeypointMatching) -> EfficientLoFTRForKeypo
     rules, theirs = layouts(narrow.config, wide.config), narrow.state_dict()
     for name, value in wide.state_dict().items():
         if name in theirs and value.ndim:
-            rows, columns, factor = next(rules[pattern] for pattern in rules if re.search(pattern, name))
+            rows, columns, factor = next(
+                rules[pattern] for pattern in rules if re.search(pattern, name)
+            )
             value.copy_(taken(theirs[name], rows, columns, float("running_var" in name)) * factor)
         elif re.search(r"layer_norm|conv[12]\.norm\.(weight|bias)|identity\.(weight|bias)", name):
             value.zero_()
@@ -119,7 +132,9 @@ def widened(narrow: EfficientLoFTRForKeypointMatching) -> EfficientLoFTRForKeypo
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="where the checkpoint is written")
     parser.add_argument("--weights", default="small", help="what is widened (default: %(default)s)")
     options = parser.parse_args(arguments)

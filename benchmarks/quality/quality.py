@@ -1,7 +1,7 @@
 """Judge a matcher on pairs with ground truth, next to SIFT on the same images.
 
     pip install .[eval]
-    python benchmarks/quality.py --weights NAME_OR_PATH --out results.json
+    python benchmarks/quality/quality.py --weights NAME_OR_PATH --out results.json
 
 Both methods see the same grey image: longer side 640 (`--long-side`), sides multiples of 32, never enlarged.
 Matches are mapped back to the original images, with their exact scale in x and in y, and judged there:
@@ -37,10 +37,10 @@ import cv2
 import numpy as np
 import PIL
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.datasets import (  # noqa: E402
+from benchmarks.environment import PROJECT, commit, versions
+from benchmarks.quality.datasets import (
     KINDS,
     RANSAC_CONFIDENCE,
     RANSAC_SEED,
@@ -51,8 +51,7 @@ from benchmarks.datasets import (  # noqa: E402
     load_pairs,
     load_view,
 )
-from benchmarks.environment import commit, versions  # noqa: E402
-from benchmarks.sift import RATIO, SiftFeatures, detect_sift, match_sift  # noqa: E402
+from benchmarks.quality.sift import RATIO, SiftFeatures, detect_sift, match_sift
 
 POINT_PIXELS = 3.0  # homography and marked points: pixels of the original images
 POSE_PIXELS = 2.0  # poses, and
@@ -81,7 +80,9 @@ def pose_auc(errors: list[float], threshold: float) -> float:
     return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / threshold)
 
 
-def judge(pair: Pair, views: tuple[View, View], keypoints: Keypoints, pixel: float, ransac: float) -> Record:
+def judge(
+    pair: Pair, views: tuple[View, View], keypoints: Keypoints, pixel: float, ransac: float
+) -> Record:
     """The record of one method on one pair.
 
     Args:
@@ -110,10 +111,13 @@ def judge(pair: Pair, views: tuple[View, View], keypoints: Keypoints, pixel: flo
 def summarise(records: list[Record]) -> dict[str, float]:
     """Means over the pairs of a set, and the pose AUC where the set has poses."""
     summary: dict[str, float] = {
-        name: float(np.mean([record[name] for record in records])) for name in ("matches", "right", "share")
+        name: float(np.mean([record[name] for record in records]))
+        for name in ("matches", "right", "share")
     }
     if "rotation_translation_errors_deg" in records[0]:
-        runs = [angles for record in records for angles in record["rotation_translation_errors_deg"]]
+        runs = [
+            angles for record in records for angles in record["rotation_translation_errors_deg"]
+        ]
         errors = [np.inf if angles is None else max(angles) for angles in runs]
         summary |= {f"auc{degrees}": pose_auc(errors, degrees) for degrees in AUC_DEGREES}
     return summary
@@ -124,7 +128,9 @@ def match_with_sift(features: dict[str, SiftFeatures], pairs: list[Pair]) -> lis
 
 
 def match_with(matcher: Any, views: dict[str, View], pairs: list[Pair]) -> list[Keypoints]:
-    found = matcher.match([views[pair.image0].grey for pair in pairs], [views[pair.image1].grey for pair in pairs])
+    found = matcher.match(
+        [views[pair.image0].grey for pair in pairs], [views[pair.image1].grey for pair in pairs]
+    )
     return [(matches.keypoints0, matches.keypoints1) for matches in found]
 
 
@@ -176,7 +182,9 @@ def _tolerances(pair: Pair, views: tuple[View, View], pixels: str) -> tuple[floa
     if pair.cameras is None:
         return 1.0, 0.0
     scales = [view.scale if pixels == "evaluated" else np.ones(2) for view in views]
-    focals = [np.diag(k)[:2] / scale for k, scale in zip(pair.cameras.intrinsics, scales, strict=True)]
+    focals = [
+        np.diag(k)[:2] / scale for k, scale in zip(pair.cameras.intrinsics, scales, strict=True)
+    ]
     return float(np.mean(scales)), RANSAC_PIXELS / float(np.mean(focals))
 
 
@@ -202,7 +210,9 @@ def settings(long_side: int, pixels: str) -> dict[str, Any]:
     }
 
 
-def load_sift(path: Path, expected: dict[str, Any], digests: dict[str, str], methods: list[str]) -> dict[str, Any]:
+def load_sift(
+    path: Path, expected: dict[str, Any], digests: dict[str, str], methods: list[str]
+) -> dict[str, Any]:
     """SIFT's records of an earlier run: set → (image0, image1) → method → record.
 
     Raises:
@@ -223,10 +233,14 @@ def load_sift(path: Path, expected: dict[str, Any], digests: dict[str, str], met
     for name, sha256 in digests.items():
         if name not in sets or sets[name]["sha256"] != sha256:
             reason = "holds other images" if name in sets else "is missing there"
-            raise ValueError(f"--sift-from {path}: {name} {reason}; leave --sift-from out to compute SIFT again.")
+            raise ValueError(
+                f"--sift-from {path}: {name} {reason}; leave --sift-from out to compute SIFT again."
+            )
         for method in methods:
             if method not in sets[name]["summary"]:
-                raise ValueError(f"--sift-from {path}: {name} has no {method} there; run that with --sift-full.")
+                raise ValueError(
+                    f"--sift-from {path}: {name} has no {method} there; run that with --sift-full."
+                )
         known[name] = {
             (record["image0"], record["image1"]): {method: record[method] for method in methods}
             for record in sets[name]["pairs"]
@@ -245,12 +259,16 @@ def table(sets: dict[str, Any]) -> str:
         row = [name, str(len(result["pairs"]))]
         for key, (_, form, factor) in columns.items():
             values = [result["summary"][method].get(key) for method in methods]
-            row.append("–" if values[0] is None else " / ".join(form.format(v * factor) for v in values))
+            row.append(
+                "–" if values[0] is None else " / ".join(form.format(v * factor) for v in values)
+            )
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([f"Each cell: {' / '.join(titles[m] for m in methods)}", "", lines[0], rule, *lines[1:]])
+    return "\n".join(
+        [f"Each cell: {' / '.join(titles[m] for m in methods)}", "", lines[0], rule, *lines[1:]]
+    )
 
 
 def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
@@ -279,22 +297,38 @@ def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--weights", help="checkpoint, by name or path; without it SIFT is judged alone")
-    parser.add_argument("--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)")
-    parser.add_argument("--sets", default=",".join(KINDS), help="comma-separated (default: %(default)s)")
+    parser.add_argument(
+        "--weights", help="checkpoint, by name or path; without it SIFT is judged alone"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)"
+    )
+    parser.add_argument(
+        "--sets", default=",".join(KINDS), help="comma-separated (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="about 8 pairs of each set")
-    parser.add_argument("--long-side", type=int, default=640, help="evaluated size in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--long-side", type=int, default=640, help="evaluated size in pixels (default: %(default)s)"
+    )
     parser.add_argument(
         "--pixels",
         choices=("evaluated", "original"),
         default="evaluated",
         help="of poses (default: %(default)s)",
     )
-    parser.add_argument("--sift-full", action="store_true", help="also SIFT on the full-size images")
-    parser.add_argument("--sift-from", type=Path, help="take SIFT's records from an earlier --out file")
-    parser.add_argument("--out", type=Path, help="write the table, every pair and the settings as JSON")
+    parser.add_argument(
+        "--sift-full", action="store_true", help="also SIFT on the full-size images"
+    )
+    parser.add_argument(
+        "--sift-from", type=Path, help="take SIFT's records from an earlier --out file"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="write the table, every pair and the settings as JSON"
+    )
     options = parser.parse_args(arguments)
     try:
         run(options)
@@ -315,27 +349,44 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     known = None
     if options.sift_from is not None:
         wanted = ["sift", "sift_full"] if options.sift_full else ["sift"]
-        known = load_sift(options.sift_from, settings(options.long_side, options.pixels), digests, wanted)
+        known = load_sift(
+            options.sift_from, settings(options.long_side, options.pixels), digests, wanted
+        )
         for name in names:
             if any(_names(pair) not in known[name] for pair in pairs[name]):
-                raise ValueError(f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a --quick run?")
+                raise ValueError(
+                    f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a --quick run?"
+                )
     cv2.setNumThreads(1)  # the order of sums, and so the result, must not depend on the machine
     matcher = None
     if options.weights is not None:
         from eloftr import load_matcher
 
         matcher = load_matcher(options.weights)
-    measured_with = environment(options.weights, matcher)  # now: a training run may replace the file meanwhile
+    measured_with = environment(
+        options.weights, matcher
+    )  # now: a training run may replace the file meanwhile
     sets = {}
     for name in names:
         start = time.perf_counter()
         earlier = None if known is None else known[name]
         records = evaluate_set(
-            data / name, pairs[name], options.long_side, matcher, options.pixels, options.sift_full, earlier
+            data / name,
+            pairs[name],
+            options.long_side,
+            matcher,
+            options.pixels,
+            options.sift_full,
+            earlier,
         )
         methods = [key for key in records[0] if key not in ("image0", "image1")]
         summary = {method: summarise([record[method] for record in records]) for method in methods}
-        sets[name] = {"kind": KINDS[name], "sha256": digests[name], "summary": summary, "pairs": records}
+        sets[name] = {
+            "kind": KINDS[name],
+            "sha256": digests[name],
+            "summary": summary,
+            "pairs": records,
+        }
         print(
             f"{name}: {len(records)} pairs in {time.perf_counter() - start:.1f} s",
             file=sys.stderr,

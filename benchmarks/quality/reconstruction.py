@@ -1,7 +1,7 @@
 """Reconstruct photographs whose cameras are known, and compare, next to COLMAP's own SIFT on the same photographs.
 
     pip install .[eval]
-    python benchmarks/reconstruction.py --weights NAME_OR_PATH --out results.json
+    python benchmarks/quality/reconstruction.py --weights NAME_OR_PATH --out results.json
 
 A set is a folder with `images/` and `poses.json`: for each file name R (3×3) and t, world to camera, K (3×3) in pixels
 with centres at integers, and optionally dist, OpenCV's k1 k2 p1 p2. Where these come from a SIFT model themselves, the
@@ -41,14 +41,13 @@ from typing import Any
 
 import numpy as np
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.quality import environment  # noqa: E402
-from pipeline.demo.truth import DemoTruth, compare_with_truth  # noqa: E402
-from pipeline.extras import import_pycolmap  # noqa: E402
-from pipeline.reconstruct.mapping import MAPPERS  # noqa: E402
-from pipeline.reconstruct.summary import ModelSummary  # noqa: E402
+from benchmarks.quality.quality import environment
+from pipeline.demo.truth import DemoTruth, compare_with_truth
+from pipeline.extras import import_pycolmap
+from pipeline.reconstruct.mapping import MAPPERS
+from pipeline.reconstruct.summary import ModelSummary
 
 SETS = ("fountain11", "sceaux11", "sacre_coeur17")
 TITLES = {"ours": "ours", "sift": "SIFT"}
@@ -66,14 +65,23 @@ def load_truth(folder: Path) -> tuple[DemoTruth, set[str]]:
     path = folder / "poses.json"
     try:
         rows = json.loads(path.read_text())
-        poses = {name: (np.array(row["R"], float), np.array(row["t"], float)) for name, row in rows.items()}
+        poses = {
+            name: (np.array(row["R"], float), np.array(row["t"], float))
+            for name, row in rows.items()
+        }
         intrinsics = {name: np.array(row["K"], float) for name, row in rows.items()}
-        cameras = {_camera(intrinsics[name], row.get("dist") or [0.0] * 4) for name, row in rows.items()}
+        cameras = {
+            _camera(intrinsics[name], row.get("dist") or [0.0] * 4) for name, row in rows.items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a readable list of poses ({error!r}); check --data and --sets.") from error
+        raise ValueError(
+            f"{path}: not a readable list of poses ({error!r}); check --data and --sets."
+        ) from error
     found = {entry.name for entry in (folder / "images").glob("*")}
     if found != poses.keys() or not found:
-        raise ValueError(f"{folder}: images/ and poses.json hold different names; they must be the same.")
+        raise ValueError(
+            f"{folder}: images/ and poses.json hold different names; they must be the same."
+        )
     first = rows[min(rows)]
     return DemoTruth(folder / "images", (first["w"], first["h"]), intrinsics, poses), cameras
 
@@ -89,7 +97,12 @@ def job(name: str, log: Path, result: Path, *arguments: object) -> float:
     script = PROJECT / "jobs" / f"{name}.py"
     start = time.perf_counter()
     with log.open("w") as file:
-        done = run_process([sys.executable, str(script), *map(str, arguments)], stdout=file, stderr=STDOUT, check=False)
+        done = run_process(
+            [sys.executable, str(script), *map(str, arguments)],
+            stdout=file,
+            stderr=STDOUT,
+            check=False,
+        )
     if not result.exists():
         last = (log.read_text().strip().splitlines() or ["no output"])[-1]
         raise ValueError(f"{script.name} ended with {done.returncode}: {last}")
@@ -132,11 +145,15 @@ def map_sift(images: Path, output: Path, camera: str | None) -> dict[str, float]
     reader = pycolmap.ImageReaderOptions(camera_model=model, camera_params=params)
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = 0
-    mapping = pycolmap.IncrementalPipelineOptions(random_seed=0, min_model_size=MIN_ALIGNED, extract_colors=False)
+    mapping = pycolmap.IncrementalPipelineOptions(
+        random_seed=0, min_model_size=MIN_ALIGNED, extract_colors=False
+    )
     mapping.mapper.random_seed = mapping.triangulation.random_seed = 0
     if camera is not None:
         mapping.ba_refine_focal_length = mapping.ba_refine_extra_params = False
-        mapping.mapper.abs_pose_refine_focal_length = mapping.mapper.abs_pose_refine_extra_params = False
+        mapping.mapper.abs_pose_refine_focal_length = (
+            mapping.mapper.abs_pose_refine_extra_params
+        ) = False
 
     times = [time.perf_counter()]
     per_image = pycolmap.CameraMode.PER_IMAGE
@@ -144,7 +161,9 @@ def map_sift(images: Path, output: Path, camera: str | None) -> dict[str, float]
         database, images, camera_mode=per_image, reader_options=reader, device=pycolmap.Device.cpu
     )
     times.append(time.perf_counter())
-    pycolmap.match_exhaustive(database, verification_options=verification, device=pycolmap.Device.cpu)
+    pycolmap.match_exhaustive(
+        database, verification_options=verification, device=pycolmap.Device.cpu
+    )
     times.append(time.perf_counter())
     found = pycolmap.incremental_mapping(database, images, models, mapping)
     times.append(time.perf_counter())
@@ -171,7 +190,9 @@ def measure(model: Path, truth: DemoTruth) -> Record:
     if summary.images >= MIN_ALIGNED:
         registered = (reconstruction.images[number] for number in reconstruction.reg_image_ids())
         matrices = {image.name: image.cam_from_world().matrix() for image in registered}
-        errors = compare_with_truth({name: (m[:, :3], m[:, 3]) for name, m in matrices.items()}, truth)
+        errors = compare_with_truth(
+            {name: (m[:, :3], m[:, 3]) for name, m in matrices.items()}, truth
+        )
         record["rotation_deg"] = dict(zip(errors.names, errors.rotation.tolist(), strict=True))
         record["position"] = dict(zip(errors.names, errors.position.tolist(), strict=True))
     return record
@@ -179,16 +200,24 @@ def measure(model: Path, truth: DemoTruth) -> Record:
 
 def table(sets: dict[str, dict[str, Record]]) -> str:
     """An aligned Markdown table with a row for each method on each set."""
-    rows = [["set", "method", "images", "points", "track", "px", "rotation °", "position %", "seconds"]]
+    rows = [
+        ["set", "method", "images", "points", "track", "px", "rotation °", "position %", "seconds"]
+    ]
     for name, methods in sets.items():
         for method, record in methods.items():
             row = [name, TITLES[method], f"{record['registered']}/{record['of']}"]
-            for key, form in (("points", "{}"), ("track_length", "{:.2f}"), ("reprojection_px", "{:.3f}")):
+            for key, form in (
+                ("points", "{}"),
+                ("track_length", "{:.2f}"),
+                ("reprojection_px", "{:.3f}"),
+            ):
                 row.append(form.format(record[key]) if key in record else "–")
             for key, factor in (("rotation_deg", 1), ("position", 100)):
                 errors = factor * np.array(list(record.get(key, {}).values()))
                 row.append(f"{np.median(errors):.3f} / {errors.max():.3f}" if len(errors) else "–")
-            rows.append([*row, " + ".join(f"{seconds:.0f}" for seconds in record["seconds"].values())])
+            rows.append(
+                [*row, " + ".join(f"{seconds:.0f}" for seconds in record["seconds"].values())]
+            )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
@@ -202,7 +231,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     loaded = {name: load_truth(data / name) for name in names}
     for name, (_, cameras) in loaded.items():
         if options.known_cameras and len(cameras) > 1:
-            raise ValueError(f"{data / name}: has {len(cameras)} cameras; leave --known-cameras out, which keeps one.")
+            raise ValueError(
+                f"{data / name}: has {len(cameras)} cameras; leave --known-cameras out, which keeps one."
+            )
     from eloftr import load_matcher
 
     measured_with = environment(options.weights, load_matcher(options.weights))
@@ -216,13 +247,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         else:
             root = options.work.resolve()
             if root.exists() and any(root.iterdir()):
-                raise ValueError(f"--work {root}: holds files already; give an empty or a new folder.")
+                raise ValueError(
+                    f"--work {root}: holds files already; give an empty or a new folder."
+                )
         for name, (truth, cameras) in loaded.items():
             camera = min(cameras) if options.known_cameras else None
             work = root / name
             work.mkdir(parents=True)
             print(f"{name}: {len(truth.poses)} images", file=sys.stderr, flush=True)
-            ours = reconstruct_ours(truth, work, camera, options.weights, options.long_side, options.mapper)
+            ours = reconstruct_ours(
+                truth, work, camera, options.weights, options.long_side, options.mapper
+            )
             sets[name] = {"ours": ours, "sift": reconstruct_sift(truth, work, camera)}
     settings = {name: getattr(options, name) for name in ("long_side", "mapper", "known_cameras")}
     results = {"settings": settings, "environment": measured_with, "sets": sets}
@@ -234,17 +269,41 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)")
     add("--sets", default=",".join(SETS), help="comma-separated (default: %(default)s)")
     add("--weights", default="small", help="checkpoint, by name or path (default: %(default)s)")
-    add("--mapper", choices=MAPPERS, default="incremental", help="ours; SIFT's is incremental (default: %(default)s)")
-    add("--long-side", type=int, default=640, help="longer side of what we match, pixels (default: %(default)s)")
-    add("--known-cameras", action="store_true", help="both keep the true intrinsics; for sets of one camera")
-    add("--out", type=Path, help="write the errors of every image, the settings and the versions as JSON")
-    add("--work", type=Path, help="keep databases, models and logs in this empty folder (default: they are deleted)")
+    add(
+        "--mapper",
+        choices=MAPPERS,
+        default="incremental",
+        help="ours; SIFT's is incremental (default: %(default)s)",
+    )
+    add(
+        "--long-side",
+        type=int,
+        default=640,
+        help="longer side of what we match, pixels (default: %(default)s)",
+    )
+    add(
+        "--known-cameras",
+        action="store_true",
+        help="both keep the true intrinsics; for sets of one camera",
+    )
+    add(
+        "--out",
+        type=Path,
+        help="write the errors of every image, the settings and the versions as JSON",
+    )
+    add(
+        "--work",
+        type=Path,
+        help="keep databases, models and logs in this empty folder (default: they are deleted)",
+    )
     try:
         run(parser.parse_args(arguments))
     except ValueError as error:
