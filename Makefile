@@ -1,28 +1,39 @@
-# `make demo` and `make test`: both make .venv and install into it what they need, once.
+# `make demo` and `make test` make .venv and install into it what they need, once.
+# `make test PYTHON=python3.12 CONSTRAINTS=` runs the tests with another interpreter and the newest packages.
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+WORKERS ?= 0 # processes that share the tests; 0 runs them in pytest's own process
 BIN := .venv/bin
+PINNED := $(addprefix --constraint ,$(CONSTRAINTS))
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
-.venv/installed: pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable .
+
+.venv/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable ".[pipeline]"
 	touch $@
 
-.venv/installed-test: .venv/installed
-	$(BIN)/pip install --quiet --editable ".[test]"
-	touch $@
+# setuptools comes first, so that the project is built with the constrained version and not with the newest one.
+.venv/installed-test: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/pip install --quiet $(PINNED) setuptools
+	$(BIN)/pip install --quiet $(PINNED) --no-build-isolation --editable ".[test,docs]"
+	touch .venv/installed $@
 
 demo: .venv/installed
-	$(BIN)/python jobs/demo.py
+	$(BIN)/eloftr demo
 
-test: lint
-	$(BIN)/python -m pytest
+test: lint docs
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --cov
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed-test
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .coverage demo site

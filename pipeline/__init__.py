@@ -1,10 +1,11 @@
 """Match, rerank and reconstruct photographs: what the commands do, as functions.
 
-    summary = pipeline.match(images="photos", output="run", progress=lambda event: print(event.text))
-    pipeline.reconstruct("run")
+    summary = pipeline.match(images="photos", output="run", progress=lambda event:
+    print(event.text)) pipeline.reconstruct("run")
 
-Nothing is printed. Progress goes to a callback, the summary is returned, and every expected error is a
-`pipeline.errors.PipelineError` or another `eloftr.EloftrError`. The functions work in any thread, also several at once.
+Nothing is printed. Progress goes to a callback, the summary is returned, and every expected error
+is a `pipeline.errors.PipelineError` or another `eloftr.EloftrError`. The functions work in any
+thread, also several at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# The rooms are loaded before the functions of the same names are defined, and so never take their places.
+# The rooms are loaded before the functions of the same names are defined, and so never take their
+# places.
 import pipeline.match
 import pipeline.reconstruct
 import pipeline.rerank  # noqa: F401
@@ -56,23 +58,29 @@ def match(
     actors: str | Actors | None = None,
     progress: Listener = nobody,
 ) -> RunSummary:
-    """Match the pairs of a folder of photographs and write verified matches; goes on where it was stopped.
+    """Match the pairs of a folder of photographs and write verified matches; goes on where it was
+    stopped.
 
     images, output: folder of photographs and run folder; a local path or an fsspec URL each.
     pairs: a list (.txt, .csv, .parquet), its table of PAIRS, or None for all pairs.
-    weights: a bundled name, a file, a folder, a hub id or an fsspec URL. variant: `full`, or `opt` without softmax.
-    threshold: lowest score of a match; None for the variant's. least_squares: radius in pixels of the patches that
-    sharpen keypoints, 0 for none; None for the weights' own.
-    long_side: longer side of what the network sees, pixels. dtype: of the network; None chooses by device.
+    weights: a bundled name, a file, a folder, a hub id or an fsspec URL. variant: `full`, or `opt`
+    without softmax.
+    threshold: lowest score of a match; None for the variant's. least_squares: radius in pixels of
+    the patches that sharpen keypoints, 0 for none; None for the weights' own.
+    long_side: longer side of what the network sees, pixels. dtype: of the network; None chooses by
+    device.
     batch_size: pairs at once; None chooses by device. It changes no result.
-    verification, limits: see their classes; None for the defaults. max_images, max_pairs: of a shard; None by device.
-    follow_links: symbolic links may lead out of the folder of images. storage: options of the fsspec filesystems.
+    verification, limits: see their classes; None for the defaults. max_images, max_pairs: of a
+    shard; None by device.
+    follow_links: symbolic links may lead out of the folder of images. storage: options of the
+    fsspec filesystems.
     executor: `auto`, `local` or `ray`, or one that is made already and stays the caller's to close.
-    actors: how many processes hold the model, as `4` or `1-8`; None for one a GPU, or one a CPU where there is none.
+    actors: how many processes hold the model, as `4` or `1-8`; None for one a GPU, or one a CPU
+    where there is none.
     progress: called with an `Event` now and then, in the calling thread.
 
-    Returns the summary, which is also in `output/summary.json`. Raises an EloftrError, one sentence, for whatever is
-    wrong with the arguments, before any work.
+    Returns the summary, which is also in `output/summary.json`. Raises an EloftrError, one
+    sentence, for whatever is wrong with the arguments, before any work.
     """
     from pipeline.match.job import match_photographs
 
@@ -81,14 +89,20 @@ def match(
         return match_photographs(chosen, carrying, _actors(actors), progress)
 
 
-def estimate(images: str, output: str, *, progress: Listener = nobody, **options: Any) -> PlanCounts:
+MATCH_DEFAULTS: dict[str, Any] = dict(match.__kwdefaults__ or {})
+
+
+def estimate(
+    images: str, output: str, *, progress: Listener = nobody, **options: Any
+) -> PlanCounts:
     """Plan a run and time two matches; writes nothing. Arguments as of `match`.
 
-    The plan and its cost come as events, `plan` and `estimate`; the numbers of the plan are returned.
+    The plan and its cost come as events, `plan` and `estimate`; the numbers of the plan are
+    returned.
     """
     from pipeline.match.job import estimate_run
 
-    given = {**match.__kwdefaults__, **options}
+    given = {**MATCH_DEFAULTS, **options}
     chosen = _run_options({"images": images, "output": output, **given})
     with _made(given["executor"]) as carrying:
         return estimate_run(chosen, carrying, _actors(given["actors"]), progress)
@@ -113,11 +127,15 @@ def rerank(
     progress: Listener = nobody,
     **options: Any,
 ) -> RerankSummary | None:
-    """Put retrieval's candidates in the order of their verified matches; goes on where it was stopped.
+    """Put retrieval's candidates in the order of their verified matches; goes on where it was
+    stopped.
 
-    queries, database: folders of photographs; may be the same. candidates, truth: lists, see `pipeline.pairs.candidates`.
-    score, budget, saturation, top, gate: see `RerankOptions`. draw: how many of the queries that moved most are drawn.
-    dry_run: plan only and write nothing; returns None. options: arguments of `match` that say how pairs are matched.
+    queries, database: folders of photographs; may be the same. candidates, truth: lists, see
+    `pipeline.pairs.candidates`.
+    score, budget, saturation, top, gate: see `RerankOptions`. draw: how many of the queries that
+    moved most are drawn.
+    dry_run: plan only and write nothing; returns None. options: arguments of `match` that say how
+    pairs are matched.
 
     Returns the summary, which is also in `output/summary.json`. Raises as `match`.
     """
@@ -126,7 +144,7 @@ def rerank(
     from pipeline.rerank.options import RerankOptions
 
     images = {"query": queries, "database": database}
-    run = _run_options({"images": images, "output": output, **match.__kwdefaults__, **options})
+    run = _run_options({"images": images, "output": output, **MATCH_DEFAULTS, **options})
     chosen = RerankOptions(run, candidates, truth, score, budget, saturation, top, gate, draw)
     with _made(executor) as carrying:
         found = rerank_candidates(chosen, carrying, _actors(actors), progress, dry_run)
@@ -150,20 +168,31 @@ def reconstruct(
 ) -> ReconstructionSummary:
     """Import a finished run into a COLMAP database and map it.
 
-    run: the output of `match`, a path or an fsspec URL. output: a local folder; None for `sfm` in the run's.
-    images: the photographs, for the colours of the points; None for those of the run. mapper: `incremental` or `global`.
-    cameras: how images become cameras. radius: distance within which keypoints are merged, pixels of the network's
-    images. threads: of the mapper; with one the model is the same every time, −1 takes all cores.
+    run: the output of `match`, a path or an fsspec URL. output: a local folder; None for `sfm` in
+    the run's.
+    images: the photographs, for the colours of the points; None for those of the run. mapper:
+    `incremental` or `global`.
+    cameras: how images become cameras. radius: distance within which keypoints are merged, pixels
+    of the network's images. threads: of the mapper; with one the model is the same every time, −1
+    takes all cores.
     storage: options of the fsspec filesystem of the run.
 
-    Returns the summary; it holds no model where nothing could be mapped, and its notes say why. Raises
-    ReconstructionError or StorageError, one sentence, for options and runs that cannot be used.
+    Returns the summary; it holds no model where nothing could be mapped, and its notes say why.
+    Raises ReconstructionError or StorageError, one sentence, for options and runs that cannot be
+    used.
     """
     from pipeline.reconstruct.job import reconstruct_run
     from pipeline.store.folder import Folder
 
     return reconstruct_run(
-        Folder(run, storage or {}), output, images, mapper, cameras, radius=radius, threads=threads, listen=progress
+        Folder(run, storage or {}),
+        output,
+        images,
+        mapper,
+        cameras,
+        radius=radius,
+        threads=threads,
+        listen=progress,
     )
 
 
@@ -172,7 +201,17 @@ def _run_options(given: dict[str, Any]) -> Any:
     from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
     from pipeline.photos.limits import ImageLimits
 
-    same = ("images", "output", "pairs", "weights", "variant", "threshold", "least_squares", "max_images", "max_pairs")
+    same = (
+        "images",
+        "output",
+        "pairs",
+        "weights",
+        "variant",
+        "threshold",
+        "least_squares",
+        "max_images",
+        "max_pairs",
+    )
     return RunOptions(
         **{name: given[name] for name in same},
         matching=MatchingOptions(given["long_side"], given["dtype"], given["batch_size"]),

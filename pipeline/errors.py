@@ -1,7 +1,7 @@
 """Every error that the pipeline raises on purpose. The tree hangs below `eloftr.EloftrError`.
 
-The message of each is one sentence for a person: what, where, and how to cure it. Commands catch this tree and nothing
-else, so that a bug keeps its traceback.
+The message of each is one sentence for a person: what, where, and how to cure it. Commands catch
+this tree and nothing else, so that a bug keeps its traceback.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class FolderAbsentError(StorageError):
 
 
 class ImageError(PipelineError):
-    """A photograph cannot be used. reason: a word of the vocabulary; detail: one sentence for a person."""
+    """A photograph cannot be used.
+
+    reason: a word of the vocabulary; detail: one sentence for a person.
+    """
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)

@@ -10,7 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened. name: `plan`, `progress`, …; text: for a person; fields: the same for a machine."""
+    """Something that happened.
+
+    name: `plan`, `progress`, …; text: for a person; fields: the same for a machine.
+    """
 
     name: str
     text: str
@@ -25,7 +28,10 @@ def nobody(event: Event) -> None:
 
 
 class Progress:
-    """Counts what is done and says so. total: of `unit` (pairs, images), still to do when the counting starts."""
+    """Counts what is done and says so.
+
+    total: of `unit` (pairs, images), still to do when the counting starts.
+    """
 
     def __init__(self, total: int, unit: str = "pairs", listen: Listener = nobody) -> None:
         self.total, self.unit, self.listen = total, unit, listen

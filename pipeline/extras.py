@@ -12,8 +12,16 @@ from types import ModuleType
 
 from pipeline.errors import MissingExtraError
 
-# What importing pycolmap replaces by handlers of its own, which print a trace and have been seen to deadlock.
-HANDLED = (signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+# What importing pycolmap replaces by handlers of its own, which print a trace and have been seen to
+# deadlock.
+HANDLED = (
+    signal.SIGTERM,
+    signal.SIGSEGV,
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+)
 SIGACTION = 256  # bytes, more than the C structure of that name has on any Linux
 
 
@@ -34,12 +42,17 @@ def import_pycolmap() -> ModuleType:
 
 def missing(package: str, error: ImportError, extra: str = "pipeline") -> MissingExtraError:
     """The error that tells a person how to install what is missing."""
-    return MissingExtraError(f'{package} is not installed ({error}); pip install "eloftr-pipeline[{extra}]".')
+    return MissingExtraError(
+        f'{package} is not installed ({error}); pip install "eloftr-pipeline[{extra}]".'
+    )
 
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Put the handlers of signals back at the end. Python's `signal` may do that in the main thread only; C may in any."""
+    """Put the handlers of signals back at the end.
+
+    Python's `signal` may do that in the main thread only; C may in any.
+    """
     sigaction = ctypes.CDLL(None, use_errno=True).sigaction
     kept = {number: ctypes.create_string_buffer(SIGACTION) for number in HANDLED}
     for number, action in kept.items():

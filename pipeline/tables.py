@@ -1,8 +1,9 @@
 """Arrow schemas of every table that crosses a boundary, and the one builder of ragged columns.
 
-Coordinates are float32 (x, y) in pixels of the original image after its EXIF orientation is applied; the
-centre of the top-left pixel is (0, 0). Names of images are POSIX paths relative to the image root. Every
-schema carries its version, units and origin as metadata; `version` changes when the meaning of a column does.
+Coordinates are float32 (x, y) in pixels of the original image after its EXIF orientation is
+applied; the centre of the top-left pixel is (0, 0). Names of images are POSIX paths relative to the
+image root. Every schema carries its version, units and origin as metadata; `version` changes when
+the meaning of a column does.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ MATCHES = _schema(
     ("keypoints1", pa.list_(POINT)),
     ("scores", pa.list_(pa.float32())),
     # null until verified:
-    ("geometry", pa.string()),  # none | degenerate | calibrated | uncalibrated | planar | panoramic | …
+    # none | degenerate | calibrated | uncalibrated | planar | panoramic | …
+    ("geometry", pa.string()),
     ("inliers", pa.list_(pa.bool_())),
     ("num_inliers", pa.int32()),
     ("E", MATRIX),  # row-major; null where the geometry has none
@@ -87,7 +89,8 @@ FAILURES = _schema(
 KEYPOINTS = _schema(
     ("image", pa.string()),
     ("keypoints", pa.list_(POINT)),
-    ("spread", pa.list_(pa.float32())),  # root mean square distance of the merged observations, pixels
+    # root mean square distance of the merged observations, pixels
+    ("spread", pa.list_(pa.float32())),
 )
 
 RANKING = _schema(
@@ -106,12 +109,14 @@ QUERIES = _schema(
     ("query", pa.string()),
     ("candidates", pa.int32()),
     ("matched", pa.int32()),  # of its candidates
-    ("margin", pa.int32()),  # inliers of the best-supported candidate above those of the retrieval's first
+    # inliers of the best-supported candidate above those of the retrieval's first
+    ("margin", pa.int32()),
     ("gated", pa.bool_()),  # whether the gate kept the retrieval's first in its place
     ("first_before", pa.string()),
     ("first_after", pa.string()),
     # null without truth:
-    ("positive_before", pa.int32()),  # rank of the first true candidate, null also where there is none
+    # rank of the first true candidate, null also where there is none
+    ("positive_before", pa.int32()),
     ("positive_after", pa.int32()),
     ("ap_before", pa.float32()),  # average precision
     ("ap_after", pa.float32()),
@@ -123,7 +128,8 @@ def ragged(rows: Sequence[np.ndarray], kind: pa.DataType) -> pa.ListArray:
 
     rows: each (n,) for lists of scalars, (n, k) for lists of fixed-size lists; n may be 0.
     kind: the column's type, `list<scalar>` or `list<fixed_size_list<scalar, k>>`.
-    Raises ValueError where a row has another k, or all rows together more values than one column can hold.
+    Raises ValueError where a row has another k, or all rows together more values than one column
+    can hold.
     """
     inner = kind.value_type
     fixed = pa.types.is_fixed_size_list(inner)
@@ -133,7 +139,9 @@ def ragged(rows: Sequence[np.ndarray], kind: pa.DataType) -> pa.ListArray:
     flat = np.concatenate([np.ravel(row) for row in rows]) if rows else np.empty(0)
     expected = int(offsets[-1]) * (inner.list_size if fixed else 1)
     if len(flat) != expected or expected >= 2**31:
-        raise ValueError(f"{len(flat)} values for a column of {kind}: expected {expected}, below 2147483648.")
+        raise ValueError(
+            f"{len(flat)} values for a column of {kind}: expected {expected}, below 2147483648."
+        )
     values = pa.array(np.ascontiguousarray(flat, scalar.to_pandas_dtype()), scalar)
     if fixed:
         values = pa.FixedSizeListArray.from_arrays(values, type=inner)
@@ -141,7 +149,9 @@ def ragged(rows: Sequence[np.ndarray], kind: pa.DataType) -> pa.ListArray:
 
 
 def unragged(column: pa.ChunkedArray | pa.ListArray) -> list[np.ndarray]:
-    """The inverse of `ragged`: one numpy view per row, (n,) or (n, k); a null row gives an empty array."""
+    """The inverse of `ragged`: one numpy view per row, (n,) or (n, k); a null row gives an empty
+    array.
+    """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     inner = array.type.value_type
     values = array.values

@@ -1,4 +1,6 @@
-"""Every word that tables, markers and messages share: statuses, stages, reasons, geometries. Each stands here once.
+"""Every word that tables, markers and messages share: statuses, stages, reasons, geometries.
+
+Each stands here once.
 
 Words are strings (`Status.MATCHED == "matched"`), so that tables and JSON hold plain text.
 """
@@ -36,7 +38,9 @@ class CandidateStatus(Word):
 
 
 class Stage(Word):
-    """Where something failed (column `stage` of FAILURES) or time was spent (`seconds` of a done marker)."""
+    """Where something failed (column `stage` of FAILURES) or time was spent (`seconds` of a done
+    marker).
+    """
 
     PLAN = "plan"
     READ = "read"
@@ -97,7 +101,10 @@ MEANINGS = {**IMAGE_MEANINGS, **PAIR_MEANINGS, **LINE_MEANINGS, **LIST_MEANINGS}
 
 
 class Geometry(Word):
-    """The two-view geometry of a pair, column `geometry` of MATCHES. COLMAP's names, and NONE for a pair without matches."""
+    """The two-view geometry of a pair, column `geometry` of MATCHES.
+
+    COLMAP's names, and NONE for a pair without matches.
+    """
 
     NONE = "none"
     UNDEFINED = "undefined"
@@ -132,7 +139,9 @@ class GeometryModel(Word):
 
 
 class Score(Word):
-    """What candidates are ordered by: verified inliers, their share of the matches, or the sum of their match scores."""
+    """What candidates are ordered by: verified inliers, their share of the matches, or the sum of
+    their match scores.
+    """
 
     INLIERS = "inliers"
     RATIO = "ratio"

@@ -1,7 +1,7 @@
 """The demo scene: photographs of a courtyard that does not exist, with known cameras.
 
-A folder made by `make_demo_scene` holds `images/view_00.jpg` … and `truth.json` with K, R, t of each view:
-world to camera, in metres, pixel centres at integers. Nothing else belongs there.
+A folder made by `make_demo_scene` holds `images/view_00.jpg` … and `truth.json` with K, R, t of
+each view: world to camera, in metres, pixel centres at integers. Nothing else belongs there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,14 +33,18 @@ Paint = Callable[[tuple[int, int], float], np.ndarray]
 def make_demo_scene(
     folder: str | Path, views: int = 12, size: tuple[int, int] = (640, 480), seed: int = 0
 ) -> DemoTruth:
-    """Photograph the courtyard from `views` places on an arc, or reuse the pictures that are there already.
+    """Photograph the courtyard from `views` places on an arc, or reuse the pictures that are there
+    already.
 
-    size: width and height in pixels. The folder appears whole or not at all. Raises ValueError for fewer than
-    2 views, a size under 32 pixels, or a folder that holds anything else than a demo scene.
+    size: width and height in pixels. The folder appears whole or not at all. Raises ValueError for
+    fewer than 2 views, a size under 32 pixels, or a folder that holds anything else than a demo
+    scene.
     """
     folder = Path(folder)
     if views < 2 or min(size) < 32:
-        raise ValueError(f"{views} views of {size[0]}×{size[1]}: at least 2 views of 32×32 are needed.")
+        raise ValueError(
+            f"{views} views of {size[0]}×{size[1]}: at least 2 views of 32×32 are needed."
+        )
     options = {"version": VERSION, "views": views, "size": list(size), "seed": seed}
     if folder.exists():
         record, present = _existing(folder)
@@ -60,10 +65,11 @@ def make_demo_scene(
     return _truth(folder, record)
 
 
-def _existing(folder: Path) -> tuple[dict, set[str]]:
+def _existing(folder: Path) -> tuple[dict[str, Any], set[str]]:
     """The record of a demo scene and the names of its pictures; empty for an empty folder.
 
-    Raises ValueError where anything in the folder is not ours: a folder made again is deleted first.
+    Raises ValueError where anything in the folder is not ours: a folder made again is deleted
+    first.
     """
     try:
         if not any(folder.iterdir()):
@@ -75,12 +81,17 @@ def _existing(folder: Path) -> tuple[dict, set[str]]:
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:
-        raise ValueError(f"{folder} holds something else than a demo scene; give an empty or a new folder.")
+        raise ValueError(
+            f"{folder} holds something else than a demo scene; give an empty or a new folder."
+        )
     return record, present
 
 
-def _truth(folder: Path, record: dict) -> DemoTruth:
-    views = {name: {k: np.array(view[k]) for k in ("K", "R", "t")} for name, view in record["views"].items()}
+def _truth(folder: Path, record: dict[str, Any]) -> DemoTruth:
+    views = {
+        name: {k: np.array(view[k]) for k in ("K", "R", "t")}
+        for name, view in record["views"].items()
+    }
     width, height = record["options"]["size"]
     return DemoTruth(
         folder / "images",
@@ -90,7 +101,9 @@ def _truth(folder: Path, record: dict) -> DemoTruth:
     )
 
 
-def _photograph(folder: Path, views: int, size: tuple[int, int], seed: int) -> dict[str, dict[str, list]]:
+def _photograph(
+    folder: Path, views: int, size: tuple[int, int], seed: int
+) -> dict[str, dict[str, Any]]:
     """Write all views; returns name → K, R, t as lists."""
     folder.mkdir()
     width, height = size
@@ -124,39 +137,87 @@ def _exif(size: tuple[int, int], focal: float) -> Image.Exif:
 
 
 def cameras(views: int) -> list[Pose]:
-    """Cameras on an arc of 72° around the courtyard's middle, height and distance changing, level to ±2°."""
+    """Cameras on an arc of 72° around the courtyard's middle, height and distance changing, level
+    to ±2°.
+    """
     poses = []
     for k, turn in enumerate(np.radians(np.linspace(-38, 34, views))):
         distance = 5.6 + 0.5 * np.sin(1.9 * k)
-        centre = (distance * np.sin(turn), 1.6 - distance * np.cos(turn), 1.65 + 0.35 * np.sin(2.4 * k + 1))
+        centre = (
+            distance * np.sin(turn),
+            1.6 - distance * np.cos(turn),
+            1.65 + 0.35 * np.sin(2.4 * k + 1),
+        )
         R, t = look_at(centre, (0.25 * np.sin(1.3 * k), 1.6, 1.05 + 0.1 * np.cos(1.7 * k)))
         roll = np.radians(2.0 * np.sin(2.9 * k))
-        tilt = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
+        tilt = np.array(
+            [[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]]
+        )
         poses.append((tilt @ R, tilt @ t))
     return poses
 
 
 def courtyard(rng: np.random.Generator, texels_per_metre: float) -> Scene:
-    """A paved yard before a crumbling wall with a door and a window, and things standing about in it."""
+    """A paved yard before a crumbling wall with a door and a window, and things standing about in
+    it.
+    """
     yard = _Yard(texels_per_metre)
-    brick, coat, wood, paint = (0.55, 0.31, 0.23), (0.82, 0.74, 0.60), (0.50, 0.36, 0.24), (0.26, 0.40, 0.40)
-    grey, green, white, blue = (0.58, 0.56, 0.52), (0.20, 0.31, 0.13), (0.85, 0.80, 0.66), (0.24, 0.34, 0.45)
+    brick, coat, wood, paint = (
+        (0.55, 0.31, 0.23),
+        (0.82, 0.74, 0.60),
+        (0.50, 0.36, 0.24),
+        (0.26, 0.40, 0.40),
+    )
+    grey, green, white, blue = (
+        (0.58, 0.56, 0.52),
+        (0.20, 0.31, 0.13),
+        (0.85, 0.80, 0.66),
+        (0.24, 0.34, 0.45),
+    )
     # each paints a shape s at d texels a metre
-    paving = yard.texture(10, 8.8, lambda s, d: textures.stones(s, rng, 0.36 * d, (0.60, 0.57, 0.52), 0.06), 0.85)
-    grass = yard.texture(15, 12.5, lambda s, d: textures.leaves(s, rng, green, 0.12 * d, 0.7 * d), 0.25)
-    wall = yard.texture(9, 3.4, lambda s, d: textures.crumbling(s, rng, 0.085 * d, brick, coat), 0.7)
-    rubble = yard.texture(8, 6, lambda s, d: textures.stones(s, rng, 0.24 * d, (0.62, 0.56, 0.46), 0.09), 0.7)
+    paving = yard.texture(
+        10, 8.8, lambda s, d: textures.stones(s, rng, 0.36 * d, (0.60, 0.57, 0.52), 0.06), 0.85
+    )
+    grass = yard.texture(
+        15, 12.5, lambda s, d: textures.leaves(s, rng, green, 0.12 * d, 0.7 * d), 0.25
+    )
+    wall = yard.texture(
+        9, 3.4, lambda s, d: textures.crumbling(s, rng, 0.085 * d, brick, coat), 0.7
+    )
+    rubble = yard.texture(
+        8, 6, lambda s, d: textures.stones(s, rng, 0.24 * d, (0.62, 0.56, 0.46), 0.09), 0.7
+    )
     boards = yard.texture(4.5, 4.5, lambda s, d: textures.planks(s, rng, 0.15 * d, wood))
-    staves = yard.texture(6, 2.4, lambda s, d: textures.planks(s, rng, 0.16 * d, paint, upright=True), 0.7)
-    hedge = yard.texture(5, 4.5, lambda s, d: textures.leaves(s, rng, (0.24, 0.36, 0.15), 0.03 * d, 0.12 * d, 0.3), 0.7)
+    staves = yard.texture(
+        6, 2.4, lambda s, d: textures.planks(s, rng, 0.16 * d, paint, upright=True), 0.7
+    )
+    hedge = yard.texture(
+        5,
+        4.5,
+        lambda s, d: textures.leaves(s, rng, (0.24, 0.36, 0.15), 0.03 * d, 0.12 * d, 0.3),
+        0.7,
+    )
     block = yard.texture(9.5, 3, lambda s, d: textures.plaster(s, rng, grey))
-    notice = yard.texture(0.9, 1.3, lambda s, d: textures.painted(s, rng, white, (0.55, 0.14, 0.1), 0.13 * d))
-    poster = yard.texture(1.2, 0.85, lambda s, d: textures.painted(s, rng, blue, (0.85, 0.65, 0.25), 0.16 * d))
-    mural = yard.texture(0.9, 1.2, lambda s, d: textures.leaves(s, rng, grey, 0.02 * d, 0.25 * d, 0.4), 0.8)
-    tower = yard.texture(15, 7.5, lambda s, d: textures.bricks(s, rng, 0.16 * d, (0.62, 0.50, 0.42)), 0.5)
-    house = yard.texture(12.5, 5, lambda s, d: textures.crumbling(s, rng, 0.15 * d, brick, (0.7, 0.66, 0.6)), 0.5)
+    notice = yard.texture(
+        0.9, 1.3, lambda s, d: textures.painted(s, rng, white, (0.55, 0.14, 0.1), 0.13 * d)
+    )
+    poster = yard.texture(
+        1.2, 0.85, lambda s, d: textures.painted(s, rng, blue, (0.85, 0.65, 0.25), 0.16 * d)
+    )
+    mural = yard.texture(
+        0.9, 1.2, lambda s, d: textures.leaves(s, rng, grey, 0.02 * d, 0.25 * d, 0.4), 0.8
+    )
+    tower = yard.texture(
+        15, 7.5, lambda s, d: textures.bricks(s, rng, 0.16 * d, (0.62, 0.50, 0.42)), 0.5
+    )
+    house = yard.texture(
+        12.5, 5, lambda s, d: textures.crumbling(s, rng, 0.15 * d, brick, (0.7, 0.66, 0.6)), 0.5
+    )
     trees = yard.texture(
-        12.5, 5, lambda s, d: textures.leaves(s, rng, (0.27, 0.40, 0.18), 0.1 * d, 0.6 * d, 0.35), 0.35
+        12.5,
+        5,
+        lambda s, d: textures.leaves(s, rng, (0.27, 0.40, 0.18), 0.1 * d, 0.6 * d, 0.35),
+        0.35,
     )
 
     yard.panel((-5.6, 4.3, 0), (10, 0, 0), (0, -8.8, 0), paving)
@@ -171,7 +232,8 @@ def courtyard(rng: np.random.Generator, texels_per_metre: float) -> Scene:
     ):
         region = ((left + 5) / 9, (3.4 - top) / 3.4, (right - left) / 9, (top - foot) / 3.4)
         yard.panel((left, 4.2, top), (right - left, 0, 0), (0, 0, foot - top), wall, region)
-    for left, right, foot, top in ((0.3, 1.4, 0.0, 2.15), (-3.1, -1.9, 1.1, 2.3)):  # these, 30 cm deep
+    # these, 30 cm deep
+    for left, right, foot, top in ((0.3, 1.4, 0.0, 2.15), (-3.1, -1.9, 1.1, 2.3)):
         yard.panel((left, 4.5, top), (right - left, 0, 0), (0, 0, foot - top), staves)
         yard.panel((left, 4.2, top), (0, 0.3, 0), (0, 0, foot - top), rubble)
         yard.panel((right, 4.5, top), (0, -0.3, 0), (0, 0, foot - top), rubble)
@@ -213,11 +275,14 @@ class _Yard:
         self.density = texels_per_metre
         self.textures: list[np.ndarray] = []
         self.extents: list[tuple[float, float]] = []
-        self.used: list[tuple[float, float, float]] = []  # where the next crop begins, height of its row
+        # where the next crop begins, height of its row
+        self.used: list[tuple[float, float, float]] = []
         self.surfaces: list[Surface] = []
 
     def texture(self, width: float, height: float, paint: Paint, sharpness: float = 1.0) -> int:
-        """Paint width × height metres by `paint(shape, texels per metre)`; far walls need less sharpness."""
+        """Paint width × height metres by `paint(shape, texels per metre)`; far walls need less
+        sharpness.
+        """
         density = self.density * sharpness
         shape = max(8, round(height * density)), max(8, round(width * density))
         self.textures.append(paint(shape, density))
@@ -226,7 +291,8 @@ class _Yard:
         return len(self.textures) - 1
 
     def crop(self, texture: int, width: float, height: float) -> Region:
-        """The next part of a texture, as large as the face: no two faces look alike until all of it is used.
+        """The next part of a texture, as large as the face: no two faces look alike until all of it
+        is used.
 
         Laid out in rows. A face larger than its texture gets all of it, stretched.
         """
@@ -240,13 +306,19 @@ class _Yard:
         self.used[texture] = x + width, y, max(tallest, height)
         return x / whole_x, y / whole_y, width / whole_x, height / whole_y
 
-    def panel(self, origin: Point, right: Point, down: Point, texture: int, region: Region | None = None) -> None:
+    def panel(
+        self, origin: Point, right: Point, down: Point, texture: int, region: Region | None = None
+    ) -> None:
         u, v = np.array(right, float), np.array(down, float)
         region = region or self.crop(texture, float(np.linalg.norm(u)), float(np.linalg.norm(v)))
         self.surfaces.append(Surface(np.array(origin, float), u, v, texture, region))
 
-    def box(self, foot: Point, size: Point, texture: int, turn: float = 0.0, lean: float = 0.0) -> None:
-        """A box with the middle of its foot at `foot`; degrees about the vertical, and leaning backwards."""
+    def box(
+        self, foot: Point, size: Point, texture: int, turn: float = 0.0, lean: float = 0.0
+    ) -> None:
+        """A box with the middle of its foot at `foot`; degrees about the vertical, and leaning
+        backwards.
+        """
         a, b = np.radians(turn), np.radians(lean)
         leaning = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
         turned = np.array([[np.cos(a), np.sin(a), 0], [-np.sin(a), np.cos(a), 0], [0, 0, 1]])

@@ -33,32 +33,41 @@ class PoseErrors:
 
 
 def compare_with_truth(poses: Mapping[str, Pose], truth: DemoTruth) -> PoseErrors:
-    """Errors of poses (name → R, t, world to camera) in any coordinate frame, against the true ones.
+    """Errors of poses (name → R, t, world to camera) in any coordinate frame, against the true
+    ones.
 
-    The frame is aligned by the similarity that brings the camera centres closest (Umeyama 1991). Raises
-    ValueError for a name the truth does not have, or fewer than 3 poses.
+    The frame is aligned by the similarity that brings the camera centres closest (Umeyama 1991).
+    Raises ValueError for a name the truth does not have, or fewer than 3 poses.
     """
     names = sorted(poses)
     unknown = [name for name in names if name not in truth.poses]
     if unknown:
-        raise ValueError(f"The scene has no view '{unknown[0]}'; names are relative to its images folder.")
+        raise ValueError(
+            f"The scene has no view '{unknown[0]}'; names are relative to its images folder."
+        )
     if len(names) < 3:
-        raise ValueError(f"Only {len(names)} views are reconstructed; an alignment needs at least 3.")
+        raise ValueError(
+            f"Only {len(names)} views are reconstructed; an alignment needs at least 3."
+        )
     estimated = np.array([-R.T @ t for R, t in (poses[name] for name in names)])
     true = np.array([-R.T @ t for R, t in (truth.poses[name] for name in names)])
     scale, turn, shift = similarity(estimated, true)
     every = np.array([-R.T @ t for R, t in truth.poses.values()])
     spread = float(np.sqrt(((every - every.mean(0)) ** 2).sum(1).mean()))
     position = np.linalg.norm(scale * estimated @ turn.T + shift - true, axis=1) / spread
-    rotation = np.array([_angle(poses[name][0] @ turn.T @ truth.poses[name][0].T) for name in names])
+    rotation = np.array(
+        [_angle(poses[name][0] @ turn.T @ truth.poses[name][0].T) for name in names]
+    )
     missing = [name for name in truth.poses if name not in poses]
     return PoseErrors(names, rotation, position, missing, spread)
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Scale, R (3, 3), t (3,) with the least squared error of `scale · R @ source + t` to target, (n, 3).
+    """Scale, R (3, 3), t (3,) with the least squared error of `scale · R @ source + t` to target,
+    (n, 3).
 
-    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991.
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
+    1991.
     """
     mean0, mean1 = source.mean(0), target.mean(0)
     centred0, centred1 = source - mean0, target - mean1
@@ -70,6 +79,8 @@ def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarra
 
 
 def _angle(R: np.ndarray) -> float:
-    """Angle of a rotation in degrees; by its sine too, as the cosine cannot tell small angles from none."""
+    """Angle of a rotation in degrees; by its sine too, as the cosine cannot tell small angles from
+    none.
+    """
     sine = np.linalg.norm([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
     return float(np.degrees(np.arctan2(sine, np.trace(R) - 1)))

@@ -1,10 +1,12 @@
-"""How work is spread: stages, tasks, and the one protocol that this machine and a cluster carry out.
+"""How work is spread: stages, tasks, and the one protocol that this machine and a cluster carry
+out.
 
     tasks ──► stage ──► stage ──► stage ──► results, as they finish, in any order
 
-A task has a name and a small value. It can run twice: whatever it writes has names that follow from its own, and the
-same content. What is done is known from what was written alone, so a stopped run goes on by giving the rest of its
-tasks again. A process that dies costs the task one attempt; the stage is told the number and decides what to leave out.
+A task has a name and a small value. It can run twice: whatever it writes has names that follow from
+its own, and the same content. What is done is known from what was written alone, so a stopped run
+goes on by giving the rest of its tasks again. A process that dies costs the task one attempt; the
+stage is told the number and decides what to leave out.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +22,8 @@ from pipeline.errors import ArgumentError, ExecutorError
 from pipeline.events import Listener, nobody
 
 EXECUTORS = ("auto", "local", "ray")
-CLUSTER = "RAY_ADDRESS"  # the environment variable that names a cluster; Ray sets it inside its jobs
+# the environment variable that names a cluster; Ray sets it inside its jobs
+CLUSTER = "RAY_ADDRESS"
 
 
 class Task(NamedTuple):
@@ -30,8 +33,8 @@ class Task(NamedTuple):
     value: Any
 
 
-# What a stage does with a task: (value, attempt) → value of the next stage. attempt counts from 1; it is higher where
-# processes died while they were at this stage of this task.
+# What a stage does with a task: (value, attempt) → value of the next stage. attempt counts from 1;
+# it is higher where processes died while they were at this stage of this task.
 Work = Callable[[Any, int], Any]
 
 
@@ -39,9 +42,10 @@ Work = Callable[[Any, int], Any]
 class Stage:
     """One step of every task.
 
-    make: called once in every process that carries the stage out, without arguments; picklable, as a partial of a class.
-    holds_model: whether the processes are the few actors that hold a model, on a GPU where there is one. Other stages
-    run wherever a CPU is free.
+    make: called once in every process that carries the stage out, without arguments; picklable, as
+    a partial of a class.
+    holds_model: whether the processes are the few actors that hold a model, on a GPU where there is
+    one. Other stages run wherever a CPU is free.
     """
 
     name: str
@@ -60,9 +64,11 @@ class Capacity(NamedTuple):
 class Actors:
     """How many processes hold the model, and what each takes.
 
-    first, most: to begin with, and at most. Where they differ, the pool grows and shrinks with the work, and an
-    autoscaling cluster with it. None: one for each GPU there is now, or without GPUs one for each CPU.
-    gpus: of one actor, a part of one or whole ones. None: one each, or a part where a fixed number exceeds the GPUs.
+    first, most: to begin with, and at most. Where they differ, the pool grows and shrinks with the
+    work, and an autoscaling cluster with it. None: one for each GPU there is now, or without GPUs
+    one for each CPU.
+    gpus: of one actor, a part of one or whole ones. None: one each, or a part where a fixed number
+    exceeds the GPUs.
     Raises ArgumentError for numbers out of range.
     """
 
@@ -73,9 +79,13 @@ class Actors:
     def __post_init__(self) -> None:
         if self.first is not None and not 1 <= self.first <= (self.most or 0):
             given = f"{self.first}-{self.most}"
-            raise ArgumentError(f"actors must be at least 1, and a range from the smaller: not {given}.")
+            raise ArgumentError(
+                f"actors must be at least 1, and a range from the smaller: not {given}."
+            )
         if self.gpus is not None and not (0 < self.gpus <= 1 or self.gpus in range(2, 65)):
-            raise ArgumentError(f"GPUs of an actor are a part of one or whole ones, not {self.gpus:g}.")
+            raise ArgumentError(
+                f"GPUs of an actor are a part of one or whole ones, not {self.gpus:g}."
+            )
 
     @classmethod
     def parse(cls, text: str | None, gpus: float | None = None) -> Actors:
@@ -95,8 +105,9 @@ class Actors:
     def resolved(self, capacity: Capacity, tasks: int) -> tuple[int, int, float]:
         """Actors to begin with and at most, and GPUs of one.
 
-        Raises ExecutorError for more actors than CPUs, each of which computes on one, and for more than there are GPUs
-        for, which would wait for ever. Of a range with GPUs any part may wait for new nodes.
+        Raises ExecutorError for more actors than CPUs, each of which computes on one, and for more
+        than there are GPUs for, which would wait for ever. Of a range with GPUs any part may wait
+        for new nodes.
         """
         cpus, gpus = capacity
         share = self.gpus or 0.0
@@ -116,7 +127,10 @@ class Actors:
 
 
 class Executor(Protocol):
-    """Carries out stages. Use it as a context manager: it starts what it needs when it is first asked to work."""
+    """Carries out stages.
+
+    Use it as a context manager: it starts what it needs when it is first asked to work.
+    """
 
     name: str
 
@@ -125,7 +139,9 @@ class Executor(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
     def start(self) -> None:
-        """Join or start what the work runs on, where that takes time; nothing happens the second time."""
+        """Join or start what the work runs on, where that takes time; nothing happens the second
+        time.
+        """
 
     def capacity(self) -> Capacity:
         """What there is to work on now."""
@@ -136,11 +152,12 @@ class Executor(Protocol):
         tasks: Sequence[Task],
         actors: Actors = Actors(),
         listen: Listener = nobody,
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """Yield the last stage's result of every task, as they finish.
 
-        An exception of a stage ends the run and is raised here; expected errors (EloftrError) as they are. At most a
-        few tasks are in flight, so results that are not taken hold the work up. Closing the iterator stops the work.
+        An exception of a stage ends the run and is raised here; expected errors (EloftrError) as
+        they are. At most a few tasks are in flight, so results that are not taken hold the work up.
+        Closing the iterator stops the work.
         """
 
     def count(self, metric: str, amount: float, labels: Mapping[str, str]) -> None:
@@ -155,10 +172,13 @@ def local_capacity() -> Capacity:
 
 
 def make_executor(name: str = "auto", quiet: bool = False) -> Executor:
-    """The executor of that name. `auto` is Ray where a cluster's address is given, as inside a Ray job, and where this
-    machine has several GPUs; else `local`.
+    """The executor of that name.
 
-    quiet: see `RayExecutor`. Raises ArgumentError for another name, MissingExtraError where Ray is wanted and not there.
+    `auto` is Ray where a cluster's address is given, as inside a Ray job, and where this machine
+    has several GPUs; else `local`.
+
+    quiet: see `RayExecutor`. Raises ArgumentError for another name, MissingExtraError where Ray is
+    wanted and not there.
     """
     if name not in EXECUTORS:
         raise ArgumentError(f"executor {name!r} is unknown; give {', '.join(EXECUTORS)}.")

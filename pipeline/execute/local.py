@@ -1,8 +1,11 @@
-"""A handful of processes on this machine. No Ray, no start-up: a process is made when the first task is there for it.
+"""A handful of processes on this machine.
 
-Every stage of a task is one call of a process, and its result comes back before the next stage begins. So a process
-that dies costs one stage of one task, and the caller knows which. Without a GPU all processes carry out all stages, one
-on each CPU. With one, the actors that hold the model have processes of their own, and reading and writing go on beside.
+No Ray, no start-up: a process is made when the first task is there for it.
+
+Every stage of a task is one call of a process, and its result comes back before the next stage
+begins. So a process that dies costs one stage of one task, and the caller knows which. Without a
+GPU all processes carry out all stages, one on each CPU. With one, the actors that hold the model
+have processes of their own, and reading and writing go on beside.
 """
 
 from __future__ import annotations
@@ -11,10 +14,10 @@ import heapq
 import itertools
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
 
 from pipeline.errors import ExecutorError
 from pipeline.events import Event, Listener, nobody
@@ -22,7 +25,8 @@ from pipeline.execute.executor import Actors, Capacity, Stage, Task, Work, local
 from pipeline.execute.worker import Died, Worker
 
 AHEAD = 2  # tasks in flight for every process
-MOST_DEATHS = 10  # at one stage of one task; stages give up earlier, unless the process dies before they can
+# at one stage of one task; stages give up earlier, unless the process dies before they can
+MOST_DEATHS = 10
 
 
 class LocalExecutor:
@@ -52,9 +56,12 @@ class LocalExecutor:
         tasks: Sequence[Task],
         actors: Actors = Actors(),
         listen: Listener = nobody,
-    ) -> Iterator[Any]:
-        """See `Executor.run`. Raises ExecutorError for more actors than this machine holds, before any work, and where
-        a process dies at the same stage of the same task again and again."""
+    ) -> Generator[Any, None, None]:
+        """See `Executor.run`.
+
+        Raises ExecutorError for more actors than this machine holds, before any work, and where a
+        process dies at the same stage of the same task again and again.
+        """
         capacity = self.capacity()
         _, most, share = actors.resolved(capacity, len(tasks))
         pool = _Pool(most)
@@ -69,7 +76,10 @@ class LocalExecutor:
 
 @dataclass(order=True)
 class _Job:
-    """A task on its way. Jobs at later stages come first, so that work is finished before more is begun."""
+    """A task on its way.
+
+    Jobs at later stages come first, so that work is finished before more is begun.
+    """
 
     urgency: int  # minus the number of the next stage
     order: int
@@ -94,13 +104,22 @@ class _Pool:
         self.knows: dict[Worker, set[int]] = {}  # the stages that a process has made
 
     def begin(self, made: Sequence[bytes]) -> None:
-        """Give waiting jobs to processes, new ones where there is room. made: pickled `Stage.make`, of every stage."""
+        """Give waiting jobs to processes, new ones where there is room.
+
+        made: pickled `Stage.make`, of every stage.
+        """
         while self.waiting and len(self.working) < self.size:
             worker = self.idle.pop() if self.idle else self._started()
             job = heapq.heappop(self.waiting)
             new = job.stage not in self.knows[worker]
             try:
-                worker.send(_work, job.stage, made[job.stage] if new else None, job.value, job.attempts[job.stage] + 1)
+                worker.send(
+                    _work,
+                    job.stage,
+                    made[job.stage] if new else None,
+                    job.value,
+                    job.attempts[job.stage] + 1,
+                )
             except Died:  # while it had nothing to do; the job has not begun
                 heapq.heappush(self.waiting, job)
                 del self.knows[worker]
@@ -122,7 +141,7 @@ class _Pool:
 
 def _carry_out(
     stages: Sequence[Stage], pools: Sequence[_Pool], tasks: Sequence[Task], listen: Listener
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """pools: of every stage."""
     distinct = list({id(pool): pool for pool in pools}.values())
     made = [pickle.dumps(stage.make, protocol=5) for stage in stages]
@@ -138,9 +157,11 @@ def _carry_out(
                 return
             for pool in distinct:
                 pool.begin(made)
-            of_connection = {worker.connection: (pool, worker) for pool in distinct for worker in pool.working}
+            of_connection = {
+                worker.connection: (pool, worker) for pool in distinct for worker in pool.working
+            }
             for connection in wait(list(of_connection)):
-                pool, worker = of_connection[connection]
+                pool, worker = of_connection[cast(Connection, connection)]
                 job = pool.working.pop(worker)
                 try:
                     job.value = worker.receive()
@@ -173,14 +194,19 @@ def _count_death(job: _Job, stage: Stage, death: Died, listen: Listener) -> None
     )
     if deaths >= MOST_DEATHS:
         cause = f"{deaths} processes died at stage {stage.name} of {job.name}, the last {death}"
-        raise ExecutorError(f"{cause}; free memory on this machine, or look there for what kills them.")
+        raise ExecutorError(
+            f"{cause}; free memory on this machine, or look there for what kills them."
+        )
 
 
 _made: dict[int, Work] = {}  # of a worker process: its stages, by their numbers
 
 
 def _work(stage: int, make: bytes | None, value: Any, attempt: int) -> Any:
-    """Carry out one stage of one task, in a worker process. make: of the stage, where the process sees it first."""
+    """Carry out one stage of one task, in a worker process.
+
+    make: of the stage, where the process sees it first.
+    """
     if make is not None:
         _made[stage] = pickle.loads(make)()
     return _made[stage](value, attempt)

@@ -1,8 +1,9 @@
 """The same stages on Ray. The only module that imports ray.
 
-The graph is one Ray Data stage for each of ours: tasks where a CPU is free, actors where a model is held. A task is one
-row of one block throughout, so that whatever Ray repeats is exactly one task, and writing it twice gives one file with
-the same content. Ray repeats for ever what kills its process; an actor counts, and the stages give up in the end.
+The graph is one Ray Data stage for each of ours: tasks where a CPU is free, actors where a model is
+held. A task is one row of one block throughout, so that whatever Ray repeats is exactly one task,
+and writing it twice gives one file with the same content. Ray repeats for ever what kills its
+process; an actor counts, and the stages give up in the end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,22 +34,27 @@ try:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
     cause = f"the executor ray needs Ray, which is not installed ({error})"
-    raise MissingExtraError(f'{cause}; pip install "eloftr-pipeline[pipeline]", or use --executor local.') from error
+    raise MissingExtraError(
+        f'{cause}; pip install "eloftr-pipeline[pipeline]", or use --executor local.'
+    ) from error
 
-# On a node of one CPU two tasks have room beside three actors, as they must when other nodes are lost and their actors
-# start again on what is left: Ray serves actors first, then the stages in their order, and of a node's last CPU it may
-# leave the part unused in which no further task has room. Without room nothing would be finished before all is read, and
-# a killed run would have nothing to go on with. And as the shares differ, Ray does not fuse reading into the actors,
-# where it would run between matches instead of beside them.
+# On a node of one CPU two tasks have room beside three actors, as they must when other nodes are
+# lost and their actors start again on what is left: Ray serves actors first, then the stages in
+# their order, and of a node's last CPU it may leave the part unused in which no further task has
+# room. Without room nothing would be finished before all is read, and a killed run would have
+# nothing to go on with. And as the shares differ, Ray does not fuse reading into the actors, where
+# it would run between matches instead of beside them.
 TASK_CPUS, ACTOR_CPUS = 0.4, 0.05
 OBJECT_STORE = 1 << 30  # bytes, of an embedded node: some tens of shards of decoded images
 
 
 class RayExecutor:
-    """Stages on the cluster that RAY_ADDRESS names, as inside a Ray job; else on a node of this machine that is started
-    for it and ended with the executor. A Ray that the caller has started is used and left as it is.
+    """Stages on the cluster that RAY_ADDRESS names, as inside a Ray job; else on a node of this
+    machine that is started for it and ended with the executor. A Ray that the caller has started is
+    used and left as it is.
 
-    quiet: nothing that Ray's core says while it starts reaches standard error, which is closed for that moment.
+    quiet: nothing that Ray's core says while it starts reaches standard error, which is closed for
+    that moment.
     """
 
     name = "ray"
@@ -83,11 +89,14 @@ class RayExecutor:
         """CPUs and GPUs of the cluster; before a node is started, of this machine."""
         if not ray.is_initialized():
             return local_capacity()
-        total = ray.cluster_resources()
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return Capacity(max(1, int(total.get("CPU", 0))), int(total.get("GPU", 0)))
 
     def count(self, metric: str, amount: float, labels: Mapping[str, str]) -> None:
-        """Add to a counter at Ray's metrics ports. Only the driver counts, so nothing is counted twice."""
+        """Add to a counter at Ray's metrics ports.
+
+        Only the driver counts, so nothing is counted twice.
+        """
         if not amount:  # Ray refuses to count nothing
             return
         if metric not in self.counters:
@@ -100,8 +109,11 @@ class RayExecutor:
         tasks: Sequence[Task],
         actors: Actors = Actors(),
         listen: Listener = nobody,
-    ) -> Iterator[Any]:
-        """See `Executor.run`. Raises ExecutorError for actors that this cluster cannot hold, before any work."""
+    ) -> Generator[Any, None, None]:
+        """See `Executor.run`.
+
+        Raises ExecutorError for actors that this cluster cannot hold, before any work.
+        """
         self.start()
         capacity = self.capacity()
         first, most, share = actors.resolved(capacity, len(tasks))
@@ -109,18 +121,24 @@ class RayExecutor:
             text = f"{most} actors of {share:g} GPUs: there are {capacity.gpus} now, the others wait for new nodes"
             listen(Event("waiting", text, {"actors": most, "gpus": capacity.gpus}))
         pool = ray.data.ActorPoolStrategy(
-            min_size=first if actors.ranged else 1,  # a number may shrink, too, where nodes are lost
+            # a number may shrink, too, where nodes are lost
+            min_size=first if actors.ranged else 1,
             max_size=most,
             initial_size=first,
             max_tasks_in_flight_per_actor=4,
         )
-        # Without GPUs reading is a hundredth of the work, and readers that start by the dozen take the CPUs from the
-        # actors that start beside them. Nodes that a range of actors waits for bring CPUs to read with.
-        readers = ray.data.TaskPoolStrategy(None if share or actors.ranged else max(1, capacity.cpus // 2))
-        # Not by `repartition`: its task wants a whole CPU, and waits for ever where every node has one CPU and an actor.
+        # Without GPUs reading is a hundredth of the work, and readers that start by the dozen take
+        # the CPUs from the actors that start beside them. Nodes that a range of actors waits for
+        # bring CPUs to read with.
+        readers = ray.data.TaskPoolStrategy(
+            None if share or actors.ranged else max(1, capacity.cpus // 2)
+        )
+        # Not by `repartition`: its task wants a whole CPU, and waits for ever where every node has
+        # one CPU and an actor.
         dataset = ray.data.from_blocks([_pack(task) for task in tasks])
         dataset.context.target_max_block_size = None  # one task, one block, however large
-        dataset.context.max_consecutive_actor_init_deaths = 3  # one that is killed while it starts is replaced
+        # one that is killed while it starts is replaced
+        dataset.context.max_consecutive_actor_init_deaths = 3
         dataset.context.enable_progress_bars = False
         dataset.context.print_on_execution_start = False
         attempts = _attempts()
@@ -128,16 +146,22 @@ class RayExecutor:
         for number, stage in enumerate(stages):
             work = {"fn_constructor_args": (stage, attempts), **one_row}
             if stage.holds_model:
-                dataset = dataset.map_batches(_Held, compute=pool, num_cpus=ACTOR_CPUS, num_gpus=share, **work)
+                dataset = dataset.map_batches(
+                    _Held, compute=pool, num_cpus=ACTOR_CPUS, num_gpus=share, **work
+                )
             else:
                 compute = readers if number == 0 else None
                 carried = _Carried(stage, attempts)
-                dataset = dataset.map_batches(carried.__call__, compute=compute, num_cpus=TASK_CPUS, **one_row)
+                dataset = dataset.map_batches(
+                    carried.__call__, compute=compute, num_cpus=TASK_CPUS, **one_row
+                )
         return _results(dataset, attempts)
 
 
 class _Attempts:
-    """How often a stage of a task was begun in processes that died before its end. Every run begins anew.
+    """How often a stage of a task was begun in processes that died before its end.
+
+    Every run begins anew.
 
     Not Ray's own count of retries, which counts whatever waited for an actor that died.
     """
@@ -156,7 +180,9 @@ class _Attempts:
 def _attempts() -> Any:
     """An actor on the driver's own node, which is there as long as the driver is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    made = ray.remote(_Attempts).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
+    made = ray.remote(_Attempts).options(
+        num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
+    )
     return made.remote()
 
 
@@ -188,7 +214,8 @@ def _carried_out(work: Any, stage: str, attempts: Any, row: pa.Table) -> pa.Tabl
     attempt = ray.get(attempts.begin.remote(key))
     try:
         value = work(value, attempt)
-    except EloftrError as error:  # a full disk, say: for the driver to raise, without Ray's pages of trace
+    # a full disk, say: for the driver to raise, without Ray's pages of trace
+    except EloftrError as error:
         value = error
     attempts.end.remote(key)
     return _pack(Task(name, value))
@@ -203,7 +230,7 @@ def _unpack(row: pa.Table) -> Task:
     return Task(*pickle.loads(row["task"][0].as_buffer()))
 
 
-def _results(dataset: Any, attempts: Any) -> Iterator[Any]:
+def _results(dataset: Any, attempts: Any) -> Generator[Any, None, None]:
     try:
         for block in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             value = _unpack(block).value
@@ -226,13 +253,19 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
             _knock(address)
         except OSError as error:
             cause = f"{CLUSTER}={address}: no Ray cluster answers there ({error})"
-            raise ExecutorError(f"{cause}; start it, or unset {CLUSTER} to use this machine alone.") from error
+            raise ExecutorError(
+                f"{cause}; start it, or unset {CLUSTER} to use this machine alone."
+            ) from error
         ray.init(**options)
         return
     # Workers must find this package as this process did, from whatever folder it was started.
     paths = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}}
-    options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE, "runtime_env": environment}
+    options |= {
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE,
+        "runtime_env": environment,
+    }
     with _silence(quiet):
         ray.init(address="local", **options)
 
@@ -248,7 +281,9 @@ def _handlers_kept() -> Iterator[None]:
 
 @contextmanager
 def _silence(quiet: bool) -> Iterator[None]:
-    """No standard error where `quiet`: Ray's core says there, in a form of its own, that it was told to keep quiet."""
+    """No standard error where `quiet`: Ray's core says there, in a form of its own, that it was
+    told to keep quiet.
+    """
     if not quiet:
         yield
         return

@@ -1,10 +1,12 @@
 """A process of this machine that carries out calls, and whose death is an answer.
 
     call(function, *arguments)                  → the result, or `Died`
-    call_watched(function, *arguments, listen=) → the same; the function is given `listen`, too, whose events come here
+    call_watched(function, *arguments, listen=) → the same; the function is given `listen`, too,
+    whose events come here
 
-The process is started by `subprocess` and talks over a socket pair. It does not import the caller's main module again,
-so a script or notebook needs no guard. It ends by itself when the caller is gone.
+The process is started by `subprocess` and talks over a socket pair. It does not import the caller's
+main module again, so a script or notebook needs no guard. It ends by itself when the caller is
+gone.
 """
 
 from __future__ import annotations
@@ -39,7 +41,10 @@ class Answer(NamedTuple):
     trace: str = ""
 
     def unpacked(self) -> Any:
-        """The result. Raises the exception, with the trace of the process that raised it as its cause."""
+        """The result.
+
+        Raises the exception, with the trace of the process that raised it as its cause.
+        """
         if self.error is None:
             return self.result
         raise self.error from RemoteTrace(self.trace)
@@ -53,7 +58,10 @@ class RemoteTrace(Exception):
 
 
 class Worker:
-    """One process. number: of it among others. gpu: the only GPU that it may see; None leaves it all of them."""
+    """One process.
+
+    number: of it among others. gpu: the only GPU that it may see; None leaves it all of them.
+    """
 
     def __init__(self, number: int = 0, gpu: int | None = None) -> None:
         self.number = number
@@ -83,8 +91,10 @@ class Worker:
         self.busy = True
 
     def receive(self, listen: Listener = nobody) -> Any:
-        """Wait for the call's result; events on the way go to `listen`. Raises what the call raised, and Died where the
-        process is gone."""
+        """Wait for the call's result; events on the way go to `listen`.
+
+        Raises what the call raised, and Died where the process is gone.
+        """
         while True:
             try:
                 message = pickle.loads(self.connection.recv_bytes())
@@ -116,7 +126,10 @@ class Worker:
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns or raises in a process of its own. Raises Died where that process dies."""
+    """What the function returns or raises in a process of its own.
+
+    Raises Died where that process dies.
+    """
     worker = Worker()
     try:
         worker.send(function, *arguments)
@@ -152,7 +165,9 @@ def _answered(message: bytes) -> bytes:
         try:
             return pickle.dumps(Answer(None, error, trace), protocol=5)
         except Exception:  # an exception that cannot be pickled goes as its text
-            return pickle.dumps(Answer(None, RuntimeError(f"{type(error).__name__}: {error}"), trace), protocol=5)
+            return pickle.dumps(
+                Answer(None, RuntimeError(f"{type(error).__name__}: {error}"), trace), protocol=5
+            )
 
 
 def main() -> None:
@@ -166,4 +181,5 @@ def main() -> None:
             connection.send_bytes(_answered(message))
         except (EOFError, OSError):
             break
-    os._exit(0)  # libraries that hold threads or handlers have nothing left to do, and may crash at it
+    # libraries that hold threads or handlers have nothing left to do, and may crash at it
+    os._exit(0)

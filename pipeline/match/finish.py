@@ -18,7 +18,9 @@ from pipeline.vocabulary import VERIFIED, Stage, Status
 
 
 class Counts(TypedDict):
-    """Pairs of a shard or a run, those matched, unmatched and verified; matches, inliers, and images encoded."""
+    """Pairs of a shard or a run, those matched, unmatched and verified; matches, inliers, and
+    images encoded.
+    """
 
     pairs: int
     matched: int
@@ -38,14 +40,20 @@ class Marker(TypedDict):
 
 
 class FinishShard:
-    """Verify a matched shard and write it: its tables, each whole, and last its done marker. CPU only."""
+    """Verify a matched shard and write it: its tables, each whole, and last its done marker.
+
+    CPU only.
+    """
 
     def __init__(self, folder: Folder, verification: VerificationOptions) -> None:
         self.folder = folder
         self.verify = VerifyShard(verification)
 
     def __call__(self, shard: MatchedShard, attempt: int = 1) -> Marker:
-        """Returns what the marker holds. attempt: as of `MatchShard`; after TRIES all pairs of the shard fail."""
+        """Returns what the marker holds.
+
+        attempt: as of `MatchShard`; after TRIES all pairs of the shard fail.
+        """
         started = time.monotonic()
         shard = shard if attempt <= TRIES else set_aside(shard)
         matches = self.verify(shard.matches, shard.images)
@@ -62,7 +70,10 @@ class FinishShard:
                 "pairs": matches.num_rows,
                 "matched": status[Status.MATCHED],
                 "unmatched": status[Status.UNMATCHED],
-                "verified": pc.sum(pc.is_in(matches["geometry"], pa.array(VERIFIED, pa.string()))).as_py() or 0,
+                "verified": pc.sum(
+                    pc.is_in(matches["geometry"], pa.array(VERIFIED, pa.string()))
+                ).as_py()
+                or 0,
                 "matches": pc.sum(pc.list_value_length(matches["scores"])).as_py() or 0,
                 "inliers": pc.sum(matches["num_inliers"]).as_py() or 0,
                 "encodes": shard.encodes,

@@ -26,12 +26,18 @@ from pipeline.vocabulary import Device, Status
 if TYPE_CHECKING:  # see pipeline/match/match.py
     from eloftr import EfficientLoFTRForKeypointMatching
 
-THREADS = 1  # of a process without a GPU: two take twice the CPU time for the same pairs, so every CPU gets a process
+# of a process without a GPU: two take twice the CPU time for the same pairs, so every CPU gets a
+# process
+THREADS = 1
 
 
-def plan_run(options: RunOptions, executor: Executor, actors: Actors = Actors(), listen: Listener = nobody) -> Run:
-    """Read and check everything that a run needs, and tell its plan. Writes nothing. Raises as `Run` does, and
-    ExecutorError for actors that cannot be had."""
+def plan_run(
+    options: RunOptions, executor: Executor, actors: Actors = Actors(), listen: Listener = nobody
+) -> Run:
+    """Read and check everything that a run needs, and tell its plan.
+
+    Writes nothing. Raises as `Run` does, and ExecutorError for actors that cannot be had.
+    """
     capacity = executor.capacity()
     run = Run(options, Device.CUDA if actors.gpus or capacity.gpus else Device.CPU)
     counts = run.counts()
@@ -61,8 +67,8 @@ def match_photographs(
     """Plan, match what is not done yet, write and return the summary.
 
     stage: what matches a shard, made once in every process that holds the model.
-    Whatever is wrong with the arguments is raised before any work, see `Run`; ExecutorError for actors that cannot be
-    had; LeaseError where another command works on the run folder.
+    Whatever is wrong with the arguments is raised before any work, see `Run`; ExecutorError for
+    actors that cannot be had; LeaseError where another command works on the run folder.
     """
     started = time.monotonic()
     run = plan_run(options, executor, actors, listen)
@@ -103,7 +109,9 @@ def stages_of(run: Run, stage: type[MatchShard] = MatchShard) -> list[Stage]:
     options = run.options
     return [
         Stage("read", partial(make_reader, run.source, options.limits, options.matching.long_side)),
-        Stage("match", partial(_make_matcher, stage, run.model, options.matching), holds_model=True),
+        Stage(
+            "match", partial(_make_matcher, stage, run.model, options.matching), holds_model=True
+        ),
         Stage("finish", partial(FinishShard, run.folder, options.verification)),
     ]
 
@@ -120,10 +128,16 @@ def _make_matcher(
 
 
 def _count(executor: Executor, marker: Marker) -> None:
-    """What operators watch: pairs by status, failures by reason, images encoded, seconds of work by stage."""
+    """What operators watch: pairs by status, failures by reason, images encoded, seconds of work by
+    stage.
+    """
     counts = marker["counts"]
     failed = counts["pairs"] - counts["matched"] - counts["unmatched"]
-    of_status = {Status.MATCHED: counts["matched"], Status.UNMATCHED: counts["unmatched"], Status.FAILED: failed}
+    of_status = {
+        Status.MATCHED: counts["matched"],
+        Status.UNMATCHED: counts["unmatched"],
+        Status.FAILED: failed,
+    }
     for status, number in of_status.items():
         executor.count("eloftr_pairs", number, {"status": status.value})
     for reason, number in marker["failed"].items():

@@ -2,9 +2,10 @@
 
     DecodedShard → MatchShard → MatchedShard (tables of MATCHES, IMAGES, FAILURES)
 
-An image is encoded once for all pairs of its shard. A pair whose image cannot be used becomes a row with status
-`failed` and the image's reason; the shard goes on. `attempt` counts how often the stage was begun for a shard, by
-processes that died before its end. From the second on it begins with fewer pairs, and after TRIES it sets all aside.
+An image is encoded once for all pairs of its shard. A pair whose image cannot be used becomes a row
+with status `failed` and the image's reason; the shard goes on. `attempt` counts how often the stage
+was begun for a shard, by processes that died before its end. From the second on it begins with
+fewer pairs, and after TRIES it sets all aside.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from pipeline.match.read import TRIES, DecodedShard
 from pipeline.tables import FAILURES, MATCHES, ragged
 from pipeline.vocabulary import Reason, Stage, Status
 
-# torch is imported where a model is: the many processes that read and verify would each lose 200 MB to it.
+# torch is imported where a model is: the many processes that read and verify would each lose 200 MB
+# to it.
 if TYPE_CHECKING:
     from eloftr import EfficientLoFTRForKeypointMatching, Matches
     from eloftr.model import ImageFeatures
@@ -40,7 +42,8 @@ DETAILS = {
 
 @dataclass(frozen=True)
 class MatchedShard:
-    """A shard whose pairs have been matched: a row of `matches` for every pair, in the order of the plan.
+    """A shard whose pairs have been matched: a row of `matches` for every pair, in the order of the
+    plan.
 
     failures: an image that cannot be used, or a pair that was set aside, a row.
     """
@@ -62,25 +65,35 @@ class MatchShard:
         from eloftr.matcher import DEFAULT_DTYPE, Matcher
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.matcher = Matcher(model, device, getattr(torch, options.dtype or DEFAULT_DTYPE[device.type]))
+        self.matcher = Matcher(
+            model, device, getattr(torch, options.dtype or DEFAULT_DTYPE[device.type])
+        )
         self.batch_size = options.batch_size
-        self.smaller = 1  # than asked for is every batch of a shard, by this factor, once memory was short
+        # than asked for is every batch of a shard, by this factor, once memory was short
+        self.smaller = 1
         self.largest = 0  # of its batches
 
     def __call__(self, shard: DecodedShard, attempt: int = 1) -> MatchedShard:
-        """Where memory is short, smaller batches, then half of the pairs at a time, whose images take less; every
-        attempt after the first begins with fewer pairs."""
+        """Where memory is short, smaller batches, then half of the pairs at a time, whose images
+        take less; every attempt after the first begins with fewer pairs.
+        """
         self.smaller = 1
         count = len(shard.pairs)
         found: dict[int, Matches] = {}
         set_aside = dict.fromkeys(range(count), Reason.WORKER_DIED) if attempt > TRIES else {}
-        todo = [*_chunks([*range(count)], max(1, count // SMALLER ** (attempt - 1)))] if not set_aside else []
+        todo = (
+            [*_chunks([*range(count)], max(1, count // SMALLER ** (attempt - 1)))]
+            if not set_aside
+            else []
+        )
         encodes, seconds = 0, {**shard.seconds, Stage.ENCODE: 0.0, Stage.MATCH: 0.0}
         while todo:
             members = todo.pop(0)
             part = _part(shard, members) if len(members) < count else shard
             try:
-                found |= {members[pair]: matches for pair, matches in self._match(part, seconds).items()}
+                found |= {
+                    members[pair]: matches for pair, matches in self._match(part, seconds).items()
+                }
                 encodes += len(part.pixels)
                 continue
             except (MemoryError, RuntimeError) as error:
@@ -96,14 +109,27 @@ class MatchShard:
                 half = len(members) // 2
                 todo[:0] = [members[:half], members[half:]]
         _return_memory()
-        reasons = dict(zip(shard.failures["image0"].to_pylist(), shard.failures["reason"].to_pylist(), strict=True))
+        reasons = dict(
+            zip(
+                shard.failures["image0"].to_pylist(),
+                shard.failures["reason"].to_pylist(),
+                strict=True,
+            )
+        )
         names = [[shard.names[i] for i in side] for side in shard.pairs.T]
         reason = [
             reasons.get(name0, reasons.get(name1, set_aside.get(pair)))
             for pair, (name0, name1) in enumerate(zip(*names, strict=True))
         ]
         failures = pa.concat_tables([shard.failures, _failures_table(names, reason, Stage.MATCH)])
-        return MatchedShard(shard.shard, shard.images, matches_table(names, reason, found), failures, encodes, seconds)
+        return MatchedShard(
+            shard.shard,
+            shard.images,
+            matches_table(names, reason, found),
+            failures,
+            encodes,
+            seconds,
+        )
 
     def _match(self, shard: DecodedShard, seconds: dict[str, float]) -> dict[int, Matches]:
         """Matches of every pair whose images could be read, by its number."""
@@ -132,7 +158,9 @@ class MatchShard:
         return found
 
     def _encode(self, pixels: list[np.ndarray]) -> list[ImageFeatures]:
-        """One ImageFeatures of one image each, in the order of `pixels`; encoded by batches of one shape."""
+        """One ImageFeatures of one image each, in the order of `pixels`; encoded by batches of one
+        shape.
+        """
         by_shape: dict[Shape, list[int]] = defaultdict(list)
         for k, image in enumerate(pixels):
             by_shape[image.shape].append(k)
@@ -156,13 +184,17 @@ class MatchShard:
     def _batches_of(self, members: list[int], *shapes: Shape) -> Iterator[list[int]]:
         from eloftr.matcher import pairs_at_once
 
-        size = max(1, (self.batch_size or pairs_at_once(self.matcher.device, *shapes)) // self.smaller)
+        size = max(
+            1, (self.batch_size or pairs_at_once(self.matcher.device, *shapes)) // self.smaller
+        )
         self.largest = max(self.largest, min(size, len(members)))
         return _chunks(members, size)
 
 
 def _return_memory() -> None:
-    """What the encodings of a shard filled goes back to the system: glibc keeps it in pieces, and asks for more."""
+    """What the encodings of a shard filled goes back to the system: glibc keeps it in pieces, and
+    asks for more.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
     if trim:
         trim(0)
@@ -182,7 +214,9 @@ def _part(shard: DecodedShard, members: list[int]) -> DecodedShard:
     names = {shard.names[i] for i in pairs.ravel()}
     kept = [k for k, name in enumerate(shard.images["image"].to_pylist()) if name in names]
     pixels = [shard.pixels[k] for k in kept]
-    return replace(shard, pairs=pairs, images=shard.images.take(pa.array(kept, pa.int64())), pixels=pixels)
+    return replace(
+        shard, pairs=pairs, images=shard.images.take(pa.array(kept, pa.int64())), pixels=pixels
+    )
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -190,7 +224,9 @@ def _out_of_memory(error: Exception) -> bool:
     import torch
 
     words = ("can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        word in str(error) for word in words
+    )
 
 
 def set_aside(shard: MatchedShard) -> MatchedShard:
@@ -211,11 +247,17 @@ def _failures_table(names: list[list[str]], reason: list[str | None], stage: str
     return pa.Table.from_pylist(rows, schema=FAILURES)
 
 
-def matches_table(names: list[list[str]], reason: list[str | None], found: dict[int, Matches]) -> pa.Table:
+def matches_table(
+    names: list[list[str]], reason: list[str | None], found: dict[int, Matches]
+) -> pa.Table:
     """MATCHES of pairs by their names, why they failed, and what was found by number of the pair."""
     nothing = np.empty((0, 2), np.float32), np.empty((0, 2), np.float32), np.empty(0, np.float32)
     status = [
-        Status.FAILED if why else Status.MATCHED if pair in found and len(found[pair]) else Status.UNMATCHED
+        Status.FAILED
+        if why
+        else Status.MATCHED
+        if pair in found and len(found[pair])
+        else Status.UNMATCHED
         for pair, why in enumerate(reason)
     ]
     columns = {
@@ -225,7 +267,9 @@ def matches_table(names: list[list[str]], reason: list[str | None], found: dict[
         "reason": pa.array(reason, pa.string()),
     }
     for name, empty in zip(("keypoints0", "keypoints1", "scores"), nothing, strict=True):
-        values = [getattr(found[pair], name) if pair in found else empty for pair in range(len(reason))]
+        values = [
+            getattr(found[pair], name) if pair in found else empty for pair in range(len(reason))
+        ]
         columns[name] = ragged(values, MATCHES.field(name).type)
     columns |= {f.name: pa.nulls(len(reason), f.type) for f in MATCHES if f.name not in columns}
     return pa.table([columns[name] for name in MATCHES.names], schema=MATCHES)

@@ -19,12 +19,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class MatchingOptions:
-    """Everything besides the weights that the matches of a pair depend on, and how they are computed.
+    """Everything besides the weights that the matches of a pair depend on, and how they are
+    computed.
 
-    long_side: pixels of the longer side that the network sees. dtype: of the network; None chooses by device,
-    once for a run.
-    batch_size: pairs that go through the network at once; None chooses by device and shape. It changes no result, and
-    is halved where memory is short.
+    long_side: pixels of the longer side that the network sees. dtype: of the network; None chooses
+    by device, once for a run.
+    batch_size: pairs that go through the network at once; None chooses by device and shape. It
+    changes no result, and is halved where memory is short.
     """
 
     long_side: int = LONG_SIDE
@@ -40,39 +41,52 @@ class MatchingOptions:
 
 @dataclass(frozen=True)
 class VerificationOptions:
-    """What makes a pair of images verified. Distances are in pixels of the images as the network saw them.
+    """What makes a pair of images verified.
 
-    RANSAC finds inliers in anything. With the default distance, uniformly random matches gave up to 18 of 150
-    and 82 of 3000; wrong matches in clusters, as repeated structure makes them, up to 33 of 160 and 44 of 300.
-    Each of the two minima refuses what the other lets pass; below 20 % RANSAC rarely finds true ones anyway.
+    Distances are in pixels of the images as the network saw them.
+
+    RANSAC finds inliers in anything. With the default distance, uniformly random matches gave up to
+    18 of 150 and 82 of 3000; wrong matches in clusters, as repeated structure makes them, up to 33
+    of 160 and 44 of 300. Each of the two minima refuses what the other lets pass; below 20 % RANSAC
+    rarely finds true ones anyway.
     """
 
-    max_error: float = 2.0  # distance to the epipolar line or point; multiplied by the resize factor of the pair
+    # distance to the epipolar line or point; multiplied by the resize factor of the pair
+    max_error: float = 2.0
     long_side: int = LONG_SIDE  # longer side of the images as the network saw them, pixels
     min_num_inliers: int = 25
     min_inlier_ratio: float = 0.2
-    max_num_trials: int = 2000  # finds 30 % inliers 9 times of 10 for F; 10 ms a pair at worst, 40 with EXIF
+    # finds 30 % inliers 9 times of 10 for F; 10 ms a pair at worst, 40 with EXIF
+    max_num_trials: int = 2000
     confidence: float = 0.999
     random_seed: int = 0
     model: str = GeometryModel.ANY.value
 
     def __post_init__(self) -> None:
         if self.model not in tuple(GeometryModel):
-            raise ArgumentError(f"VerificationOptions: model is one of {', '.join(GeometryModel)}, not {self.model!r}.")
+            raise ArgumentError(
+                f"VerificationOptions: model is one of {', '.join(GeometryModel)}, not {self.model!r}."
+            )
         if not (np.isfinite(self.max_error) and self.max_error > 0 and self.long_side > 0):
-            raise ArgumentError("VerificationOptions: max_error and long_side must be above 0 pixels.")
+            raise ArgumentError(
+                "VerificationOptions: max_error and long_side must be above 0 pixels."
+            )
         if self.min_num_inliers < 8 or self.max_num_trials < 1 or self.random_seed < 0:
             raise ArgumentError(
                 "VerificationOptions: give min_num_inliers ≥ 8, max_num_trials ≥ 1 and random_seed ≥ 0."
             )
         if not (0 <= self.min_inlier_ratio <= 1 and 0 < self.confidence < 1):
-            raise ArgumentError("VerificationOptions: min_inlier_ratio and confidence lie between 0 and 1.")
+            raise ArgumentError(
+                "VerificationOptions: min_inlier_ratio and confidence lie between 0 and 1."
+            )
 
     def trials(self, matches: int) -> int:
-        """Trials of RANSAC that find the fewest inliers that are accepted as surely as `confidence` says, three times
-        as many for noise, as COLMAP has it; at most max_num_trials. Of 30 matches 25 must agree: 100 trials find them.
+        """Trials of RANSAC that find the fewest inliers that are accepted as surely as `confidence`
+        says, three times as many for noise, as COLMAP has it; at most max_num_trials. Of 30 matches
+        25 must agree: 100 trials find them.
         """
-        least = max(self.min_inlier_ratio, self.min_num_inliers / matches) ** 7  # a fundamental matrix takes 7
+        # a fundamental matrix takes 7
+        least = max(self.min_inlier_ratio, self.min_num_inliers / matches) ** 7
         if least >= 1:
             return min(100, self.max_num_trials)
         needed = 3 * math.log(1 - self.confidence) / math.log1p(-least) if least else math.inf
@@ -85,7 +99,8 @@ class RunOptions:
 
     images, output: local folder or fsspec URL; several folders of images by label, see `Folders`.
     pairs: a pair list, its table of PAIRS, or None for all pairs.
-    weights: as for `load_matcher`, also an fsspec URL. threshold: lowest score, None for the weights' own.
+    weights: as for `load_matcher`, also an fsspec URL. threshold: lowest score, None for the
+    weights' own.
     least_squares: radius of least-squares matching, pixels, 0 for none; None for the weights' own.
     max_images, max_pairs: of a shard; None chooses by device.
     """

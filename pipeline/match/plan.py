@@ -29,16 +29,20 @@ if TYPE_CHECKING:  # see pipeline/match/match.py
     from eloftr import EfficientLoFTRForKeypointMatching
 
 PLAN_FAILURES = "failures/plan.parquet"
-# (images, pairs) of a shard at most. A shard is the unit of restart, of overlap between stages and of memory: it is small
-# where a pair costs a tenth of a second.
+# (images, pairs) of a shard at most. A shard is the unit of restart, of overlap between stages and
+# of memory: it is small where a pair costs a tenth of a second.
 SHARD_SIZES = {Device.CUDA: (64, 1024), Device.CPU: (32, 32)}
 LEAST_PAIRS = 32  # of a shard, where the list is short
-# A short list on a GPU is cut into so many shards: one CPU verifies a shard, and takes longer than the GPU.
+# A short list on a GPU is cut into so many shards: one CPU verifies a shard, and takes longer than
+# the GPU.
 FEWEST_SHARDS = 64
 
 
 class PlanCounts(TypedDict):
-    """What a plan holds. unusable: lines of the list that cannot be matched; done: shards that are finished."""
+    """What a plan holds.
+
+    unusable: lines of the list that cannot be matched; done: shards that are finished.
+    """
 
     images: int
     pairs: int
@@ -72,11 +76,14 @@ class Plan:
 def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> Plan:
     """List the images, read or make the pairs, cut them into shards.
 
-    Raises RunError where there is no pair to match, PairListError and StorageError where list or folder cannot be read.
+    Raises RunError where there is no pair to match, PairListError and StorageError where list or
+    folder cannot be read.
     """
     names = list_images(source)
     if len(names) < 2:
-        raise RunError(f"{source.shown}: holds {len(names)} photographs, and a pair needs two; check the path.")
+        raise RunError(
+            f"{source.shown}: holds {len(names)} photographs, and a pair needs two; check the path."
+        )
     if options.pairs is None:
         pairs = PairList(exhaustive(len(names)), None, tables.FAILURES.empty_table(), 0)
     elif isinstance(options.pairs, pa.Table):
@@ -85,11 +92,15 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> 
         pairs = read_pairs(options.pairs, names, options.storage)
         if not len(pairs.pairs):
             first = next(iter(pairs.failures["detail"].to_pylist()), "it is empty")
-            raise RunError(f"{redacted(options.pairs)}: names no pair of photographs in {source.shown} ({first}).")
+            raise RunError(
+                f"{redacted(options.pairs)}: names no pair of photographs in {source.shown} ({first})."
+            )
     most_images, most_pairs = SHARD_SIZES[device]
     few_pairs = min(most_pairs, max(LEAST_PAIRS, math.ceil(len(pairs.pairs) / FEWEST_SHARDS)))
     chosen = ((options.max_images, most_images), (options.max_pairs, few_pairs))
-    shards = plan_shards(pairs.pairs, *(default if size is None else size for size, default in chosen))
+    shards = plan_shards(
+        pairs.pairs, *(default if size is None else size for size, default in chosen)
+    )
     return Plan(names, pairs, shards_table(names, shards), encodes(shards))
 
 
@@ -98,13 +109,17 @@ def plan_line(n: PlanCounts) -> str:
     parts = [
         f"{counted(n['images'], 'image')}, {counted(n['pairs'], 'pair')} in {counted(n['shards'], 'shard')}",
         f"{counted(n['duplicates'], 'duplicate')} dropped" if n["duplicates"] else "",
-        f"{counted(n['unusable'], 'line')} of the list cannot be matched ({PLAN_FAILURES})" if n["unusable"] else "",
+        f"{counted(n['unusable'], 'line')} of the list cannot be matched ({PLAN_FAILURES})"
+        if n["unusable"]
+        else "",
         f"{counted(n['done'], 'shard')} done" if n["done"] else "",
     ]
     return "; ".join(part for part in parts if part)
 
 
-def cost_line(model: EfficientLoFTRForKeypointMatching, dtype: str, long_side: int, pending: pa.Table) -> str:
+def cost_line(
+    model: EfficientLoFTRForKeypointMatching, dtype: str, long_side: int, pending: pa.Table
+) -> str:
     """What the pending shards cost, from two matches timed on this machine's device, in one line."""
     import torch
 
@@ -125,7 +140,10 @@ def cost_line(model: EfficientLoFTRForKeypointMatching, dtype: str, long_side: i
         matcher.match_features(features, features)
         times.append(time.perf_counter())
     encode, match = np.diff(times)
-    images, pairs = (int(pc.sum(pc.list_value_length(pending[name])).as_py() or 0) for name in ("images", "pairs"))
+    images, pairs = (
+        int(pc.sum(pc.list_value_length(pending[name])).as_py() or 0)
+        for name in ("images", "pairs")
+    )
     return (
         f"{images:,} encodes and {pairs:,} pairs to do: about {duration(images * encode + pairs * match)} on one "
         f"{device.type} like this one ({encode:.3f} s an encode, {match:.3f} s a pair at {width}×{height}), "

@@ -2,9 +2,10 @@
 
     PlannedShard → ReadShard → DecodedShard
 
-An image is read once for all pairs of its shard. One that cannot be used becomes a row of FAILURES, and the shard goes
-on. `attempt` counts how often the stage was begun for a shard, by processes that died before its end. From the second
-on every image is read by a process of its own, which may die of it. After TRIES all images of the shard are given up.
+An image is read once for all pairs of its shard. One that cannot be used becomes a row of FAILURES,
+and the shard goes on. `attempt` counts how often the stage was begun for a shard, by processes that
+died before its end. From the second on every image is read by a process of its own, which may die
+of it. After TRIES all images of the shard are given up.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class DecodedShard:
     """A shard whose images have been read.
 
     names: all images of the shard; pairs (P, 2) int32: indices into them.
-    images: rows of IMAGES, and pixels: (h, w) uint8, of those that could be read, in the order of names.
+    images: rows of IMAGES, and pixels: (h, w) uint8, of those that could be read, in the order of
+    names.
     """
 
     shard: str
@@ -60,15 +62,27 @@ class ReadShard:
         self.long_side = long_side
 
     def __call__(self, shard: PlannedShard, attempt: int = 1) -> DecodedShard:
-        """From the second attempt on, every image is read by a process of its own, which may die of it."""
+        """From the second attempt on, every image is read by a process of its own, which may die of
+        it.
+        """
         started = time.monotonic()
         how = self._read if attempt == 1 else self._read_isolated if attempt <= TRIES else _give_up
         with ThreadPoolExecutor(READ_THREADS) as threads:
             read = list(threads.map(how, shard.images))
         good = [result for result in read if not isinstance(result, ImageError)]
-        bad = [(name, error) for name, error in zip(shard.images, read, strict=True) if isinstance(error, ImageError)]
+        bad = [
+            (name, error)
+            for name, error in zip(shard.images, read, strict=True)
+            if isinstance(error, ImageError)
+        ]
         failures = [
-            {"image0": name, "image1": None, "stage": Stage.READ, "reason": error.reason, "detail": error.detail}
+            {
+                "image0": name,
+                "image1": None,
+                "stage": Stage.READ,
+                "reason": error.reason,
+                "detail": error.detail,
+            }
             for name, error in bad
         ]
         return DecodedShard(
@@ -92,12 +106,15 @@ class ReadShard:
     def _read_isolated(self, name: str) -> ReadImage | ImageError:
         for _ in range(DEATHS):
             try:
-                return call(_read_alone, self.folder, name, self.limits, self.long_side)
+                found: ReadImage = call(_read_alone, self.folder, name, self.limits, self.long_side)
+                return found
             except ImageError as error:
                 return error
             except Died as death:
                 cause = str(death)
-        return ImageError(Reason.CRASH, f"{DEATHS} processes that read it and nothing else died, the last {cause}")
+        return ImageError(
+            Reason.CRASH, f"{DEATHS} processes that read it and nothing else died, the last {cause}"
+        )
 
 
 def _give_up(name: str) -> ImageError:
@@ -105,11 +122,15 @@ def _give_up(name: str) -> ImageError:
 
 
 def make_reader(folder: Folder | Folders, limits: ImageLimits, long_side: int) -> ReadShard:
-    """A ReadShard in a process of an executor, which belongs to it alone: Pillow opens what the limits allow there."""
+    """A ReadShard in a process of an executor, which belongs to it alone: Pillow opens what the
+    limits allow there.
+    """
     if Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.max_pixels)
     return ReadShard(folder, limits, long_side)
 
 
-def _read_alone(folder: Folder | Folders, name: str, limits: ImageLimits, long_side: int) -> ReadImage:
+def _read_alone(
+    folder: Folder | Folders, name: str, limits: ImageLimits, long_side: int
+) -> ReadImage:
     return make_reader(folder, limits, long_side).read(name)

@@ -39,7 +39,10 @@ READ_THREADS = 16  # for done markers, which are small and many
 
 
 class Session(TypedDict):
-    """What one command did of a run. start_seconds: of the executor, 0 where nothing had to be started."""
+    """What one command did of a run.
+
+    start_seconds: of the executor, 0 where nothing had to be started.
+    """
 
     pairs: int
     seconds: float
@@ -49,7 +52,10 @@ class Session(TypedDict):
 
 
 class RunSummary(Counts):
-    """What a run came to. failed_images: distinct ones by reason; failed: pairs and lines of the list, likewise."""
+    """What a run came to.
+
+    failed_images: distinct ones by reason; failed: pairs and lines of the list, likewise.
+    """
 
     images: int
     failed_images: dict[str, int]
@@ -80,8 +86,8 @@ def _versions() -> dict[str, str]:
 class Run:
     """A run folder, new or existing, that fits its options.
 
-    Making one reads images, pair list and weights and writes nothing. It raises an EloftrError, one sentence, for whatever
-    would stop the work later.
+    Making one reads images, pair list and weights and writes nothing. It raises an EloftrError, one
+    sentence, for whatever would stop the work later.
     """
 
     def __init__(self, options: RunOptions, device: Device) -> None:
@@ -92,13 +98,24 @@ class Run:
         self.folder = Folder(options.output, options.storage)
         sources = self.source.parts.values() if isinstance(self.source, Folders) else [self.source]
         if any(place(self.folder).startswith(place(source)) for source in sources):
-            raise RunError(f"{self.folder.shown}: lies inside the folder of the images; give another --output.")
+            raise RunError(
+                f"{self.folder.shown}: lies inside the folder of the images; give another --output."
+            )
         self.model = load_weights(options.weights, options.storage)
-        configure(self.model.config, options.variant, options.threshold, least_squares=options.least_squares)
+        configure(
+            self.model.config,
+            options.variant,
+            options.threshold,
+            least_squares=options.least_squares,
+        )
         self.plan = make_plan(options, self.source, device)
         try:
             self.resumed = self.folder.exists(RUN_FILE)
-            before = self.folder.read_json(RUN_FILE) if self.resumed else {"options": {"dtype": DEFAULT_DTYPE[device]}}
+            before = (
+                self.folder.read_json(RUN_FILE)
+                if self.resumed
+                else {"options": {"dtype": DEFAULT_DTYPE[device]}}
+            )
             dtype = options.matching.dtype or before.get("options", {}).get("dtype")
             self.options = replace(options, matching=replace(options.matching, dtype=dtype))
             self.description = self._describe()
@@ -106,9 +123,13 @@ class Run:
                 self._check_same(before)
                 self.plan = replace(self.plan, shards=self.folder.read_table(PLAN_FILE))
         except OSError as error:
-            raise RunError(f"{self.folder.shown}: cannot be read ({redacted(error)}); check it and rights.") from error
+            raise RunError(
+                f"{self.folder.shown}: cannot be read ({redacted(error)}); check it and rights."
+            ) from error
         if not self.resumed and self.folder.done_names():
-            raise RunError(f"{self.folder.shown}: holds finished shards but no {RUN_FILE}; give another --output.")
+            raise RunError(
+                f"{self.folder.shown}: holds finished shards but no {RUN_FILE}; give another --output."
+            )
 
     def _describe(self) -> dict[str, Any]:
         options, config = self.options, self.model.config
@@ -131,7 +152,9 @@ class Run:
         }
 
     def _check_same(self, before: dict[str, Any]) -> None:
-        """Refuse to mix results: every entry but the versions must equal what the folder was made with."""
+        """Refuse to mix results: every entry but the versions must equal what the folder was made
+        with.
+        """
         flat = _flat(before)
         for name, now in _flat(self.description).items():
             then = flat.get(name)
@@ -156,19 +179,27 @@ class Run:
         return self.plan.shards.filter(pc.invert(pc.is_in(self.plan.shards["shard"], done)))
 
     def begin(self) -> None:
-        """Write the plan, then `run.json`; a folder without it is not a run yet. Remove what killed writers left."""
+        """Write the plan, then `run.json`; a folder without it is not a run yet.
+
+        Remove what killed writers left.
+        """
         self.folder.sweep()
         if not self.resumed:
             if self.folder.exists(RUN_FILE):
-                raise RunError(f"{self.folder.shown}: another command has begun here meanwhile; run this one again.")
+                raise RunError(
+                    f"{self.folder.shown}: another command has begun here meanwhile; run this one again."
+                )
             self.folder.publish_table(PLAN_FILE, self.plan.shards)
             self.folder.publish_table(PLAN_FAILURES, self.plan.pairs.failures)
             self.folder.publish_json(RUN_FILE, {**self.description, "versions": _versions()})
 
     def finish(self, session: Session) -> RunSummary:
-        """Add up the markers of all shards, write and return the summary. session: of this command alone.
+        """Add up the markers of all shards, write and return the summary.
 
-        Raises RunError where a shard has no marker: whatever executed them, what it lost is not passed over.
+        session: of this command alone.
+
+        Raises RunError where a shard has no marker: whatever executed them, what it lost is not
+        passed over.
         """
         left = self.pending().num_rows
         if left:
@@ -178,7 +209,9 @@ class Run:
         seconds: Counter[str] = Counter()
         reasons: Counter[str] = Counter(self.plan.pairs.failures["reason"].to_pylist())
         with ThreadPoolExecutor(READ_THREADS) as threads:
-            markers: list[Marker] = list(threads.map(self.folder.read_done, sorted(self.folder.done_names())))
+            markers: list[Marker] = list(
+                threads.map(self.folder.read_done, sorted(self.folder.done_names()))
+            )
         for done in markers:
             totals.update(done["counts"])
             seconds.update(done["seconds"])
@@ -205,7 +238,11 @@ class Run:
         if not tables:
             return {}
         table = pa.concat_tables(tables)
-        table = table.filter(pc.equal(table["stage"], Stage.READ)).group_by(["image0", "reason"]).aggregate([])
+        table = (
+            table.filter(pc.equal(table["stage"], Stage.READ))
+            .group_by(["image0", "reason"])
+            .aggregate([])
+        )
         return dict(sorted(Counter(table["reason"].to_pylist()).items()))
 
 
@@ -213,5 +250,9 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries → one, with dotted names."""
     flat: dict[str, Any] = {}
     for name, inner in value.items():
-        flat |= _flat(inner, f"{prefix}{name}.") if isinstance(inner, dict) else {f"{prefix}{name}": inner}
+        flat |= (
+            _flat(inner, f"{prefix}{name}.")
+            if isinstance(inner, dict)
+            else {f"{prefix}{name}": inner}
+        )
     return flat

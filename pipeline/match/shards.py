@@ -2,15 +2,16 @@
 
     pairs (N, 2) int32 → shards, each of at most `max_images` images and `max_pairs` pairs of them
 
-A shard is matched by one worker on its own, and each of its images is read, decoded and encoded once for it.
-The matches are given, so the cost of a plan is its encodes: the images of all shards together. At best each
-image is encoded once.
+A shard is matched by one worker on its own, and each of its images is read, decoded and encoded
+once for it. The matches are given, so the cost of a plan is its encodes: the images of all shards
+together. At best each image is encoded once.
 
-The plan: put the images in an order that brings partners together, see the pairs as points of the upper
-triangle of the images × images matrix, sweep it in strips of a few rows, column by column, and cut where a
-bound is reached. High strips give square tiles, which suit dense lists; strips of one row give stars, which
-suit lists without structure; along a diagonal band every height does. The order of the names suits exhaustive
-and sequential lists, an order found by clustering suits others. All are tried and the cheapest is taken.
+The plan: put the images in an order that brings partners together, see the pairs as points of the
+upper triangle of the images × images matrix, sweep it in strips of a few rows, column by column,
+and cut where a bound is reached. High strips give square tiles, which suit dense lists; strips of
+one row give stars, which suit lists without structure; along a diagonal band every height does. The
+order of the names suits exhaustive and sequential lists, an order found by clustering suits others.
+All are tried and the cheapest is taken.
 """
 
 from __future__ import annotations
@@ -54,10 +55,13 @@ def plan_shards(pairs: np.ndarray, max_images: int = 128, max_pairs: int = 1024)
     """Pairs (N, 2) of image indices → shards that together hold each pair once, with few encodes.
 
     The result depends on the set of pairs and the bounds alone, not on the order of the rows.
-    Raises ArgumentError where a bound is too small for one pair, ValueError where a pair is repeated or not of two images.
+    Raises ArgumentError where a bound is too small for one pair, ValueError where a pair is
+    repeated or not of two images.
     """
     if max_images < 2 or max_pairs < 1:
-        raise ArgumentError(f"a shard holds at least 2 images and 1 pair, not {max_images} and {max_pairs}.")
+        raise ArgumentError(
+            f"a shard holds at least 2 images and 1 pair, not {max_images} and {max_pairs}."
+        )
     pairs = np.sort(np.asarray(pairs).reshape(-1, 2).astype(np.int64), axis=1)
     if not len(pairs):
         return []
@@ -72,14 +76,17 @@ def plan_shards(pairs: np.ndarray, max_images: int = 128, max_pairs: int = 1024)
     heights = sorted({1, max(1, min(math.isqrt(max_pairs), max_images // 2)), max_images // 2})
     by_name = np.arange(len(images))
     plans = [_cut(compact, by_name, height, max_images, max_pairs) for height in heights]
-    if min(plan.encodes for plan in plans) > GOOD_ENOUGH * lower_bound(len(images), len(pairs), max_images, max_pairs):
+    if min(plan.encodes for plan in plans) > GOOD_ENOUGH * lower_bound(
+        len(images), len(pairs), max_images, max_pairs
+    ):
         rank = _cluster(compact, len(images))
         plans += [_cut(compact, rank, height, max_images, max_pairs) for height in heights]
     best = min(plans, key=lambda plan: plan.encodes)
 
     shards = []
     for start, stop in zip(best.cuts[:-1], best.cuts[1:], strict=True):
-        rows = np.sort(best.order[start:stop])  # rows of the sorted pairs: sorted again within the shard
+        # rows of the sorted pairs: sorted again within the shard
+        rows = np.sort(best.order[start:stop])
         members, local = np.unique(pairs[rows], return_inverse=True)
         shards.append(Shard(members.astype(np.int32), local.reshape(-1, 2).astype(np.int32)))
     return shards
@@ -116,13 +123,19 @@ class _Plan(NamedTuple):
 
 
 def lower_bound(images: int, pairs: int, max_images: int, max_pairs: int) -> float:
-    """Encodes that no plan gets below: each image once, and no shard denser than all pairs of its images."""
+    """Encodes that no plan gets below: each image once, and no shard denser than all pairs of its
+    images.
+    """
     clique = min(max_images, math.ceil((1 + math.sqrt(1 + 8 * max_pairs)) / 2))
     return max(images, pairs * clique / min(max_pairs, clique * (clique - 1) // 2))
 
 
-def _cut(pairs: np.ndarray, rank: np.ndarray, height: int, max_images: int, max_pairs: int) -> _Plan:
-    """Sweep the pairs (N, 2) in strips of `height` rows, images placed by rank (n,); cut at the bounds."""
+def _cut(
+    pairs: np.ndarray, rank: np.ndarray, height: int, max_images: int, max_pairs: int
+) -> _Plan:
+    """Sweep the pairs (N, 2) in strips of `height` rows, images placed by rank (n,); cut at the
+    bounds.
+    """
     placed = np.sort(rank[pairs], axis=1)
     strip, row = np.divmod(placed[:, 0], height)
     order = np.argsort((strip * len(rank) + placed[:, 1]) * height + row, kind="stable")
@@ -144,10 +157,12 @@ def _cut(pairs: np.ndarray, rank: np.ndarray, height: int, max_images: int, max_
 
 
 def _cluster(pairs: np.ndarray, n: int) -> np.ndarray:
-    """Ranks (n,) of the images in which images that share partners are near: agglomerative clustering.
+    """Ranks (n,) of the images in which images that share partners are near: agglomerative
+    clustering.
 
-    In every round each cluster chooses the neighbour it has most pairs with, relative to the smaller of both;
-    clusters that choose each other join. The order is that of the leaves of the resulting tree.
+    In every round each cluster chooses the neighbour it has most pairs with, relative to the
+    smaller of both; clusters that choose each other join. The order is that of the leaves of the
+    resulting tree.
     """
     first, second = np.concatenate([pairs, pairs[:, ::-1]]).T
     by_first = np.argsort(first, kind="stable")
@@ -156,13 +171,16 @@ def _cluster(pairs: np.ndarray, n: int) -> np.ndarray:
     size: np.ndarray = np.ones(n)
     joined: list[np.ndarray] = []
     while len(first) and len(joined) < ROUNDS:
-        # Equal weights are the rule in the first rounds: a hash of the pair breaks ties alike on both sides.
+        # Equal weights are the rule in the first rounds: a hash of the pair breaks ties alike on
+        # both sides.
         low, high = np.minimum(first, second), np.maximum(first, second)
         tie = (low * 0x9E3779B1 + high * 0x85EBCA77) % 65521
         strength = weight / np.minimum(size[first], size[second]) * (1 + 1e-9 * tie)
         starts = np.flatnonzero(np.append(True, first[1:] != first[:-1]))
         strongest = np.maximum.reduceat(strength, starts)
-        chosen = np.flatnonzero(strength == np.repeat(strongest, np.diff(np.append(starts, len(first)))))
+        chosen = np.flatnonzero(
+            strength == np.repeat(strongest, np.diff(np.append(starts, len(first))))
+        )
         choice = np.full(len(size), -1)
         choice[first[chosen]] = second[chosen]
         mutual = (choice >= 0) & (choice[choice] == np.arange(len(size)))
@@ -178,7 +196,8 @@ def _cluster(pairs: np.ndarray, n: int) -> np.ndarray:
         weight = np.bincount(same, weight[apart], len(key))
         first, second = np.divmod(key, len(kept))
     rank = np.arange(len(size))
-    for label in reversed(joined):  # from the roots to the leaves: children stay together in their parent's place
+    # from the roots to the leaves: children stay together in their parent's place
+    for label in reversed(joined):
         by_parent = np.argsort(rank[label], kind="stable")
         rank = np.empty(len(label), np.int64)
         rank[by_parent] = np.arange(len(label))

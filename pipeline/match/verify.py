@@ -2,8 +2,8 @@
 
     matches of one pair → E, F or H by RANSAC (pycolmap) → inliers, relative pose
 
-Cameras follow the tables: the centre of the top-left pixel is (0, 0), so the principal point of an image of
-`w × h` pixels is at ((w − 1) / 2, (h − 1) / 2) and F and H are in that frame.
+Cameras follow the tables: the centre of the top-left pixel is (0, 0), so the principal point of an
+image of `w × h` pixels is at ((w − 1) / 2, (h − 1) / 2) and F and H are in that frame.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ class VerifyShard:
         self.options = options or VerificationOptions()
 
     def __call__(self, matches: pa.Table, images: pa.Table) -> pa.Table:
-        """MATCHES and the IMAGES they name → MATCHES with `geometry` and all columns after it filled.
+        """MATCHES and the IMAGES they name → MATCHES with `geometry` and all columns after it
+        filled.
 
-        Rows keep their order. A pair that is not `matched` gets geometry `none`; a pair whose numbers no
-        geometry can be computed from (not finite, or lists of different lengths) becomes `failed`, reason
-        `bad_numbers`. `inliers` has one value per match and is all false unless the geometry is one of
-        VERIFIED. A pair's result depends on nothing but that pair. `pose` of an uncalibrated pair assumes
-        the default focal length.
+        Rows keep their order. A pair that is not `matched` gets geometry `none`; a pair whose
+        numbers no geometry can be computed from (not finite, or lists of different lengths) becomes
+        `failed`, reason `bad_numbers`. `inliers` has one value per match and is all false unless
+        the geometry is one of VERIFIED. A pair's result depends on nothing but that pair. `pose` of
+        an uncalibrated pair assumes the default focal length.
 
         Raises ValueError where a matched image is missing from `images`.
         """
@@ -43,20 +44,33 @@ class VerifyShard:
         status = matches["status"].to_pylist()
         reason = matches["reason"].to_pylist()
         names = zip(matches["image0"].to_pylist(), matches["image1"].to_pylist(), strict=True)
-        points = zip(*(tables.unragged(matches[name]) for name in ("keypoints0", "keypoints1", "scores")), strict=True)
+        points = zip(
+            *(tables.unragged(matches[name]) for name in ("keypoints0", "keypoints1", "scores")),
+            strict=True,
+        )
         found = []
-        for row, ((name0, name1), (points0, points1, scores)) in enumerate(zip(names, points, strict=True)):
+        for row, ((name0, name1), (points0, points1, scores)) in enumerate(
+            zip(names, points, strict=True)
+        ):
             geometry = _Geometry("none", np.zeros(len(points0), bool))
             if status[row] == "matched" and not _good_numbers(points0, points1, scores):
                 status[row], reason[row] = "failed", "bad_numbers"
             elif status[row] == "matched":
                 missing = [name for name in (name0, name1) if name not in cameras]
                 if missing:
-                    raise ValueError(f"VerifyShard: matches name {missing[0]!r}, which is not in the images table.")
+                    raise ValueError(
+                        f"VerifyShard: matches name {missing[0]!r}, which is not in the images table."
+                    )
                 geometry = self._verify(points0, points1, cameras[name0], cameras[name1])
             found.append(geometry)
-        columns = {name: matches[name] for name in ("image0", "image1", "keypoints0", "keypoints1", "scores")}
-        columns |= {"status": pa.array(status, pa.string()), "reason": pa.array(reason, pa.string())}
+        columns = {
+            name: matches[name]
+            for name in ("image0", "image1", "keypoints0", "keypoints1", "scores")
+        }
+        columns |= {
+            "status": pa.array(status, pa.string()),
+            "reason": pa.array(reason, pa.string()),
+        }
         columns["geometry"] = pa.array([g.name for g in found], pa.string())
         columns["inliers"] = tables.ragged([g.inliers for g in found], pa.list_(pa.bool_()))
         columns["num_inliers"] = pa.array([int(g.inliers.sum()) for g in found], pa.int32())
@@ -65,7 +79,9 @@ class VerifyShard:
             columns[name] = pa.array([getattr(g, name) for g in found], kind)
         return pa.table([columns[name] for name in tables.MATCHES.names], schema=tables.MATCHES)
 
-    def _verify(self, points0: np.ndarray, points1: np.ndarray, camera0: _Camera, camera1: _Camera) -> _Geometry:
+    def _verify(
+        self, points0: np.ndarray, points1: np.ndarray, camera0: _Camera, camera1: _Camera
+    ) -> _Geometry:
         options = self.options
         if len(points0) < options.min_num_inliers:
             return _Geometry("degenerate", np.zeros(len(points0), bool))
@@ -77,37 +93,55 @@ class VerifyShard:
         factors = [resize_factor(c.width, c.height, options.long_side) for c in (camera0, camera1)]
         estimation.ransac.max_error = options.max_error * float(np.mean(factors))
         estimation.ransac.max_num_trials = options.trials(len(points0))
-        estimation.ransac.min_num_trials = min(estimation.ransac.min_num_trials, options.max_num_trials)
+        estimation.ransac.min_num_trials = min(
+            estimation.ransac.min_num_trials, options.max_num_trials
+        )
         estimation.ransac.confidence = options.confidence
         estimation.ransac.random_seed = options.random_seed
         if options.model != "any":
             return self._single(points0.astype(np.float64), points1.astype(np.float64), estimation)
         indices = np.repeat(np.arange(len(points0), dtype=np.uint32)[:, None], 2, axis=1)
         result = pycolmap.estimate_two_view_geometry(
-            *(camera0.pycolmap(1), points0.astype(np.float64), camera1.pycolmap(2), points1.astype(np.float64)),
+            *(
+                camera0.pycolmap(1),
+                points0.astype(np.float64),
+                camera1.pycolmap(2),
+                points1.astype(np.float64),
+            ),
             *(indices, estimation),
         )
         name = pycolmap.TwoViewGeometryConfiguration(result.config).name.lower()
         inliers = np.zeros(len(points0), bool)
         if name in VERIFIED:
             inliers[np.asarray(result.inlier_matches)[:, 0]] = True
-        E, F, H = (None if matrix is None else np.ravel(matrix) for matrix in (result.E, result.F, result.H))
+        E, F, H = (
+            None if matrix is None else np.ravel(matrix)
+            for matrix in (result.E, result.F, result.H)
+        )
         pose = result.cam2_from_cam1
         vector = None if pose is None else np.concatenate([pose.rotation.quat, pose.translation])
         return _Geometry(name, inliers, E, F, H, vector)
 
     def _single(self, points0: np.ndarray, points1: np.ndarray, estimation: Any) -> _Geometry:
-        """One fundamental matrix or homography (M, 2) → (M, 2), by the same minima as any other geometry."""
+        """One fundamental matrix or homography (M, 2) → (M, 2), by the same minima as any other
+        geometry.
+        """
         if self.options.model == "homography":
-            found = import_pycolmap().estimate_homography_matrix(points0, points1, estimation.ransac)
+            found = import_pycolmap().estimate_homography_matrix(
+                points0, points1, estimation.ransac
+            )
             name, matrix = "planar_or_panoramic", "H"
         else:
-            found = import_pycolmap().estimate_fundamental_matrix(points0, points1, estimation.ransac)
+            found = import_pycolmap().estimate_fundamental_matrix(
+                points0, points1, estimation.ransac
+            )
             name, matrix = "uncalibrated", "F"
         if found is None:
             return _Geometry("undefined", np.zeros(len(points0), bool))
         inliers = np.asarray(found["inlier_mask"], bool)
-        if inliers.sum() < max(self.options.min_num_inliers, self.options.min_inlier_ratio * len(inliers)):
+        if inliers.sum() < max(
+            self.options.min_num_inliers, self.options.min_inlier_ratio * len(inliers)
+        ):
             return _Geometry("degenerate", np.zeros(len(points0), bool))
         return _Geometry(name, inliers, **{matrix: np.ravel(found[matrix])})
 
@@ -129,8 +163,10 @@ class _Camera:
     focal: float | None  # pixels; None where EXIF gives none
 
     def pycolmap(self, number: int) -> object:
-        """Two of one number are taken for one camera: where EXIF gives no focal length, COLMAP then looks for one that
-        both share, at nine times the cost, which photographs from anywhere need not have."""
+        """Two of one number are taken for one camera: where EXIF gives no focal length, COLMAP then
+        looks for one that both share, at nine times the cost, which photographs from anywhere need
+        not have.
+        """
         focal = self.focal or DEFAULT_FOCAL * max(self.width, self.height)
         camera = import_pycolmap().Camera(
             camera_id=number,

@@ -1,10 +1,14 @@
-"""What retrieval proposes, and what is true: lists of candidates and of relevant images, read and checked.
+"""What retrieval proposes, and what is true: lists of candidates and of relevant images, read and
+checked.
 
-    a list in Parquet, CSV, text or TREC's run format → Candidates: a row for every candidate of every query, best first
-    a truth in Parquet, CSV, JSON or TREC's qrels      → a table of the (query, candidate) that belong together
+    a list in Parquet, CSV, text or TREC's run format → Candidates: a row for every candidate of
+    every query, best first
+    a truth in Parquet, CSV, JSON or TREC's qrels      → a table of the (query, candidate) that
+    belong together
 
-The order of the list is that of its scores; where it gives none, or equal ones, that of its lines. A line that cannot
-be used becomes a row of FAILURES. Everything is columns: a million lines make no Python objects.
+The order of the list is that of its scores; where it gives none, or equal ones, that of its lines.
+A line that cannot be used becomes a row of FAILURES. Everything is columns: a million lines make no
+Python objects.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from pipeline.pairs.pair_list import ROWS, table_rows, text_rows
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES
 
-# The numbers of a TREC line are the candidate's place and its score; names may hold spaces where tabs separate.
+# The numbers of a TREC line are the candidate's place and its score; names may hold spaces where
+# tabs separate.
 _SCORE = r"\+?(?P<score>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _RUN = r"^(?P<query>{0})\s+{0}\s+(?P<candidate>{0})\s+\d+\s+" + _SCORE + r"(?:\s+{0})?$"
 _QRELS = r"^(?P<query>{0})\s+{0}\s+(?P<candidate>{0})\s+" + _SCORE + "$"
@@ -32,11 +37,14 @@ NAMES = (r"[^\t]+?", r"\S+")  # between tabs, between spaces
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidates of every query, sorted by query and then best first; each pair once, none of an image with itself.
+    """The candidates of every query, sorted by query and then best first; each pair once, none of
+    an image with itself.
 
-    query, candidate: (N,) string arrays, names relative to their folders. score: (N,) float32, null where the list
-    gives none. rank: (N,) int32 from 1. reason: (N,) string, `unknown_image` where a folder has none of that name.
-    failures: table of FAILURES, one row for every line that cannot be matched. duplicates: lines that repeat a pair.
+    query, candidate: (N,) string arrays, names relative to their folders. score: (N,) float32, null
+    where the list gives none. rank: (N,) int32 from 1. reason: (N,) string, `unknown_image` where a
+    folder has none of that name.
+    failures: table of FAILURES, one row for every line that cannot be matched. duplicates: lines
+    that repeat a pair.
     """
 
     query: pa.Array
@@ -62,17 +70,21 @@ def read_candidates(
 ) -> Candidates:
     """A list of candidates of a local path or fsspec URL, checked against the names of the images.
 
-    `.parquet`: columns query, candidate and perhaps score (or image0, image1, score). `.csv`: the same in this order,
-    with or without a header. `.trec`, `.run`, or `.txt` whose first line is such: `query Q0 candidate rank score tag`;
-    the score decides, as in trec_eval. Any other `.txt`: a pair list, also kapture's, the query first. See
-    `pairs.read_pairs` for quotes, tabs and comments.
+    `.parquet`: columns query, candidate and perhaps score (or image0, image1, score). `.csv`: the
+    same in this order, with or without a header. `.trec`, `.run`, or `.txt` whose first line is
+    such: `query Q0 candidate rank score tag`; the score decides, as in trec_eval. Any other `.txt`:
+    a pair list, also kapture's, the query first. See `pairs.read_pairs` for quotes, tabs and
+    comments.
 
     same: tells for names of queries and of candidates, row by row, whether both are one file.
-    Raises `PairListError` where the list is missing, of another kind, without its columns or without a candidate.
+    Raises `PairListError` where the list is missing, of another kind, without its columns or
+    without a candidate.
     """
     rows, name = _read(url, options, _RUN, ".run")
     if not len(rows):
-        raise PairListError(f"{name}: is empty; give a line `query candidate score` for each candidate.")
+        raise PairListError(
+            f"{name}: is empty; give a line `query candidate score` for each candidate."
+        )
     sides = rows["image0"].combine_chunks(), rows["image1"].combine_chunks()
     malformed = pc.or_(pc.is_null(sides[0]), pc.is_null(sides[1]))
     itself = pc.fill_null(same(*sides), False)
@@ -86,10 +98,14 @@ def read_candidates(
     rows = rows.append_column("unknown", unknown).filter(kept)
     if pc.all(rows["unknown"]).as_py() in (True, None):
         first = failures["detail"][0].as_py()
-        raise PairListError(f"{name}: names no candidate of a query in the folders ({first}); check names and folders.")
+        raise PairListError(
+            f"{name}: names no candidate of a query in the folders ({first}); check names and folders."
+        )
     # By query, then the best first, then the order of the list; the best of equal pairs is kept.
     rows = rows.sort_by([("image0", "ascending"), ("score", "descending"), ("number", "ascending")])
-    firsts = rows.append_column("row", pa.array(np.arange(len(rows)))).group_by(["image0", "image1"], use_threads=False)
+    firsts = rows.append_column("row", pa.array(np.arange(len(rows)))).group_by(
+        ["image0", "image1"], use_threads=False
+    )
     chosen = np.sort(firsts.aggregate([("row", "min")])["row_min"].to_numpy())
     duplicates = len(rows) - len(chosen)
     rows = rows.take(pa.array(chosen)).combine_chunks()
@@ -97,7 +113,9 @@ def read_candidates(
     code = query.dictionary_encode().indices.to_numpy()
     starts = np.flatnonzero(np.append(True, code[1:] != code[:-1])[: len(code)])
     rank = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows)))) + 1
-    reason = pc.if_else(rows["unknown"], "unknown_image", pa.scalar(None, pa.string())).combine_chunks()
+    reason = pc.if_else(
+        rows["unknown"], "unknown_image", pa.scalar(None, pa.string())
+    ).combine_chunks()
     columns = (rows["image1"].combine_chunks(), rows["score"].combine_chunks())
     return Candidates(query, *columns, rank.astype(np.int32), reason, failures, duplicates)
 
@@ -105,9 +123,10 @@ def read_candidates(
 def read_truth(url: str | os.PathLike[str], options: dict[str, Any] | None = None) -> pa.Table:
     """Which images belong together: a table of distinct rows `query`, `candidate`.
 
-    `.parquet` or `.csv`: columns query, candidate and perhaps relevance (above 0 is true; missing is true). `.json`: an
-    object whose `positives` give a list of names for every query. `.txt`, `.qrels`, `.trec`: `query 0 candidate
-    relevance`, or a pair list. Raises `PairListError` where it is missing, of another kind, malformed or empty.
+    `.parquet` or `.csv`: columns query, candidate and perhaps relevance (above 0 is true; missing
+    is true). `.json`: an object whose `positives` give a list of names for every query. `.txt`,
+    `.qrels`, `.trec`: `query 0 candidate relevance`, or a pair list. Raises `PairListError` where
+    it is missing, of another kind, malformed or empty.
     """
     folder, name = Folder.of_file(url, options)
     if name.lower().endswith(".json"):
@@ -116,7 +135,9 @@ def read_truth(url: str | os.PathLike[str], options: dict[str, Any] | None = Non
             flat = [(query, candidate) for query, found in positives.items() for candidate in found]
             columns = [pa.array([row[side] for row in flat], pa.string()) for side in (0, 1)]
         except (StorageError, OSError) as error:
-            raise PairListError(f"{folder.shown}/{name}: cannot be read ({error}); check the path.") from error
+            raise PairListError(
+                f"{folder.shown}/{name}: cannot be read ({error}); check the path."
+            ) from error
         except (KeyError, TypeError, AttributeError, pa.ArrowInvalid) as error:
             needs = 'no {"positives": {query: [candidate, …]}}'
             raise PairListError(f"{name}: {needs} ({type(error).__name__}: {error}).") from error
@@ -135,8 +156,12 @@ def read_truth(url: str | os.PathLike[str], options: dict[str, Any] | None = Non
     return truth.group_by(["query", "candidate"], use_threads=False).aggregate([])
 
 
-def _read(url: str | os.PathLike[str], options: dict[str, Any] | None, trec: str, ending: str) -> tuple[pa.Table, str]:
-    """Any list → its table of ROWS in the order of the lines, malformed ones with null names, and the file's name."""
+def _read(
+    url: str | os.PathLike[str], options: dict[str, Any] | None, trec: str, ending: str
+) -> tuple[pa.Table, str]:
+    """Any list → its table of ROWS in the order of the lines, malformed ones with null names, and
+    the file's name.
+    """
     folder, name = Folder.of_file(url, options)
     kind = os.path.splitext(name)[1].lower()
     if kind not in (".txt", ".csv", ".parquet", ".trec", ending):
@@ -145,13 +170,21 @@ def _read(url: str | os.PathLike[str], options: dict[str, Any] | None, trec: str
     try:
         if kind == ".parquet":
             table = folder.read_table(name)
-            columns = ["score" if column == "relevance" else column for column in table.column_names]
+            columns = [
+                "score" if column == "relevance" else column for column in table.column_names
+            ]
             return pa.concat_tables(table_rows(table.rename_columns(columns), name)), name
         text = folder.read_bytes(name).decode("utf-8-sig", errors="replace")
     except (StorageError, OSError) as error:
-        raise PairListError(f"{folder.shown}/{name}: cannot be read ({error}); check the path.") from error
-    first = next((line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"), "")
-    if kind in (".trec", ending) or (kind == ".txt" and _fields(pa.array([first]), trec)[0][0].is_valid):
+        raise PairListError(
+            f"{folder.shown}/{name}: cannot be read ({error}); check the path."
+        ) from error
+    first = next(
+        (line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"), ""
+    )
+    if kind in (".trec", ending) or (
+        kind == ".txt" and _fields(pa.array([first]), trec)[0][0].is_valid
+    ):
         return _trec_rows(text, trec), name
     found = text_rows(text, comma=kind == ".csv" or text.startswith("# kapture"))
     return pa.concat_tables([ROWS.empty_table(), *found]).sort_by("number"), name
@@ -159,7 +192,9 @@ def _read(url: str | os.PathLike[str], options: dict[str, Any] | None, trec: str
 
 def _trec_rows(text: str, pattern: str) -> pa.Table:
     """Lines of a TREC file → ROWS."""
-    lines = pc.utf8_trim_whitespace(pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten())
+    lines = pc.utf8_trim_whitespace(
+        pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten()
+    )
     numbers = pa.array(np.arange(1, len(lines) + 1))
     content = pc.invert(pc.match_substring_regex(lines, "^(#|$)"))
     lines, numbers = lines.filter(content).cast(pa.string()), numbers.filter(content)
@@ -170,11 +205,15 @@ def _fields(lines: pa.Array, pattern: str) -> tuple[pa.Array, pa.Array, pa.Array
     """Query, candidate and score of TREC lines; null where a line is none."""
     tabs, spaces = (pc.extract_regex(lines, pattern.replace("{0}", name)) for name in NAMES)
     found = pc.if_else(pc.match_substring(lines, "\t"), tabs, spaces)
-    query, candidate, score = (pc.struct_field(found, field) for field in ("query", "candidate", "score"))
+    query, candidate, score = (
+        pc.struct_field(found, field) for field in ("query", "candidate", "score")
+    )
     return query, candidate, score.cast(pa.float32())
 
 
-def _failures(rows: pa.Table, name: str, malformed: pa.Array, itself: pa.Array, known: list[pa.Array]) -> pa.Table:
+def _failures(
+    rows: pa.Table, name: str, malformed: pa.Array, itself: pa.Array, known: list[pa.Array]
+) -> pa.Table:
     """ROWS that cannot be matched → FAILURES, with why and where."""
     bad = pc.or_(pc.or_(malformed, itself), pc.invert(pc.and_(*known)))
     cases = pc.make_struct(malformed, itself)
@@ -193,5 +232,7 @@ def _failures(rows: pa.Table, name: str, malformed: pa.Array, itself: pa.Array, 
     )
     place = pc.binary_join_element_wise("line", rows["number"].cast(pa.string()), "of", name, " ")
     columns = [rows["image0"], rows["image1"], pa.repeat("plan", len(rows)), reason]
-    table = pa.Table.from_arrays([*columns, pc.binary_join_element_wise(place, detail, ": ")], schema=FAILURES)
+    table = pa.Table.from_arrays(
+        [*columns, pc.binary_join_element_wise(place, detail, ": ")], schema=FAILURES
+    )
     return table.filter(bad)

@@ -1,7 +1,9 @@
-"""Pairs of images that something already shows to overlap: the points of a COLMAP model, or the matches of a run.
+"""Pairs of images that something already shows to overlap: the points of a COLMAP model, or the
+matches of a run.
 
 COLMAP model → shared_points: pairs that see the same points, scored by how many
-run folder   → transitive: pairs that verified matches connect through other images, and that nobody tried yet
+run folder   → transitive: pairs that verified matches connect through other images, and that nobody
+tried yet
 """
 
 from __future__ import annotations
@@ -25,21 +27,28 @@ from pipeline.store.folder import Folder, Names
 from pipeline.tables import FAILURES
 from pipeline.vocabulary import VERIFIED
 
-MODEL_FILES = ("cameras", "images", "points3D")  # in .bin or .txt, with rigs and frames in newer models
+# in .bin or .txt, with rigs and frames in newer models
+MODEL_FILES = ("cameras", "images", "points3D")
 
 
-def shared_points(model: Folder, min_shared: int = 15, top_k: int | None = None) -> tuple[Names, PairList]:
+def shared_points(
+    model: Folder, min_shared: int = 15, top_k: int | None = None
+) -> tuple[Names, PairList]:
     """Pairs of registered images that see at least `min_shared` points of a sparse model together.
 
-    top_k: of each image, those it shares most points with; None takes all. Scores are the numbers of shared points.
-    Returns the sorted names of the model's images. Raises `PairListError` where it cannot be read or has no two images.
+    top_k: of each image, those it shares most points with; None takes all. Scores are the numbers
+    of shared points.
+    Returns the sorted names of the model's images. Raises `PairListError` where it cannot be read
+    or has no two images.
     """
     if min_shared < 1 or (top_k is not None and top_k < 1):
         raise PairListError("covisibility: give min-shared and top-k of 1 or more.")
     seen = _points_of(model)
     names = sorted(seen)
     if len(names) < 2:
-        raise PairListError(f"{model.shown}: the model has {len(names)} registered images, and a pair needs two.")
+        raise PairListError(
+            f"{model.shown}: the model has {len(names)} registered images, and a pair needs two."
+        )
     points = np.concatenate([seen[name] for name in names])
     image = np.repeat(np.arange(len(names)), [len(seen[name]) for name in names])
     _, point = np.unique(points, return_inverse=True)
@@ -69,7 +78,9 @@ def _points_of(model: Folder) -> dict[str, np.ndarray]:
         ) from error
     images = (reconstruction.images[number] for number in reconstruction.reg_image_ids())
     return {
-        image.name: np.unique([point.point3D_id for point in image.points2D if point.has_point3D()]).astype(np.int64)
+        image.name: np.unique(
+            [point.point3D_id for point in image.points2D if point.has_point3D()]
+        ).astype(np.int64)
         for image in images
     }
 
@@ -78,7 +89,9 @@ def _points_of(model: Folder) -> dict[str, np.ndarray]:
 def _local(model: Folder) -> Iterator[str]:
     """A folder on this machine's disk that holds the model."""
     files = model.list((".bin", ".txt"), recursive=False)
-    if not any({f"{stem}{ending}" for stem in MODEL_FILES} <= set(files) for ending in (".bin", ".txt")):
+    if not any(
+        {f"{stem}{ending}" for stem in MODEL_FILES} <= set(files) for ending in (".bin", ".txt")
+    ):
         raise PairListError(
             f"{model.shown}: holds no cameras, images and points3D in .bin or .txt; give such a folder."
         )
@@ -91,8 +104,13 @@ def _local(model: Folder) -> Iterator[str]:
         yield scratch
 
 
-def _best_of_each(first: np.ndarray, second: np.ndarray, scores: np.ndarray, top_k: int) -> np.ndarray:
-    """Of pairs (M,), (M,), those that are among the `top_k` best of one of their images: (M,) bool. Ties by index."""
+def _best_of_each(
+    first: np.ndarray, second: np.ndarray, scores: np.ndarray, top_k: int
+) -> np.ndarray:
+    """Of pairs (M,), (M,), those that are among the `top_k` best of one of their images: (M,) bool.
+
+    Ties by index.
+    """
     image, other = np.concatenate([first, second]), np.concatenate([second, first])
     order = np.lexsort((other, -np.tile(scores, 2), image))
     starts = np.searchsorted(image[order], image[order])  # where each image's own begin
@@ -103,24 +121,38 @@ def _best_of_each(first: np.ndarray, second: np.ndarray, scores: np.ndarray, top
 
 
 def transitive(run: Folder, steps: int | None = 2) -> tuple[Names, PairList]:
-    """Pairs that the run has not tried and that chains of at most `steps` verified pairs connect; None: of any length.
+    """Pairs that the run has not tried and that chains of at most `steps` verified pairs connect;
+    None: of any length.
 
-    run: the output of match_dataset. Scores: the numbers of images that both are verified with, 0 along longer chains.
-    Returns the sorted names of the run's images. Raises `PairListError` where it has no matches, or too many pairs.
+    run: the output of match_dataset. Scores: the numbers of images that both are verified with, 0
+    along longer chains.
+    Returns the sorted names of the run's images. Raises `PairListError` where it has no matches, or
+    too many pairs.
     """
     if steps is not None and steps < 2:
-        raise PairListError(f"a chain of {steps} verified pairs connects no new images; give 2 or more.")
-    tables = [run.read_table(name, ["image0", "image1", "geometry"]) for name in run.names("matches")]
+        raise PairListError(
+            f"a chain of {steps} verified pairs connects no new images; give 2 or more."
+        )
+    tables = [
+        run.read_table(name, ["image0", "image1", "geometry"]) for name in run.names("matches")
+    ]
     if not tables:
         raise PairListError(
             f"{run.shown}: holds no matches/*.parquet; give a folder that match_dataset.py has finished."
         )
     table = pa.concat_tables(tables)
-    names = sorted(pc.unique(pa.chunked_array([*table["image0"].chunks, *table["image1"].chunks])).to_pylist())
+    names = sorted(
+        pc.unique(pa.chunked_array([*table["image0"].chunks, *table["image1"].chunks])).to_pylist()
+    )
     known = pa.array(names, pa.string())
-    first, second = (pc.index_in(table[side], value_set=known).to_numpy() for side in ("image0", "image1"))
+    first, second = (
+        pc.index_in(table[side], value_set=known).to_numpy() for side in ("image0", "image1")
+    )
     verified = pc.is_in(table["geometry"], value_set=pa.array(VERIFIED, pa.string())).to_numpy()
-    tried, linked = _graph(first, second, len(names)), _graph(first[verified], second[verified], len(names))
+    tried, linked = (
+        _graph(first, second, len(names)),
+        _graph(first[verified], second[verified], len(names)),
+    )
     if steps is None:
         _check_size(run, linked)
     reached, last = linked, -1

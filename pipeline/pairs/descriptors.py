@@ -1,10 +1,13 @@
 """Global descriptors: one vector an image, made or read from a file, and the nearest of each.
 
-    folder of images, model → describe_images → Descriptors → write_descriptors → .parquet, .npz, .npy
-    Descriptors → nearest → the k most similar images of every image, by blocks: never an N × N matrix
+    folder of images, model → describe_images → Descriptors → write_descriptors → .parquet, .npz,
+    .npy
+    Descriptors → nearest → the k most similar images of every image, by blocks: never an N × N
+    matrix
 
-Similarity is the cosine of two vectors. Descriptors of models made for retrieval, given as a file, are the recommended
-way; `describe_images` is a stopgap that needs nothing but the matcher's own weights.
+Similarity is the cosine of two vectors. Descriptors of models made for retrieval, given as a file,
+are the recommended way; `describe_images` is a stopgap that needs nothing but the matcher's own
+weights.
 """
 
 from __future__ import annotations
@@ -40,8 +43,11 @@ SAMPLE = 4096  # vectors that a reduction is learnt from
 
 @dataclass(frozen=True)
 class Descriptors:
-    """names: (N) sorted and unique. vectors: (N, D) float32, finite, of any length. failures: table of FAILURES, a row
-    for each image without a descriptor."""
+    """names: (N) sorted and unique.
+
+    vectors: (N, D) float32, finite, of any length. failures: table of FAILURES, a row for each
+    image without a descriptor.
+    """
 
     names: list[str]
     vectors: np.ndarray
@@ -55,12 +61,13 @@ def describe_images(
     limits: ImageLimits | None = None,
     progress: Callable[[int, int], None] = lambda done, failed: None,
 ) -> Descriptors:
-    """Descriptors of a folder's photographs from the matcher's own backbone, on CUDA where there is one.
+    """Descriptors of a folder's photographs from the matcher's own backbone, on CUDA where there is
+    one.
 
-    names: of the images, sorted; all of the folder by default. progress: called now and then with the numbers of images
-    done since, and of those among them that failed.
-    A vector depends on its image and the weights alone, so those of several folders can be compared. Images that
-    cannot be read have a row in `failures` and none in `vectors`.
+    names: of the images, sorted; all of the folder by default. progress: called now and then with
+    the numbers of images done since, and of those among them that failed.
+    A vector depends on its image and the weights alone, so those of several folders can be
+    compared. Images that cannot be read have a row in `failures` and none in `vectors`.
     """
     import torch
 
@@ -79,7 +86,14 @@ def describe_images(
             if isinstance(pixels, np.ndarray):
                 by_shape[pixels.shape].append((row, pixels))
                 continue
-            failures.append({"image0": names[row], "stage": "read", "reason": pixels.reason, "detail": pixels.detail})
+            failures.append(
+                {
+                    "image0": names[row],
+                    "stage": "read",
+                    "reason": pixels.reason,
+                    "detail": pixels.detail,
+                }
+            )
         for shape, images in by_shape.items():
             at_once = pairs_at_once(device, shape)
             for start in range(0, len(images), at_once):
@@ -98,7 +112,9 @@ def describe_images(
 def _read(
     folder: Folder, names: Sequence[str], limits: ImageLimits
 ) -> Iterator[list[tuple[int, np.ndarray | ImageError]]]:
-    """READ_AHEAD images after another, the next ones decoded while the caller works on those before."""
+    """READ_AHEAD images after another, the next ones decoded while the caller works on those
+    before.
+    """
 
     def read(row: int) -> tuple[int, np.ndarray | ImageError]:
         try:
@@ -109,7 +125,10 @@ def _read(
     with ThreadPoolExecutor(READ_THREADS) as threads:
         ahead = None
         for start in range(0, len(names), READ_AHEAD):
-            following = [threads.submit(read, row) for row in range(start, min(start + READ_AHEAD, len(names)))]
+            following = [
+                threads.submit(read, row)
+                for row in range(start, min(start + READ_AHEAD, len(names)))
+            ]
             if ahead:
                 yield [future.result() for future in ahead]
             ahead = following
@@ -118,13 +137,18 @@ def _read(
 
 
 def nearest(
-    queries: np.ndarray, database: np.ndarray | None, k: int, block: tuple[int, int] = (QUERIES, DATABASE)
+    queries: np.ndarray,
+    database: np.ndarray | None,
+    k: int,
+    block: tuple[int, int] = (QUERIES, DATABASE),
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k rows of `database` most similar to each row of `queries`, best first.
 
-    queries (Q, D), database (N, D), None to search the queries themselves, each without itself; float32.
-    Returns indices (Q, k) int64 and cosines (Q, k) float32; k is N at most, N − 1 without itself. On CUDA where
-    there is one. Memory is that of the vectors and of one block: (rows of queries, rows of the database).
+    queries (Q, D), database (N, D), None to search the queries themselves, each without itself;
+    float32.
+    Returns indices (Q, k) int64 and cosines (Q, k) float32; k is N at most, N − 1 without itself.
+    On CUDA where there is one. Memory is that of the vectors and of one block: (rows of queries,
+    rows of the database).
     """
     import torch
 
@@ -160,15 +184,18 @@ def nearest(
 def unit(vectors: np.ndarray) -> np.ndarray:
     """(N, D) → (N, D) float32 of length 1; a vector of zeros stays one."""
     vectors = np.asarray(vectors, np.float32)
-    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))  # without a second array of their size
-    return vectors / np.maximum(length, np.float32(1e-12))[:, None]
+    # without a second array of their size
+    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    scaled: np.ndarray = vectors / np.maximum(length, np.float32(1e-12))[:, None]
+    return scaled
 
 
 def reduced(vectors: np.ndarray, dimensions: int) -> np.ndarray:
-    """(N, D) → (N, at most `dimensions`) float32: principal components of the vectors, half whitened.
+    """(N, D) → (N, at most `dimensions`) float32: principal components of the vectors, half
+    whitened.
 
-    Learnt on these vectors (a sample of SAMPLE), so all that are to be compared are reduced together. Half whitened:
-    each component is divided by the square root of its standard deviation.
+    Learnt on these vectors (a sample of SAMPLE), so all that are to be compared are reduced
+    together. Half whitened: each component is divided by the square root of its standard deviation.
     """
     sample = unit(vectors[np.random.default_rng(0).permutation(len(vectors))[:SAMPLE]])
     mean = sample.mean(axis=0)
@@ -184,8 +211,11 @@ def reduced(vectors: np.ndarray, dimensions: int) -> np.ndarray:
     return np.concatenate([(block - mean) @ axes for block in blocks])
 
 
-def write_descriptors(url: str | os.PathLike[str], found: Descriptors, options: dict[str, Any] | None = None) -> None:
-    """Write `.parquet` (image, descriptor), `.npz` (names, descriptors) or `.npy` (rows in the order of the names).
+def write_descriptors(
+    url: str | os.PathLike[str], found: Descriptors, options: dict[str, Any] | None = None
+) -> None:
+    """Write `.parquet` (image, descriptor), `.npz` (names, descriptors) or `.npy` (rows in the
+    order of the names).
 
     Raises `DescriptorError` for another ending, StorageError where it cannot be written.
     """
@@ -195,7 +225,9 @@ def write_descriptors(url: str | os.PathLike[str], found: Descriptors, options: 
         width = found.vectors.shape[1]
         values = pa.array(np.ascontiguousarray(found.vectors, np.float32).ravel())
         column = pa.FixedSizeListArray.from_arrays(values, width)
-        folder.publish_table(name, pa.table({"image": pa.array(found.names, pa.string()), "descriptor": column}))
+        folder.publish_table(
+            name, pa.table({"image": pa.array(found.names, pa.string()), "descriptor": column})
+        )
         return
     file = io.BytesIO()
     if kind == ".npz":
@@ -209,20 +241,27 @@ def check_ending(name: str) -> str:
     """The ending of a file of descriptors; `DescriptorError` for one of another kind."""
     kind = os.path.splitext(name)[1].lower()
     if kind not in (".parquet", ".npz", ".npy"):
-        raise DescriptorError(f"{name}: is no file of descriptors by its ending; give .parquet, .npz or .npy.")
+        raise DescriptorError(
+            f"{name}: is no file of descriptors by its ending; give .parquet, .npz or .npy."
+        )
     return kind
 
 
 def read_descriptors(
-    url: str | os.PathLike[str], names: Sequence[str] | None = None, options: dict[str, Any] | None = None
+    url: str | os.PathLike[str],
+    names: Sequence[str] | None = None,
+    options: dict[str, Any] | None = None,
 ) -> Descriptors:
-    """Descriptors of a local path or fsspec URL: `.parquet`, `.npz` or `.npy` as `write_descriptors` leaves them.
+    """Descriptors of a local path or fsspec URL: `.parquet`, `.npz` or `.npy` as
+    `write_descriptors` leaves them.
 
-    names: of the images wanted, sorted; None takes all of the file, which a `.npy` cannot answer: its row n belongs to
-    names[n]. The Parquet column may be of lists or fixed-size lists of numbers; nothing is unpickled. An image that
-    the file does not have becomes a failure `no_descriptor`; further ones of the file are left out.
+    names: of the images wanted, sorted; None takes all of the file, which a `.npy` cannot answer:
+    its row n belongs to names[n]. The Parquet column may be of lists or fixed-size lists of
+    numbers; nothing is unpickled. An image that the file does not have becomes a failure
+    `no_descriptor`; further ones of the file are left out.
 
-    Raises `DescriptorError` where the file is missing, of another form, or holds a name twice or a number not finite.
+    Raises `DescriptorError` where the file is missing, of another form, or holds a name twice or a
+    number not finite.
     """
     folder, name = Folder.of_file(url, options)
     kind = check_ending(name)
@@ -233,25 +272,35 @@ def read_descriptors(
         else:
             listed, vectors = _of_numpy(folder, name, kind)
     except (StorageError, OSError) as error:
-        raise DescriptorError(f"{folder.shown}/{name}: cannot be read ({error}); check the path.") from error
+        raise DescriptorError(
+            f"{folder.shown}/{name}: cannot be read ({error}); check the path."
+        ) from error
     if listed is None:
         if names is None:
-            raise DescriptorError(f"{name}: holds no names; give the images whose sorted names its rows belong to.")
+            raise DescriptorError(
+                f"{name}: holds no names; give the images whose sorted names its rows belong to."
+            )
         if len(names) != len(vectors):
             raise DescriptorError(
                 f"{name}: has {len(vectors)} rows for {len(names)} images; it needs one a photograph, in sorted order."
             )
         listed = list(names)
     if vectors.ndim != 2 or len(listed) != len(vectors) or vectors.dtype.kind not in "fiu":
-        raise DescriptorError(f"{name}: needs a vector of numbers for each name, all of one length.")
+        raise DescriptorError(
+            f"{name}: needs a vector of numbers for each name, all of one length."
+        )
     vectors = np.asarray(vectors, np.float32)
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
-        raise DescriptorError(f"{name}: the vector of {listed[int(finite.argmin())]} is not finite; compute it again.")
+        raise DescriptorError(
+            f"{name}: the vector of {listed[int(finite.argmin())]} is not finite; compute it again."
+        )
     return _chosen(name, listed, vectors, names)
 
 
-def _chosen(file: str, listed: list[str], vectors: np.ndarray, names: Sequence[str] | None) -> Descriptors:
+def _chosen(
+    file: str, listed: list[str], vectors: np.ndarray, names: Sequence[str] | None
+) -> Descriptors:
     row = {image: number for number, image in enumerate(listed)}
     if len(row) != len(listed):
         twice = next(image for number, image in enumerate(listed) if row[image] != number)
@@ -259,7 +308,13 @@ def _chosen(file: str, listed: list[str], vectors: np.ndarray, names: Sequence[s
     wanted = sorted(listed) if names is None else list(names)
     known = [image for image in wanted if image in row]
     failures = [
-        {"image0": image, "image1": None, "stage": "plan", "reason": "no_descriptor", "detail": f"{file} has none"}
+        {
+            "image0": image,
+            "image1": None,
+            "stage": "plan",
+            "reason": "no_descriptor",
+            "detail": f"{file} has none",
+        }
         for image in wanted
         if image not in row
     ]
@@ -272,12 +327,18 @@ def _of_table(table: pa.Table, name: str) -> tuple[list[str], np.ndarray]:
         images = table["image"].cast(pa.string()).to_pylist()
         column = table["descriptor"].combine_chunks()
         values = column.flatten().to_numpy(zero_copy_only=False)
-        widths = np.diff(column.offsets.to_numpy()) if hasattr(column, "offsets") else [column.type.list_size]
+        widths = (
+            np.diff(column.offsets.to_numpy())
+            if hasattr(column, "offsets")
+            else [column.type.list_size]
+        )
         if column.null_count or len(set(widths)) > 1 or None in images:
             raise DescriptorError(f"{name}: needs a name and a vector of one length in every row.")
         return images, values.reshape(len(images), -1)
     except (KeyError, AttributeError, ValueError, pa.ArrowInvalid) as error:
-        raise DescriptorError(f"{name}: needs columns image (text) and descriptor (numbers) ({error}).") from error
+        raise DescriptorError(
+            f"{name}: needs columns image (text) and descriptor (numbers) ({error})."
+        ) from error
 
 
 def _of_numpy(folder: Folder, name: str, kind: str) -> tuple[list[str] | None, np.ndarray]:
@@ -290,4 +351,6 @@ def _of_numpy(folder: Folder, name: str, kind: str) -> tuple[list[str] | None, n
             return [str(image) for image in loaded["names"]], loaded["descriptors"]
     except (ValueError, KeyError, EOFError, BadZipFile) as error:
         needs = "an array" if kind == ".npy" else "arrays names (text) and descriptors"
-        raise DescriptorError(f"{name}: needs {needs} as numpy writes them, without objects ({error}).") from error
+        raise DescriptorError(
+            f"{name}: needs {needs} as numpy writes them, without objects ({error})."
+        ) from error

@@ -22,21 +22,39 @@ from pipeline.store.folder import Folder, Names
 from pipeline.tables import FAILURES
 
 # The formats of each ending; the first is what the ending alone means.
-ENDINGS = {".parquet": ("parquet",), ".csv": ("csv", "kapture"), ".txt": ("hloc", "colmap", "kapture")}
-OF_CANDIDATES = ENDINGS | {".txt": (*ENDINGS[".txt"], "trec"), ".trec": ("trec",), ".run": ("trec",)}
+ENDINGS = {
+    ".parquet": ("parquet",),
+    ".csv": ("csv", "kapture"),
+    ".txt": ("hloc", "colmap", "kapture"),
+}
+OF_CANDIDATES = ENDINGS | {
+    ".txt": (*ENDINGS[".txt"], "trec"),
+    ".trec": ("trec",),
+    ".run": ("trec",),
+}
 FORMATS = ("parquet", "csv", "hloc", "colmap", "kapture", "trec")
 # What a name may not hold where nothing is quoted.
-REFUSED = {"csv": r"[\r\n]", "hloc": r'[\s"]|^#', "colmap": r'[\s"]|^#', "kapture": r'[,"\r\n]|^[\s#]|\s$'}
+REFUSED = {
+    "csv": r"[\r\n]",
+    "hloc": r'[\s"]|^#',
+    "colmap": r'[\s"]|^#',
+    "kapture": r'[,"\r\n]|^[\s#]|\s$',
+}
 REFUSED["trec"] = r"[\t\r\n]|^[\s#]|\s$"
 KAPTURE = b"# kapture format: 1.1\n# query_image, map_image, score\n"
 MOST = 20_000_000  # pairs of a list: its names alone are 1 GB where they have 25 letters
-MOST_BYTES = 2**31 - 1  # of the names on one side of a list's pairs: what an Arrow array of strings holds
+# of the names on one side of a list's pairs: what an Arrow array of strings holds
+MOST_BYTES = 2**31 - 1
 
 
 def format_of(
-    url: str | os.PathLike[str], wanted: str | None = None, endings: dict[str, tuple[str, ...]] = ENDINGS
+    url: str | os.PathLike[str],
+    wanted: str | None = None,
+    endings: dict[str, tuple[str, ...]] = ENDINGS,
 ) -> str:
-    """The format of a list to be written: `wanted`, or what its ending means. `PairListError` where they do not fit.
+    """The format of a list to be written: `wanted`, or what its ending means.
+
+    `PairListError` where they do not fit.
 
     endings: ENDINGS for pairs, OF_CANDIDATES for candidates of queries.
     """
@@ -45,9 +63,13 @@ def format_of(
     if not fitting:
         *most, last = endings
         what = "pair list" if endings is ENDINGS else "list of candidates"
-        raise PairListError(f"{name}: is no {what} by its ending; give a {', '.join(most)} or {last} file.")
+        raise PairListError(
+            f"{name}: is no {what} by its ending; give a {', '.join(most)} or {last} file."
+        )
     if wanted not in (None, *fitting):
-        raise PairListError(f"{name}: {wanted} is none of the formats of its ending ({', '.join(fitting)}).")
+        raise PairListError(
+            f"{name}: {wanted} is none of the formats of its ending ({', '.join(fitting)})."
+        )
     return wanted or fitting[0]
 
 
@@ -60,9 +82,10 @@ def write_list(
 ) -> None:
     """Write the pairs of a list to a local path or fsspec URL, whole.
 
-    wanted: one of FORMATS; None takes what the ending means. `parquet` is a table of PAIRS; `csv` has the header
-    image0,image1,score; `hloc` and `colmap` are two names a line, without scores; `kapture` has a third column, 1 where
-    there is no score. Raises `PairListError` for too many pairs and for names that a format cannot hold.
+    wanted: one of FORMATS; None takes what the ending means. `parquet` is a table of PAIRS; `csv`
+    has the header image0,image1,score; `hloc` and `colmap` are two names a line, without scores;
+    `kapture` has a third column, 1 where there is no score. Raises `PairListError` for too many
+    pairs and for names that a format cannot hold.
     """
     kind = format_of(url, wanted)
     check_size(url, (names, found.pairs[:, 0]), (names, found.pairs[:, 1]))
@@ -70,26 +93,40 @@ def write_list(
 
 
 def write_candidates(
-    url: str | os.PathLike[str], table: pa.Table, wanted: str | None = None, options: dict[str, Any] | None = None
+    url: str | os.PathLike[str],
+    table: pa.Table,
+    wanted: str | None = None,
+    options: dict[str, Any] | None = None,
 ) -> None:
-    """Write a table of CANDIDATES, in its order, as `write_list` does; `trec` is a run file with the table's scores."""
+    """Write a table of CANDIDATES, in its order, as `write_list` does; `trec` is a run file with
+    the table's scores.
+    """
     _write(url, table, format_of(url, wanted, OF_CANDIDATES), options)
 
 
 def check_size(url: str | os.PathLike[str], *sides: tuple[Sequence[str], np.ndarray]) -> None:
-    """Raise `PairListError` where a list has too many pairs. sides: names and (N,) indices into them."""
+    """Raise `PairListError` where a list has too many pairs.
+
+    sides: names and (N,) indices into them.
+    """
     for names, taken in sides:
-        letters = np.array([len(image.encode()) for image in names] or [0], np.int32)[taken].sum(dtype=np.int64)
+        letters = np.array([len(image.encode()) for image in names] or [0], np.int32)[taken].sum(
+            dtype=np.int64
+        )
         if len(taken) > MOST or letters > MOST_BYTES:
             name = os.fspath(url).rpartition("/")[2]
-            raise PairListError(f"{name}: {len(taken):,} pairs are too many for one list; plan fewer.")
+            raise PairListError(
+                f"{name}: {len(taken):,} pairs are too many for one list; plan fewer."
+            )
 
 
 def trec_run(table: pa.Table, scores: pa.ChunkedArray | None = None, tag: str = "eloftr") -> bytes:
-    """A table with the columns query and candidate, by query and then best first, as a TREC run file.
+    """A table with the columns query and candidate, by query and then best first, as a TREC run
+    file.
 
-    scores: (N,) of the candidates; None numbers those of a query downwards, from their count to 1: trec_eval sorts by
-    the score alone, and ties fall as the names do. Fields are separated by spaces, or by tabs where a name holds one.
+    scores: (N,) of the candidates; None numbers those of a query downwards, from their count to 1:
+    trec_eval sorts by the score alone, and ties fall as the names do. Fields are separated by
+    spaces, or by tabs where a name holds one.
     """
     query, candidate = (table[name].combine_chunks() for name in ("query", "candidate"))
     code = query.dictionary_encode().indices.to_numpy()
@@ -99,11 +136,15 @@ def trec_run(table: pa.Table, scores: pa.ChunkedArray | None = None, tag: str = 
     down = pa.array(np.repeat(counts, counts) - rank + 1) if scores is None else scores
     spaced = [pc.any(pc.match_substring_regex(side, r"\s")).as_py() for side in (query, candidate)]
     numbers = (values.cast(pa.string()) for values in (pa.array(rank), down))
-    lines = pc.binary_join_element_wise(query, "Q0", candidate, *numbers, tag, "\t" if any(spaced) else " ")
+    lines = pc.binary_join_element_wise(
+        query, "Q0", candidate, *numbers, tag, "\t" if any(spaced) else " "
+    )
     return "".join(f"{line}\n" for line in lines.to_pylist()).encode()
 
 
-def _write(url: str | os.PathLike[str], table: pa.Table, kind: str, options: dict[str, Any] | None) -> None:
+def _write(
+    url: str | os.PathLike[str], table: pa.Table, kind: str, options: dict[str, Any] | None
+) -> None:
     """Write a table of two names and a score in one of FORMATS."""
     folder, name = Folder.of_file(url, options)
     if kind == "parquet":
@@ -135,7 +176,9 @@ def _plain(delimiter: str) -> csv.WriteOptions:
 def read_lists(
     urls: Sequence[str], names: Names | None = None, options: dict[str, Any] | None = None
 ) -> tuple[Names, list[PairList]]:
-    """Several lists over the same images. names: the images, sorted; None takes every name that a list has.
+    """Several lists over the same images.
+
+    names: the images, sorted; None takes every name that a list has.
 
     Raises `PairListError` as `read_pairs` does.
     """
@@ -155,17 +198,25 @@ def union(lists: Sequence[PairList]) -> PairList:
     scores = np.concatenate([_scores(found) for found in lists])
     joined, scores, repeated = canonical(pairs[:, 0], pairs[:, 1], scores)
     failures = pa.concat_tables([found.failures for found in lists])
-    return PairList(joined, _or_none(scores), failures, repeated + sum(found.duplicates for found in lists))
+    return PairList(
+        joined, _or_none(scores), failures, repeated + sum(found.duplicates for found in lists)
+    )
 
 
 def minus(first: PairList, others: Sequence[PairList]) -> PairList:
     """The pairs of the first list that are in none of the others."""
     taken = np.concatenate([np.empty(0, np.int64), *(_keys(other) for other in others)])
-    return _kept(first, ~np.isin(_keys(first), taken), pa.concat_tables(found.failures for found in (first, *others)))
+    return _kept(
+        first,
+        ~np.isin(_keys(first), taken),
+        pa.concat_tables(found.failures for found in (first, *others)),
+    )
 
 
 def sample(found: PairList, count: int, seed: int = 0, best: bool = False) -> PairList:
-    """`count` pairs of a list, all where it has fewer: at random (the same for the same seed), or the best scored."""
+    """`count` pairs of a list, all where it has fewer: at random (the same for the same seed), or
+    the best scored.
+    """
     if count < 0:
         raise PairListError(f"a sample of {count} pairs: give 0 or more.")
     if best and found.scores is None:
@@ -180,12 +231,20 @@ def sample(found: PairList, count: int, seed: int = 0, best: bool = False) -> Pa
 
 
 def of_pairs(
-    first: np.ndarray, second: np.ndarray, scores: np.ndarray | None = None, failures: pa.Table | None = None
+    first: np.ndarray,
+    second: np.ndarray,
+    scores: np.ndarray | None = None,
+    failures: pa.Table | None = None,
 ) -> PairList:
-    """Pairs of images (M,), (M,), each perhaps in both directions, as a list. duplicates: none, as none was written."""
+    """Pairs of images (M,), (M,), each perhaps in both directions, as a list.
+
+    duplicates: none, as none was written.
+    """
     scores = np.full(len(first), np.nan, np.float32) if scores is None else scores
     pairs, kept, _ = canonical(first, second, scores)
-    return PairList(pairs, _or_none(kept), FAILURES.empty_table() if failures is None else failures, 0)
+    return PairList(
+        pairs, _or_none(kept), FAILURES.empty_table() if failures is None else failures, 0
+    )
 
 
 def _kept(found: PairList, kept: np.ndarray, failures: pa.Table) -> PairList:
@@ -194,7 +253,9 @@ def _kept(found: PairList, kept: np.ndarray, failures: pa.Table) -> PairList:
 
 def _keys(found: PairList) -> np.ndarray:
     """One number for each pair, (N,) int64."""
-    return found.pairs[:, 0].astype(np.int64) << 32 | found.pairs[:, 1]
+    first, second = found.pairs.astype(np.int64).T
+    keys: np.ndarray = first << 32 | second
+    return keys
 
 
 def _scores(found: PairList) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Pair lists: read, checked against the images, in canonical order, without duplicates.
 
-    names (n sorted) + a list in text, CSV or Parquet → PairList: pairs (N, 2) int32 indices into names, i < j
+    names (n sorted) + a list in text, CSV or Parquet → PairList: pairs (N, 2) int32 indices into
+    names, i < j
 
-`A B` and `B A` are one pair. A pair that cannot be matched becomes a row of FAILURES with one of REASONS.
-Everything is columns from start to end: a million pairs make no Python objects.
+`A B` and `B A` are one pair. A pair that cannot be matched becomes a row of FAILURES with one of
+REASONS. Everything is columns from start to end: a million pairs make no Python objects.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def _line(plain: str, between: str) -> str:
 
 
 SPACES, TABS, COMMAS = _line(r'[^\s"]+', r"\s"), _line(r'[^\t"]+?', r"\t"), _line('[^,"]+?', ",")
-HEADER = r'(?i)^"?(?:image_?0"?\s*,\s*"?image_?1|query"?\s*,\s*"?candidate)"?\s*(?:,\s*"?\w*"?\s*)?$'
+HEADER = (
+    r'(?i)^"?(?:image_?0"?\s*,\s*"?image_?1|query"?\s*,\s*"?candidate)"?\s*(?:,\s*"?\w*"?\s*)?$'
+)
 OF_CANDIDATES = {
     "query": "image0",
     "candidate": "image1",
@@ -39,7 +42,8 @@ OF_CANDIDATES = {
 LINES = 1 << 17  # parsed at a time, so that the pieces of a long list are not all in memory
 
 
-# What a list is parsed into. number: of the line. image0, image1: null where malformed. text: of the line.
+# What a list is parsed into. number: of the line. image0, image1: null where malformed. text: of
+# the line.
 ROWS = pa.schema(
     {
         "number": pa.int64(),
@@ -56,7 +60,8 @@ class PairList:
     """Pairs of images to match, and what was wrong with the rest of the list.
 
     pairs: (N, 2) int32, unique, sorted, indices i < j into the sorted names.
-    scores: (N,) float32, NaN where the list gives none; the highest of equal pairs. None: no scores at all.
+    scores: (N,) float32, NaN where the list gives none; the highest of equal pairs. None: no scores
+    at all.
     failures: table of FAILURES. duplicates: lines that repeat a pair.
     """
 
@@ -79,8 +84,12 @@ def exhaustive(n: int) -> np.ndarray:
     return pairs
 
 
-def pairs_table(names: Sequence[str], pairs: np.ndarray, scores: np.ndarray | None = None) -> pa.Table:
-    """Pairs (N, 2) of indices into names, and their scores (N,) with NaN for none, as a table of PAIRS."""
+def pairs_table(
+    names: Sequence[str], pairs: np.ndarray, scores: np.ndarray | None = None
+) -> pa.Table:
+    """Pairs (N, 2) of indices into names, and their scores (N,) with NaN for none, as a table of
+    PAIRS.
+    """
     known = pa.array(names, pa.string())
     columns = [known.take(pa.array(np.ascontiguousarray(pairs[:, side]))) for side in (0, 1)]
     missing = pa.nulls(len(pairs), pa.float32())
@@ -88,17 +97,20 @@ def pairs_table(names: Sequence[str], pairs: np.ndarray, scores: np.ndarray | No
     return pa.Table.from_arrays(columns, schema=PAIRS)
 
 
-def read_pairs(url: str | os.PathLike[str], names: Sequence[str], options: dict[str, Any] | None = None) -> PairList:
+def read_pairs(
+    url: str | os.PathLike[str], names: Sequence[str], options: dict[str, Any] | None = None
+) -> PairList:
     """A pair list of a local path or fsspec URL, checked against the names of the images.
 
-    `.txt`: two names a line and optionally a score, separated by tabs or by spaces; a name that holds spaces
-    goes between tabs or in double quotes; empty lines and lines that start with # are skipped. `.csv`, and
-    text that starts as kapture's does: the same with commas, with or without the header image0,image1[,score].
+    `.txt`: two names a line and optionally a score, separated by tabs or by spaces; a name that
+    holds spaces goes between tabs or in double quotes; empty lines and lines that start with # are
+    skipped. `.csv`, and text that starts as kapture's does: the same with commas, with or without
+    the header image0,image1[,score].
     `.parquet`: a table of PAIRS. Header and columns may be those of CANDIDATES.
 
     names: sorted and unique, as `images.list_images` gives them. options: of the fsspec filesystem.
-    Raises `PairListError` where the list is missing, of another kind or without its columns; ValueError where
-    the names are not sorted.
+    Raises `PairListError` where the list is missing, of another kind or without its columns;
+    ValueError where the names are not sorted.
     """
     known = pa.array(names, pa.string())
     if len(known) > 1 and not pc.all(pc.less(known[:-1], known[1:])).as_py():
@@ -110,25 +122,32 @@ def read_pairs(url: str | os.PathLike[str], names: Sequence[str], options: dict[
 def read_rows(
     url: str | os.PathLike[str], options: dict[str, Any] | None = None
 ) -> tuple[Iterator[pa.Table], str, str]:
-    """A pair list as it is written, unchecked: tables of ROWS, what a row is called, the file's name.
+    """A pair list as it is written, unchecked: tables of ROWS, what a row is called, the file's
+    name.
 
     Raises `PairListError` as `read_pairs`, for missing columns only when the tables are taken.
     """
     folder, name = Folder.of_file(url, options)
     kind = os.path.splitext(name)[1].lower()
     if kind not in (".txt", ".csv", ".parquet"):
-        raise PairListError(f"{name}: is no pair list by its ending; give a .txt, .csv or .parquet file.")
+        raise PairListError(
+            f"{name}: is no pair list by its ending; give a .txt, .csv or .parquet file."
+        )
     try:
         if kind == ".parquet":
             return table_rows(folder.read_table(name), name), "row", name
         text = folder.read_bytes(name).decode("utf-8-sig", errors="replace")
         return text_rows(text, comma=kind == ".csv" or text.startswith("# kapture")), "line", name
     except (StorageError, OSError) as error:
-        raise PairListError(f"{folder.shown}/{name}: cannot be read ({error}); check the path.") from error
+        raise PairListError(
+            f"{folder.shown}/{name}: cannot be read ({error}); check the path."
+        ) from error
 
 
 def check_pairs(table: pa.Table, names: Sequence[str]) -> PairList:
-    """A table of PAIRS in memory, checked against the sorted names of the images as `read_pairs` does."""
+    """A table of PAIRS in memory, checked against the sorted names of the images as `read_pairs`
+    does.
+    """
     return _collected(table_rows(table, "pairs"), pa.array(names, pa.string()), "row", "pairs")
 
 
@@ -163,22 +182,34 @@ def _split(lines: pa.Array, numbers: pa.Array, pattern: str) -> pa.Table:
 
 
 def table_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
-    """A table of PAIRS or CANDIDATES, or of their columns in other types → tables of ROWS; name: for the error."""
-    table = table.rename_columns([OF_CANDIDATES.get(column, column) for column in table.column_names])
+    """A table of PAIRS or CANDIDATES, or of their columns in other types → tables of ROWS; name:
+    for the error.
+    """
+    table = table.rename_columns(
+        [OF_CANDIDATES.get(column, column) for column in table.column_names]
+    )
     try:
         images = [table[column].cast(pa.string()) for column in ("image0", "image1")]
         has_score = "score" in table.column_names
-        score = table["score"].cast(pa.float32()) if has_score else pa.nulls(len(table), pa.float32())
+        score = (
+            table["score"].cast(pa.float32()) if has_score else pa.nulls(len(table), pa.float32())
+        )
     except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         needs = "needs text columns image0 and image1 and may have a number column score"
         raise PairListError(f"{name}: {needs} ({error}).") from error
     numbers = pa.array(np.arange(len(table)))
-    yield pa.Table.from_arrays([numbers, *images, score, pa.nulls(len(table), pa.string())], schema=ROWS)
+    yield pa.Table.from_arrays(
+        [numbers, *images, score, pa.nulls(len(table), pa.string())], schema=ROWS
+    )
 
 
 def _collected(tables: Iterable[pa.Table], known: pa.Array, unit: str, name: str) -> PairList:
     """Tables of ROWS → the sorted unique pairs of known images, and a failure for every other row."""
-    sides, scores, failures = [np.empty((2, 0), np.int64)], [np.empty(0, np.float32)], [ROWS.empty_table()]
+    sides, scores, failures = (
+        [np.empty((2, 0), np.int64)],
+        [np.empty(0, np.float32)],
+        [ROWS.empty_table()],
+    )
     for rows in tables:
         i, j = _index(rows["image0"], known), _index(rows["image1"], known)
         good = (i >= 0) & (j >= 0) & (i != j)
@@ -191,14 +222,19 @@ def _collected(tables: Iterable[pa.Table], known: pa.Array, unit: str, name: str
     return PairList(pairs, None if np.isnan(score).all() else score, bad, repeated)
 
 
-def canonical(first: np.ndarray, second: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Pairs in any order, each perhaps several times → (N, 2) int32 i < j, sorted, unique; the highest score of each.
+def canonical(
+    first: np.ndarray, second: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Pairs in any order, each perhaps several times → (N, 2) int32 i < j, sorted, unique; the
+    highest score of each.
 
     first, second: (M,) indices of images, never equal. scores: (M,) float32, NaN for none.
     Returns pairs, their scores (N,) float32, and how many repeated another.
     """
     i, j = np.minimum(first, second).astype(np.int64), np.maximum(first, second).astype(np.int64)
-    filled = np.nan_to_num(np.asarray(scores, np.float32), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    filled = np.nan_to_num(
+        np.asarray(scores, np.float32), nan=-np.inf, posinf=np.inf, neginf=-np.inf
+    )
     order = np.lexsort((-filled, j, i))  # the highest score of a pair first
     i, j, filled = i[order], j[order], filled[order]
     new = np.append(True, (i[1:] != i[:-1]) | (j[1:] != j[:-1]))[: len(i)]
@@ -208,7 +244,8 @@ def canonical(first: np.ndarray, second: np.ndarray, scores: np.ndarray) -> tupl
 
 def _index(names: pa.ChunkedArray, known: pa.Array) -> np.ndarray:
     """Index of each name among those known, −1 where it is not."""
-    return pc.fill_null(pc.index_in(names, value_set=known), -1).to_numpy().astype(np.int64)
+    found: np.ndarray = pc.fill_null(pc.index_in(names, value_set=known), -1).to_numpy()
+    return found.astype(np.int64)
 
 
 def _failures(rows: pa.Table, known: pa.Array, unit: str, name: str) -> pa.Table:
@@ -222,9 +259,17 @@ def _failures(rows: pa.Table, known: pa.Array, unit: str, name: str) -> pa.Table
     detail = pc.case_when(
         cases,
         pc.binary_join_element_wise("not two names and at most a score", text, ": "),
-        pc.binary_join_element_wise("there is no image", pc.if_else(missing[0], first, second), " "),
+        pc.binary_join_element_wise(
+            "there is no image", pc.if_else(missing[0], first, second), " "
+        ),
         "an image is paired with itself",
     )
     place = pc.binary_join_element_wise(unit, rows["number"].cast(pa.string()), "of", name, " ")
-    columns = [first, second, pa.repeat("plan", len(rows)), reason, pc.binary_join_element_wise(place, detail, ": ")]
+    columns = [
+        first,
+        second,
+        pa.repeat("plan", len(rows)),
+        reason,
+        pc.binary_join_element_wise(place, detail, ": "),
+    ]
     return pa.Table.from_arrays(columns, schema=FAILURES)

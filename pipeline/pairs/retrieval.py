@@ -1,7 +1,9 @@
-"""Images that look alike: descriptors of folders, compared, as pairs or as the candidates of queries.
+"""Images that look alike: descriptors of folders, compared, as pairs or as the candidates of
+queries.
 
 a folder, and its file of descriptors or the matcher's own weights → compared → similar → PairList
-two of them, queries and images                                    → compared → candidates_of → Candidates
+two of them, queries and images                                    → compared → candidates_of →
+Candidates
 """
 
 from __future__ import annotations
@@ -49,23 +51,33 @@ def plan_retrieval(
     query_descriptors: str | None = None,
     listen: Listener = nobody,
 ) -> tuple[Names, PairList | Candidates]:
-    """Every image with the `top_k` most similar to it; given `queries`, a folder, the candidates of each of its images.
+    """Every image with the `top_k` most similar to it; given `queries`, a folder, the candidates of
+    each of its images.
 
-    descriptors: a file of them; None describes the images with the matcher's own weights. reduce: dimensions, see
-    `compared`. min_score: lowest cosine. mutual: only pairs in which each is among the most similar of the other.
+    descriptors: a file of them; None describes the images with the matcher's own weights. reduce:
+    dimensions, see `compared`. min_score: lowest cosine. mutual: only pairs in which each is among
+    the most similar of the other.
     query_descriptors: a file with those of the queries; None takes `descriptors`.
     """
     if top_k < 1:
-        raise PairListError(f"the {top_k} most similar images of each make no pair; give 1 or more.")
+        raise PairListError(
+            f"the {top_k} most similar images of each make no pair; give 1 or more."
+        )
     if queries is None:
         if query_descriptors is not None:
-            raise PairListError("--query-descriptors are those of the images of --queries; give both.")
+            raise PairListError(
+                "--query-descriptors are those of the images of --queries; give both."
+            )
         (found,) = compared([(images, descriptors)], storage, weights, reduce, listen)
         return found.names, similar(found, top_k, min_score, mutual)
     if mutual:
-        raise PairListError("--mutual chooses pairs, and --queries asks for the candidates of each; leave one out.")
+        raise PairListError(
+            "--mutual chooses pairs, and --queries asks for the candidates of each; leave one out."
+        )
     if query_descriptors is not None and descriptors is None:
-        raise PairListError("--query-descriptors need those of the images by the same model; give --descriptors.")
+        raise PairListError(
+            "--query-descriptors need those of the images by the same model; give --descriptors."
+        )
     places = [place(Folder(folder, storage)) for folder in (queries, images)]
     sides = [(queries, query_descriptors or descriptors), (images, descriptors)]
     if query_descriptors is None and places[0] == places[1]:
@@ -77,7 +89,9 @@ def plan_retrieval(
     return asked.names, candidates_of(asked, known, own, top_k, min_score)
 
 
-def similar(described: Descriptors, top_k: int, min_score: float | None = None, mutual: bool = False) -> PairList:
+def similar(
+    described: Descriptors, top_k: int, min_score: float | None = None, mutual: bool = False
+) -> PairList:
     """Pairs of described images, see `plan_retrieval`; indices into `described.names`."""
     found, cosines = nearest(described.vectors, None, top_k)
     first = np.repeat(np.arange(len(found)), found.shape[1])
@@ -93,12 +107,16 @@ def similar(described: Descriptors, top_k: int, min_score: float | None = None, 
 
 
 def candidates_of(
-    asked: Descriptors, known: Descriptors, own: np.ndarray, top_k: int, min_score: float | None = None
+    asked: Descriptors,
+    known: Descriptors,
+    own: np.ndarray,
+    top_k: int,
+    min_score: float | None = None,
 ) -> Candidates:
     """The `top_k` images of `known` most similar to each query of `asked`, best first.
 
-    own: (Q,) rows of `known` that are the queries themselves, −1 for none. min_score: lowest cosine. Raises
-    `PairListError` for more candidates than a list may hold.
+    own: (Q,) rows of `known` that are the queries themselves, −1 for none. min_score: lowest
+    cosine. Raises `PairListError` for more candidates than a list may hold.
     """
     found, cosines = nearest(asked.vectors, known.vectors, top_k + 1)  # one may be the query itself
     kept = found != own[:, None]
@@ -107,12 +125,24 @@ def candidates_of(
         kept &= cosines >= min_score
     sides = (asked.names, np.nonzero(kept)[0]), (known.names, found[kept])
     check_size("candidates", *sides)
-    query, candidate = (pa.array(names, pa.string()).take(pa.array(taken)) for names, taken in sides)
+    query, candidate = (
+        pa.array(names, pa.string()).take(pa.array(taken)) for names, taken in sides
+    )
     rank = np.cumsum(kept, axis=1, dtype=np.int32)[kept]
     failures = known.failures
     if asked is not known:  # labelled as in the rounds of a reranking
-        failures = pa.concat_tables([_labelled("query", asked.failures), _labelled("database", failures)])
-    return Candidates(query, candidate, pa.array(cosines[kept]), rank, pa.nulls(len(rank), pa.string()), failures, 0)
+        failures = pa.concat_tables(
+            [_labelled("query", asked.failures), _labelled("database", failures)]
+        )
+    return Candidates(
+        query,
+        candidate,
+        pa.array(cosines[kept]),
+        rank,
+        pa.nulls(len(rank), pa.string()),
+        failures,
+        0,
+    )
 
 
 def _labelled(label: str, failures: pa.Table) -> pa.Table:
@@ -129,13 +159,19 @@ def compared(
 ) -> list[Descriptors]:
     """Descriptors of the images of each folder, from its file or made here; see `described`.
 
-    reduce: dimensions, see `descriptors.reduced`, which learns on all folders together; None leaves those of files as
-    they are, and takes OWN_DIMENSIONS for our own. Raises `PairListError` where a single folder has fewer than two
-    descriptors, or one of several none, and where they differ in length.
+    reduce: dimensions, see `descriptors.reduced`, which learns on all folders together; None leaves
+    those of files as they are, and takes OWN_DIMENSIONS for our own. Raises `PairListError` where a
+    single folder has fewer than two descriptors, or one of several none, and where they differ in
+    length.
     """
     if reduce is not None and reduce < 1:
-        raise PairListError(f"descriptors of {reduce} dimensions tell nothing apart; give 1 or more.")
-    found = [described(*folder, storage, weights, 2 if len(folders) == 1 else 1, listen) for folder in folders]
+        raise PairListError(
+            f"descriptors of {reduce} dimensions tell nothing apart; give 1 or more."
+        )
+    found = [
+        described(*folder, storage, weights, 2 if len(folders) == 1 else 1, listen)
+        for folder in folders
+    ]
     vectors = [one.vectors for one in found]
     widths = [part.shape[1] for part in vectors]
     if len(set(widths)) > 1:
@@ -159,21 +195,32 @@ def described(
     least: int = 1,
     listen: Listener = nobody,
 ) -> Descriptors:
-    """Descriptors of a folder's images from a file, or made here. `PairListError` where fewer than `least` have one."""
+    """Descriptors of a folder's images from a file, or made here.
+
+    `PairListError` where fewer than `least` have one.
+    """
     names, folder = images_of(images, storage, least), Folder(images, storage)
     if descriptors is not None:
         found = read_descriptors(descriptors, names, storage)
     else:
         progress = Progress(len(names), "images", listen)
-        found = describe_images(folder, load_weights(weights, storage), names, progress=progress.advance)
+        found = describe_images(
+            folder, load_weights(weights, storage), names, progress=progress.advance
+        )
     if len(found.names) < least:
         counts = f"{len(found.names)} of {len(names)} images have a descriptor ({first_reason(found.failures)})"
-        raise PairListError(f"{folder.shown}: {counts}; at least {least} must, by the name it has there.")
+        raise PairListError(
+            f"{folder.shown}: {counts}; at least {least} must, by the name it has there."
+        )
     return found
 
 
 def describe(
-    images: str, output: str, storage: dict[str, Any], weights: str = "small", listen: Listener = nobody
+    images: str,
+    output: str,
+    storage: dict[str, Any],
+    weights: str = "small",
+    listen: Listener = nobody,
 ) -> Descriptors:
     """Descriptors of a folder's images by the matcher's own backbone, written to a file."""
     check_ending(output)
@@ -183,11 +230,15 @@ def describe(
 
 
 def images_of(images: str, storage: dict[str, Any], least: int = 2) -> Names:
-    """Sorted names of a folder's photographs; `PairListError` where there are fewer than `least`, two for a pair."""
+    """Sorted names of a folder's photographs; `PairListError` where there are fewer than `least`,
+    two for a pair.
+    """
     folder = Folder(images, storage)
     names = list_images(folder)
     if len(names) < least:
-        raise PairListError(f"{folder.shown}: holds {len(names)} photographs, {least} are needed; check the path.")
+        raise PairListError(
+            f"{folder.shown}: holds {len(names)} photographs, {least} are needed; check the path."
+        )
     return names
 
 

@@ -20,20 +20,26 @@ from pipeline.pairs.pair_list import PairList
 
 
 def sequences(names: Sequence[str], across_folders: bool = False) -> list[np.ndarray]:
-    """The images of each folder in the order of their names, numbers in them by value: frame9 before frame10.
+    """The images of each folder in the order of their names, numbers in them by value: frame9
+    before frame10.
 
-    names: (N,) sorted. across_folders: all images are one sequence. Returns indices into names, (n,) int64 each.
+    names: (N,) sorted. across_folders: all images are one sequence. Returns indices into names,
+    (n,) int64 each.
     """
     members: dict[str, list[int]] = defaultdict(list)
     for index, name in enumerate(names):
         members["" if across_folders else name.rpartition("/")[0]].append(index)
-    ordered = (sorted(indices, key=lambda index: _by_value(names[index])) for indices in members.values())
+    ordered = (
+        sorted(indices, key=lambda index: _by_value(names[index])) for indices in members.values()
+    )
     return [np.array(indices, np.int64) for indices in ordered]
 
 
 def _by_value(name: str) -> list[tuple[int, int | str]]:
     """A key that sorts digits as numbers; text and numbers alternate, so that like meets like."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"([0-9]+)", name)]
+    return [
+        (0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"([0-9]+)", name)
+    ]
 
 
 def overlaps(taken: Sequence[np.ndarray], window: int, quadratic: bool = False) -> PairList:
@@ -47,20 +53,34 @@ def overlaps(taken: Sequence[np.ndarray], window: int, quadratic: bool = False) 
     steps = {*range(1, min(window, longest) + 1)}
     if quadratic:
         steps |= {1 << power for power in range(min(window, longest.bit_length()))}
-    pairs = [np.stack([indices[:-step], indices[step:]]) for indices in taken for step in steps if step < len(indices)]
+    pairs = [
+        np.stack([indices[:-step], indices[step:]])
+        for indices in taken
+        for step in steps
+        if step < len(indices)
+    ]
     return of_pairs(*np.concatenate([np.empty((2, 0), np.int64), *pairs], axis=1))
 
 
 def closures(
-    taken: Sequence[np.ndarray], names: Sequence[str], described: Descriptors, top_k: int, every: int, gap: int
+    taken: Sequence[np.ndarray],
+    names: Sequence[str],
+    described: Descriptors,
+    top_k: int,
+    every: int,
+    gap: int,
 ) -> PairList:
-    """Every `every`-th image of a sequence with the `top_k` most similar ones that are not near it in its sequence.
+    """Every `every`-th image of a sequence with the `top_k` most similar ones that are not near it
+    in its sequence.
 
-    gap: images of the same sequence nearer than this are no closure: they are similar because they were just seen.
+    gap: images of the same sequence nearer than this are no closure: they are similar because they
+    were just seen.
     scores: the cosines. failures: those of the descriptors.
     """
     if top_k < 1 or every < 1 or gap < 0:
-        raise PairListError(f"loop closure: give top-k and every of 1 or more and a gap of 0 or more, not {gap}.")
+        raise PairListError(
+            f"loop closure: give top-k and every of 1 or more and a gap of 0 or more, not {gap}."
+        )
     row = {name: number for number, name in enumerate(described.names)}
     index = np.array([row.get(name, -1) for name in names])
     sequence, place = np.empty(len(names), np.int64), np.empty(len(names), np.int64)
@@ -68,9 +88,16 @@ def closures(
         sequence[indices], place[indices] = number, np.arange(len(indices))
     asked = np.concatenate([np.empty(0, np.int64), *(indices[::every] for indices in taken)])
     asked = asked[index[asked] >= 0]
-    image = np.flatnonzero(index >= 0)[np.argsort(index[index >= 0])]  # of each row of the descriptors
-    found, cosines = nearest(described.vectors[index[asked]], described.vectors, top_k + 2 * gap + 1)
+    # of each row of the descriptors
+    image = np.flatnonzero(index >= 0)[np.argsort(index[index >= 0])]
+    found, cosines = nearest(
+        described.vectors[index[asked]], described.vectors, top_k + 2 * gap + 1
+    )
     other = image[found]
-    near = (sequence[other] == sequence[asked, None]) & (np.abs(place[other] - place[asked, None]) <= gap)
+    near = (sequence[other] == sequence[asked, None]) & (
+        np.abs(place[other] - place[asked, None]) <= gap
+    )
     kept = ~near & (np.cumsum(~near, axis=1) <= top_k)
-    return of_pairs(np.repeat(asked, kept.sum(axis=1)), other[kept], cosines[kept], described.failures)
+    return of_pairs(
+        np.repeat(asked, kept.sum(axis=1)), other[kept], cosines[kept], described.failures
+    )

@@ -1,10 +1,11 @@
 """Where photographs were taken, from their EXIF data or a table, and who was near whom.
 
     folder of images → exif_positions ┐
-    CSV or Parquet   → read_positions ┴→ Positions → neighbours: the k nearest, or all within a radius
+    CSV or Parquet   → read_positions ┴→ Positions → neighbours: the k nearest, or all within a
+    radius
 
-Metres. Latitudes and longitudes become points of the WGS 84 ellipsoid, so distances are straight lines: 0.1 m too short
-at 40 km.
+Metres. Latitudes and longitudes become points of the WGS 84 ellipsoid, so distances are straight
+lines: 0.1 m too short at 40 km.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ METRES, DEGREES = ("x", "y", "z"), ("latitude", "longitude", "altitude")
 
 @dataclass(frozen=True)
 class Positions:
-    """names: (N) sorted and unique. metres: (N, 3) float64, finite. failures: FAILURES, a row for every other image."""
+    """names: (N) sorted and unique.
+
+    metres: (N, 3) float64, finite. failures: FAILURES, a row for every other image.
+    """
 
     names: list[str]
     metres: np.ndarray
@@ -43,11 +47,16 @@ class Positions:
 
 
 def exif_positions(folder: Folder, names: Sequence[str], height: bool = False) -> Positions:
-    """Positions of a folder's images by the GPS tags of their EXIF data. height: use the altitude, which is often wrong
-    by more than the images are apart. An image without tags becomes a failure `no_position`."""
+    """Positions of a folder's images by the GPS tags of their EXIF data.
+
+    height: use the altitude, which is often wrong by more than the images are apart. An image
+    without tags becomes a failure `no_position`.
+    """
     with ThreadPoolExecutor(READ_THREADS) as threads:
         found = list(threads.map(lambda name: _of_file(folder, name), names))
-    where = {name: place for name, place in zip(names, found, strict=True) if not isinstance(place, str)}
+    where = {
+        name: place for name, place in zip(names, found, strict=True) if not isinstance(place, str)
+    }
     why = {name: place for name, place in zip(names, found, strict=True) if isinstance(place, str)}
     degrees = np.array([*where.values()], float).reshape(-1, 3)
     return Positions([*where], on_earth(degrees, height), _failures(why))
@@ -69,8 +78,9 @@ def _of_file(folder: Folder, name: str) -> tuple[float, float, float] | str:
 
 
 def on_earth(degrees: np.ndarray, height: bool = False) -> np.ndarray:
-    """(N, 3) latitude, longitude (degrees) and altitude (metres, of use where `height`) → (N, 3) metres from the centre
-    of the WGS 84 ellipsoid."""
+    """(N, 3) latitude, longitude (degrees) and altitude (metres, of use where `height`) → (N, 3)
+    metres from the centre of the WGS 84 ellipsoid.
+    """
     latitude, longitude = np.radians(degrees[:, :2].T)
     altitude = degrees[:, 2] if height else np.zeros(len(degrees))
     flattened = 6.69437999014e-3
@@ -88,29 +98,41 @@ def read_positions(
 ) -> Positions:
     """Positions of a `.csv` with a header, or a `.parquet`, at a local path or fsspec URL.
 
-    Columns: image, and x, y and perhaps z in metres, or latitude, longitude and perhaps altitude. height: use z or the
-    altitude. names: of the images wanted, sorted; None takes all of the table. An image that has no row, or one without
-    finite numbers, becomes a failure `no_position`.
+    Columns: image, and x, y and perhaps z in metres, or latitude, longitude and perhaps altitude.
+    height: use z or the altitude. names: of the images wanted, sorted; None takes all of the table.
+    An image that has no row, or one without finite numbers, becomes a failure `no_position`.
 
-    Raises `PairListError` where the file is missing, of another kind, without its columns, or holds an image twice.
+    Raises `PairListError` where the file is missing, of another kind, without its columns, or holds
+    an image twice.
     """
     folder, file = Folder.of_file(url, options)
     kind = os.path.splitext(file)[1].lower()
     if kind not in (".csv", ".parquet"):
-        raise PairListError(f"{file}: is no table of positions by its ending; give a .csv or .parquet file.")
+        raise PairListError(
+            f"{file}: is no table of positions by its ending; give a .csv or .parquet file."
+        )
     try:
         if kind == ".parquet":
             table = folder.read_table(file)
         else:
             table = csv.read_csv(pa.BufferReader(folder.read_bytes(file)))
-        columns = {column.strip().lower(): values for column, values in zip(table.column_names, table, strict=True)}
+        columns = {
+            column.strip().lower(): values
+            for column, values in zip(table.column_names, table, strict=True)
+        }
         kinds = DEGREES if DEGREES[0] in columns else METRES
         listed = columns["image"].cast(pa.string()).to_pylist()
         values = [columns[column].cast(pa.float64()).to_numpy() for column in kinds[:2]]
         last = columns.get(kinds[2])
-        values.append(last.cast(pa.float64()).to_numpy() if height and last is not None else np.zeros(len(listed)))
+        values.append(
+            last.cast(pa.float64()).to_numpy()
+            if height and last is not None
+            else np.zeros(len(listed))
+        )
     except (StorageError, OSError) as error:
-        raise PairListError(f"{folder.shown}/{file}: cannot be read ({error}); check the path.") from error
+        raise PairListError(
+            f"{folder.shown}/{file}: cannot be read ({error}); check the path."
+        ) from error
     except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         needs = "needs columns image, x, y (metres) or image, latitude, longitude, with numbers"
         raise PairListError(f"{file}: {needs} ({error}).") from error
@@ -126,22 +148,31 @@ def read_positions(
     known = [image for image in wanted if image in row and good[row[image]]]
     chosen = places[[row[image] for image in known]].reshape(-1, 3)
     why = {
-        image: f"its position in {file} is no place" if image in row else f"{file} has no row for it"
+        image: f"its position in {file} is no place"
+        if image in row
+        else f"{file} has no row for it"
         for image in wanted
         if image not in row or not good[row[image]]
     }
-    return Positions(known, on_earth(chosen, height) if kinds is DEGREES else chosen, _failures(why))
+    return Positions(
+        known, on_earth(chosen, height) if kinds is DEGREES else chosen, _failures(why)
+    )
 
 
-def neighbours(positions: Positions, nearest: int | None = None, radius: float | None = None) -> PairList:
-    """Every image with its `nearest` nearest, and none further than `radius` metres; of the two at least one is given.
+def neighbours(
+    positions: Positions, nearest: int | None = None, radius: float | None = None
+) -> PairList:
+    """Every image with its `nearest` nearest, and none further than `radius` metres; of the two at
+    least one is given.
 
-    Indices into `positions.names`; a score is minus the distance in metres. Raises `PairListError` for limits that make
-    no pair, or more than one list may hold.
+    Indices into `positions.names`; a score is minus the distance in metres. Raises `PairListError`
+    for limits that make no pair, or more than one list may hold.
     """
     given = [limit for limit in (nearest, radius) if limit is not None]
     if not given or not all(limit > 0 for limit in given):
-        raise PairListError("give how many nearest images are wanted (1 or more), a radius in metres above 0, or both.")
+        raise PairListError(
+            "give how many nearest images are wanted (1 or more), a radius in metres above 0, or both."
+        )
     count = len(positions.names)
     if count < 2:
         nobody = np.empty(0, np.int64)
@@ -151,15 +182,24 @@ def neighbours(positions: Positions, nearest: int | None = None, radius: float |
         pairs = (int(tree.count_neighbors(tree, radius)) - count) // 2
         if pairs > MOST:
             cure = "give a smaller radius, or how many nearest"
-            raise PairListError(f"{pairs:,} pairs are within {radius:g} m, too many for a list ({MOST:,}); {cure}.")
+            raise PairListError(
+                f"{pairs:,} pairs are within {radius:g} m, too many for a list ({MOST:,}); {cure}."
+            )
         first, second = tree.query_pairs(radius, output_type="ndarray").astype(np.int64).T
         distances = np.linalg.norm(positions.metres[first] - positions.metres[second], axis=1)
     else:
-        limit = np.inf if radius is None else np.nextafter(radius, np.inf)  # the bound itself is left out by the tree
-        away, other = tree.query(positions.metres, min(nearest + 1, count), distance_upper_bound=limit)
+        # the bound itself is left out by the tree
+        limit = np.inf if radius is None else np.nextafter(radius, np.inf)
+        away, other = tree.query(
+            positions.metres, min(nearest + 1, count), distance_upper_bound=limit
+        )
         found = (other != np.arange(count)[:, None]) & np.isfinite(away)
         found &= np.cumsum(found, axis=1) <= nearest
-        first, second, distances = np.repeat(np.arange(count), found.sum(axis=1)), other[found], away[found]
+        first, second, distances = (
+            np.repeat(np.arange(count), found.sum(axis=1)),
+            other[found],
+            away[found],
+        )
     return of_pairs(first, second, (0 - distances).astype(np.float32), positions.failures)
 
 

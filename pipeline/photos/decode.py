@@ -1,4 +1,6 @@
-"""Bytes of an image file → upright grey pixels, with the sizes and the camera prior of the photograph."""
+"""Bytes of an image file → upright grey pixels, with the sizes and the camera prior of the
+photograph.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"GIF8
 class Photograph:
     """A decoded photograph.
 
-    gray: (H, W) uint8, upright; H × W is height × width divided by 1, 2, 4 or 8 (never with a remainder).
+    gray: (H, W) uint8, upright; H × W is height × width divided by 1, 2, 4 or 8 (never with a
+    remainder).
     width, height: pixels of the original after its EXIF orientation.
     stored_width, stored_height: pixels as stored in the file. orientation: EXIF 1…8.
-    focal: pixels of the original, None where EXIF gives none. camera: EXIF make and model, None likewise.
+    focal: pixels of the original, None where EXIF gives none. camera: EXIF make and model, None
+    likewise.
     """
 
     gray: np.ndarray
@@ -38,16 +42,20 @@ class Photograph:
     camera: str | None
 
 
-def decode_image(data: bytes, limits: ImageLimits = ImageLimits(), long_side: int | None = None) -> Photograph:
+def decode_image(
+    data: bytes, limits: ImageLimits = ImageLimits(), long_side: int | None = None
+) -> Photograph:
     """The bytes of an image file → its grey pixels, upright.
 
-    Of an animation or a multi-page file the first frame. Grey is ITU-R 601 luma. Transparent pixels are
-    blended with mid-grey, because what lies under them is arbitrary. Images of more than 8 bits are scaled
-    linearly from the smallest even number of bits (8, 10, 12, …) that holds their maximum, so that 12-bit
-    photographs in 16-bit files are not black; floating-point images that stay below 1 are scaled from [0, 1].
+    Of an animation or a multi-page file the first frame. Grey is ITU-R 601 luma. Transparent pixels
+    are blended with mid-grey, because what lies under them is arbitrary. Images of more than 8 bits
+    are scaled linearly from the smallest even number of bits (8, 10, 12, …) that holds their
+    maximum, so that 12-bit photographs in 16-bit files are not black; floating-point images that
+    stay below 1 are scaled from [0, 1].
 
-    long_side: the image is wanted in the shape `bucket(width, height, long_side)`; a JPEG may then be decoded
-    at a half, quarter or eighth of its size while both sides divide exactly and stay twice the wanted ones.
+    long_side: the image is wanted in the shape `bucket(width, height, long_side)`; a JPEG may then
+    be decoded at a half, quarter or eighth of its size while both sides divide exactly and stay
+    twice the wanted ones.
 
     Raises `ImageError`: empty, not_an_image, truncated, too_small, too_large, too_elongated.
     """
@@ -72,7 +80,9 @@ def decode_image(data: bytes, limits: ImageLimits = ImageLimits(), long_side: in
             gray = gray.transpose(TRANSPOSE[orientation])
         pixels = np.asarray(gray)
     except MemoryError as error:
-        raise ImageError(Reason.TOO_LARGE, f"{image.width}×{image.height} pixels: not enough memory") from error
+        raise ImageError(
+            Reason.TOO_LARGE, f"{image.width}×{image.height} pixels: not enough memory"
+        ) from error
     except Exception as error:  # Pillow's decoders raise whatever their input provokes
         raise ImageError(Reason.TRUNCATED, f"its pixels cannot be decoded ({error})") from error
     stored = (height, width) if orientation >= 5 else (width, height)
@@ -85,16 +95,24 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         cure = "raise PIL.Image.MAX_IMAGE_PIXELS where the limits allow more"
-        raise ImageError(Reason.TOO_LARGE, f"more pixels than Pillow opens ({error}); {cure}") from error
+        raise ImageError(
+            Reason.TOO_LARGE, f"more pixels than Pillow opens ({error}); {cure}"
+        ) from error
     except Exception as error:
         if data.startswith(MAGIC):
-            raise ImageError(Reason.TRUNCATED, f"its header is damaged ({type(error).__name__})") from error
+            raise ImageError(
+                Reason.TRUNCATED, f"its header is damaged ({type(error).__name__})"
+            ) from error
         known = isinstance(error, UnidentifiedImageError)
-        raise ImageError(Reason.NOT_AN_IMAGE, "its bytes are of no known format" if known else str(error)) from error
+        raise ImageError(
+            Reason.NOT_AN_IMAGE, "its bytes are of no known format" if known else str(error)
+        ) from error
 
 
 def _reduction(width: int, height: int, long_side: int | None) -> int:
-    """By how much a JPEG may be decoded smaller; exact divisors only: 1001 / 2 would move every pixel."""
+    """By how much a JPEG may be decoded smaller; exact divisors only: 1001 / 2 would move every
+    pixel.
+    """
     if long_side is None:
         return 1
     h, w = bucket(width, height, long_side)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# The only decoders that may see a file, whatever its name says: one of Pillow's others runs Ghostscript.
+# The only decoders that may see a file, whatever its name says: one of Pillow's others runs
+# Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,7 +39,9 @@ def read_exif(image: Image.Image) -> tuple[int, float | None, str | None]:
 
 
 def _focal(tags: dict[int, Any], width: int, height: int) -> float | None:
-    """Focal length in pixels from EXIF, by COLMAP's conventions, so that both start from the same prior."""
+    """Focal length in pixels from EXIF, by COLMAP's conventions, so that both start from the same
+    prior.
+    """
     equivalent = _positive(tags.get(0xA405))
     millimetres, per_unit = _positive(tags.get(0x920A)), _positive(tags.get(0xA20E))
     unit = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}.get(tags.get(0xA210, 2))
@@ -46,7 +49,9 @@ def _focal(tags: dict[int, Any], width: int, height: int) -> float | None:
         focal = equivalent * math.hypot(width, height) / math.hypot(36, 24)
     elif millimetres and per_unit and unit:
         # the resolution is the sensor's; the file may have been resized since
-        taken = max(_positive(tags.get(0xA002)) or 0, _positive(tags.get(0xA003)) or 0) or max(width, height)
+        taken = max(_positive(tags.get(0xA002)) or 0, _positive(tags.get(0xA003)) or 0) or max(
+            width, height
+        )
         focal = millimetres * per_unit / unit * max(width, height) / taken
     else:
         return None
@@ -61,7 +66,8 @@ def _positive(value: Any) -> float | None:
     return number if 0 < number < math.inf else None
 
 
-DEFAULT_FOCAL = 1.2  # of the longer side, where EXIF gives none: COLMAP's assumption, a 45° field of view
+# of the longer side, where EXIF gives none: COLMAP's assumption, a 45° field of view
+DEFAULT_FOCAL = 1.2
 
 
 GPS = 0x8825
@@ -72,15 +78,22 @@ def gps_position(data: bytes) -> tuple[float, float, float] | None:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         tags = image.getexif().get_ifd(GPS)
     try:
-        latitude = _degrees(tags[LATITUDE]) * (-1 if str(tags.get(LATITUDE_REF, "N")).upper() == "S" else 1)
-        longitude = _degrees(tags[LONGITUDE]) * (-1 if str(tags.get(LONGITUDE_REF, "E")).upper() == "W" else 1)
-        altitude = float(tags.get(ALTITUDE, 0)) * (-1 if tags.get(ALTITUDE_REF, 0) in (1, b"\1") else 1)
+        latitude = _degrees(tags[LATITUDE]) * (
+            -1 if str(tags.get(LATITUDE_REF, "N")).upper() == "S" else 1
+        )
+        longitude = _degrees(tags[LONGITUDE]) * (
+            -1 if str(tags.get(LONGITUDE_REF, "E")).upper() == "W" else 1
+        )
+        altitude = float(tags.get(ALTITUDE, 0)) * (
+            -1 if tags.get(ALTITUDE_REF, 0) in (1, b"\1") else 1
+        )
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    good = abs(latitude) <= 90 and abs(longitude) <= 180 and (latitude or longitude)  # 0, 0 is no place but a default
+    # 0, 0 is no place but a default
+    good = abs(latitude) <= 90 and abs(longitude) <= 180 and (latitude or longitude)
     return (latitude, longitude, altitude if np.isfinite(altitude) else 0.0) if good else None
 
 
 def _degrees(parts: Sequence[Any]) -> float:
     """Degrees, minutes, seconds → degrees; NaN fails every comparison with a limit."""
-    return sum(float(part) / 60**power for power, part in enumerate(parts))
+    return sum(float(part) / 60.0**power for power, part in enumerate(parts))

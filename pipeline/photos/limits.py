@@ -20,10 +20,13 @@ SMALL = 1 << 22  # pixels that harm nobody, however few bytes they come in
 class ImageLimits:
     """What is refused before a pixel is decoded. Raise a limit to accept larger photographs.
 
-    min_side, max_side: pixels. max_pixels: width × height, or of one tile where a TIFF's are larger; decoding takes up
-    to 17 bytes a pixel. max_aspect: longer side over shorter side. max_bytes: of the encoded file.
-    max_pixels_per_byte: of images above 4 megapixels; photographs stay below 50, files made to exhaust memory do not.
-    max_scans: passes of a JPEG over its pixels, each of which costs the time of a decode; cameras write 1, the web 10.
+    min_side, max_side: pixels. max_pixels: width × height, or of one tile where a TIFF's are
+    larger; decoding takes up to 17 bytes a pixel. max_aspect: longer side over shorter side.
+    max_bytes: of the encoded file.
+    max_pixels_per_byte: of images above 4 megapixels; photographs stay below 50, files made to
+    exhaust memory do not.
+    max_scans: passes of a JPEG over its pixels, each of which costs the time of a decode; cameras
+    write 1, the web 10.
     """
 
     min_side: int = 32
@@ -35,8 +38,14 @@ class ImageLimits:
     max_scans: int = 50
 
     def __post_init__(self) -> None:
-        if not (1 <= self.min_side <= self.max_side and self.max_aspect >= 1 and min(vars(self).values()) > 0):
-            raise ArgumentError(f"{self}: limits must be positive, min_side ≤ max_side and max_aspect ≥ 1.")
+        if not (
+            1 <= self.min_side <= self.max_side
+            and self.max_aspect >= 1
+            and min(vars(self).values()) > 0
+        ):
+            raise ArgumentError(
+                f"{self}: limits must be positive, min_side ≤ max_side and max_aspect ≥ 1."
+            )
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> ImageLimits:
@@ -47,7 +56,9 @@ class ImageLimits:
             try:
                 chosen[name] = kinds[name](number)
             except (KeyError, ValueError):
-                raise ArgumentError(f"limit {text!r}: give NAME=NUMBER, with a NAME of {', '.join(kinds)}.") from None
+                raise ArgumentError(
+                    f"limit {text!r}: give NAME=NUMBER, with a NAME of {', '.join(kinds)}."
+                ) from None
         return cls(**chosen)
 
     def check(self, width: int, height: int) -> None:
@@ -60,20 +71,31 @@ class ImageLimits:
         if width * height > self.max_pixels:
             raise ImageError(Reason.TOO_LARGE, f"{size}: more than {self.max_pixels} pixels")
         if max(width, height) > self.max_aspect * min(width, height):
-            raise ImageError(Reason.TOO_ELONGATED, f"{size}: the sides differ by more than {self.max_aspect:g} times")
+            raise ImageError(
+                Reason.TOO_ELONGATED,
+                f"{size}: the sides differ by more than {self.max_aspect:g} times",
+            )
 
     def check_cost(self, image: Image.Image, data: bytes) -> None:
-        """Raise `ImageError` where a header asks for more memory or time than a photograph of so many bytes does."""
+        """Raise `ImageError` where a header asks for more memory or time than a photograph of so
+        many bytes does.
+        """
         pixels = image.width * image.height
         if image.format == "TIFF":  # libtiff decodes whole tiles, and their size is not the image's
             pixels = max(pixels, _tag(image, 322) * _tag(image, 323))
         if pixels > self.max_pixels:
-            raise ImageError(Reason.TOO_LARGE, f"tiles of {pixels} pixels: more than {self.max_pixels}")
+            raise ImageError(
+                Reason.TOO_LARGE, f"tiles of {pixels} pixels: more than {self.max_pixels}"
+            )
         if pixels > SMALL and pixels > self.max_pixels_per_byte * len(data):
             most = f"{self.max_pixels_per_byte:g} a byte"
-            raise ImageError(Reason.TOO_LARGE, f"{pixels} pixels in {len(data)} bytes: more than {most}")
+            raise ImageError(
+                Reason.TOO_LARGE, f"{pixels} pixels in {len(data)} bytes: more than {most}"
+            )
         if image.format in ("JPEG", "MPO") and (scans := _scans(data)) > self.max_scans:
-            raise ImageError(Reason.TOO_LARGE, f"a JPEG of {scans} scans: more than {self.max_scans}")
+            raise ImageError(
+                Reason.TOO_LARGE, f"a JPEG of {scans} scans: more than {self.max_scans}"
+            )
 
 
 def _tag(image: Any, number: int) -> int:
@@ -83,7 +105,9 @@ def _tag(image: Any, number: int) -> int:
 
 
 def _scans(data: bytes) -> int:
-    """Scans of a JPEG, counted from marker to marker up to its end, thumbnails and what follows the image left out."""
+    """Scans of a JPEG, counted from marker to marker up to its end, thumbnails and what follows the
+    image left out.
+    """
     scans, position = 0, 2
     while (found := MARKER.search(data, position)) and found[1] != b"\xd9":
         scans += found[1] == b"\xda"

@@ -12,8 +12,9 @@ from pipeline.errors import ArgumentError
 def buckets(long_side: int) -> list[tuple[int, int]]:
     """The seven shapes (h, w) photographs are resized to, sides divisible by 32.
 
-    The longer side is `long_side` to the nearest 32; 4:3, 3:2 and 16:9 lying and upright, and a square of
-    about as many pixels as 4:3, so that none costs much more than another. Raises ArgumentError below 32.
+    The longer side is `long_side` to the nearest 32; 4:3, 3:2 and 16:9 lying and upright, and a
+    square of about as many pixels as 4:3, so that none costs much more than another. Raises
+    ArgumentError below 32.
     """
     if long_side < 32:
         raise ArgumentError(f"long_side must be at least 32 pixels, not {long_side}.")
@@ -24,7 +25,9 @@ def buckets(long_side: int) -> list[tuple[int, int]]:
 
 
 def bucket(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """The shape (h, w) of `buckets(long_side)` whose aspect is nearest, as a ratio, to width : height."""
+    """The shape (h, w) of `buckets(long_side)` whose aspect is nearest, as a ratio, to width :
+    height.
+    """
     aspect = math.log(width / height)
     return min(buckets(long_side), key=lambda shape: abs(math.log(shape[1] / shape[0]) - aspect))
 
@@ -34,5 +37,7 @@ def _to_32(side: float) -> int:
 
 
 def resize_factor(width: np.ndarray | int, height: np.ndarray | int, long_side: int) -> np.ndarray:
-    """Pixels of the image per pixel of what the network saw; 1 where it was enlarged, which adds nothing."""
+    """Pixels of the image per pixel of what the network saw; 1 where it was enlarged, which adds
+    nothing.
+    """
     return np.maximum(1.0, np.maximum(width, height) / long_side)

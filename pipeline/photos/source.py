@@ -22,7 +22,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", "
 
 @dataclass(frozen=True)
 class Folders:
-    """Several folders read as one. A name is a label, a slash and the name in that folder: `query/a.jpg`.
+    """Several folders read as one.
+
+    A name is a label, a slash and the name in that folder: `query/a.jpg`.
 
     It lists and reads as `Folder` does, and raises the same errors. Picklable, as folders are.
     """
@@ -36,7 +38,11 @@ class Folders:
 
     def list(self, suffixes: Sequence[str] = ()) -> Names:
         """Sorted names of the files of all folders that end in one of `suffixes`."""
-        return sorted(f"{label}/{name}" for label, folder in self.parts.items() for name in folder.list(suffixes))
+        return sorted(
+            f"{label}/{name}"
+            for label, folder in self.parts.items()
+            for name in folder.list(suffixes)
+        )
 
     def read_bytes(self, name: str, limit: int | None = None) -> bytes:
         """A file's bytes, as `Folder.read_bytes`."""
@@ -44,22 +50,30 @@ class Folders:
         return self.parts[label].read_bytes(inner, limit)
 
 
-def image_source(images: str | dict[str, str], storage: dict[str, Any], follow_links: bool = False) -> Folder | Folders:
-    """A local folder or fsspec URL, or several by their labels, to be read. Other arguments as of `Folder`."""
+def image_source(
+    images: str | dict[str, str], storage: dict[str, Any], follow_links: bool = False
+) -> Folder | Folders:
+    """A local folder or fsspec URL, or several by their labels, to be read.
+
+    Other arguments as of `Folder`.
+    """
     if isinstance(images, str):
         return Folder(images, storage, follow_links)
     return Folders({label: Folder(url, storage, follow_links) for label, url in images.items()})
 
 
 def list_images(folder: Folder | Folders) -> list[str]:
-    """Sorted names of a folder's photographs, subfolders included, hidden files and folders left out."""
+    """Sorted names of a folder's photographs, subfolders included, hidden files and folders left
+    out.
+    """
     return folder.list(SUFFIXES)
 
 
 def read_image(
     folder: Folder | Folders, name: str, limits: ImageLimits = ImageLimits(), long_side: int = 640
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """A photograph of a folder → its pixels (h, w) uint8 in its bucket's shape, its row of `schemas.IMAGES`.
+    """A photograph of a folder → its pixels (h, w) uint8 in its bucket's shape, its row of
+    `schemas.IMAGES`.
 
     Raises `ImageError` with any of REASONS.
     """

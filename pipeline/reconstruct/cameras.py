@@ -1,4 +1,6 @@
-"""Images of a run as COLMAP sees them: which share a camera, and the way from upright to stored pixels."""
+"""Images of a run as COLMAP sees them: which share a camera, and the way from upright to stored
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,13 @@ class CameraOptions:
     """How images become cameras.
 
     model: a COLMAP camera model with a focal length, `SIMPLE_RADIAL`, `PINHOLE`, `OPENCV`, ….
-    sharing: `image` (one camera each), `folder` (one per folder) or `single`. Images of different stored
+    sharing: `image` (one camera each), `folder` (one per folder) or `single`. Images of different
+    stored
         sizes never share a camera.
-    params: known intrinsics in COLMAP's order and origin, for the stored orientation; mapping keeps them
-        fixed. None: the focal length from EXIF (the median of those that share), else 1.2 × the longer side;
-        mapping refines it.
+    params: known intrinsics in COLMAP's order and origin, for the stored orientation; mapping keeps
+    them
+        fixed. None: the focal length from EXIF (the median of those that share), else 1.2 × the
+        longer side; mapping refines it.
     """
 
     model: str = "SIMPLE_RADIAL"
@@ -36,16 +40,24 @@ class CameraOptions:
         pycolmap = import_pycolmap()
         models = sorted({*pycolmap.CameraModelId.__members__} - {"INVALID", "EQUIRECTANGULAR"})
         if self.model not in models:
-            raise ReconstructionError(f"camera model {self.model!r} is unknown; give one of {', '.join(models)}.")
+            raise ReconstructionError(
+                f"camera model {self.model!r} is unknown; give one of {', '.join(models)}."
+            )
         if self.sharing not in ("image", "folder", "single"):
-            raise ReconstructionError(f"camera sharing {self.sharing!r} is unknown; give image, folder or single.")
+            raise ReconstructionError(
+                f"camera sharing {self.sharing!r} is unknown; give image, folder or single."
+            )
         names = pycolmap.Camera.create_from_model_name(1, self.model, 1.0, 1, 1).params_info
         if self.params is None:
             return
         if len(self.params) != len(names.split(",")):
-            raise ReconstructionError(f"camera model {self.model} takes {names}: not {len(self.params)} numbers.")
+            raise ReconstructionError(
+                f"camera model {self.model} takes {names}: not {len(self.params)} numbers."
+            )
         if not (np.isfinite(self.params).all() and self.params[0] > 0):
-            raise ReconstructionError("camera parameters must be finite numbers with a focal length above zero.")
+            raise ReconstructionError(
+                "camera parameters must be finite numbers with a focal length above zero."
+            )
 
     @classmethod
     def parse(cls, text: str, sharing: str = "image") -> CameraOptions:
@@ -54,7 +66,9 @@ class CameraOptions:
         try:
             params = tuple(float(number) for number in numbers.split(",")) if numbers else None
         except ValueError:
-            raise ReconstructionError(f"camera {text!r}: after the colon give numbers separated by commas.") from None
+            raise ReconstructionError(
+                f"camera {text!r}: after the colon give numbers separated by commas."
+            ) from None
         return cls(model.upper(), sharing, params)
 
 
@@ -74,10 +88,14 @@ class StoredImages:
     def read(cls, run: Folder) -> StoredImages:
         tables = [run.read_table(name) for name in run.names("images")]
         if not tables:
-            raise ReconstructionError(f"{run.shown}: holds no images/*.parquet; run the matching job first.")
+            raise ReconstructionError(
+                f"{run.shown}: holds no images/*.parquet; run the matching job first."
+            )
         table = pa.concat_tables(tables)
         names, first, same = np.unique(
-            np.array(table["image"].to_pylist(), dtype=object), return_index=True, return_inverse=True
+            np.array(table["image"].to_pylist(), dtype=object),
+            return_index=True,
+            return_inverse=True,
         )
         columns = []
         for name in ("width", "height", "stored_width", "stored_height", "orientation", "focal"):
@@ -85,17 +103,25 @@ class StoredImages:
             differs = ~np.isclose(column, column[first][same], equal_nan=True)
             if differs.any():
                 image = names[same[differs][0]]
-                raise ReconstructionError(f"{image}: its {name} differs between shards; match again, its file changed.")
+                raise ReconstructionError(
+                    f"{image}: its {name} differs between shards; match again, its file changed."
+                )
             columns.append(column[first])
         if not len(names) or not names[0] or len(names) > MAX_IMAGES:
-            raise ReconstructionError(f"{run.shown}: images/*.parquet names no image, too many, or one without a name.")
+            raise ReconstructionError(
+                f"{run.shown}: images/*.parquet names no image, too many, or one without a name."
+            )
         images = cls(names, *columns)
         turned = images.orientation >= 5
         expected = np.where(turned, [images.height, images.width], [images.width, images.height])
-        good = (expected == [images.stored_width, images.stored_height]).all(axis=0) & (expected > 0).all(axis=0)
+        good = (expected == [images.stored_width, images.stored_height]).all(axis=0) & (
+            expected > 0
+        ).all(axis=0)
         good &= (images.orientation >= 1) & (images.orientation <= 8)
         if not good.all():
-            raise ReconstructionError(f"{names[~good][0]}: its sizes and orientation in images/*.parquet disagree.")
+            raise ReconstructionError(
+                f"{names[~good][0]}: its sizes and orientation in images/*.parquet disagree."
+            )
         images.focal[~((images.focal > 0) & np.isfinite(images.focal))] = np.nan
         return images
 
@@ -129,8 +155,8 @@ STORED_FROM_UPRIGHT = np.array(
 def without_mirrored(pairs: np.ndarray, images: StoredImages) -> tuple[np.ndarray, int]:
     """The pairs COLMAP can use, and how many it cannot.
 
-    EXIF can say that a stored image is mirrored. COLMAP takes it for a view of a mirrored scene: such images
-    fit together, but not with the others.
+    EXIF can say that a stored image is mirrored. COLMAP takes it for a view of a mirrored scene:
+    such images fit together, but not with the others.
     """
     mirrored = np.linalg.det(STORED_FROM_UPRIGHT[images.orientation - 1]) < 0
     mixed = mirrored[pairs["image0"]] != mirrored[pairs["image1"]]
@@ -148,7 +174,10 @@ def assign_cameras(images: StoredImages, options: CameraOptions) -> tuple[np.nda
         )
     keys: list[Any] = list(zip(range(len(sizes)), sizes, strict=True))
     if options.sharing == "folder":
-        keys = [(str(name).rpartition("/")[0], size) for name, size in zip(images.names, sizes, strict=True)]
+        keys = [
+            (str(name).rpartition("/")[0], size)
+            for name, size in zip(images.names, sizes, strict=True)
+        ]
     elif options.sharing == "single":
         keys = sizes
     rows: dict[Any, list[int]] = {}
@@ -160,7 +189,9 @@ def assign_cameras(images: StoredImages, options: CameraOptions) -> tuple[np.nda
         assigned[members] = number
         known = images.focal[members][~np.isnan(images.focal[members])]
         focal = float(np.median(known)) if len(known) else DEFAULT_FOCAL * max(width, height)
-        camera = pycolmap.Camera.create_from_model_name(number + 1, options.model, focal, width, height)
+        camera = pycolmap.Camera.create_from_model_name(
+            number + 1, options.model, focal, width, height
+        )
         camera.has_prior_focal_length = bool(len(known))
         if options.params is not None:
             camera.params = list(options.params)
@@ -169,11 +200,14 @@ def assign_cameras(images: StoredImages, options: CameraOptions) -> tuple[np.nda
     return assigned, cameras
 
 
-def same_cameras(images: StoredImages, assigned: np.ndarray, cameras: list[Any], options: CameraOptions) -> np.ndarray:
+def same_cameras(
+    images: StoredImages, assigned: np.ndarray, cameras: list[Any], options: CameraOptions
+) -> np.ndarray:
     """(N,) whether an image's camera is the one its matches were verified with."""
     if options.params is not None:
         return np.zeros(len(images.names), bool)
     default = DEFAULT_FOCAL * np.maximum(images.width, images.height)
     verified = np.where(np.isnan(images.focal), default, images.focal)
     focal = np.array([camera.mean_focal_length() for camera in cameras])
-    return np.isclose(focal[assigned], verified, rtol=1e-3)
+    same: np.ndarray = np.isclose(focal[assigned], verified, rtol=1e-3)
+    return same

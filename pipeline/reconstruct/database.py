@@ -1,17 +1,20 @@
-"""Verified matches of a run → a COLMAP database: cameras, images, keypoints, matches, two-view geometries.
+"""Verified matches of a run → a COLMAP database: cameras, images, keypoints, matches, two-view
+geometries.
 
-    images/*.parquet   → one row per image, sorted by name: image ids and cameras follow from the set of names
+    images/*.parquet   → one row per image, sorted by name: image ids and cameras follow from the
+    set of names
     matches/*.parquet  → spool on disk: the inlier matches of verified pairs, one after the other
     spool, by image    → merge_keypoints → keypoints of the database, keypoints.parquet
     spool, by pair     → merge_matches   → matches and geometries of the database
 
-Memory does not grow with the number of matches. The database is built in a temporary folder beside its place
-and renamed when whole; what was made from the one before is removed first, so that whatever lies beside a database
-belongs to it. What is in it depends on the set of rows only, not on shards or their order: adding pairs later and
-importing again gives what one run would have given.
+Memory does not grow with the number of matches. The database is built in a temporary folder beside
+its place and renamed when whole; what was made from the one before is removed first, so that
+whatever lies beside a database belongs to it. What is in it depends on the set of rows only, not on
+shards or their order: adding pairs later and importing again gives what one run would have given.
 
-COLMAP's conventions differ twice from the tables': the top-left corner of the top-left pixel is (0, 0), and
-files are read as stored, without their EXIF orientation. Both are dealt with here and nowhere else.
+COLMAP's conventions differ twice from the tables': the top-left corner of the top-left pixel is (0,
+0), and files are read as stored, without their EXIF orientation. Both are dealt with here and
+nowhere else.
 """
 
 from __future__ import annotations
@@ -30,13 +33,20 @@ from pipeline import tables
 from pipeline.errors import ReconstructionError
 from pipeline.extras import import_pycolmap
 from pipeline.photos.sizes import resize_factor
-from pipeline.reconstruct.cameras import CameraOptions, StoredImages, assign_cameras, same_cameras, without_mirrored
+from pipeline.reconstruct.cameras import (
+    CameraOptions,
+    StoredImages,
+    assign_cameras,
+    same_cameras,
+    without_mirrored,
+)
 from pipeline.reconstruct.keypoints import MergedKeypoints
 from pipeline.reconstruct.spool import MatchSpool
 from pipeline.store.folder import Folder
 from pipeline.vocabulary import VERIFIED
 
-MADE_FROM_IT = ("report.txt", "points.ply", "sparse", "keypoints.parquet")  # what lies beside a database
+# what lies beside a database
+MADE_FROM_IT = ("report.txt", "points.ply", "sparse", "keypoints.parquet")
 
 
 @dataclass(frozen=True)
@@ -57,21 +67,30 @@ class ImportSummary:
 
 
 def import_matches(
-    run: Folder, database: Path, cameras: CameraOptions | None = None, *, long_side: int, radius: float = 2.0
+    run: Folder,
+    database: Path,
+    cameras: CameraOptions | None = None,
+    *,
+    long_side: int,
+    radius: float = 2.0,
 ) -> ImportSummary:
     """Build the COLMAP database of a run, and `keypoints.parquet` (KEYPOINTS) beside it.
 
     long_side: longer side of the images as the network saw them, pixels.
-    radius: distance within which observations become one keypoint, in pixels of the network's images.
-    An existing database stays as it is until the new one is whole; then its keypoints, models and report go first. Only
-    verified pairs and their inliers are written, with the geometry found in verification; where the camera given here
-    differs from the one assumed there, E and the pose are left out and the pair counts as uncalibrated.
+    radius: distance within which observations become one keypoint, in pixels of the network's
+    images. An existing database stays as it is until the new one is whole; then its keypoints,
+    models and report go first. Only verified pairs and their inliers are written, with the geometry
+    found in verification; where the camera given here differs from the one assumed there, E and the
+    pose are left out and the pair counts as uncalibrated.
 
-    Raises ReconstructionError or ReconstructionError for tables that are missing, unverified or contradict each other.
+    Raises ReconstructionError or ReconstructionError for tables that are missing, unverified or
+    contradict each other.
     """
     cameras = cameras or CameraOptions()
     if not (np.isfinite(radius) and radius > 0 and long_side > 0):
-        raise ReconstructionError("the merge radius and long_side must be positive numbers of pixels.")
+        raise ReconstructionError(
+            "the merge radius and long_side must be positive numbers of pixels."
+        )
     images = StoredImages.read(run)
     assigned, camera_rows = assign_cameras(images, cameras)
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -88,10 +107,12 @@ def import_matches(
         pycolmap = import_pycolmap()
         with (
             pycolmap.Database.open(scratch / "database.db") as target,
-            pq.ParquetWriter(scratch / "keypoints.parquet", tables.KEYPOINTS, compression="zstd") as table,
+            pq.ParquetWriter(
+                scratch / "keypoints.parquet", tables.KEYPOINTS, compression="zstd"
+            ) as table,
         ):
-            # A transaction a batch: SQLite keeps a second copy of what one transaction writes. A part of the database
-            # is never seen, as this file gets its name when it is whole.
+            # A transaction a batch: SQLite keeps a second copy of what one transaction writes. A
+            # part of the database is never seen, as this file gets its name when it is whole.
             with pycolmap.DatabaseTransaction(target):
                 _write_images(target, images, assigned, camera_rows)
             maps, keypoints, written = images.to_stored(), 0, 0
@@ -104,10 +125,12 @@ def import_matches(
                 written += sum(map(len, matches))
                 with pycolmap.DatabaseTransaction(target):
                     _write_pairs(target, batch, geometries, matches, maps, same_camera)
-        # In this order a process that is killed on its way leaves files missing, but never those of another database.
+        # In this order a process that is killed on its way leaves files missing, but never those of
+        # another database.
         for name in MADE_FROM_IT:
             remove(database.parent / name)
-        for journal in ("-wal", "-shm"):  # of a process killed while it read: SQLite would replay it on ours
+        # of a process killed while it read: SQLite would replay it on ours
+        for journal in ("-wal", "-shm"):
             database.with_name(database.name + journal).unlink(missing_ok=True)
         os.replace(scratch / "database.db", database)
         os.replace(scratch / "keypoints.parquet", database.parent / "keypoints.parquet")
@@ -136,7 +159,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_images(target: Any, images: StoredImages, assigned: np.ndarray, cameras: list[Any]) -> None:
+def _write_images(
+    target: Any, images: StoredImages, assigned: np.ndarray, cameras: list[Any]
+) -> None:
     """Rigs and frames are left to the mapper, which makes a trivial one for every image."""
     pycolmap = import_pycolmap()
     for camera in cameras:
@@ -150,13 +175,17 @@ def _write_keypoints(
     target: Any, images: StoredImages, maps: np.ndarray, first: int, merged: MergedKeypoints
 ) -> pa.Table:
     """Write the keypoints of consecutive images from row `first`; returns them as KEYPOINTS."""
-    slices = [slice(*bounds) for bounds in zip(merged.offsets[:-1], merged.offsets[1:], strict=True)]
+    slices = [
+        slice(*bounds) for bounds in zip(merged.offsets[:-1], merged.offsets[1:], strict=True)
+    ]
     for i, rows in enumerate(slices, first):
         stored = merged.xy[rows].astype(np.float64) @ maps[i, :2, :2].T + maps[i, :2, 2]
         target.write_keypoints(i + 1, stored.astype(np.float32))
     columns = [pa.array(images.names[first : first + len(slices)], pa.string())]
     for name, values in (("keypoints", merged.xy), ("spread", merged.spread)):
-        columns.append(tables.ragged([values[rows] for rows in slices], tables.KEYPOINTS.field(name).type))
+        columns.append(
+            tables.ragged([values[rows] for rows in slices], tables.KEYPOINTS.field(name).type)
+        )
     return pa.table(columns, schema=tables.KEYPOINTS)
 
 
@@ -168,7 +197,9 @@ def _write_pairs(
     maps: np.ndarray,
     same_camera: np.ndarray,
 ) -> None:
-    """Write matches and geometries; pairs: (P,) spool.PAIR, geometries: (P,) spool.GEOMETRY, matches: (m, 2) each."""
+    """Write matches and geometries; pairs: (P,) spool.PAIR, geometries: (P,) spool.GEOMETRY,
+    matches: (m, 2) each.
+    """
     pycolmap = import_pycolmap()
     kinds = [getattr(pycolmap.TwoViewGeometryConfiguration, name.upper()) for name in VERIFIED]
     to0, to1 = maps[pairs["image0"]], maps[pairs["image1"]]
@@ -176,12 +207,18 @@ def _write_pairs(
     turn0, turn1 = to0.copy(), to1.copy()
     turn0[:, :2, 2] = turn1[:, :2, 2] = 0  # of the camera's frame about its axis
     E, F, H = (geometries[name].reshape(-1, 3, 3) for name in ("E", "F", "H"))
-    E, F, H = turn1 @ E @ turn0.transpose(0, 2, 1), from1.transpose(0, 2, 1) @ F @ from0, to1 @ H @ from0
+    E, F, H = (
+        turn1 @ E @ turn0.transpose(0, 2, 1),
+        from1.transpose(0, 2, 1) @ F @ from0,
+        to1 @ H @ from0,
+    )
     translations = (turn1 @ geometries["pose"][:, 4:, None])[:, :, 0]
     has_E, has_F, has_H = (np.isfinite(matrices).all(axis=(1, 2)) for matrices in (E, F, H))
     has_pose = np.isfinite(geometries["pose"]).all(axis=1)
     known = same_camera[pairs["image0"]] & same_camera[pairs["image1"]]
-    for row, (pair, kind, indices) in enumerate(zip(pairs, geometries["geometry"], matches, strict=True)):
+    for row, (pair, kind, indices) in enumerate(
+        zip(pairs, geometries["geometry"], matches, strict=True)
+    ):
         geometry = pycolmap.TwoViewGeometry(config=kinds[kind], inlier_matches=indices)
         if has_F[row]:
             geometry.F = F[row]
@@ -191,8 +228,14 @@ def _write_pairs(
             if has_E[row]:
                 geometry.E = E[row]
             if has_pose[row]:
-                rotation = turn1[row] @ pycolmap.Rotation3d(geometries["pose"][row, :4]).matrix() @ turn0[row].T
-                geometry.cam2_from_cam1 = pycolmap.Rigid3d(pycolmap.Rotation3d(rotation), translations[row])
+                rotation = (
+                    turn1[row]
+                    @ pycolmap.Rotation3d(geometries["pose"][row, :4]).matrix()
+                    @ turn0[row].T
+                )
+                geometry.cam2_from_cam1 = pycolmap.Rigid3d(
+                    pycolmap.Rotation3d(rotation), translations[row]
+                )
         elif VERIFIED[kind] == "calibrated":
             geometry.config = kinds[VERIFIED.index("uncalibrated")]
         images = int(pair["image0"]) + 1, int(pair["image1"]) + 1

@@ -1,7 +1,8 @@
 """A run → COLMAP database → sparse model: mapping, export, and a short report of both.
 
 RUN/run.json, images/, matches/ → OUTPUT/database.db, keypoints.parquet
-                                → OUTPUT/sparse/0 … (COLMAP binary, the largest model first), points.ply
+                                → OUTPUT/sparse/0 … (COLMAP binary, the largest model first),
+                                points.ply
                                 → OUTPUT/report.txt
 """
 
@@ -35,33 +36,47 @@ def reconstruct_run(
     threads: int = 1,
     listen: Listener = nobody,
 ) -> ReconstructionSummary:
-    """Import a finished run into a COLMAP database and map it, in a process of its own: COLMAP may end what it is in.
+    """Import a finished run into a COLMAP database and map it, in a process of its own: COLMAP may
+    end what it is in.
 
-    output: a local folder, `sfm` in the run's by default. images: the photographs, for the colours of the
-    points only; by default where run.json says. mapper: `incremental` or `global`. cameras, radius: see
-    `import_matches`. threads: of the mapper; with one the model is the same every time, to the last bit.
+    output: a local folder, `sfm` in the run's by default. images: the photographs, for the colours
+    of the points only; by default where run.json says. mapper: `incremental` or `global`. cameras,
+    radius: see `import_matches`. threads: of the mapper; with one the model is the same every time,
+    to the last bit.
 
-    Writes `report.txt` also where nothing could be mapped; the summary then holds no model and a note that
-    says why. Raises ReconstructionError or StorageError, each one sentence, for options and runs that cannot be used.
+    Writes `report.txt` also where nothing could be mapped; the summary then holds no model and a
+    note that says why. Raises ReconstructionError or StorageError, each one sentence, for options
+    and runs that cannot be used.
     """
     if mapper not in MAPPERS:
         raise ReconstructionError(f"mapper {mapper!r} is unknown; give {' or '.join(MAPPERS)}.")
     if threads < 1 and threads != -1:
-        raise ReconstructionError(f"{threads} threads: give a number above zero, or -1 for all cores.")
+        raise ReconstructionError(
+            f"{threads} threads: give a number above zero, or -1 for all cores."
+        )
     cameras = cameras or CameraOptions()
     if output is None and not run.local:
-        raise ReconstructionError(f"{run.shown}: is not on a local disk; say with --output where the database goes.")
+        raise ReconstructionError(
+            f"{run.shown}: is not on a local disk; say with --output where the database goes."
+        )
     if "://" in str(output or ""):
-        raise ReconstructionError(f"{redacted(output)}: results go to a local disk; give a folder without a protocol.")
+        raise ReconstructionError(
+            f"{redacted(output)}: results go to a local disk; give a folder without a protocol."
+        )
     target = Path(output if output is not None else run.path("sfm"))
     photographs, long_side = _read_run(run)
     colours = _local_folder(images or photographs)
     chosen = MappingOptions(mapper, threads=threads)
     try:
-        return call_watched(_import_and_map, run, target, colours, chosen, cameras, long_side, radius, listen=listen)
+        found: ReconstructionSummary = call_watched(
+            _import_and_map, run, target, colours, chosen, cameras, long_side, radius, listen=listen
+        )
+        return found
     except Died as death:
         cure = "free memory, or give fewer images or pairs"
-        raise ReconstructionError(f"{target}: the process of COLMAP was {death}; {cure}.") from death
+        raise ReconstructionError(
+            f"{target}: the process of COLMAP was {death}; {cure}."
+        ) from death
 
 
 def _import_and_map(
@@ -74,21 +89,31 @@ def _import_and_map(
     radius: float,
     listen: Listener,
 ) -> ReconstructionSummary:
-    imported = import_matches(run, target / "database.db", cameras, long_side=long_side, radius=radius)
+    imported = import_matches(
+        run, target / "database.db", cameras, long_side=long_side, radius=radius
+    )
     text = f"{imported.images} images, {imported.verified} verified pairs, {imported.keypoints} keypoints"
     listen(Event("imported", text))
     models: list[Any] = []
     if imported.verified:
         known = cameras.params is not None
-        mapping = replace(mapping, fixed_cameras=known, max_error=max(MAX_ERROR, 2.0 * imported.resize_factor))
+        mapping = replace(
+            mapping, fixed_cameras=known, max_error=max(MAX_ERROR, 2.0 * imported.resize_factor)
+        )
         models = map_database(target / "database.db", target, mapping, colours, listen)
     notes = []
     if not imported.verified:
-        notes.append("nothing to map: no pair has verified matches; match pairs of images that overlap.")
+        notes.append(
+            "nothing to map: no pair has verified matches; match pairs of images that overlap."
+        )
     elif not models:
-        notes.append("nothing to map: no two images share enough of the scene from different places.")
+        notes.append(
+            "nothing to map: no two images share enough of the scene from different places."
+        )
     elif colours is None:
-        notes.append("points have no colours: the photographs are not on this machine; give them by --images.")
+        notes.append(
+            "points have no colours: the photographs are not on this machine; give them by --images."
+        )
     registered = {model.images[image].name for model in models for image in model.reg_image_ids()}
     names = pq.read_table(target / "keypoints.parquet", columns=["image"])["image"].to_pylist()
     summary = ReconstructionSummary(

@@ -11,8 +11,8 @@ from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.database import remove
 
 MAPPERS = ("incremental", "global")
-# Reprojection error up to which an observation is kept, pixels. COLMAP's own suits features found at full resolution;
-# matches are as precise as the resized image was.
+# Reprojection error up to which an observation is kept, pixels. COLMAP's own suits features found
+# at full resolution; matches are as precise as the resized image was.
 MAX_ERROR = 4.0
 
 
@@ -29,7 +29,8 @@ class MappingOptions:
 def map_database(
     database: Path, output: Path, options: MappingOptions, colours: Path | None, listen: Listener
 ) -> list[Any]:
-    """Run a mapper; writes `sparse/0` … and `points.ply` into `output`; returns the models, largest first.
+    """Run a mapper; writes `sparse/0` … and `points.ply` into `output`; returns the models, largest
+    first.
 
     colours: folder of the photographs, or None for points without colours.
     """
@@ -55,9 +56,13 @@ def map_database(
     return models
 
 
-def _incremental(database: Path, scratch: Path, options: MappingOptions, listen: Listener) -> list[Any]:
+def _incremental(
+    database: Path, scratch: Path, options: MappingOptions, listen: Listener
+) -> list[Any]:
     pycolmap = import_pycolmap()
-    mapping = pycolmap.IncrementalPipelineOptions(random_seed=0, min_model_size=3, extract_colors=False)
+    mapping = pycolmap.IncrementalPipelineOptions(
+        random_seed=0, min_model_size=3, extract_colors=False
+    )
     mapping.num_threads = mapping.mapper.num_threads = options.threads
     mapping.mapper.random_seed = mapping.triangulation.random_seed = 0
     mapping.mapper.filter_max_reproj_error = mapping.mapper.init_max_error = options.max_error
@@ -66,7 +71,9 @@ def _incremental(database: Path, scratch: Path, options: MappingOptions, listen:
     mapping.triangulation.complete_max_reproj_error = options.max_error
     refine = not options.fixed_cameras
     mapping.ba_refine_focal_length = mapping.ba_refine_extra_params = refine
-    mapping.mapper.abs_pose_refine_focal_length = mapping.mapper.abs_pose_refine_extra_params = refine
+    mapping.mapper.abs_pose_refine_focal_length = mapping.mapper.abs_pose_refine_extra_params = (
+        refine
+    )
     registered = 2
 
     def next_image() -> None:
@@ -76,9 +83,12 @@ def _incremental(database: Path, scratch: Path, options: MappingOptions, listen:
             listen(Event("mapping", f"{registered} images registered", {"registered": registered}))
 
     for only_longer_tracks in (True, False):
-        # Points that two images see help no third one to register, but two photographs have no others.
+        # Points that two images see help no third one to register, but two photographs have no
+        # others.
         mapping.triangulation.ignore_two_view_tracks = only_longer_tracks
-        found = pycolmap.incremental_mapping(database, scratch, scratch, mapping, next_image_callback=next_image)
+        found = pycolmap.incremental_mapping(
+            database, scratch, scratch, mapping, next_image_callback=next_image
+        )
         if found:
             break
 
@@ -89,7 +99,8 @@ def _incremental(database: Path, scratch: Path, options: MappingOptions, listen:
 
 
 def _adjust_robustly(model: Any, options: MappingOptions) -> None:
-    """Bundle adjustment with a loss that discounts outliers; the mapper's last one was plain least squares.
+    """Bundle adjustment with a loss that discounts outliers; the mapper's last one was plain least
+    squares.
 
     On four real runs it lowered the median rotation error by 4 to 37 %.
     """
@@ -112,8 +123,8 @@ def _global(database: Path, scratch: Path, options: MappingOptions, listen: List
     pycolmap = import_pycolmap()
     mapping = pycolmap.GlobalPipelineOptions(random_seed=0, min_model_size=3)
     mapping.num_threads = mapping.mapper.num_threads = options.threads
-    # Focal lengths are left to bundle adjustment: COLMAP's view graph calibration before it (1 px inliers)
-    # cost points everywhere and, on internet photographs, the poses.
+    # Focal lengths are left to bundle adjustment: COLMAP's view graph calibration before it (1 px
+    # inliers) cost points everywhere and, on internet photographs, the poses.
     refine = not options.fixed_cameras
     adjustment = mapping.mapper.bundle_adjustment
     adjustment.refine_focal_length = adjustment.refine_extra_params = refine

@@ -1,10 +1,12 @@
-"""The inlier matches of all verified pairs, in plain files on a local disk, read back by image and by pair.
+"""The inlier matches of all verified pairs, in plain files on a local disk, read back by image and
+by pair.
 
     add(MATCHES) × shards → finish() → merge_images() → merge_pairs()
 
-Merging needs the matches in two other orders than the shards have them, and they do not fit in memory: a million pairs
-of 300 matches are 7 GB. So they are dealt out to files by image, and what became of them to files by pair. Each file is
-written by appending and read as a whole, once: nothing is accessed at random, which a disk would take for hours.
+Merging needs the matches in two other orders than the shards have them, and they do not fit in
+memory: a million pairs of 300 matches are 7 GB. So they are dealt out to files by image, and what
+became of them to files by pair. Each file is written by appending and read as a whole, once:
+nothing is accessed at random, which a disk would take for hours.
 """
 
 from __future__ import annotations
@@ -36,26 +38,38 @@ PAIR = np.dtype(
 GEOMETRY = np.dtype(
     [
         ("geometry", np.int64),  # index into VERIFIED
-        *(("E", np.float64, 9), ("F", np.float64, 9), ("H", np.float64, 9), ("pose", np.float64, 7)),  # NaN: none
+        # NaN: none
+        *(
+            ("E", np.float64, 9),
+            ("F", np.float64, 9),
+            ("H", np.float64, 9),
+            ("pose", np.float64, 7),
+        ),
     ]
 )
 
 
 class _Pieces:
-    """Pieces of one array dealt out to files; each file is appended to, then read whole and removed."""
+    """Pieces of one array dealt out to files; each file is appended to, then read whole and
+    removed.
+    """
 
     def __init__(self, folder: Path, name: str, kind: np.dtype) -> None:
         self.folder, self.name, self.kind = folder, name, kind
         self.sizes = np.zeros(BUCKETS, np.int64)
 
     def append(self, bucket: np.ndarray, lengths: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Append pieces (their lengths add up to the values) to their buckets; returns where each starts there."""
+        """Append pieces (their lengths add up to the values) to their buckets; returns where each
+        starts there.
+        """
         order = np.argsort(bucket, kind="stable")
         values = values[_ranges((np.cumsum(lengths) - lengths)[order], lengths[order])]
         totals = np.bincount(bucket, lengths, BUCKETS).astype(np.int64)
         ends = np.cumsum(totals)
         starts = np.empty(len(bucket), np.int64)
-        starts[order] = np.cumsum(lengths[order]) - lengths[order] + (self.sizes - ends + totals)[bucket[order]]
+        starts[order] = (
+            np.cumsum(lengths[order]) - lengths[order] + (self.sizes - ends + totals)[bucket[order]]
+        )
         for number in np.flatnonzero(totals):
             with open(self._path(int(number)), "ab") as file:
                 values[ends[number] - totals[number] : ends[number]].tofile(file)
@@ -74,9 +88,12 @@ class _Pieces:
 
 
 class MatchSpool:
-    """Inlier matches on disk. Its memory is less than 500 bytes per pair, one batch, and a 256th part of the matches.
+    """Inlier matches on disk.
 
-    folder: an empty local folder. names: (N,) str, sorted; width, height: (N,) of the upright images.
+    Its memory is less than 500 bytes per pair, one batch, and a 256th part of the matches.
+
+    folder: an empty local folder. names: (N,) str, sorted; width, height: (N,) of the upright
+    images.
     """
 
     COLUMNS = (
@@ -93,7 +110,9 @@ class MatchSpool:
         "pose",
     )
 
-    def __init__(self, folder: Path, names: np.ndarray, width: np.ndarray, height: np.ndarray) -> None:
+    def __init__(
+        self, folder: Path, names: np.ndarray, width: np.ndarray, height: np.ndarray
+    ) -> None:
         self.names, self.size = names, np.stack([width, height], axis=1)
         self.rows: list[np.ndarray] = []
         self.pairs = self.outside = self.duplicates = 0
@@ -105,43 +124,67 @@ class MatchSpool:
     def add(self, table: pa.Table, source: str) -> None:
         """Append the inliers of the verified pairs of a MATCHES table.
 
-        Matches with an endpoint outside its image are left out and counted. Raises ReconstructionError, naming
-        `source`, for a table that is not verified, names unknown images or holds impossible numbers.
+        Matches with an endpoint outside its image are left out and counted. Raises
+        ReconstructionError, naming `source`, for a table that is not verified, names unknown images
+        or holds impossible numbers.
         """
         self.pairs += len(table)
         if table["geometry"].null_count:
-            raise ReconstructionError(f"{source}: is not verified; run the matching job to its end first.")
-        table = table.filter(pc.is_in(table["geometry"], pa.array(VERIFIED, pa.string()))).combine_chunks()
+            raise ReconstructionError(
+                f"{source}: is not verified; run the matching job to its end first."
+            )
+        table = table.filter(
+            pc.is_in(table["geometry"], pa.array(VERIFIED, pa.string()))
+        ).combine_chunks()
         if not len(table):
             return
         pairs = np.zeros(len(table), PAIR)
         for side in ("image0", "image1"):
             pairs[side] = self._rows_of(np.array(table[side].to_pylist(), dtype=object), source)
         geometries = np.zeros(len(table), GEOMETRY)
-        geometries["geometry"] = pc.index_in(table["geometry"], pa.array(VERIFIED, pa.string())).to_numpy()
+        geometries["geometry"] = pc.index_in(
+            table["geometry"], pa.array(VERIFIED, pa.string())
+        ).to_numpy()
         for name in ("E", "F", "H", "pose"):
             column = table[name].combine_chunks()
             values = column.values.to_numpy(zero_copy_only=False).reshape(len(table), -1)
-            geometries[name] = np.where(column.is_valid().to_numpy(zero_copy_only=False)[:, None], values, np.nan)
+            geometries[name] = np.where(
+                column.is_valid().to_numpy(zero_copy_only=False)[:, None], values, np.nan
+            )
 
         lengths, columns = [], []
         for name in ("keypoints0", "keypoints1", "scores", "inliers"):
             column = table[name].combine_chunks()
             lengths.append(pc.fill_null(pc.list_value_length(column), 0).to_numpy())
             flat = column.flatten()
-            columns.append((flat.flatten() if name.startswith("key") else flat).to_numpy(zero_copy_only=False))
+            columns.append(
+                (flat.flatten() if name.startswith("key") else flat).to_numpy(zero_copy_only=False)
+            )
         if any((length != lengths[0]).any() for length in lengths):
-            raise ReconstructionError(f"{source}: lists of one pair differ in length; match this shard again.")
+            raise ReconstructionError(
+                f"{source}: lists of one pair differ in length; match this shard again."
+            )
         inliers = columns[3]
-        xy0, xy1, scores = columns[0].reshape(-1, 2)[inliers], columns[1].reshape(-1, 2)[inliers], columns[2][inliers]
+        xy0, xy1, scores = (
+            columns[0].reshape(-1, 2)[inliers],
+            columns[1].reshape(-1, 2)[inliers],
+            columns[2][inliers],
+        )
         pair = np.repeat(np.arange(len(pairs)), lengths[0])[inliers]
-        good = np.isfinite(xy0).all(axis=1) & np.isfinite(xy1).all(axis=1) & np.isfinite(scores) & (scores >= 0)
+        good = (
+            np.isfinite(xy0).all(axis=1)
+            & np.isfinite(xy1).all(axis=1)
+            & np.isfinite(scores)
+            & (scores >= 0)
+        )
         if not good.all():
             raise ReconstructionError(
                 f"{source}: holds coordinates or scores that are not finite; match this shard again."
             )
         if (pairs["image0"] == pairs["image1"]).any():
-            raise ReconstructionError(f"{source}: holds an image matched with itself; plan the pairs again.")
+            raise ReconstructionError(
+                f"{source}: holds an image matched with itself; plan the pairs again."
+            )
 
         inside = np.ones(len(pair), bool)
         for xy, side in ((xy0, "image0"), (xy1, "image1")):
@@ -151,7 +194,9 @@ class MatchSpool:
         observed = np.empty((2, int(inside.sum())), OBSERVATION)
         observed["xy"], observed["score"] = (xy0[inside], xy1[inside]), scores[inside]
         images = np.concatenate([pairs["image0"], pairs["image1"]])
-        starts = self.observations.append(self._bucket(images), np.tile(pairs["length"], 2), observed.ravel())
+        starts = self.observations.append(
+            self._bucket(images), np.tile(pairs["length"], 2), observed.ravel()
+        )
         pairs["start"] = starts.reshape(2, -1).T
         first = self._bucket(np.minimum(pairs["image0"], pairs["image1"]))
         pairs["row"] = self.geometries.append(first, np.ones(len(pairs), np.int64), geometries)
@@ -173,17 +218,25 @@ class MatchSpool:
         """(P,) PAIR, each two images once, ordered by image numbers, the lower one first."""
         pairs = np.concatenate(self.rows) if self.rows else np.zeros(0, PAIR)
         self.rows = []
-        low, high = np.minimum(pairs["image0"], pairs["image1"]), np.maximum(pairs["image0"], pairs["image1"])
-        order = np.lexsort((-pairs["length"], high, low))  # of a repeated pair, the one with most inliers
+        low, high = (
+            np.minimum(pairs["image0"], pairs["image1"]),
+            np.maximum(pairs["image0"], pairs["image1"]),
+        )
+        # of a repeated pair, the one with most inliers
+        order = np.lexsort((-pairs["length"], high, low))
         repeated = np.zeros(len(pairs), bool)
         repeated[1:] = (np.diff(low[order]) == 0) & (np.diff(high[order]) == 0)
         self.duplicates = int(repeated.sum())
         return pairs[order[~repeated]]
 
-    def merge_images(self, pairs: np.ndarray, radii: np.ndarray) -> Iterator[tuple[int, MergedKeypoints]]:
-        """For runs of consecutive images (first row, their keypoints); notes each observation's keypoint.
+    def merge_images(
+        self, pairs: np.ndarray, radii: np.ndarray
+    ) -> Iterator[tuple[int, MergedKeypoints]]:
+        """For runs of consecutive images (first row, their keypoints); notes each observation's
+        keypoint.
 
-        pairs: PAIR rows of `finish`, whose `start` is changed; radii: (N,) merge radius of each image, pixels.
+        pairs: PAIR rows of `finish`, whose `start` is changed; radii: (N,) merge radius of each
+        image, pixels.
         """
         image = np.concatenate([pairs["image0"], pairs["image1"]])
         order = np.argsort(image, kind="stable")  # entry e is side e // P of pair e % P
@@ -205,15 +258,21 @@ class MatchSpool:
                 pairs["start"][pair[entries], side[entries]] = placed
                 yield begin, merged
 
-    def merge_pairs(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
-        """After `merge_images`: for runs of consecutive pairs (PAIR, GEOMETRY, (m, 2) uint32 keypoints each)."""
+    def merge_pairs(
+        self, pairs: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
+        """After `merge_images`: for runs of consecutive pairs (PAIR, GEOMETRY, (m, 2) uint32
+        keypoints each).
+        """
         low = np.minimum(pairs["image0"], pairs["image1"])
         for bucket, images in enumerate(self._ranges_of_images()):
             merged, geometries = self.merged.take(bucket), self.geometries.take(bucket)
             for begin, end in _batches(pairs["length"], *np.searchsorted(low, images)):
                 lengths = pairs["length"][begin:end]
                 of_pair = np.repeat(np.arange(end - begin), lengths)
-                sides = [merged[_ranges(pairs["start"][begin:end, side], lengths)] for side in (0, 1)]
+                sides = [
+                    merged[_ranges(pairs["start"][begin:end, side], lengths)] for side in (0, 1)
+                ]
                 indices = np.stack([side["keypoint"] for side in sides], axis=1)
                 kept = merge_matches(of_pair, indices[:, 0], indices[:, 1], sides[0]["score"])
                 bounds = np.searchsorted(of_pair[kept], np.arange(1, end - begin))

@@ -38,7 +38,10 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class ReconstructionSummary:
-    """What was imported and mapped. `models` is empty where nothing could be mapped, and `notes` say why."""
+    """What was imported and mapped.
+
+    `models` is empty where nothing could be mapped, and `notes` say why.
+    """
 
     output: Path
     database: ImportSummary
@@ -60,7 +63,8 @@ class ReconstructionSummary:
                 f"model {number}:  {model.images} of {data.images} images registered, {model.points} points",
                 f"          mean track length {model.track_length:.2f}, mean reprojection error "
                 f"{model.error:.3f} px, {model.observations / model.images:.0f} observations per image",
-                f"          focal length {median:.1f} px" + (f" ({low:.1f} to {high:.1f})" if high > low else ""),
+                f"          focal length {median:.1f} px"
+                + (f" ({low:.1f} to {high:.1f})" if high > low else ""),
             ]
         left_out = {
             "repeated pairs": data.duplicate_pairs,
@@ -69,6 +73,8 @@ class ReconstructionSummary:
         }
         lines += [f"left out: {count} {what}" for what, count in left_out.items() if count]
         if self.unregistered and self.models:
-            shown = ", ".join(self.unregistered[:20]) + (", …" if len(self.unregistered) > 20 else "")
+            shown = ", ".join(self.unregistered[:20]) + (
+                ", …" if len(self.unregistered) > 20 else ""
+            )
             lines.append(f"not registered: {len(self.unregistered)} images: {shown}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)]) + "\n"

@@ -20,14 +20,20 @@ def draw_reconstruction(
 ) -> Image.Image:
     """The reconstructed points with their cameras, from behind the cameras and from above.
 
-    points: (n, 3) in any frame and scale; colours: (n, 3) uint8. centres: (m, 3) of the cameras, rotations:
-    (m, 3, 3) world to camera; up is where most cameras have it. panel: width, height of each of the two views
-    in pixels. A few points far from the others do not spoil the scale. Raises ValueError without a camera.
+    points: (n, 3) in any frame and scale; colours: (n, 3) uint8. centres: (m, 3) of the cameras,
+    rotations: (m, 3, 3) world to camera; up is where most cameras have it. panel: width, height of
+    each of the two views in pixels. A few points far from the others do not spoil the scale. Raises
+    ValueError without a camera.
     """
-    points, centres = np.asarray(points, float).reshape(-1, 3), np.asarray(centres, float).reshape(-1, 3)
+    points, centres = (
+        np.asarray(points, float).reshape(-1, 3),
+        np.asarray(centres, float).reshape(-1, 3),
+    )
     rotations = np.asarray(rotations, float).reshape(-1, 3, 3)
     if len(centres) == 0 or len(centres) != len(rotations):
-        raise ValueError(f"{len(centres)} camera centres and {len(rotations)} rotations: give one or more of both.")
+        raise ValueError(
+            f"{len(centres)} camera centres and {len(rotations)} rotations: give one or more of both."
+        )
     finite = np.isfinite(points).all(1)
     points, colours = points[finite], np.asarray(colours).reshape(-1, 3)[finite]
 
@@ -42,13 +48,18 @@ def draw_reconstruction(
     apart[np.arange(len(centres)), np.arange(len(centres))] = np.inf
     size = float(np.clip(0.6 * np.median(apart.min(1)), 0.015 * extent, 0.05 * extent))
     middle = 0.5 * (low + high)
-    points, wires = (points - middle) @ frame.T, (_frusta(centres, rotations, size) - middle) @ frame.T
+    points, wires = (
+        (points - middle) @ frame.T,
+        (_frusta(centres, rotations, size) - middle) @ frame.T,
+    )
     width, height = panel
     canvas = Image.new("RGB", (2 * width + 2, height + 30), BACKGROUND)
     eye = 0.8 * extent + float(np.linalg.norm(centres - middle, axis=1).max())  # behind all cameras
     views = [("from behind the cameras", 28.0, 18.0, eye), ("from above", 90.0, 0.0, np.inf)]
     for k, (name, elevation, turn, distance) in enumerate(views):
-        canvas.paste(_view(points, colours, wires, elevation, turn, distance, panel), (k * (width + 2), 30))
+        canvas.paste(
+            _view(points, colours, wires, elevation, turn, distance, panel), (k * (width + 2), 30)
+        )
         write_text(canvas, (k * (width + 2) + 12, 36), name, 13)
     ImageDraw.Draw(canvas).line((width, 30, width, height + 30), fill=(44, 48, 56), width=2)
     found = f"{finite.sum()} points, {len(centres)} cameras"
@@ -65,7 +76,8 @@ def _view(
     distance: float,
     panel: tuple[int, int],
 ) -> Image.Image:
-    """Points (n, 3) and camera wires (k, 3), z up, seen from a direction in degrees; nearer ones hide others.
+    """Points (n, 3) and camera wires (k, 3), z up, seen from a direction in degrees; nearer ones
+    hide others.
 
     distance: of the eye from the origin; at infinity there is no perspective.
     """
@@ -91,7 +103,9 @@ def _view(
         near, far = np.percentile(seen[:, 2], [2, 98])
         fade = 1 - 0.3 * np.clip((seen[:, 2] - near) / max(far - near, 1e-9), 0, 1)
     every = np.concatenate([seen, wire])
-    colour = np.concatenate([colours * fade[:, None], np.tile(np.array(FRUSTUM, float), (len(wire), 1))])
+    colour = np.concatenate(
+        [colours * fade[:, None], np.tile(np.array(FRUSTUM, float), (len(wire), 1))]
+    )
     # Sparse clouds get larger dots. The radius is in pixels of the enlarged canvas.
     radius = np.clip(0.25 * np.sqrt(size.prod() / max(len(seen), 1)), 1.5, 4)
     image = np.empty((*size[::-1], 3), np.uint8)
@@ -104,7 +118,9 @@ def _view(
     return Image.fromarray(image).resize(panel, Image.Resampling.BOX)
 
 
-def _splat(image: np.ndarray, x: np.ndarray, y: np.ndarray, colour: np.ndarray, radius: np.ndarray) -> None:
+def _splat(
+    image: np.ndarray, x: np.ndarray, y: np.ndarray, colour: np.ndarray, radius: np.ndarray
+) -> None:
     """Paint round dots in the order given, in place."""
     reach = int(np.ceil(radius.max())) if len(radius) else 0
     offset = np.arange(-reach, reach + 1)
@@ -126,13 +142,26 @@ def _frusta(centres: np.ndarray, rotations: np.ndarray, size: float) -> np.ndarr
     tip = np.zeros(3)
     a, b, c, d = np.array([[-0.6, -0.45, 1], [0.6, -0.45, 1], [0.6, 0.45, 1], [-0.6, 0.45, 1]])
     roof = np.array([0, -0.7, 1])
-    edges = [(tip, a), (tip, b), (tip, c), (tip, d), (a, b), (b, c), (c, d), (d, a), (a, roof), (b, roof)]
+    edges = [
+        (tip, a),
+        (tip, b),
+        (tip, c),
+        (tip, d),
+        (a, b),
+        (b, c),
+        (c, d),
+        (d, a),
+        (a, roof),
+        (b, roof),
+    ]
     along = np.linspace(0, 1, 120)[:, None]
     pyramid = size * np.concatenate([start + along * (stop - start) for start, stop in edges])
-    return (pyramid @ rotations + centres[:, None]).reshape(-1, 3)
+    points: np.ndarray = pyramid @ rotations + centres[:, None]
+    return points.reshape(-1, 3)
 
 
 def _unit(vector: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
     """The direction of a vector; of the other one where it has none (cameras that look all ways)."""
-    length = np.linalg.norm(vector)
-    return vector / length if length > 1e-3 else otherwise / np.linalg.norm(otherwise)
+    chosen = vector if np.linalg.norm(vector) > 1e-3 else otherwise
+    direction: np.ndarray = chosen / np.linalg.norm(chosen)
+    return direction

@@ -27,14 +27,19 @@ def draw_matches(
     """Two images side by side with a line from each keypoint to its match.
 
     image0, image1: Pillow images, or uint8 (h, w) or (h, w, 3); drawn `height` pixels high.
-    keypoints0, keypoints1: (n, 2) x, y in pixels of the images, (0, 0) at the centre of the top-left one.
-    inliers: (n,) bool, drawn green over the others in red; None colours lines by their place in image 0.
-    most: lines drawn; of more matches a sample, the same at every call. The title line counts all of them.
+    keypoints0, keypoints1: (n, 2) x, y in pixels of the images, (0, 0) at the centre of the
+    top-left one.
+    inliers: (n,) bool, drawn green over the others in red; None colours lines by their place in
+    image 0.
+    most: lines drawn; of more matches a sample, the same at every call. The title line counts all
+    of them.
     Raises ValueError for arrays of different lengths.
     """
     count = len(keypoints0)
     if len(keypoints1) != count or (inliers is not None and len(inliers) != count):
-        raise ValueError("keypoints0, keypoints1 and inliers must have one row a match, as many in each.")
+        raise ValueError(
+            "keypoints0, keypoints1 and inliers must have one row a match, as many in each."
+        )
     pictures = [_picture(image) for image in (image0, image1)]
     scales = [height / picture.height for picture in pictures]
     panels = [
@@ -80,9 +85,11 @@ def draw_ranking(
 ) -> Image.Image:
     """A query on the left, and on the right its candidates in several orders, a row each.
 
-    query: a picture as in `draw_matches`, None where it cannot be read, as for every candidate. title: above it.
-    rows: by their label, of every candidate its picture, two lines below it, and whether it is true: framed green or
-    red, None in grey. cell: width and height of a picture, pixels; a picture keeps its shape.
+    query: a picture as in `draw_matches`, None where it cannot be read, as for every candidate.
+    title: above it.
+    rows: by their label, of every candidate its picture, two lines below it, and whether it is
+    true: framed green or red, None in grey. cell: width and height of a picture, pixels; a picture
+    keeps its shape.
     """
     gap, bar, lines = 8, 28, 36
     width, height = cell[0] + gap, cell[1] + lines
@@ -121,9 +128,13 @@ def _frame(
         scale = min((cell[0] - 2 * border) / fitted.width, (cell[1] - 2 * border) / fitted.height)
         size = max(1, round(fitted.width * scale)), max(1, round(fitted.height * scale))
         fitted = fitted.resize(size, Image.Resampling.LANCZOS)
-        canvas.paste(fitted, (x + (cell[0] - fitted.width) // 2, y + (cell[1] - fitted.height) // 2))
+        canvas.paste(
+            fitted, (x + (cell[0] - fitted.width) // 2, y + (cell[1] - fitted.height) // 2)
+        )
     colour = (90, 96, 106) if true is None else GOOD if true else BAD
-    ImageDraw.Draw(canvas).rectangle((x, y, x + cell[0] - 1, y + cell[1] - 1), outline=colour, width=border)
+    ImageDraw.Draw(canvas).rectangle(
+        (x, y, x + cell[0] - 1, y + cell[1] - 1), outline=colour, width=border
+    )
 
 
 def _fitting(text: str, width: float, size: int) -> str:
@@ -146,7 +157,9 @@ def _by_place(place: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def _picture(image: np.ndarray | Image.Image) -> Image.Image:
-    return (image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))).convert("RGB")
+    return (
+        image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+    ).convert("RGB")
 
 
 def write_text(canvas: Image.Image, at: tuple[int, int], text: str, size: int) -> None:

@@ -19,13 +19,19 @@ DRAWN = 6  # candidates of a drawn query
 
 
 def draw_rankings(found: Reranking) -> list[str]:
-    """Draw the queries that moved most, by average precision or else by their margin, as `pictures/<n>.png` beside the
-    tables; the names of the pictures. Those of an earlier command are removed."""
+    """Draw the queries that moved most, by average precision or else by their margin, as
+    `pictures/<n>.png` beside the tables; the names of the pictures. Those of an earlier command are
+    removed.
+    """
     task, ranking, queries = found.task, found.ranking, found.queries
     folder = Folder(task.options.run.output, task.options.run.storage)
     moved = np.abs(pc.subtract(queries["ap_after"], queries["ap_before"]).to_numpy())
     changed = pc.not_equal(queries["first_before"], queries["first_after"]).to_numpy()
-    by = (-queries["margin"].to_numpy(), ~changed) if task.positives is None else (-np.nan_to_num(moved),)
+    by = (
+        (-queries["margin"].to_numpy(), ~changed)
+        if task.positives is None
+        else (-np.nan_to_num(moved),)
+    )
     truth = set(np.flatnonzero(task.true))
     pictures = []
     for number, row in enumerate(np.lexsort(by)[: task.options.draw]):
@@ -40,7 +46,8 @@ def draw_rankings(found: Reranking) -> list[str]:
                 (
                     _photograph(task.parts["database"], one["candidate"], task.options),
                     one["candidate"],
-                    f"{one[key]}  ·  {_said(one)}" + (f"  ·  was {one['retrieval_rank']}" if key == "rank" else ""),
+                    f"{one[key]}  ·  {_said(one)}"
+                    + (f"  ·  was {one['retrieval_rank']}" if key == "rank" else ""),
                     None if task.positives is None else one["candidate"] in true,
                 )
                 for one in shown
@@ -49,13 +56,18 @@ def draw_rankings(found: Reranking) -> list[str]:
         picture.save(data := io.BytesIO(), "PNG")
         pictures.append(f"pictures/{number:02}.png")
         folder.publish(pictures[-1], data.getvalue())
-    for name in set(folder.names("pictures")) - set(pictures):  # of an earlier command, with another order
+    # of an earlier command, with another order
+    for name in set(folder.names("pictures")) - set(pictures):
         folder.remove(name)
     return pictures
 
 
 def _said(row: dict[str, Any]) -> str:
-    return f"{row['num_inliers']} inliers" if row["num_inliers"] is not None else row["reason"] or row["status"]
+    return (
+        f"{row['num_inliers']} inliers"
+        if row["num_inliers"] is not None
+        else row["reason"] or row["status"]
+    )
 
 
 def _photograph(folder: Folder, name: str, options: RerankOptions) -> np.ndarray | None:

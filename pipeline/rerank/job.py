@@ -1,15 +1,17 @@
-"""Rerank retrieval's candidates by matching them: rounds of pairs, each a run of the main job, and what they say.
+"""Rerank retrieval's candidates by matching them: rounds of pairs, each a run of the main job, and
+what they say.
 
 rounds/<n>/                        the pairs of round n, a run folder as the main job writes it
 ranking.parquet, .csv, .trec       every candidate of every query in its new place
 queries.parquet, .csv              what became of every query
-evaluation.json                    recall and average precision before and after, where a truth is given
-failures/candidates.parquet        lines of the list that cannot be matched
+evaluation.json                    recall and average precision before and after, where a truth is
+given failures/candidates.parquet        lines of the list that cannot be matched
 summary.json                       counts of it all
 
-All candidates are one round. Where the first `top` places are all that is wanted, rounds grow from ROUND candidates a
-query, each twice the last, and a query whose places are decided has no pairs in the next: see `ranking.decided`.
-A pair of one folder that is asked for in both directions is matched once.
+All candidates are one round. Where the first `top` places are all that is wanted, rounds grow from
+ROUND candidates a query, each twice the last, and a query whose places are decided has no pairs in
+the next: see `ranking.decided`. A pair of one folder that is asked for in both directions is
+matched once.
 """
 
 from __future__ import annotations
@@ -39,10 +41,15 @@ from pipeline.vocabulary import CandidateStatus, Score
 
 ROUND = 5  # candidates a query in the first round
 # The columns of MATCHES that a score needs.
-READ = {Score.INLIERS: (), Score.RATIO: ("scores",), Score.SUM: ("scores", "inliers")}
+READ: dict[str, tuple[str, ...]] = {
+    Score.INLIERS: (),
+    Score.RATIO: ("scores",),
+    Score.SUM: ("scores", "inliers"),
+}
 
 
-Matcher = Callable[[RunOptions], Any]  # the main job: its options → its summary, or the counts of its plan
+# the main job: its options → its summary, or the counts of its plan
+Matcher = Callable[[RunOptions], Any]
 
 
 def round_sizes(longest: int, adaptive: bool) -> list[int]:
@@ -54,7 +61,10 @@ def round_sizes(longest: int, adaptive: bool) -> list[int]:
 
 
 class RerankSummary(TypedDict):
-    """What a reranking came to. pairs: matched; saved_pairs: planned and not needed; failed: candidates by reason."""
+    """What a reranking came to.
+
+    pairs: matched; saved_pairs: planned and not needed; failed: candidates by reason.
+    """
 
     queries: int
     candidates: int
@@ -96,7 +106,12 @@ def rerank_candidates(
     dry_run: bool = False,
 ) -> Reranking | None:
     """The reranking job, all its rounds on one executor; see `rerank`. None of a dry run."""
-    match = partial(estimate_run if dry_run else match_photographs, executor=executor, actors=actors, listen=listen)
+    match = partial(
+        estimate_run if dry_run else match_photographs,
+        executor=executor,
+        actors=actors,
+        listen=listen,
+    )
     return rerank(options, match, listen, dry_run)
 
 
@@ -105,11 +120,12 @@ def rerank(
 ) -> Reranking | None:
     """Match candidates in rounds, order them, write and return the results.
 
-    match: carries out a round, a run of the main job, as `match_photographs` does; of a dry run it plans only, as
-    `estimate_run`. The first round that is not done is planned then, and all that may come after it, at most; nothing is
-    written and None returned.
-    Whatever is wrong with the arguments is raised before any work, as `Run` does, and PairListError for lists.
-    The results depend on the arguments alone; a command that was stopped goes on where it was.
+    match: carries out a round, a run of the main job, as `match_photographs` does; of a dry run it
+    plans only, as `estimate_run`. The first round that is not done is planned then, and all that
+    may come after it, at most; nothing is written and None returned.
+    Whatever is wrong with the arguments is raised before any work, as `Run` does, and PairListError
+    for lists. The results depend on the arguments alone; a command that was stopped goes on where
+    it was.
     """
     started = time.monotonic()
     task = RerankTask(options)
@@ -167,7 +183,9 @@ def rerank(
         "saved_pairs": counts["pairs"] - matched,
         "rounds": history,
         **{status.value: statuses[status] for status in kinds},
-        "failed": dict(sorted(Counter(reason for reason in ranking["reason"].to_pylist() if reason).items())),
+        "failed": dict(
+            sorted(Counter(reason for reason in ranking["reason"].to_pylist() if reason).items())
+        ),
         "gated_queries": int(final.gated.sum()),
         "changed_first": pc.sum(changed).as_py(),
         "options": {
@@ -185,4 +203,7 @@ def rerank(
 def _results(folder: Folder, names: pa.Array, score: str) -> list[pa.Table]:
     """What `pair_scores` gives of every pair of a finished run."""
     columns = ("image0", "image1", "status", "reason", "num_inliers", *READ[score])
-    return [pair_scores(folder.read_table(name, columns), names, score) for name in folder.names("matches")]
+    return [
+        pair_scores(folder.read_table(name, columns), names, score)
+        for name in folder.names("matches")
+    ]

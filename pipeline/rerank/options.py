@@ -13,10 +13,12 @@ from pipeline.vocabulary import Score
 class RerankOptions:
     """What a reranking is asked to do.
 
-    run: the main job's options; `images` are the folders by the labels query and database, `pairs` stays empty.
+    run: the main job's options; `images` are the folders by the labels query and database, `pairs`
+    stays empty.
     candidates, truth: lists, see `read_candidates` and `read_truth`. score: one of `Score`.
     budget: most candidates of a query that are matched. saturation: scores above it count as equal.
-    top: places that must be final; the rest of a query's pairs are left out once they are. It needs a saturation.
+    top: places that must be final; the rest of a query's pairs are left out once they are. It needs
+    a saturation.
     gate: inliers, see `ranking.order`; None takes the least that a verified pair has, 0 is no gate.
     draw: number of queries to draw.
     """
@@ -34,12 +36,19 @@ class RerankOptions:
     def __post_init__(self) -> None:
         if self.score not in tuple(Score):
             raise ArgumentError(f"score {self.score!r}: choose {', '.join(Score)}.")
-        if min(value for value in (self.budget, self.top, 1) if value is not None) < 1 or self.draw < 0:
-            raise ArgumentError("budget and top must be at least 1, and the number of drawn queries not negative.")
+        if (
+            min(value for value in (self.budget, self.top, 1) if value is not None) < 1
+            or self.draw < 0
+        ):
+            raise ArgumentError(
+                "budget and top must be at least 1, and the number of drawn queries not negative."
+            )
         if self.saturation is not None and not self.saturation > 0:
             raise ArgumentError(f"saturation must be above 0, not {self.saturation}.")
         if self.top is not None and self.saturation is None:
-            raise ArgumentError("top needs a saturation: without one a later candidate may always have more support.")
+            raise ArgumentError(
+                "top needs a saturation: without one a later candidate may always have more support."
+            )
 
     @property
     def least_margin(self) -> int:

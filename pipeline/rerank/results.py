@@ -18,13 +18,19 @@ from pipeline.tables import QUERIES, RANKING
 from pipeline.vocabulary import CandidateStatus
 
 
-def ranking_table(candidates: Candidates, found: Support, final: Order, saturation: float | None) -> pa.Table:
+def ranking_table(
+    candidates: Candidates, found: Support, final: Order, saturation: float | None
+) -> pa.Table:
     """A table of RANKING, by query and rank."""
     known = found.known & ~found.failed
     cases = [found.failed, ~found.known, found.inliers > 0]
     status = np.select(
         cases,
-        [CandidateStatus.FAILED.value, CandidateStatus.SKIPPED.value, CandidateStatus.VERIFIED.value],
+        [
+            CandidateStatus.FAILED.value,
+            CandidateStatus.SKIPPED.value,
+            CandidateStatus.VERIFIED.value,
+        ],
         CandidateStatus.UNVERIFIED.value,
     )
     columns = {
@@ -43,7 +49,9 @@ def ranking_table(candidates: Candidates, found: Support, final: Order, saturati
     return table.take(pa.array(np.argsort(starts + final.rank)))
 
 
-def judged(task: RerankTask, found: Support, by_support: Order, final: Order) -> tuple[dict[str, Any], pa.Table]:
+def judged(
+    task: RerankTask, found: Support, by_support: Order, final: Order
+) -> tuple[dict[str, Any], pa.Table]:
     """Measures before and after, empty without a truth, and a table of QUERIES."""
     candidates, count = task.candidates, len(final.margin)
     starts = candidates.starts[:-1]
@@ -52,7 +60,9 @@ def judged(task: RerankTask, found: Support, by_support: Order, final: Order) ->
     columns: dict[str, pa.Array] = {
         "query": task.queries,
         "candidates": pa.array(np.diff(candidates.starts), pa.int32()),
-        "matched": pa.array(np.bincount(task.query, found.known & ~found.failed, count), pa.int32()),
+        "matched": pa.array(
+            np.bincount(task.query, found.known & ~found.failed, count), pa.int32()
+        ),
         "margin": pa.array(final.margin),
         "gated": pa.array(final.gated),
         "first_before": candidates.candidate.take(pa.array(starts)),
@@ -65,7 +75,10 @@ def judged(task: RerankTask, found: Support, by_support: Order, final: Order) ->
             "reranked": final.rank,
             "reranked without the gate": by_support.rank,
         }
-        judged = {label: judge(task.query, rank, task.true, task.positives) for label, rank in ranks.items()}
+        judged = {
+            label: judge(task.query, rank, task.true, task.positives)
+            for label, rank in ranks.items()
+        }
         before, after = judged["retrieval"], judged["reranked"]
         evaluation = {
             "queries": int((task.positives > 0).sum()),
@@ -84,7 +97,11 @@ def judged(task: RerankTask, found: Support, by_support: Order, final: Order) ->
 
 
 def publish_results(
-    folder: Folder, ranking: pa.Table, queries: pa.Table, failures: pa.Table, evaluation: dict[str, Any]
+    folder: Folder,
+    ranking: pa.Table,
+    queries: pa.Table,
+    failures: pa.Table,
+    evaluation: dict[str, Any],
 ) -> None:
     folder.publish_table("failures/candidates.parquet", failures)
     for name, table in (("ranking", ranking), ("queries", queries)):

@@ -21,40 +21,60 @@ from pipeline.store.retries import redacted
 
 
 class RerankTask:
-    """What is asked, read and checked: candidates, truth, and pairs (N,) the key of every candidate's, −1 for none."""
+    """What is asked, read and checked: candidates, truth, and pairs (N,) the key of every
+    candidate's, −1 for none.
+    """
 
     def __init__(self, options: RerankOptions) -> None:
         run = options.run
         assert isinstance(run.images, dict)
         self.options = options
-        self.parts = {label: Folder(run.images[label], run.storage) for label in ("query", "database")}
+        self.parts = {
+            label: Folder(run.images[label], run.storage) for label in ("query", "database")
+        }
         places = {label: place(folder) for label, folder in self.parts.items()}
         one = places["query"] == places["database"]
         self.images = run.images["query"] if one else run.images
         self.names = pa.array(list_images(image_source(self.images, run.storage)), pa.string())
         prefix = {label: "" if one else f"{label}/" for label in self.parts}
         known = {
-            label: pc.utf8_slice_codeunits(self.names.filter(pc.starts_with(self.names, start)), len(start), None)
+            label: pc.utf8_slice_codeunits(
+                self.names.filter(pc.starts_with(self.names, start)), len(start), None
+            )
             for label, start in prefix.items()
         }
 
         def same(query: pa.Array, candidate: pa.Array) -> pa.Array:
-            return pc.equal(*(_joined(places[k], side) for k, side in (("query", query), ("database", candidate))))
+            return pc.equal(
+                *(
+                    _joined(places[k], side)
+                    for k, side in (("query", query), ("database", candidate))
+                )
+            )
 
-        self.candidates = read_candidates(options.candidates, known["query"], known["database"], same, run.storage)
+        self.candidates = read_candidates(
+            options.candidates, known["query"], known["database"], same, run.storage
+        )
         names = (self.candidates.query, self.candidates.candidate)
         sides = (_joined(start, side) for start, side in zip(prefix.values(), names, strict=True))
-        self.longest = min(options.budget or len(self.candidates.rank), int(self.candidates.rank.max()))
-        # Beyond the budget a candidate has no pair, even where another query asks for the same one: what a query is
-        # reranked by must not depend on how far the others got.
-        self.pairs = np.where(self.candidates.rank <= self.longest, pair_keys(self.names, *sides), -1)
+        self.longest = min(
+            options.budget or len(self.candidates.rank), int(self.candidates.rank.max())
+        )
+        # Beyond the budget a candidate has no pair, even where another query asks for the same one:
+        # what a query is reranked by must not depend on how far the others got.
+        self.pairs = np.where(
+            self.candidates.rank <= self.longest, pair_keys(self.names, *sides), -1
+        )
         self.query = np.cumsum(self.candidates.rank == 1) - 1
         self.true = np.zeros(len(self.pairs), bool)  # of every candidate
-        self.positives: np.ndarray | None = None  # (Q,) true images of every query, None without a truth
+        # (Q,) true images of every query, None without a truth
+        self.positives: np.ndarray | None = None
         self.others = 0  # queries of the truth without candidates
         if options.truth is not None:
             truth = read_truth(options.truth, run.storage)
-            self._judge_by(options.truth, truth.filter(pc.invert(same(truth["query"], truth["candidate"]))))
+            self._judge_by(
+                options.truth, truth.filter(pc.invert(same(truth["query"], truth["candidate"])))
+            )
 
     @property
     def queries(self) -> pa.Array:
@@ -68,7 +88,9 @@ class RerankTask:
         return replace(self.options.run, images=self.images, output=output, pairs=pairs)
 
     def counts(self) -> dict[str, int]:
-        """What is asked: queries, candidates, distinct pairs; repeated and unusable lines of the list."""
+        """What is asked: queries, candidates, distinct pairs; repeated and unusable lines of the
+        list.
+        """
         return {
             "queries": len(self.queries),
             "candidates": len(self.candidates.rank),
@@ -95,10 +117,15 @@ class RerankTask:
         self.positives, self.others = positives, counts.num_rows - int((positives > 0).sum())
         if not positives.any():
             example = self.queries[0].as_py()
-            raise PairListError(f"{redacted(name)}: names none of the queries, {example} for one; check their names.")
+            raise PairListError(
+                f"{redacted(name)}: names none of the queries, {example} for one; check their names."
+            )
         keys = (
             pc.binary_join_element_wise(*sides, "\n")
-            for sides in ((self.candidates.query, self.candidates.candidate), (truth["query"], truth["candidate"]))
+            for sides in (
+                (self.candidates.query, self.candidates.candidate),
+                (truth["query"], truth["candidate"]),
+            )
         )
         mine, theirs = keys
         self.true = pc.is_in(mine, value_set=theirs.combine_chunks()).to_numpy(zero_copy_only=False)

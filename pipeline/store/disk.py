@@ -13,7 +13,9 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 def walk(top: str, root: str, recursive: bool, follow_links: bool) -> list[str]:
-    """Names, relative to `root`, of the files below `top`. A name that is not UTF-8 has its bytes escaped.
+    """Names, relative to `root`, of the files below `top`.
+
+    A name that is not UTF-8 has its bytes escaped.
 
     Raises OSError where a folder cannot be read.
     """
@@ -31,12 +33,18 @@ def walk(top: str, root: str, recursive: bool, follow_links: bool) -> list[str]:
             if real in seen:
                 folders[:], files = [], []
             seen.add(real)
-        found += [(stem + name).removeprefix("./").encode(errors="backslashreplace").decode() for name in files]
+        found += [
+            (stem + name).removeprefix("./").encode(errors="backslashreplace").decode()
+            for name in files
+        ]
     return found
 
 
 def replace(path: str, data: bytes | pa.Buffer, exclusive: bool = False) -> None:
-    """Write a file whole: readers see the old one or the new one. exclusive: raise FileExistsError where there is one."""
+    """Write a file whole: readers see the old one or the new one.
+
+    exclusive: raise FileExistsError where there is one.
+    """
     folder, base = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{base[:150]}.{uuid.uuid4().hex}.tmp")
@@ -59,7 +67,12 @@ def replace(path: str, data: bytes | pa.Buffer, exclusive: bool = False) -> None
 def sweep(top: str) -> int:
     """Remove the temporary files of killed writers below a folder, and count them."""
     found = os.walk(top)
-    stale = [os.path.join(base, name) for base, _, files in found for name in files if TEMPORARY.fullmatch(name)]
+    stale = [
+        os.path.join(base, name)
+        for base, _, files in found
+        for name in files
+        if TEMPORARY.fullmatch(name)
+    ]
     for path in stale:
         with suppress(FileNotFoundError):  # the lock's, which is renewed meanwhile
             os.remove(path)

@@ -1,8 +1,8 @@
 """Folders on a local disk or in an object store: list, read, publish whole, mark done.
 
-Everything a run reads or writes goes through `Folder`. Two promises carry the rest of the pipeline: a file
-that exists was written whole (a killed job leaves nothing half-written to be read), and a name never leads
-out of its folder.
+Everything a run reads or writes goes through `Folder`. Two promises carry the rest of the pipeline:
+a file that exists was written whole (a killed job leaves nothing half-written to be read), and a
+name never leads out of its folder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -35,19 +35,24 @@ DONE = "done"
 class Folder:
     """One folder: a local path or an fsspec URL (`s3://bucket/photos`, `https://…`, `file://…`).
 
-    Names are POSIX paths relative to the folder. A name that is absolute, holds `..` or a backslash, or leads
-    out of a local folder through a symbolic link raises `StorageError`. Reading raises `FileNotFoundError`
-    and `PermissionError` (locally any `OSError`) at once; other troubles of a remote store are tried again
-    after growing, jittered pauses and then raise `StorageError`. Picklable: each process opens its own
-    connection.
+    Names are POSIX paths relative to the folder. A name that is absolute, holds `..` or a
+    backslash, or leads out of a local folder through a symbolic link raises `StorageError`. Reading
+    raises `FileNotFoundError` and `PermissionError` (locally any `OSError`) at once; other troubles
+    of a remote store are tried again after growing, jittered pauses and then raise `StorageError`.
+    Picklable: each process opens its own connection.
 
-    url: the folder; it need not exist before the first `publish`. A local path is made absolute at once, so
+    url: the folder; it need not exist before the first `publish`. A local path is made absolute at
+    once, so
         that a process with another working directory finds the same folder.
-    options: keyword arguments of the fsspec filesystem (endpoint, credentials); never part of a message. A dictionary
-        under the name of a protocol is for its URLs alone; what stands outside goes to no web server.
+    options: keyword arguments of the fsspec filesystem (endpoint, credentials); never part of a
+    message. A dictionary
+        under the name of a protocol is for its URLs alone; what stands outside goes to no web
+        server.
     follow_links: let symbolic links lead out of a local folder, and list the folders they point to.
-    attempts, pause: tries per remote operation, and seconds before the second (doubled for each next).
-    patience: seconds a try may take, so that a store which answers slowly or never is an error like others.
+    attempts, pause: tries per remote operation, and seconds before the second (doubled for each
+    next).
+    patience: seconds a try may take, so that a store which answers slowly or never is an error like
+    others.
     """
 
     url: str
@@ -59,9 +64,13 @@ class Folder:
 
     def __post_init__(self) -> None:
         url = os.fspath(self.url)
-        object.__setattr__(self, "url", url if "://" in url else os.path.abspath(os.path.expanduser(url)))
+        object.__setattr__(
+            self, "url", url if "://" in url else os.path.abspath(os.path.expanduser(url))
+        )
         if self.attempts < 1 or self.pause < 0 or self.patience <= 0:
-            raise ValueError(f"attempts must be at least 1, pause at least 0 and patience above 0 seconds: {self!r}.")
+            raise ValueError(
+                f"attempts must be at least 1, pause at least 0 and patience above 0 seconds: {self!r}."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_opened"}
@@ -70,8 +79,13 @@ class Folder:
         return f"Folder({self.shown!r})"
 
     @classmethod
-    def of_file(cls, url: str | os.PathLike[str], options: dict[str, Any] | None = None) -> tuple[Folder, str]:
-        """A file's URL → its folder and its name there. Links are followed: a person chose this very file."""
+    def of_file(
+        cls, url: str | os.PathLike[str], options: dict[str, Any] | None = None
+    ) -> tuple[Folder, str]:
+        """A file's URL → its folder and its name there.
+
+        Links are followed: a person chose this very file.
+        """
         parent, slash, name = os.fspath(url).rstrip("/").rpartition("/")
         return cls(parent or slash or ".", options or {}, follow_links=True), name
 
@@ -102,9 +116,13 @@ class Folder:
         return f"{self.url.rstrip('/')}/{_checked(name)}"
 
     def path(self, name: str | None = None) -> str:
-        """The absolute local path of a name, or of the folder; `StorageError` where the folder is remote."""
+        """The absolute local path of a name, or of the folder; `StorageError` where the folder is
+        remote.
+        """
         if not self.local:
-            raise StorageError(f"{self.shown}: this step needs a local folder; copy it to a disk first.")
+            raise StorageError(
+                f"{self.shown}: this step needs a local folder; copy it to a disk first."
+            )
         root = self._opened[1]
         path = root if name is None else os.path.join(root, _checked(name))
         if name is not None and not self.follow_links:
@@ -118,17 +136,21 @@ class Folder:
         return f"{self._opened[1]}/{_checked(name)}"
 
     def list(self, suffixes: Sequence[str] = (), recursive: bool = True) -> Names:
-        """Sorted names of the files that end in one of `suffixes` (any case; none given: all files).
+        """Sorted names of the files that end in one of `suffixes` (any case; none given: all
+        files).
 
-        Files and folders whose name starts with a dot are left out. A name that is not UTF-8 is listed with
-        its bytes escaped by a backslash, so that reading it fails with a sentence and it is not passed over.
+        Files and folders whose name starts with a dot are left out. A name that is not UTF-8 is
+        listed with its bytes escaped by a backslash, so that reading it fails with a sentence and
+        it is not passed over.
         Raises `StorageError` where the folder is missing or cannot be read.
         """
         endings = tuple(suffix.lower() for suffix in suffixes) or ("",)
         return [name for name in self._walk("", recursive) if name.lower().endswith(endings)]
 
     def names(self, prefix: str) -> Names:
-        """Sorted names of the files directly in the subfolder `prefix`; none where it does not exist yet."""
+        """Sorted names of the files directly in the subfolder `prefix`; none where it does not
+        exist yet.
+        """
         try:
             return self._walk(_checked(prefix), recursive=False)
         except FolderAbsentError:
@@ -137,16 +159,22 @@ class Folder:
     def _walk(self, prefix: str, recursive: bool) -> Names:
         try:
             if self.local:
-                found = disk.walk(self.path(prefix or None), self._opened[1], recursive, self.follow_links)
+                found = disk.walk(
+                    self.path(prefix or None), self._opened[1], recursive, self.follow_links
+                )
             else:
                 top = f"{self._opened[1]}/{prefix}".rstrip("/")
                 found = self._walk_remote(top, recursive)
         except FileNotFoundError as error:
-            raise FolderAbsentError(f"{self.shown}: no such folder, or nothing in it; check the spelling.") from error
+            raise FolderAbsentError(
+                f"{self.shown}: no such folder, or nothing in it; check the spelling."
+            ) from error
         except NotADirectoryError as error:
             raise StorageError(f"{self.shown}: is a file; give a folder.") from error
         except PermissionError as error:
-            raise StorageError(f"{self.shown}: may not be read; check rights and credentials.") from error
+            raise StorageError(
+                f"{self.shown}: may not be read; check rights and credentials."
+            ) from error
         return sorted(name for name in found if not name.startswith(".") and "/." not in name)
 
     def _walk_remote(self, top: str, recursive: bool) -> Names:
@@ -155,7 +183,9 @@ class Folder:
         if not keys:
             self._ask("ls", top)  # to `find`, a missing bucket looks like an empty one
         start = self._opened[1] + "/"
-        return [key[len(start) :] for key in keys if key.startswith(start) and not key.endswith("/")]
+        return [
+            key[len(start) :] for key in keys if key.startswith(start) and not key.endswith("/")
+        ]
 
     def exists(self, name: str) -> bool:
         """Whether the file exists now."""
@@ -176,14 +206,16 @@ class Folder:
             return file.read(-1 if limit is None else limit + 1)
 
     def _read_remote(self, key: str, limit: int | None) -> bytes:
-        if limit is None:
-            return self._once("cat_file", key)
         try:
-            return self._once("cat_file", key, start=0, end=limit + 1)
+            ranged = {} if limit is None else {"start": 0, "end": limit + 1}
+            data: bytes = self._once("cat_file", key, **ranged)
+            return data
         except REFUSALS:
             raise
         except Exception:
-            if self._once("size", key) == 0:  # stores refuse a range of an empty object
+            if (
+                limit is not None and self._once("size", key) == 0
+            ):  # stores refuse a range of an empty object
                 return b""
             raise
 
@@ -192,27 +224,39 @@ class Folder:
         try:
             return json.loads(self.read_bytes(name))
         except ValueError as error:
-            raise StorageError(f"{self.shown}/{name}: is not JSON ({error}); restore or remove it.") from error
+            raise StorageError(
+                f"{self.shown}/{name}: is not JSON ({error}); restore or remove it."
+            ) from error
 
     def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file's table, all columns or those named; `StorageError` where it is damaged."""
-        # From a path or an Arrow buffer: through a Python file object it can abort the process at exit.
-        source = self.path(name) if self.local else pa.BufferReader(pa.py_buffer(self.read_bytes(name)))
+        # From a path or an Arrow buffer: through a Python file object it can abort the process at
+        # exit.
+        source = (
+            self.path(name) if self.local else pa.BufferReader(pa.py_buffer(self.read_bytes(name)))
+        )
         try:
             return read_parquet(source, columns)
         except pa.ArrowInvalid as error:
-            raise StorageError(f"{self.shown}/{name}: is not whole Parquet; remove it and run again.") from error
+            raise StorageError(
+                f"{self.shown}/{name}: is not whole Parquet; remove it and run again."
+            ) from error
 
     def publish(self, name: str, data: bytes | pa.Buffer) -> None:
-        """Write a file whole: readers see the old one or the new one, never a part. Makes folders as needed.
+        """Write a file whole: readers see the old one or the new one, never a part.
 
-        Raises `StorageError` where it cannot be written (disk full, no permission, a store that only reads).
+        Makes folders as needed.
+
+        Raises `StorageError` where it cannot be written (disk full, no permission, a store that
+        only reads).
         """
         try:
             if self.local:
                 disk.replace(self.path(name), data)
             elif self._protocol not in ATOMIC_PUT:
-                raise StorageError(f"{self.shown}: cannot be written to; give a local folder, s3://, gs:// or az://.")
+                raise StorageError(
+                    f"{self.shown}: cannot be written to; give a local folder, s3://, gs:// or az://."
+                )
             else:
                 self._ask("pipe_file", self._key(name), bytes(data))
         except OSError as error:
@@ -220,13 +264,16 @@ class Folder:
 
     def _unwritable(self, name: str, error: OSError) -> StorageError:
         cause = error.strerror or redacted(error)
-        return StorageError(f"{self.shown}/{name}: cannot be written: {cause}; free space or check rights.")
+        return StorageError(
+            f"{self.shown}/{name}: cannot be written: {cause}; free space or check rights."
+        )
 
     def create(self, name: str, data: bytes) -> bool:
         """Publish a file that does not exist yet; False, and nothing written, where it does.
 
-        Of several processes that create one name, one succeeds: a hard link on a local disk, a conditional write in
-        s3, gs and az. A store that ignores the condition lets the last one win. Raises as `publish`.
+        Of several processes that create one name, one succeeds: a hard link on a local disk, a
+        conditional write in s3, gs and az. A store that ignores the condition lets the last one
+        win. Raises as `publish`.
         """
         try:
             if self.local:
@@ -244,7 +291,10 @@ class Folder:
         self.publish(name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
     def publish_table(self, name: str, table: pa.Table) -> None:
-        """Publish a table as Parquet (zstd). The same rows give the same bytes, whatever their chunks."""
+        """Publish a table as Parquet (zstd).
+
+        The same rows give the same bytes, whatever their chunks.
+        """
         self.publish(name, parquet_bytes(table))
 
     def remove(self, name: str) -> None:
@@ -258,13 +308,14 @@ class Folder:
             pass
 
     def sweep(self) -> int:
-        """Remove the temporary files of killed writers and count them; only while nobody else writes tables.
+        """Remove the temporary files of killed writers and count them; only while nobody else
+        writes tables.
 
         They are invisible to listings. Object stores keep none.
         """
         return disk.sweep(self.path()) if self.local else 0
 
-    def mark_done(self, shard: str, summary: dict[str, Any]) -> None:
+    def mark_done(self, shard: str, summary: Mapping[str, Any]) -> None:
         """Say that every file of a shard is written. Call it last: unmarked shards are done again."""
         self.publish_json(f"{DONE}/{shard}.json", summary)
 
@@ -272,7 +323,7 @@ class Folder:
         """Names of the finished shards, from one listing."""
         return {name[len(DONE) + 1 : -5] for name in self.names(DONE) if name.endswith(".json")}
 
-    def read_done(self, shard: str) -> dict[str, Any]:
+    def read_done(self, shard: str) -> Any:
         """The summary that `mark_done` was given."""
         return self.read_json(f"{DONE}/{shard}.json")
 
@@ -290,7 +341,9 @@ class Folder:
 def _checked(name: str) -> str:
     """The name itself if it stays inside its folder, else `StorageError`."""
     if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
-        raise StorageError(f"{name!r}: is not a plain relative path; rename the file or correct the list.")
+        raise StorageError(
+            f"{name!r}: is not a plain relative path; rename the file or correct the list."
+        )
     return name
 
 

@@ -1,10 +1,11 @@
 """One driver a run folder: `run.lock` says who it is and that it lives.
 
-The lock is created by an operation of which one of several succeeds, and renewed every BEAT seconds. A driver that is
-killed leaves it behind: on its own machine its process is missed at once, elsewhere the lock counts as left after
-EXPIRY seconds without a renewal. Two drivers could still meet, where a store has no conditional write or the taker of
-a left lock is slower than SETTLE; the one whose lock is overwritten stops at its next look. Even then no harm is done:
-names follow from the plan and files are written whole, so both write the same.
+The lock is created by an operation of which one of several succeeds, and renewed every BEAT
+seconds. A driver that is killed leaves it behind: on its own machine its process is missed at once,
+elsewhere the lock counts as left after EXPIRY seconds without a renewal. Two drivers could still
+meet, where a store has no conditional write or the taker of a left lock is slower than SETTLE; the
+one whose lock is overwritten stops at its next look. Even then no harm is done: names follow from
+the plan and files are written whole, so both write the same.
 """
 
 from __future__ import annotations
@@ -27,13 +28,17 @@ BEAT, EXPIRY, SETTLE = 20.0, 120.0, 2.0  # seconds
 
 
 class Lease:
-    """Hold a run folder: `with Lease(folder) as lease`. Raises LeaseError where another driver has it.
+    """Hold a run folder: `with Lease(folder) as lease`.
+
+    Raises LeaseError where another driver has it.
 
     beat, expiry: seconds between renewals, and without one until the lock counts as left.
     settle: seconds until a left lock that was taken over is looked at again.
     """
 
-    def __init__(self, folder: Folder, beat: float = BEAT, expiry: float = EXPIRY, settle: float = SETTLE) -> None:
+    def __init__(
+        self, folder: Folder, beat: float = BEAT, expiry: float = EXPIRY, settle: float = SETTLE
+    ) -> None:
         self.folder, self.beat, self.expiry, self.settle = folder, beat, expiry, settle
         self.mine = {"id": uuid.uuid4().hex, "since": _now(), **_process(os.getpid())}
         self.lost: str | None = None
@@ -46,7 +51,8 @@ class Lease:
             self.renewer.start()
             return self
         holder = holder or self._holder()  # another was quicker
-        if holder and holder["id"] != self.mine["id"]:  # else an answer was lost on its way, and the lock is ours
+        # else an answer was lost on its way, and the lock is ours
+        if holder and holder["id"] != self.mine["id"]:
             if self._lives(holder):
                 who = f"process {holder['pid']} on {holder['host']}, works on it since {holder['since']}"
                 cure = f"wait for it or stop it (its lock counts as left after {self.expiry:.0f} s without a renewal)"
@@ -71,7 +77,9 @@ class Lease:
     def check(self) -> None:
         """Raise LeaseError where another driver has taken the folder over."""
         if self.lost:
-            raise LeaseError(f"{self.folder.shown}: {self.lost}; run the same command again when no other runs.")
+            raise LeaseError(
+                f"{self.folder.shown}: {self.lost}; run the same command again when no other runs."
+            )
 
     def _renew(self) -> None:
         renewed = time.monotonic()
@@ -90,12 +98,17 @@ class Lease:
     def _look(self) -> None:
         holder = self._holder()
         if holder is None or holder["id"] != self.mine["id"]:
-            who = f"process {holder['pid']} on {holder['host']}" if holder else "somebody who removed its lock"
+            who = (
+                f"process {holder['pid']} on {holder['host']}"
+                if holder
+                else "somebody who removed its lock"
+            )
             self.lost = f"was taken over by {who}"
 
     def _holder(self) -> dict[str, Any] | None:
         try:
-            return self.folder.read_json(NAME)
+            holder: dict[str, Any] = self.folder.read_json(NAME)
+            return holder
         except FileNotFoundError:
             return None
 
@@ -105,8 +118,8 @@ class Lease:
     def _lives(self, holder: dict[str, Any]) -> bool:
         here = _process(holder["pid"])
         if holder["machine"] == here["machine"]:
-            return holder["started"] == here["started"]
-        return time.time() - holder["renewed"] < self.expiry
+            return bool(holder["started"] == here["started"])
+        return bool(time.time() - holder["renewed"] < self.expiry)
 
 
 def _now() -> str:
@@ -114,9 +127,13 @@ def _now() -> str:
 
 
 def _process(pid: int) -> dict[str, Any]:
-    """What tells a process from another of its number: the boot and namespace that number is of, and its start."""
+    """What tells a process from another of its number: the boot and namespace that number is of,
+    and its start.
+    """
     try:
-        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink(
+            "/proc/self/ns/pid"
+        )
     except OSError:
         machine = socket.gethostname()
     try:  # the name in brackets may hold anything

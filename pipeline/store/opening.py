@@ -13,7 +13,14 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.errors import StorageError
 from pipeline.store.retries import redacted
 
-DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
+DRIVERS = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+}
 DRIVERS |= {"s3a": "s3fs", "http": "aiohttp", "https": "aiohttp"}
 PROTOCOLS = {*DRIVERS, "file", "memory"}
 # An object of these stores appears when its upload is complete, never before.
@@ -21,13 +28,18 @@ ATOMIC_PUT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
 
 
 def storage_options(text: str) -> dict[str, Any]:
-    """Options of the filesystems from JSON. The error does not show the text, which may hold a password."""
+    """Options of the filesystems from JSON.
+
+    The error does not show the text, which may hold a password.
+    """
     try:
         options = json.loads(text)
     except ValueError:
         options = None
     if not isinstance(options, dict):
-        raise StorageError('storage options: not a JSON object; give one, as {"endpoint_url": "https://…"}.')
+        raise StorageError(
+            'storage options: not a JSON object; give one, as {"endpoint_url": "https://…"}.'
+        )
     return options
 
 
@@ -48,9 +60,14 @@ def open_filesystem(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractF
         filesystem, root = url_to_fs(url, **_own_options(protocol, options))
     except ImportError as error:
         cure = f"pip install {DRIVERS[protocol]}" if protocol in DRIVERS else str(error)
-        raise StorageError(f"{shown}: the driver for {protocol}:// is not installed; {cure}.") from error
-    except (ValueError, TypeError) as error:  # what the drivers raise for a URL or an option that they do not know
-        raise StorageError(f"{shown}: cannot be opened ({redacted(error)}); check the URL.") from error
+        raise StorageError(
+            f"{shown}: the driver for {protocol}:// is not installed; {cure}."
+        ) from error
+    # what the drivers raise for a URL or an option that they do not know
+    except (ValueError, TypeError) as error:
+        raise StorageError(
+            f"{shown}: cannot be opened ({redacted(error)}); check the URL."
+        ) from error
     if isinstance(filesystem, LocalFileSystem):
         return filesystem, os.path.abspath(root)
     if not root.strip("/"):

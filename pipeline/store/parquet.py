@@ -25,14 +25,17 @@ def parquet_bytes(table: pa.Table) -> pa.Buffer:
 def read_parquet(source: str | pa.BufferReader, columns: Sequence[str] | None = None) -> pa.Table:
     """All columns or those named. Raises ArrowInvalid where the file is damaged.
 
-    source: a path or an Arrow buffer. Through a Python file object pyarrow can abort the process at exit.
+    source: a path or an Arrow buffer. Through a Python file object pyarrow can abort the process at
+    exit.
     """
     with pq.ParquetFile(source) as file:
         return file.read(columns=None if columns is None else [*columns])
 
 
 def _text_columns(column: pa.Field) -> list[str]:
-    """Parquet paths of a column's text, the only values that repeat enough to be worth a dictionary."""
+    """Parquet paths of a column's text, the only values that repeat enough to be worth a
+    dictionary.
+    """
     if pa.types.is_list(column.type):
         return [f"{column.name}.list.item"] if pa.types.is_string(column.type.value_type) else []
     return [column.name] if pa.types.is_string(column.type) else []

@@ -1,4 +1,6 @@
-"""Trouble with remote storage: what is tried again, what is not, and how it is told without credentials."""
+"""Trouble with remote storage: what is tried again, what is not, and how it is told without
+credentials.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,26 @@ from pipeline.errors import StorageError
 
 T = TypeVar("T")
 
-# What another try cannot change. Everything else a remote store raises is tried again: the list of passing
-# troubles (time-outs, resets, throttling, each driver with its own classes) has no end, this one has.
-REFUSALS = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+# What another try cannot change. Everything else a remote store raises is tried again: the list of
+# passing troubles (time-outs, resets, throttling, each driver with its own classes) has no end,
+# this one has.
+REFUSALS = (
+    FileNotFoundError,
+    PermissionError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
 BUGS = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError, AssertionError)
 
 
 def retried(call: Callable[[], T], shown: str, attempts: int, pause: float) -> T:
-    """The call's result. It is tried again after random pauses below `pause` seconds, doubled every time.
+    """The call's result.
 
-    Raises REFUSALS and BUGS at once, PermissionError where access is refused, and StorageError, naming the place
-    `shown`, after the last attempt.
+    It is tried again after random pauses below `pause` seconds, doubled every time.
+
+    Raises REFUSALS and BUGS at once, PermissionError where access is refused, and StorageError,
+    naming the place `shown`, after the last attempt.
     """
     retrying = Retrying(
         stop=stop_after_attempt(attempts),
@@ -43,9 +54,11 @@ def retried(call: Callable[[], T], shown: str, attempts: int, pause: float) -> T
 
 
 def redacted(text: object) -> str:
-    """A text with every URL in it stripped of user, password and query (signed URLs carry a key there), on one line.
+    """A text with every URL in it stripped of user, password and query (signed URLs carry a key
+    there), on one line.
 
-    Drivers quote what they took for a bucket or host without its protocol: `user:password@` goes there too.
+    Drivers quote what they took for a bucket or host without its protocol: `user:password@` goes
+    there too.
     """
     line = " ".join(str(text).splitlines())
     line = re.sub(r"(://)(?:[^/@\s]*@)?([^\s?'\")]*)(?:\?[^\s'\")]*)?", r"\1\2", line)
@@ -54,7 +67,11 @@ def redacted(text: object) -> str:
 
 def _may_pass(error: BaseException) -> bool:
     """Whether another try may succeed."""
-    return isinstance(error, Exception) and not isinstance(error, (*REFUSALS, *BUGS)) and not _refused(error)
+    return (
+        isinstance(error, Exception)
+        and not isinstance(error, (*REFUSALS, *BUGS))
+        and not _refused(error)
+    )
 
 
 def _refused(error: BaseException) -> bool:

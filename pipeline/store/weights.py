@@ -1,4 +1,6 @@
-"""Weights of the matcher from any place: a bundled name, a file, a folder, a hub id or an fsspec URL."""
+"""Weights of the matcher from any place: a bundled name, a file, a folder, a hub id or an fsspec
+URL.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ if TYPE_CHECKING:  # see pipeline/match/match.py
     from eloftr import EfficientLoFTRForKeypointMatching
 
 # Parameters of a model that a run sets.
-CHOSEN = ("coarse_matching_threshold", "coarse_matching_skip_softmax", "fine_matching_least_squares_radius")
+CHOSEN = (
+    "coarse_matching_threshold",
+    "coarse_matching_skip_softmax",
+    "fine_matching_least_squares_radius",
+)
 
 
 def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRForKeypointMatching:
@@ -33,12 +39,15 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
             path.write_bytes(folder.read_bytes(name))
         except OSError as error:
             cause = error.strerror or type(error).__name__
-            raise RunError(f"{shown}: the weights cannot be read ({cause}); check the URL.") from error
+            raise RunError(
+                f"{shown}: the weights cannot be read ({cause}); check the URL."
+            ) from error
         return load_model(path)
 
 
 def weights_digest(model: EfficientLoFTRForKeypointMatching) -> str:
-    """SHA-256 over names and values of all parameters and the configuration, the same for every file format.
+    """SHA-256 over names and values of all parameters and the configuration, the same for every
+    file format.
 
     CHOSEN are left out: they are options of the run, and named there.
     """
