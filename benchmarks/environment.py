@@ -32,7 +32,9 @@ def commit() -> str | None:
 
 
 def peak_memory() -> int:
-    """The most bytes this process has held in memory; unlike `getrusage`, not those of the process that started it."""
+    """The most bytes this process has held in memory; unlike `getrusage`, not those of the process
+    that started it.
+    """
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 

@@ -65,8 +65,8 @@ class Cameras:
     ) -> tuple[float, float] | None:
         """Angles in degrees by which the pose estimated from matches misses.
 
-        The first is the rotation's (0 to 180), the second the translation's (0 to 90, its sign left open).
-        None where the matches give no essential matrix.
+        The first is the rotation's (0 to 180), the second the translation's (0 to 90, its sign left
+        open). None where the matches give no essential matrix.
 
         Args:
             points0, points1: (M, 2) pixels of the original images.
@@ -83,7 +83,8 @@ class Cameras:
             return None
         best, estimate = 0, None
         for essential in essentials.reshape(-1, 3, 3):
-            # By name: OpenCV takes a fifth positional number for an output and keeps its depth limit of 50.
+            # By name: OpenCV takes a fifth positional number for an output and keeps its depth
+            # limit of 50.
             count, rotation, translation, _, _ = cv2.recoverPose(
                 essential, rays0, rays1, np.eye(3), distanceThresh=1e9, mask=inliers.copy()
             )
@@ -111,8 +112,8 @@ class Pair:
     def errors(self, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
         """How wrong each match is, (M,) in pixels of the original images.
 
-        A homography gives the distance in image 1. Otherwise the larger of the two distances to the epipolar
-        lines counts, with poses after the distortion is taken out.
+        A homography gives the distance in image 1. Otherwise the larger of the two distances to the
+        epipolar lines counts, with poses after the distortion is taken out.
         """
         if len(points0) == 0:
             return np.zeros(0)
@@ -140,12 +141,15 @@ class View:
     scale: np.ndarray  # (2,) original width and height over those of `grey`
 
     def to_original(self, keypoints: np.ndarray) -> np.ndarray:
-        """(M, 2) pixels of `grey` → (M, 2) float64 pixels of the original, pixel centres at integers."""
+        """(M, 2) pixels of `grey` → (M, 2) float64 pixels of the original, pixel centres at
+        integers.
+        """
         return (keypoints.astype(np.float64) + 0.5) * self.scale - 0.5
 
 
 def load_view(path: Path, long_side: int | None) -> View:
-    """Read an image as grey, its longer side reduced to `long_side` and both sides to multiples of 32.
+    """Read an image as grey, its longer side reduced to `long_side` and both sides to multiples of
+    32.
 
     An image is never enlarged, not even to reach a multiple of 32. None keeps its size.
     """
@@ -165,7 +169,8 @@ def load_view(path: Path, long_side: int | None) -> View:
 
 
 def load_pairs(folder: Path, quick: bool = False) -> list[Pair]:
-    """The pairs of one set: all, or a fixed sample of 200; of these every n-th, at most 8, when `quick`.
+    """The pairs of one set: all, or a fixed sample of 200; of these every n-th, at most 8, when
+    `quick`.
 
     Raises:
         ValueError: the folder is no known set, or its pairs.json is missing.
@@ -214,10 +219,12 @@ def epipolar_residuals(
 
 
 def fit_fundamental(points0: np.ndarray, points1: np.ndarray, iterations: int = 200) -> np.ndarray:
-    """The rank-2 matrix with the smallest sum of squared distances to the epipolar lines, over all points.
+    """The rank-2 matrix with the smallest sum of squared distances to the epipolar lines, over all
+    points.
 
-    The normalised eight-point solution minimises an algebraic error instead and misses some hand-marked
-    points by over 20 px; it is where the iteration starts (Hartley and Zisserman, section 11.4).
+    The normalised eight-point solution minimises an algebraic error instead and misses some
+    hand-marked points by over 20 px; it is where the iteration starts (Hartley and Zisserman,
+    section 11.4).
 
     Args:
         points0, points1: (N, 2), N at least 8.
@@ -242,7 +249,8 @@ def fit_fundamental(points0: np.ndarray, points1: np.ndarray, iterations: int = 
             [(residuals(parameters + step * e) - current) / step for e in np.eye(12)], 1
         )
         normal = jacobian.T @ jacobian
-        # The two factors have a free 2×2 matrix between them: damping also picks one of the equal solutions.
+        # The two factors have a free 2×2 matrix between them: damping also picks one of the equal
+        # solutions.
         damped = normal + damping * np.diag(np.diag(normal) + 1e-9)
         proposal = parameters - np.linalg.solve(damped, jacobian.T @ current)
         proposed = residuals(proposal)

@@ -3,21 +3,25 @@
     pip install .[eval]
     python benchmarks/quality/quality.py --weights NAME_OR_PATH --out results.json
 
-Both methods see the same grey image: longer side 640 (`--long-side`), sides multiples of 32, never enlarged.
-Matches are mapped back to the original images, with their exact scale in x and in y, and judged there:
+Both methods see the same grey image: longer side 640 (`--long-side`), sides multiples of 32, never
+enlarged. Matches are mapped back to the original images, with their exact scale in x and in y, and
+judged there:
 
 matches    mean number per pair
 right %    mean over pairs of the share of right matches; a pair without matches counts 0. Right is
              homography   within 3 original pixels of where the homography sends them in image 1
-             epipolar     within 3 original pixels of both epipolar lines, fitted to the marked points
+             epipolar     within 3 original pixels of both epipolar lines, fitted to the marked
+                          points
              pose         within 2 pixels of both epipolar lines of the true pose
-AUC        area under recall over the pose error up to 5, 10 and 20 degrees (SuperGlue, section 5). The error
-           is the larger of the angles of rotation and translation (its sign left open), from an essential
-           matrix by RANSAC at 0.5 pixels over the mean focal length. A pair without an estimate is infinitely
-           wrong. RANSAC's luck moves an AUC by 1 to 2 points on sets of this size: each pair is estimated
-           five times, its matches in other orders, and all the errors count.
+AUC        area under recall over the pose error up to 5, 10 and 20 degrees (SuperGlue, section 5).
+           The error is the larger of the angles of rotation and translation (its sign left open),
+           from an essential matrix by RANSAC at 0.5 pixels over the mean focal length. A pair
+           without an estimate is infinitely wrong. RANSAC's luck moves an AUC by 1 to 2 points on
+           sets of this size: each pair is estimated five times, its matches in other orders, and
+           all the errors count.
 
-The pixels of poses are those of the evaluated size, or of the original images with `--pixels original`.
+The pixels of poses are those of the evaluated size, or of the original images with `--pixels
+original`.
 """
 
 from __future__ import annotations
@@ -67,8 +71,9 @@ Record = dict[str, Any]
 def pose_auc(errors: list[float], threshold: float) -> float:
     """Area under recall over pose error from 0 to `threshold` degrees, over `threshold`: 0 to 1.
 
-    Recall is joined by straight lines between the sorted errors and stays level after the last one within the
-    threshold, as in the evaluations of SuperGlue and LoFTR. Infinite errors count as pairs that failed.
+    Recall is joined by straight lines between the sorted errors and stays level after the last one
+    within the threshold, as in the evaluations of SuperGlue and LoFTR. Infinite errors count as
+    pairs that failed.
     """
     ordered = np.sort(np.asarray(errors, np.float64))
     within = ordered[ordered < threshold]
@@ -178,7 +183,9 @@ def evaluate_set(
 
 
 def _tolerances(pair: Pair, views: tuple[View, View], pixels: str) -> tuple[float, float]:
-    """Original pixels per pixel that poses are judged in, and the RANSAC threshold in focal lengths."""
+    """Original pixels per pixel that poses are judged in, and the RANSAC threshold in focal
+    lengths.
+    """
     if pair.cameras is None:
         return 1.0, 0.0
     scales = [view.scale if pixels == "evaluated" else np.ones(2) for view in views]

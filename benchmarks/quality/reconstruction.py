@@ -1,23 +1,27 @@
-"""Reconstruct photographs whose cameras are known, and compare, next to COLMAP's own SIFT on the same photographs.
+"""Reconstruct photographs whose cameras are known, and compare, next to COLMAP's own SIFT on the
+same photographs.
 
     pip install .[eval]
     python benchmarks/quality/reconstruction.py --weights NAME_OR_PATH --out results.json
 
-A set is a folder with `images/` and `poses.json`: for each file name R (3×3) and t, world to camera, K (3×3) in pixels
-with centres at integers, and optionally dist, OpenCV's k1 k2 p1 p2. Where these come from a SIFT model themselves, the
-errors favour SIFT.
+A set is a folder with `images/` and `poses.json`: for each file name R (3×3) and t, world to
+camera, K (3×3) in pixels with centres at integers, and optionally dist, OpenCV's k1 k2 p1 p2. Where
+these come from a SIFT model themselves, the errors favour SIFT.
 
 ours   jobs/match_dataset.py on all pairs at `--long-side`, then jobs/reconstruct.py
-SIFT   pycolmap's extract_features, match_exhaustive and incremental_mapping on the full-size images: its defaults, but
-       fixed seeds, and models from three images on, as ours
+SIFT   pycolmap's extract_features, match_exhaustive and incremental_mapping on the full-size
+       images: its defaults, but fixed seeds, and models from three images on, as ours
 
-Every image is a SIMPLE_RADIAL camera of its own, or has the set's one camera with `--known-cameras`. Columns:
+Every image is a SIMPLE_RADIAL camera of its own, or has the set's one camera with
+`--known-cameras`. Columns:
 
 images     registered in the largest model, of all
 track      mean number of images that see a point
 px         mean reprojection error, pixels of the original images
-rotation   angle to the true one, degrees, after the similarity that brings the camera centres closest; median / worst
-position   distance to the true centre, % of the root mean square distance of the true centres from their mean
+rotation   angle to the true one, degrees, after the similarity that brings the camera centres
+           closest; median / worst
+position   distance to the true centre, % of the root mean square distance of the true centres from
+           their mean
 seconds    ours: matching + mapping (one thread); SIFT: features + matching + mapping (all cores)
 """
 
@@ -58,9 +62,11 @@ Record = dict[str, Any]
 
 
 def load_truth(folder: Path) -> tuple[DemoTruth, set[str]]:
-    """The poses of a set, and its distinct cameras as COLMAP writes them: `OPENCV:fx,fy,cx,cy,k1,k2,p1,p2`.
+    """The poses of a set, and its distinct cameras as COLMAP writes them:
+    `OPENCV:fx,fy,cx,cy,k1,k2,p1,p2`.
 
-    Raises ValueError where poses.json is missing or has no poses, or lacks an image or has one too many.
+    Raises ValueError where poses.json is missing or has no poses, or lacks an image or has one too
+    many.
     """
     path = folder / "poses.json"
     try:
@@ -93,7 +99,9 @@ def _camera(K: np.ndarray, distortion: list[float]) -> str:
 
 
 def job(name: str, log: Path, result: Path, *arguments: object) -> float:
-    """Run a job of this project: seconds. Raises ValueError where it does not leave the file `result`."""
+    """Run a job of this project: seconds. Raises ValueError where it does not leave the file
+    `result`.
+    """
     script = PROJECT / "jobs" / f"{name}.py"
     start = time.perf_counter()
     with log.open("w") as file:
@@ -134,9 +142,11 @@ def reconstruct_sift(truth: DemoTruth, work: Path, camera: str | None) -> Record
 
 
 def map_sift(images: Path, output: Path, camera: str | None) -> dict[str, float]:
-    """Features, matches and models of a folder; `output` gets database.db and sparse/0, the largest model, if any.
+    """Features, matches and models of a folder; `output` gets database.db and sparse/0, the largest
+    model, if any.
 
-    camera: `MODEL:params`, known and kept; None for one SIMPLE_RADIAL an image. Returns the seconds of each step.
+    camera: `MODEL:params`, known and kept; None for one SIMPLE_RADIAL an image. Returns the seconds
+    of each step.
     """
     pycolmap = import_pycolmap()
     database, models = output / "database.db", output / "models"
@@ -177,8 +187,9 @@ def map_sift(images: Path, output: Path, camera: str | None) -> dict[str, float]
 def measure(model: Path, truth: DemoTruth) -> Record:
     """A COLMAP model against the truth; `registered` is 0 where there is no model.
 
-    Returns registered, of, points, track_length, reprojection_px, and, from three registered images on,
-    rotation_deg and position (in units of the spread of the true centres), each of every image by name.
+    Returns registered, of, points, track_length, reprojection_px, and, from three registered images
+    on, rotation_deg and position (in units of the spread of the true centres), each of every image
+    by name.
     """
     record: Record = {"registered": 0, "of": len(truth.poses)}
     if not model.is_dir():

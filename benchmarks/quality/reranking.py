@@ -1,18 +1,21 @@
 """Retrieval before and after reranking on photographs with a truth, and what an early stop saves.
 
-    python benchmarks/quality/reranking.py --data FOLDER [--queries N] [--long-side 320] [--executor ray]
+    python benchmarks/quality/reranking.py --data FOLDER [--queries N] [--long-side 320] [--executor
+    ray]
         [--keep FOLDER] [--out results.json]
     python benchmarks/quality/reranking.py --table results.json
 
-FOLDER holds `retrieval.json`: queries, database and the true images of every query, names relative to it. Candidates
-are the nearest by this project's own pooled descriptor, every query against the database without itself. They are
-matched by the reranking job's function, twice: all of them, and with an early stop for the first place. What the
-other rows differ in (gate, score, saturation) needs no new matches. A set is the first folder of a query's name. Its
-seconds are those of a third run, of its queries alone against the whole database, from start to end with the start of
-the executor; it must give the ranking that they have among all. `--table` prints the document's table from the results.
+FOLDER holds `retrieval.json`: queries, database and the true images of every query, names relative
+to it. Candidates are the nearest by this project's own pooled descriptor, every query against the
+database without itself. They are matched by the reranking job's function, twice: all of them, and
+with an early stop for the first place. What the other rows differ in (gate, score, saturation)
+needs no new matches. A set is the first folder of a query's name. Its seconds are those of a third
+run, of its queries alone against the whole database, from start to end with the start of the
+executor; it must give the ranking that they have among all. `--table` prints the document's table
+from the results.
 
-The gate is the job's default, the least inliers of a verified pair, chosen before and not by these photographs. The
-other gates show how much hangs on it.
+The gate is the job's default, the least inliers of a verified pair, chosen before and not by these
+photographs. The other gates show how much hangs on it.
 """
 
 from __future__ import annotations
@@ -63,7 +66,8 @@ def of_set(table: pa.Table, name: str) -> pa.Array:
 def retrieve(
     data: Path, queries: list[str], database: list[str], top_k: int, folder: Path
 ) -> float:
-    """Write the nearest of every query among the database, itself left out: of all queries, and of each set's.
+    """Write the nearest of every query among the database, itself left out: of all queries, and of
+    each set's.
 
     Returns the seconds it took.
     """
@@ -88,7 +92,9 @@ def retrieve(
 def by_set(
     ranking: Path, positives: dict[str, list[str]], before: bool = False
 ) -> dict[str, np.ndarray]:
-    """Values of every query (Q, measures) by set, from a ranking that was written; before: by retrieval's ranks."""
+    """Values of every query (Q, measures) by set, from a ranking that was written; before: by
+    retrieval's ranks.
+    """
     table = pq.read_table(ranking)
     names = table["query"].to_pylist()
     queries = sorted(set(names))
@@ -128,7 +134,9 @@ def pairs_by_set(ranking: Path) -> dict[str, int]:
 
 
 def verified(ranking: Path, positives: dict[str, list[str]]) -> dict[str, dict[str, int]]:
-    """How many of the true and of the false candidates were verified, and the most inliers that any of them has."""
+    """How many of the true and of the false candidates were verified, and the most inliers that any
+    of them has.
+    """
     rows = pq.read_table(ranking).to_pylist()
     sides: dict[str, list[int]] = {"true": [], "false": []}
     for row in rows:
@@ -198,7 +206,9 @@ class Measured:
 
 
 def timed(summary: RerankSummary) -> dict[str, float]:
-    """Seconds of a reranking, of the executor's start in them. Raises SystemExit where some was done before."""
+    """Seconds of a reranking, of the executor's start in them. Raises SystemExit where some was
+    done before.
+    """
     session = summary["session"]
     if session["pairs"] < summary["pairs"]:
         raise SystemExit(
@@ -258,7 +268,9 @@ def judged(rankings: dict[str, dict[str, np.ndarray]], name: str) -> dict[str, A
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The table of docs/reranking.md, per cent before → after; seconds are – where they were not measured."""
+    """The table of docs/reranking.md, per cent before → after; seconds are – where they were not
+    measured.
+    """
     head = (
         "set",
         "queries",

@@ -1,20 +1,23 @@
-"""What the matcher's own descriptors are worth: labelled photographs ranked, verified pairs of an exhaustive run found.
+"""What the matcher's own descriptors are worth: labelled photographs ranked, verified pairs of an
+exhaustive run found.
 
-    python benchmarks/quality/retrieval.py --data FOLDER [--sets sacre_coeur17 …] [--long-side 480] [--out results.json]
+    python benchmarks/quality/retrieval.py --data FOLDER [--sets sacre_coeur17 …] [--long-side 480]
+    [--out results.json]
 
-FOLDER holds retrieval.json: queries, database and, for each query, the images of its scene (positives). Every query is
-ranked against the database without itself.
+FOLDER holds retrieval.json: queries, database and, for each query, the images of its scene
+(positives). Every query is ranked against the database without itself.
 
     Recall@k     queries with an image of their scene among the first k
     same@k       images of the scene among the first k, of those there are, mean over queries
     mAP          mean over queries of the average precision
 
-covariance is what `plan_pairs describe` writes, reduced what `plan_pairs retrieval` compares without a file. The others
-are what was tried: statistics of the same features, and thumbnails without a network. random is the expectation of a
-shuffled list, over 20 of them.
+covariance is what `plan_pairs describe` writes, reduced what `plan_pairs retrieval` compares
+without a file. The others are what was tried: statistics of the same features, and thumbnails
+without a network. random is the expectation of a shuffled list, over 20 of them.
 
-Of the --sets together all pairs are matched and verified; lists of the k most similar of each image are then as good as
-the share of the verified pairs that they hold. A random list of as many pairs holds the same share as of all pairs.
+Of the --sets together all pairs are matched and verified; lists of the k most similar of each image
+are then as good as the share of the verified pairs that they hold. A random list of as many pairs
+holds the same share as of all pairs.
 """
 
 from __future__ import annotations
@@ -77,7 +80,9 @@ def alternatives(
 
 
 def ranked(order: np.ndarray, truth: list[np.ndarray]) -> dict[str, float]:
-    """order (Q, N): the database, best first. truth: of each query, which images are of its scene. The measures."""
+    """order (Q, N): the database, best first. truth: of each query, which images are of its scene.
+    The measures.
+    """
     found = [np.flatnonzero(np.isin(row, true)) for row, true in zip(order, truth, strict=True)]
     measures = {f"recall@{k}": np.mean([(places < k).any() for places in found]) for k in CUTS}
     measures |= {f"same@{k}": np.mean([(places < k).mean() for places in found]) for k in CUTS[1:]}
@@ -126,7 +131,9 @@ def against_labels(data: Path, model: EfficientLoFTRForKeypointMatching) -> list
 def against_matches(
     data: Path, sets: list[str], long_side: int, model: EfficientLoFTRForKeypointMatching
 ) -> dict[str, Any]:
-    """Match all pairs of the sets; of each k, the pairs of the list and the share of the verified ones among them."""
+    """Match all pairs of the sets; of each k, the pairs of the list and the share of the verified
+    ones among them.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         images = Path(scratch) / "images"
         for name in sets:

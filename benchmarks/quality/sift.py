@@ -1,4 +1,5 @@
-"""SIFT, the baseline every table of match quality is read against (OpenCV's detector with its defaults).
+"""SIFT, the baseline every table of match quality is read against (OpenCV's detector with its
+defaults).
 
 Nearest neighbours are mutual and pass Lowe's ratio test at 0.8.
 """

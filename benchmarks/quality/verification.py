@@ -1,10 +1,12 @@
-"""What verifying a pair costs, and what it lets pass, where no photograph has EXIF: each with a camera of its own, as
-the product has it, against one camera for both, of which COLMAP then looks for the focal length.
+"""What verifying a pair costs, and what it lets pass, where no photograph has EXIF: each with a
+camera of its own, as the product has it, against one camera for both, of which COLMAP then looks
+for the focal length.
 
     python benchmarks/quality/verification.py --data FOLDER [--quick] [--out results.json]
 
 same    pairs of the sets with known poses; of those with matches enough:
-        true     at least 25 matches and 30 % of them within 4 px of the truth, and how many of these are verified
+        true     at least 25 matches and 30 % of them within 4 px of the truth, and how many of
+                 these are verified
         wrong    verified pairs of whose inliers less than 70 % are within 4 px of the truth
 apart   pairs of images of two sets, which show nothing in common; none should be verified
 seconds of all pairs of a kind, the best of `--rounds`, each way by turns
@@ -38,7 +40,9 @@ RIGHT = 4.0  # pixels of the images as the network saw them
 
 
 class Matched(NamedTuple):
-    """A pair with at least the least number of matches, in pixels of the network, and which are right; None: apart."""
+    """A pair with at least the least number of matches, in pixels of the network, and which are
+    right; None: apart.
+    """
 
     matches: Matches
     cameras: tuple[_Camera, _Camera]

@@ -1,13 +1,16 @@
-"""What the import of a run into a COLMAP database costs: seconds, memory and disk, by the number of pairs.
+"""What the import of a run into a COLMAP database costs: seconds, memory and disk, by the number of
+pairs.
 
-    python benchmarks/scale/importing.py [--pairs 10000 100000] [--matches 300] [--scratch FOLDER] [--out results.json]
+    python benchmarks/scale/importing.py [--pairs 10000 100000] [--matches 300] [--scratch FOLDER]
+    [--out results.json]
 
-Writes run folders of made-up matches with the pipeline's own schemas and imports each in a process of its own. Every
-image has pairs with 100 others, names are in no order, and half of the matches lie on points that recur in the other
-pairs of an image, so that merging has its usual work. All matches are inliers. The database is opened again and its
-rows are counted.
+Writes run folders of made-up matches with the pipeline's own schemas and imports each in a process
+of its own. Every image has pairs with 100 others, names are in no order, and half of the matches
+lie on points that recur in the other pairs of an image, so that merging has its usual work. All
+matches are inliers. The database is opened again and its rows are counted.
 
-anonymous  the process's own memory at its highest; with files   what it mapped of files besides, the kernel's to drop
+anonymous  the process's own memory at its highest; with files   what it mapped of files besides,
+           the kernel's to drop
 disk       the database, and everything below the output folder at its highest
 """
 
@@ -53,7 +56,9 @@ print(dumps(asdict(import_matches(Folder(run), Path(database), long_side=int(lon
 
 
 def write_run(folder: Path, pairs: int, matches: int) -> int:
-    """A run folder of so many pairs with so many inliers each; returns the bytes of its match tables."""
+    """A run folder of so many pairs with so many inliers each; returns the bytes of its match
+    tables.
+    """
     images = max(pairs // NEXT, 2 * NEXT + 1)
     names = np.random.default_rng(0).permutation(
         [f"{i % 100:02}/{i:08}.jpg" for i in range(images)]
@@ -85,7 +90,8 @@ def matches_table(names: np.ndarray, couples: np.ndarray, matches: int, seed: in
         "inliers": tables.ragged([*np.ones(shape, bool)], pa.list_(pa.bool_())),
         "num_inliers": pa.array(np.full(count, matches), pa.int32()),
     }
-    # Different points of each pair, as one-to-one matches have; the first half recurs, the rest is this pair's own.
+    # Different points of each pair, as one-to-one matches have; the first half recurs, the rest is
+    # this pair's own.
     point = rng.integers(POINTS, size=(count, 1)) + np.arange(matches) * (POINTS // matches)
     for side in (0, 1):
         places = point % POINTS + couples[:, side, None] * POINTS
@@ -124,7 +130,9 @@ def images_table(names: np.ndarray) -> pa.Table:
 
 
 def import_run(run: Path, output: Path) -> dict[str, Any]:
-    """Import in a process of its own and watch it: seconds, the most memory and disk it took, bytes and rows."""
+    """Import in a process of its own and watch it: seconds, the most memory and disk it took, bytes
+    and rows.
+    """
     database = output / "database.db"
     command = [sys.executable, "-c", IMPORT, str(run), str(database), str(LONG_SIDE)]
     started = time.monotonic()
@@ -159,7 +167,9 @@ def import_run(run: Path, output: Path) -> dict[str, Any]:
 
 
 def memory(pid: int) -> tuple[int, int]:
-    """(anonymous memory now, the largest resident size so far), bytes; zeros where the process has ended."""
+    """(anonymous memory now, the largest resident size so far), bytes; zeros where the process has
+    ended.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

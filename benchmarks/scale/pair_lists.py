@@ -1,6 +1,7 @@
 """Time and memory of making pair lists: each way by itself, in a process of its own.
 
-    python benchmarks/scale/pair_lists.py [--images 10000 100000] [--only retrieval] [--out results.json]
+    python benchmarks/scale/pair_lists.py [--images 10000 100000] [--only retrieval] [--out
+    results.json]
 
 exhaustive   all pairs; where they are more than a list may hold, only counted
 sequential   every image with the 10 that follow and those 1, 2, 4, … 512 on
@@ -8,8 +9,9 @@ retrieval    the 20 most similar of each, of 256 numbers an image in clusters of
 spatial      the 20 nearest of each, of places spread over a square of 100 m² an image
 write        the list of retrieval, or a random one of as many pairs, as Parquet and as text
 
-Seconds are of the wall clock with as many threads as OMP_NUM_THREADS says. `memory` is the peak of the process above
-what it held before the work began, its input included. On a GPU where there is one: its memory is not counted.
+Seconds are of the wall clock with as many threads as OMP_NUM_THREADS says. `memory` is the peak of
+the process above what it held before the work began, its input included. On a GPU where there is
+one: its memory is not counted.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
-"""How often an image is encoded: the planned shards against the lower bound and against the pairs in the order given.
+"""How often an image is encoded: the planned shards against the lower bound and against the pairs
+in the order given.
 
     python benchmarks/scale/planning.py [--quick] [--out results.json]
 
 exhaustive   all pairs
 sequential   every image with its 10 next ones
-retrieval    every image with its 20 nearest of a city that is walked through at random; names in no order
+retrieval    every image with its 20 nearest of a city that is walked through at random; names in no
+             order
 
-as given: shards of as many pairs, cut from the list as a program that does not plan would write it. Retrieval lists are
-written query by query. Every plan is checked: each pair once, no shard above its bounds. Seconds are of one core.
+as given: shards of as many pairs, cut from the list as a program that does not plan would write it.
+Retrieval lists are written query by query. Every plan is checked: each pair once, no shard above
+its bounds. Seconds are of one core.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ def sequential(images: int) -> np.ndarray:
 
 
 def retrieval(images: int) -> np.ndarray:
-    """(N, 2) int64: places in the plane, each with its TOP_K nearest, without repeats; names are shuffled."""
+    """(N, 2) int64: places in the plane, each with its TOP_K nearest, without repeats; names are
+    shuffled.
+    """
     rng = np.random.default_rng(0)
     streets = max(1, images // 50)
     corners, headings = (

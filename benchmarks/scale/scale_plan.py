@@ -1,12 +1,16 @@
-"""What matching a hundred million photographs would take: bytes, hours, shards and objects, computed from unit costs.
+"""What matching a hundred million photographs would take: bytes, hours, shards and objects,
+computed from unit costs.
 
-    python benchmarks/scale/scale_plan.py                  prints the tables of docs/scale.md from results/scale.json
-    python benchmarks/scale/scale_plan.py --measure RUN    measures the unit costs anew and writes results/scale.json
+    python benchmarks/scale/scale_plan.py                  prints the tables of docs/scale.md from
+                                                           results/scale.json
+    python benchmarks/scale/scale_plan.py --measure RUN    measures the unit costs anew and writes
+                                                           results/scale.json
 
-RUN is a finished run folder of real photographs made on this machine; its files and summary give bytes and seconds.
-The network's operations are counted, and its CPU seconds taken, at 640×480 in the published configuration, one thread,
-for pairs that match everywhere: an upper bound. Import costs are those that benchmarks/scale/importing.py wrote to
-results/importing.json. What is assumed and not measured stands in ASSUMED, and is printed as such.
+RUN is a finished run folder of real photographs made on this machine; its files and summary give
+bytes and seconds. The network's operations are counted, and its CPU seconds taken, at 640×480 in
+the published configuration, one thread, for pairs that match everywhere: an upper bound. Import
+costs are those that benchmarks/scale/importing.py wrote to results/importing.json. What is assumed
+and not measured stands in ASSUMED, and is printed as such.
 """
 
 from __future__ import annotations
@@ -42,7 +46,9 @@ Row = tuple[str, str, str]  # what, arithmetic, result
 
 
 def measure_files(run: Path) -> dict[str, float]:
-    """Bytes of a finished run folder; CPU seconds of reading its photographs and verifying its pairs once more."""
+    """Bytes of a finished run folder; CPU seconds of reading its photographs and verifying its
+    pairs once more.
+    """
     from pipeline.match.options import VerificationOptions
     from pipeline.match.verify import VerifyShard
     from pipeline.photos.source import read_image
@@ -112,7 +118,9 @@ def measure_plan(images: int = 20_000) -> dict[str, float]:
 
 
 def measure_network(height: int = 480, width: int = 640) -> dict[str, float]:
-    """Operations of an encode and of a pair, fusion of both whole images counted; CPU seconds where all cells match."""
+    """Operations of an encode and of a pair, fusion of both whole images counted; CPU seconds where
+    all cells match.
+    """
     import torch
 
     from benchmarks.speed.matcher import operations, published, texture

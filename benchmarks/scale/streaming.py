@@ -1,11 +1,14 @@
-"""A million pairs planned and streamed through the main job with a matcher that does nothing: time and memory.
+"""A million pairs planned and streamed through the main job with a matcher that does nothing: time
+and memory.
 
-    python benchmarks/scale/streaming.py [--pairs 10000 100000] [--executor local] [--scratch FOLDER] [--out results.json]
+    python benchmarks/scale/streaming.py [--pairs 10000 100000] [--executor local] [--scratch
+    FOLDER] [--out results.json]
 
-Photographs of 64×48 pixels, each with its next 50, listed in Parquet, in shards as for a GPU. Reading, verification,
-writing, markers and summary are the job's own; the matcher finds 100 matches in every hundredth pair and none in
-others. Afterwards the rows of matches/ are compared with the list. Each size has a process of its own, the driver: its
-peak memory is that of pair list, plan, the executor's own books, the model's weights and torch.
+Photographs of 64×48 pixels, each with its next 50, listed in Parquet, in shards as for a GPU.
+Reading, verification, writing, markers and summary are the job's own; the matcher finds 100 matches
+in every hundredth pair and none in others. Afterwards the rows of matches/ are compared with the
+list. Each size has a process of its own, the driver: its peak memory is that of pair list, plan,
+the executor's own books, the model's weights and torch.
 """
 
 from __future__ import annotations
@@ -88,7 +91,9 @@ def make_input(folder: Path, count: int) -> None:
 
 
 def drive(folder: str, executor: str) -> None:
-    """The job; prints its summary and the memory of this process before and at most, bytes, as JSON."""
+    """The job; prints its summary and the memory of this process before and at most, bytes, as
+    JSON.
+    """
     before = peak_memory()
     images, pairs = SHARD_SIZES[Device.CUDA]
     options = RunOptions(

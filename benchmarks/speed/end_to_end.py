@@ -1,10 +1,12 @@
-"""The main job as a user runs it: photographs in, verified Parquet out; wall time, stages and memory.
+"""The main job as a user runs it: photographs in, verified Parquet out; wall time, stages and
+memory.
 
     python benchmarks/speed/end_to_end.py --images FOLDER [--out results.json]
 
-Runs `jobs/match_dataset.py` on all pairs of the folder in a new run folder, and samples the memory of the driver and of
-all its processes together (proportional set size: a page that several processes share is counted once) every two
-seconds. Prints one table; the JSON holds the run's own summary beside it.
+Runs `jobs/match_dataset.py` on all pairs of the folder in a new run folder, and samples the memory
+of the driver and of all its processes together (proportional set size: a page that several
+processes share is counted once) every two seconds. Prints one table; the JSON holds the run's own
+summary beside it.
 """
 
 from __future__ import annotations

@@ -1,22 +1,25 @@
-"""What a pair costs: our matcher, the plain forward of our model and transformers' class, with the same weights.
+"""What a pair costs: our matcher, the plain forward of our model and transformers' class, with the
+same weights.
 
-    python benchmarks/speed/matcher.py [--quick] [--device cuda] [--dtype bfloat16] [--out results.json]
+    python benchmarks/speed/matcher.py [--quick] [--device cuda] [--dtype bfloat16] [--out
+    results.json]
 
-Two lists of pairs of images cut from photographs (`--photographs`, else generated textures) multiples of 32 pixels
-apart, so that even untrained weights match what overlaps:
+Two lists of pairs of images cut from photographs (`--photographs`, else generated textures)
+multiples of 32 pixels apart, so that even untrained weights match what overlaps:
 
-exhaustive   all pairs of ten images, two from each of five photographs: most pairs have nothing in common; on a GPU
-             of 48, from 24
-overlapping  eight images of one photograph, each with its four nearest: every pair overlaps by more than half; on a GPU
-             of each of 16 photographs
+exhaustive   all pairs of ten images, two from each of five photographs: most pairs have nothing in
+             common; on a GPU of 48, from 24
+overlapping  eight images of one photograph, each with its four nearest: every pair overlaps by more
+             than half; on a GPU of each of 16 photographs
 
 ours          every image encoded once; the pairs then matched from the encodings
 plain         the documented `forward` of our model, pair by pair, not fused
 transformers  its class, pair by pair; missing where the package is absent
 
-Methods take turns, `--rounds` times; a figure is the median of the rounds, with the fastest and slowest; a ratio is the
-median of those of each round, whose methods met the same neighbours on the machine. Images are in memory and resized
-before the clock starts. Peak memory is that of a process of its own that does one pair.
+Methods take turns, `--rounds` times; a figure is the median of the rounds, with the fastest and
+slowest; a ratio is the median of those of each round, whose methods met the same neighbours on the
+machine. Images are in memory and resized before the clock starts. Peak memory is that of a process
+of its own that does one pair.
 """
 
 from __future__ import annotations
@@ -54,7 +57,9 @@ Pairs = list[tuple[int, int]]
 
 
 class PairsToMatch(NamedTuple):
-    """What to cut, `each` windows `step` pixels apart from every one of `pictures` photographs, and which to match."""
+    """What to cut, `each` windows `step` pixels apart from every one of `pictures` photographs, and
+    which to match.
+    """
 
     pictures: int
     each: int
@@ -196,9 +201,12 @@ def speeds(
     pairs: Pairs,
     options: Any,
 ) -> dict[str, Any]:
-    """Pairs per second of every method on one list: each round times all of them, one after another.
+    """Pairs per second of every method on one list: each round times all of them, one after
+    another.
 
-    The pair-by-pair methods cost the same for every pair, whatever it shows, and run a sample of `--sample` pairs."""
+    The pair-by-pair methods cost the same for every pair, whatever it shows, and run a sample of
+    `--sample` pairs.
+    """
     device = torch.device(options.device)
     sample = {
         name: pairs if name == "ours" else pairs[:: max(1, len(pairs) // options.sample)]
@@ -222,7 +230,9 @@ def speeds(
 
 
 def peak(name: str, options: Any, weights: Path, height: int, width: int) -> float | None:
-    """Bytes of a process of its own that matches one pair by this method; None where it does not get through."""
+    """Bytes of a process of its own that matches one pair by this method; None where it does not
+    get through.
+    """
     command = [
         sys.executable,
         __file__,
@@ -258,7 +268,9 @@ def flop_counter() -> FlopCounterMode:
 
 
 def operations(weights: Path, height: int, width: int) -> dict[str, float]:
-    """Floating-point operations of each stage, of one image or one pair: multiplications and additions of products."""
+    """Floating-point operations of each stage, of one image or one pair: multiplications and
+    additions of products.
+    """
     model = load_model(weights).eval().fuse()
     image = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(0))
     network = model.efficientloftr
@@ -283,7 +295,9 @@ def operations(weights: Path, height: int, width: int) -> dict[str, float]:
 
 
 def published(folder: Path) -> Path:
-    """Weights of the published size: the reference checkpoint where it is at hand, else random ones."""
+    """Weights of the published size: the reference checkpoint where it is at hand, else random
+    ones.
+    """
     source = Path(os.environ.get("ELOFTR_REFERENCE", PROJECT.parent / "shared" / "reference"))
     if (source / "reference_checkpoint.py").exists():
         from safetensors.numpy import save_file

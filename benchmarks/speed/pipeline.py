@@ -1,15 +1,18 @@
-"""The main job's shards through both executors and through a plain loop: what each executor costs, and who is busy.
+"""The main job's shards through both executors and through a plain loop: what each executor costs,
+and who is busy.
 
     python benchmarks/speed/pipeline.py --images FOLDER [--rounds 3] [--out results.json]
 
-loop   as many processes as there are cores, each with every n-th shard: read, match, verify, write, one after another
+loop   as many processes as there are cores, each with every n-th shard: read, match, verify, write,
+       one after another
 local  `jobs/match_dataset.py --executor local`, as a user runs it
 ray    `jobs/match_dataset.py --executor ray`, as a user runs it
 
-All three match all pairs of the folder into new run folders, by turns. Start-up is the time from the command until work
-begins on the first shard that is done. It is named by itself, and costs are compared beyond it. CPU seconds are those of
-the whole machine meanwhile, which should do nothing else. The rows of all three must be equal. The benchmark is for
-machines without a GPU: the processes of the loop would share one.
+All three match all pairs of the folder into new run folders, by turns. Start-up is the time from
+the command until work begins on the first shard that is done. It is named by itself, and costs are
+compared beyond it. CPU seconds are those of the whole machine meanwhile, which should do nothing
+else. The rows of all three must be equal. The benchmark is for machines without a GPU: the
+processes of the loop would share one.
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ Turn = dict[str, float]
 
 
 def match_without_ray(run: Run, part: int = 0, parts: int = 1) -> None:
-    """What the executors carry out, as a loop over every `parts`-th shard of those not done, from number `part` on."""
+    """What the executors carry out, as a loop over every `parts`-th shard of those not done, from
+    number `part` on.
+    """
     pending = run.pending()
     if part == 0:
         run.begin()
@@ -107,7 +112,9 @@ def run_job(executor: str, images: Path, output: Path) -> None:
 
 
 def stages(output: Path, turn: Turn) -> Turn:
-    """What the job says of itself: the executor's own start, the stages' seconds, and the busy share of the actors."""
+    """What the job says of itself: the executor's own start, the stages' seconds, and the busy
+    share of the actors.
+    """
     summary = json.loads((output / "summary.json").read_text())
     seconds = summary["stage_seconds"]
     busy = (seconds["encode"] + seconds["match"]) / (
@@ -141,7 +148,9 @@ def measure(images: Path, rounds: int) -> dict[str, list[Turn]]:
 
 
 def costs(turns: list[Turn], loop: list[Turn]) -> tuple[list[float], list[float]]:
-    """What an executor's turns cost beyond those of the loop: in time after the start, and in CPU seconds, as shares."""
+    """What an executor's turns cost beyond those of the loop: in time after the start, and in CPU
+    seconds, as shares.
+    """
     seconds, cpu = [], []
     for one, plain in zip(turns, loop, strict=True):
         after = [turn["seconds"] - turn["start_seconds"] for turn in (one, plain)]

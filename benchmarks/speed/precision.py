@@ -1,11 +1,14 @@
-"""What reduced precision does to the matches, and what it costs: each type against float32 on the same pairs.
+"""What reduced precision does to the matches, and what it costs: each type against float32 on the
+same pairs.
 
-    python benchmarks/speed/precision.py [--weights small] [--images FOLDER] [--device cuda] [--out results.json]
+    python benchmarks/speed/precision.py [--weights small] [--images FOLDER] [--device cuda] [--out
+    results.json]
 
-equal   share of float32's matches, pairs of 8×8 cells, that are found too, and of those found that float32 has
-shift   pixels between the keypoints of image 1 of equal matches whose keypoints in image 0 are the same; `moved` is the
-        share of equal matches whose keypoint in image 0 is another pixel of the cell
-seconds one pair, encoded and matched, the median of the pairs
+equal   share of float32's matches, pairs of 8×8 cells, that are found too, and of those found that
+        float32 has
+shift   pixels between the keypoints of image 1 of equal matches whose keypoints in image 0 are the
+        same; `moved` is the share of equal matches whose keypoint in image 0 is another pixel of
+        the cell seconds one pair, encoded and matched, the median of the pairs
 
 Pairs are neighbours in the folder's order; without a folder, windows of a generated texture.
 """

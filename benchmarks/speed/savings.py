@@ -2,10 +2,11 @@
 
     python benchmarks/speed/savings.py [--quick] [--device cuda] [--out results.json]
 
-Two lists of pairs as in matcher.py, smaller. A factor above 1 is how many times longer the list takes without the
-saving (or, of a candidate that the product does not have, how many times longer it takes as it is). `predicted` is the
-same factor of the counted floating-point operations, which know nothing of memory traffic. The matches must be the same
-with and without: the script stops where they are not.
+Two lists of pairs as in matcher.py, smaller. A factor above 1 is how many times longer the list
+takes without the saving (or, of a candidate that the product does not have, how many times longer
+it takes as it is). `predicted` is the same factor of the counted floating-point operations, which
+know nothing of memory traffic. The matches must be the same with and without: the script stops
+where they are not.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def compile_network(matcher: Ours) -> None:
 def pairwise_self_attention(
     self: transformer.LocalFeatureTransformer, x0: Tensor, x1: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """LocalFeatureTransformer.forward on the backbone's features, the first self-attention included."""
+    """LocalFeatureTransformer.forward on the backbone's features, the first self-attention
+    included.
+    """
     for layer in self.layers:
         assert isinstance(layer, transformer.AttentionRound)
         x0, x1 = layer.cross(layer.self_attention(x0, x0), layer.self_attention(x1, x1))
@@ -155,7 +158,9 @@ class PerPair(Ours):
 
 
 def mixed_encode(self: Any, images: Tensor) -> model.ImageFeatures:
-    """encode with the image's half of each fusion block's first 3×3 done: conv2(conv1(fine)), bias included."""
+    """encode with the image's half of each fusion block's first 3×3 done: conv2(conv1(fine)), bias
+    included.
+    """
     features = WHOLE_ENCODE(self, images)
     first, second = self.refinement_layer.out_conv_layers
     quarter, half = (
@@ -261,7 +266,9 @@ class Side:
 def compare(
     product: Side, other: Side, images: np.ndarray, pairs: Pairs, rounds: int
 ) -> dict[str, Any]:
-    """Seconds of both by turns, and their operations. Raises SystemExit where they find other numbers of matches."""
+    """Seconds of both by turns, and their operations. Raises SystemExit where they find other
+    numbers of matches.
+    """
     start = time.perf_counter()
     first = other(images, pairs)
     first_seconds = time.perf_counter() - start

@@ -1,11 +1,13 @@
-"""What every stage of a pair costs, without the exact savings and with them, and how near the chip's limit it runs.
+"""What every stage of a pair costs, without the exact savings and with them, and how near the
+chip's limit it runs.
 
     python benchmarks/speed/stages.py [--quick] [--device cuda] [--out results.json]
 
-One pair of overlapping images, both encoded and then matched: by the product, and by itself without all the savings of
-savings.py. On a GPU the figures are of a pair of a batch of 64. Seconds are medians of `--rounds` turns; operations are
-the counted floating-point ones of the product on a CPU; the limit is the rate of a product of two large matrices on the
-same device, measured in the same run.
+One pair of overlapping images, both encoded and then matched: by the product, and by itself without
+all the savings of savings.py. On a GPU the figures are of a pair of a batch of 64. Seconds are
+medians of `--rounds` turns; operations are the counted floating-point ones of the product on a CPU;
+the limit is the rate of a product of two large matrices on the same device, measured in the same
+run.
 """
 
 from __future__ import annotations
@@ -93,7 +95,9 @@ def stage_seconds(side: Side, images: np.ndarray, pairs: Pairs, rounds: int) -> 
 
 
 def stage_operations(weights: Path, images: np.ndarray) -> dict[str, float]:
-    """Operations of every stage of the pair of the first two images, counted on the CPU: kernels count none."""
+    """Operations of every stage of the pair of the first two images, counted on the CPU: kernels
+    count none.
+    """
     side = Side(Variant(), weights, torch.device("cpu"), torch.float32)
     counter = flop_counter()
     with counter, measured(lambda: float(counter.get_total_flops())) as operations:

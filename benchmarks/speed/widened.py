@@ -1,13 +1,16 @@
-"""The bundled weights in a network of the published size: the matches of the former at the cost of the latter.
+"""The bundled weights in a network of the published size: the matches of the former at the cost of
+the latter.
 
     python benchmarks/speed/widened.py FOLDER
 
-writes such a checkpoint, for `--weights` of the other benchmarks and of the jobs. The published weights are not at
-hand, and untrained ones find some dozens of matches in pairs that show nothing in common, where trained ones find none.
+writes such a checkpoint, for `--weights` of the other benchmarks and of the jobs. The published
+weights are not at hand, and untrained ones find some dozens of matches in pairs that show nothing
+in common, where trained ones find none.
 
-Channels are repeated where a layer norm follows, which keeps its mean and variance, and else zero beyond those of the
-narrow network; every layer reads the first copy alone. Added blocks pass on what they get, added attention adds none.
-The options of the fine matching stay those of the narrow network. After Net2Net (Chen, Goodfellow, Shlens, ICLR 2016).
+Channels are repeated where a layer norm follows, which keeps its mean and variance, and else zero
+beyond those of the narrow network; every layer reads the first copy alone. Added blocks pass on
+what they get, added attention adds none. The options of the fine matching stay those of the narrow
+network. After Net2Net (Chen, Goodfellow, Shlens, ICLR 2016).
 """
 
 from __future__ import annotations
@@ -40,8 +43,10 @@ def every(narrow: int, wide: int) -> Tensor:
 
 
 def frequencies(narrow: int, wide: int) -> Tensor:
-    """Of queries and keys: two channels of the rows and two of the columns share a rotary frequency, and a network n
-    times as wide has n − 1 more frequencies between two of the narrow one's. Its heads hold the same of them."""
+    """Of queries and keys: two channels of the rows and two of the columns share a rotary
+    frequency, and a network n times as wide has n − 1 more frequencies between two of the narrow
+    one's. Its heads hold the same of them.
+    """
     channel, ratio = torch.arange(wide), wide // narrow
     return torch.where(channel // 4 % ratio == 0, channel // (4 * ratio) * 4 + channel % 4, -1)
 
@@ -59,8 +64,9 @@ def stages(narrow: int, wide: int, second: int) -> Tensor:
 def layouts(
     narrow: EfficientLoFTRConfig, wide: EfficientLoFTRConfig
 ) -> dict[str, tuple[Tensor, Tensor | None, float | Tensor]]:
-    """Of the parameters whose names hold a pattern, the first that fits: rows, columns (None of depth-wise ones), and a
-    factor."""
+    """Of the parameters whose names hold a pattern, the first that fits: rows, columns (None of
+    depth-wise ones), and a factor.
+    """
     maps = [first(a, b) for a, b in zip(narrow.out_features, wide.out_features, strict=True)]
     _, half, quarter, coarse = maps
     size = narrow.hidden_size, wide.hidden_size
@@ -113,7 +119,9 @@ def taken(value: Tensor, rows: Tensor, columns: Tensor | None, beyond: float = 0
 
 @torch.no_grad()
 def widened(narrow: EfficientLoFTRForKeypointMatching) -> EfficientLoFTRForKeypointMatching:
-    """A model of the published size that computes what `narrow` computes, whose widths divide the published ones."""
+    """A model of the published size that computes what `narrow` computes, whose widths divide the
+    published ones.
+    """
     options = {name: getattr(narrow.config, name) for name in KEPT}
     wide = EfficientLoFTRForKeypointMatching(EfficientLoFTRConfig(**options)).eval()
     rules, theirs = layouts(narrow.config, wide.config), narrow.state_dict()

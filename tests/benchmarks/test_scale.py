@@ -1,4 +1,6 @@
-"""The benchmarks of scale: what importing.py writes is a run, and docs/scale.md says what scale_plan.py computes."""
+"""The benchmarks of scale: what importing.py writes is a run, and docs/scale.md says what
+scale_plan.py computes.
+"""
 
 from __future__ import annotations
 
@@ -38,18 +40,24 @@ def test_a_made_up_run_has_points_that_recur_and_points_that_do_not(tmp_path: Pa
         points
         for table in tables
         for side in (0, 1)
-        for name, points in zip(table[f"image{side}"].to_pylist(), unragged(table[f"keypoints{side}"]), strict=True)
+        for name, points in zip(
+            table[f"image{side}"].to_pylist(), unragged(table[f"keypoints{side}"]), strict=True
+        )
         if name == image
     ]
     assert len(seen) == 2 * importing.NEXT
     keypoints = []
     for half in (slice(0, 40), slice(40, 80)):
         xy = np.concatenate([points[half] for points in seen])
-        keypoints.append(len(merge_keypoints(np.zeros(len(xy)), xy, np.ones(len(xy)), np.array([5.0])).xy))
+        keypoints.append(
+            len(merge_keypoints(np.zeros(len(xy)), xy, np.ones(len(xy)), np.array([5.0])).xy)
+        )
     assert keypoints[0] < 0.75 * keypoints[1]
 
 
-def test_a_database_that_lost_a_row_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_lost_a_row_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counted = importing.count_rows
 
     def one_less(database: Path) -> dict[str, int]:
@@ -62,13 +70,25 @@ def test_a_database_that_lost_a_row_is_told(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_rows_that_are_lost_or_doubled_are_counted(tmp_path: Path) -> None:
-    planned = pa.table({"image0": ["a", "a", "b"], "image1": ["b", "c", "c"], "score": [None, None, 0.5]})
+    planned = pa.table(
+        {"image0": ["a", "a", "b"], "image1": ["b", "c", "c"], "score": [None, None, 0.5]}
+    )
     run = Folder(str(tmp_path))
     run.publish_table("matches/0.parquet", planned)
-    assert streaming.count_rows(planned, tmp_path) == {"expected": 3, "present": 3, "doubled": 0, "lost": 0}
+    assert streaming.count_rows(planned, tmp_path) == {
+        "expected": 3,
+        "present": 3,
+        "doubled": 0,
+        "lost": 0,
+    }
     run.publish_table("matches/0.parquet", planned.slice(0, 1))
     run.publish_table("matches/1.parquet", planned.slice(0, 2))
-    assert streaming.count_rows(planned, tmp_path) == {"expected": 3, "present": 3, "doubled": 1, "lost": 1}
+    assert streaming.count_rows(planned, tmp_path) == {
+        "expected": 3,
+        "present": 3,
+        "doubled": 1,
+        "lost": 1,
+    }
 
 
 @pytest.mark.parametrize("count", [100, 5000, 20_000])
@@ -80,7 +100,9 @@ def test_a_list_to_stream_has_the_pairs_that_were_asked_for(tmp_path: Path, coun
     assert {*pairs["image0"].to_pylist(), *pairs["image1"].to_pylist()} <= photos
 
 
-def test_the_document_has_the_tables_that_the_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_document_has_the_tables_that_the_script_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert scale_plan.main([]) == 0
     document = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8")
     for line in capsys.readouterr().out.splitlines():
@@ -111,12 +133,16 @@ def test_the_plan_follows_from_its_unit_costs() -> None:
     assert {what for what in before if before[what] != after[what]} == {
         *("**GPU hours**", "days on 100 GPUs", "CPU cores beside a GPU"),
     }
-    hours = [float(found["**GPU hours**"].removesuffix(" h").replace(",", "")) for found in (before, after)]
+    hours = [
+        float(found["**GPU hours**"].removesuffix(" h").replace(",", ""))
+        for found in (before, after)
+    ]
     assert hours[1] == pytest.approx(2 * hours[0], rel=0.01)
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(2e9, "2,000,000,000"), (12345, "12,300"), (999.6, "1,000"), (0.12345, "0.123")]
+    ("value", "text"),
+    [(2e9, "2,000,000,000"), (12345, "12,300"), (999.6, "1,000"), (0.12345, "0.123")],
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert scale_plan.number(value) == text

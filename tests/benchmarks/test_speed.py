@@ -1,4 +1,6 @@
-"""The benchmarks of speed: what they compare computes the same thing, and they count what they say they count."""
+"""The benchmarks of speed: what they compare computes the same thing, and they count what they say
+they count.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained weights, without the border and with a threshold that let a small texture match itself moved."""
+    """Untrained weights, without the border and with a threshold that let a small texture match
+    itself moved.
+    """
     torch.manual_seed(0)
     config = EfficientLoFTRConfig(
         stage_num_blocks=[1, 1, 2, 2],
@@ -54,12 +58,16 @@ def test_every_saving_changes_the_cost_and_not_the_matches(name: str, weights: P
     if name == "output projection in fc1":
         assert found["predicted"] < 1
     if name == "image's half of the fusion":
-        assert found["predicted"] > 1  # a 3×3 an image for a 1×1 a pair: few pairs an image never pay
+        assert (
+            found["predicted"] > 1
+        )  # a 3×3 an image for a 1×1 a pair: few pairs an image never pay
 
 
 def test_a_variant_that_computes_something_else_is_refused(weights: Path) -> None:
     images = matcher.windows(None, 64, 96, matcher.near_pairs(2, 1, step=32))
-    product, other = (savings.Side(savings.Variant(), weights, CPU, torch.float32) for _ in range(2))
+    product, other = (
+        savings.Side(savings.Variant(), weights, CPU, torch.float32) for _ in range(2)
+    )
     other.matcher.matcher.model.config.coarse_matching_threshold = 0.5
     with pytest.raises(SystemExit, match="computes something else"):
         savings.compare(product, other, images, [(0, 1)], rounds=1)
@@ -69,7 +77,10 @@ def test_the_three_methods_match_the_same_pairs(weights: Path) -> None:
     pytest.importorskip("transformers")
     what = matcher.near_pairs(3, 2, step=32)
     images, pairs = matcher.windows(None, 64, 96, what), what.pairs
-    methods = {name: matcher.method(name, weights, CPU, torch.float32) for name in ("ours", "plain", "transformers")}
+    methods = {
+        name: matcher.method(name, weights, CPU, torch.float32)
+        for name in ("ours", "plain", "transformers")
+    }
     ours, plain, theirs = (run(images, pairs) for run in methods.values())
     assert ours == plain > 10
     assert theirs > 10  # it lists each match by both of its cells; see docs/differences.md
@@ -125,7 +136,11 @@ def test_the_same_precision_changes_nothing_and_another_is_seen() -> None:
         "shift_99": 0.0,
     }
     other = precision.compare([one], [matches([[0, 3, 5], [0, 4, 7], [0, 9, 9]], [1.5, 2.0, 3.0])])
-    assert (other["found"], other["right"], other["shift_median"]) == (0.5, pytest.approx(1 / 3), 0.5)
+    assert (other["found"], other["right"], other["shift_median"]) == (
+        0.5,
+        pytest.approx(1 / 3),
+        0.5,
+    )
 
 
 def test_plans_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +176,10 @@ def test_stages_are_timed_and_counted_without_the_savings_and_with_them(
 def test_two_cameras_verify_every_true_pair_and_none_apart(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert verification.main(["--data", str(data), "--quick", "--out", str(tmp_path / "results.json")]) == 0
+    assert (
+        verification.main(["--data", str(data), "--quick", "--out", str(tmp_path / "results.json")])
+        == 0
+    )
     ways = json.loads((tmp_path / "results.json").read_text())["ways"]
     for row in ways.values():
         assert row["true_verified"] == row["true"] > 15
