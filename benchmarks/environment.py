@@ -40,7 +40,7 @@ def peak_memory() -> int:
 
 
 def write_results(path: Path, results: dict[str, Any], *packages: str) -> None:
-    """Write results as JSON, with the versions of the packages, the number of CPUs and the commit."""
+    """Write results as JSON, with the versions of packages, the number of CPUs and the commit."""
     described = {"versions": versions(*packages), "cpus": os.cpu_count(), "commit": commit()}
     path.write_text(
         json.dumps({**described, **results}, indent=1, ensure_ascii=False) + "\n", "utf-8"

@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from eloftr.errors import ArgumentError
+
 KINDS = {
     "homography16": "homography",
     "kusvod22": "epipolar",
@@ -161,8 +163,8 @@ def load_view(path: Path, long_side: int | None) -> View:
     shrink = min(1.0, long_side / size.max())
     target = np.minimum(np.round(size * shrink / 32), size // 32).astype(int) * 32
     if target.min() < 32:
-        raise ValueError(
-            f"{path}: {size[0]}×{size[1]} leaves no 32 pixels at --long-side {long_side}; ask for more."
+        raise ArgumentError(
+            f"{path}: {size[0]}×{size[1]} leaves no 32 pixels at --long-side {long_side}."
         )
     resized = grey.resize((int(target[0]), int(target[1])), Image.Resampling.LANCZOS)
     return View(np.asarray(resized), size / target)
@@ -173,15 +175,15 @@ def load_pairs(folder: Path, quick: bool = False) -> list[Pair]:
     `quick`.
 
     Raises:
-        ValueError: the folder is no known set, or its pairs.json is missing.
+        ArgumentError: the folder is no known set, or its pairs.json is missing.
     """
     if folder.name not in KINDS:
-        raise ValueError(
+        raise ArgumentError(
             f"{folder.name}: not a set with ground truth; known are {', '.join(KINDS)}."
         )
     listing = folder / "pairs.json"
     if not listing.is_file():
-        raise ValueError(
+        raise ArgumentError(
             f"{listing}: no such file; give the folder that holds the sets with --data."
         )
     rows = json.loads(listing.read_text())

@@ -1,6 +1,6 @@
 """Judge a matcher on pairs with ground truth, next to SIFT on the same images.
 
-    pip install .[eval]
+    pip install .[test]
     python benchmarks/quality/quality.py --weights NAME_OR_PATH --out results.json
 
 Both methods see the same grey image: longer side 640 (`--long-side`), sides multiples of 32, never
@@ -56,6 +56,7 @@ from benchmarks.quality.datasets import (
     load_view,
 )
 from benchmarks.quality.sift import RATIO, SiftFeatures, detect_sift, match_sift
+from eloftr.errors import ArgumentError, EloftrError
 
 POINT_PIXELS = 3.0  # homography and marked points: pixels of the original images
 POSE_PIXELS = 2.0  # poses, and
@@ -223,16 +224,18 @@ def load_sift(
     """SIFT's records of an earlier run: set → (image0, image1) → method → record.
 
     Raises:
-        ValueError: the file is of other settings or other images, or lacks a set or a method.
+        ArgumentError: the file is of other settings or other images, or lacks a set or a method.
     """
     try:
-        earlier = json.loads(path.read_text())
-        found, sets = earlier["settings"], earlier["sets"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"--sift-from {path}: not a result of this script ({error!r}).") from error
+        earlier = json.loads(path.read_bytes())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ArgumentError(f"--sift-from {path}: cannot be read ({error}).") from error
+    if not isinstance(earlier, dict) or not {"settings", "sets"} <= earlier.keys():
+        raise ArgumentError(f"--sift-from {path}: not a result of this script.")
+    found, sets = earlier["settings"], earlier["sets"]
     for name, value in expected.items():
         if found.get(name) != value:
-            raise ValueError(
+            raise ArgumentError(
                 f"--sift-from {path}: {name} was {found.get(name)} there and is {value} here; "
                 "leave --sift-from out to compute SIFT again."
             )
@@ -240,12 +243,12 @@ def load_sift(
     for name, sha256 in digests.items():
         if name not in sets or sets[name]["sha256"] != sha256:
             reason = "holds other images" if name in sets else "is missing there"
-            raise ValueError(
+            raise ArgumentError(
                 f"--sift-from {path}: {name} {reason}; leave --sift-from out to compute SIFT again."
             )
         for method in methods:
             if method not in sets[name]["summary"]:
-                raise ValueError(
+                raise ArgumentError(
                     f"--sift-from {path}: {name} has no {method} there; run that with --sift-full."
                 )
         known[name] = {
@@ -256,7 +259,7 @@ def load_sift(
 
 
 def table(sets: dict[str, Any]) -> str:
-    """An aligned Markdown table with a row a set; a cell holds the figure of each method in turn."""
+    """An aligned Markdown table with a row a set; a cell holds the figure of each method."""
     methods = list(next(iter(sets.values()))["summary"])
     titles = {"ours": "ours", "sift": "SIFT", "sift_full": "SIFT at full size"}
     columns = {"matches": ("matches", "{:.0f}", 1), "share": ("right %", "{:.1f}", 100)}
@@ -339,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         run(options)
-    except ValueError as error:
+    except EloftrError as error:
         print(f"quality: {error}", file=sys.stderr)
         return 2
     return 0
@@ -348,7 +351,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluate, print the table, write the JSON and return what it holds."""
     if options.long_side < 32:
-        raise ValueError(f"--long-side {options.long_side}: at least 32 pixels are needed.")
+        raise ArgumentError(f"--long-side {options.long_side}: at least 32 pixels are needed.")
     data = options.data or Path(os.environ.get("ELOFTR_DATA") or PROJECT.parent / "shared" / "data")
     names = [name.strip() for name in options.sets.split(",")]
     pairs = {name: load_pairs(data / name, options.quick) for name in names}
@@ -361,7 +364,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         )
         for name in names:
             if any(_names(pair) not in known[name] for pair in pairs[name]):
-                raise ValueError(
+                raise ArgumentError(
                     f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a --quick run?"
                 )
     cv2.setNumThreads(1)  # the order of sums, and so the result, must not depend on the machine

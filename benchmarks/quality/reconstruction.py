@@ -1,14 +1,14 @@
 """Reconstruct photographs whose cameras are known, and compare, next to COLMAP's own SIFT on the
 same photographs.
 
-    pip install .[eval]
+    pip install .[test]
     python benchmarks/quality/reconstruction.py --weights NAME_OR_PATH --out results.json
 
 A set is a folder with `images/` and `poses.json`: for each file name R (3×3) and t, world to
 camera, K (3×3) in pixels with centres at integers, and optionally dist, OpenCV's k1 k2 p1 p2. Where
 these come from a SIFT model themselves, the errors favour SIFT.
 
-ours   jobs/match_dataset.py on all pairs at `--long-side`, then jobs/reconstruct.py
+ours   `pipeline.match` on all pairs at `--long-side`, then `pipeline.reconstruct`
 SIFT   pycolmap's extract_features, match_exhaustive and incremental_mapping on the full-size
        images: its defaults, but fixed seeds, and models from three images on, as ours
 
@@ -38,8 +38,6 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from subprocess import STDOUT
-from subprocess import run as run_process
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -47,9 +45,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
+import pipeline
+from benchmarks.environment import PROJECT
 from benchmarks.quality.quality import environment
+from eloftr.errors import ArgumentError, EloftrError
 from pipeline.demo.truth import DemoTruth, compare_with_truth
+from pipeline.events import Event
 from pipeline.extras import import_pycolmap
+from pipeline.reconstruct.cameras import CameraOptions
 from pipeline.reconstruct.mapping import MAPPERS
 from pipeline.reconstruct.summary import ModelSummary
 
@@ -62,30 +65,28 @@ Record = dict[str, Any]
 
 
 def load_truth(folder: Path) -> tuple[DemoTruth, set[str]]:
-    """The poses of a set, and its distinct cameras as COLMAP writes them:
-    `OPENCV:fx,fy,cx,cy,k1,k2,p1,p2`.
+    """The poses of a set, and its distinct cameras as COLMAP writes them.
 
-    Raises ValueError where poses.json is missing or has no poses, or lacks an image or has one too
-    many.
+    A camera is `OPENCV:fx,fy,cx,cy,k1,k2,p1,p2`. Raises ArgumentError where poses.json cannot be
+    read or has no poses, or lacks an image or has one too many.
     """
     path = folder / "poses.json"
     try:
-        rows = json.loads(path.read_text())
-        poses = {
-            name: (np.array(row["R"], float), np.array(row["t"], float))
-            for name, row in rows.items()
-        }
-        intrinsics = {name: np.array(row["K"], float) for name, row in rows.items()}
-        cameras = {
-            _camera(intrinsics[name], row.get("dist") or [0.0] * 4) for name, row in rows.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path}: not a readable list of poses ({error!r}); check --data and --sets."
+        rows = json.loads(path.read_bytes())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ArgumentError(
+            f"{path}: not a readable list of poses ({error}); check --data and --sets."
         ) from error
+    poses = {
+        name: (np.array(row["R"], float), np.array(row["t"], float)) for name, row in rows.items()
+    }
+    intrinsics = {name: np.array(row["K"], float) for name, row in rows.items()}
+    cameras = {
+        _camera(intrinsics[name], row.get("dist") or [0.0] * 4) for name, row in rows.items()
+    }
     found = {entry.name for entry in (folder / "images").glob("*")}
     if found != poses.keys() or not found:
-        raise ValueError(
+        raise ArgumentError(
             f"{folder}: images/ and poses.json hold different names; they must be the same."
         )
     first = rows[min(rows)]
@@ -98,46 +99,37 @@ def _camera(K: np.ndarray, distortion: list[float]) -> str:
     return "OPENCV:" + ",".join(str(float(number)) for number in numbers)
 
 
-def job(name: str, log: Path, result: Path, *arguments: object) -> float:
-    """Run a job of this project: seconds. Raises ValueError where it does not leave the file
-    `result`.
-    """
-    script = PROJECT / "jobs" / f"{name}.py"
-    start = time.perf_counter()
-    with log.open("w") as file:
-        done = run_process(
-            [sys.executable, str(script), *map(str, arguments)],
-            stdout=file,
-            stderr=STDOUT,
-            check=False,
-        )
-    if not result.exists():
-        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
-        raise ValueError(f"{script.name} ended with {done.returncode}: {last}")
-    return time.perf_counter() - start
-
-
 def reconstruct_ours(
     truth: DemoTruth, work: Path, camera: str | None, weights: str, long_side: int, mapper: str
 ) -> Record:
-    """Both jobs, into work/run and work/ours; the record of the model and the seconds of the steps."""
+    """The record of our model, and the seconds of the steps; work/run and work/ours are written."""
     images, run, model = truth.images.resolve(), work / "run", work / "ours"
-    matching = ("--images", images, "--output", run, "--weights", weights, "--long-side", long_side)
-    matched = job("match_dataset", work / "match.log", run / "summary.json", *matching)
-    mapping = ("--output", model, "--mapper", mapper, "--camera", camera or CAMERA)
-    mapped = job("reconstruct", work / "map.log", model / "report.txt", run, *mapping)
-    seconds = {"matching": matched, "mapping": mapped}
-    summary = json.loads((run / "summary.json").read_text())
+    times = [time.perf_counter()]
+    summary = pipeline.match(
+        str(images), str(run), weights=weights, long_side=long_side, progress=say
+    )
+    times.append(time.perf_counter())
+    cameras = CameraOptions.parse(camera or CAMERA)
+    pipeline.reconstruct(str(run), model, mapper=mapper, cameras=cameras, progress=say)
+    times.append(time.perf_counter())
+    seconds = dict(zip(("matching", "mapping"), np.diff(times).tolist(), strict=True))
     return {**measure(model / "sparse" / "0", truth), "seconds": seconds, "matching": summary}
 
 
+def say(event: Event) -> None:
+    """Print what the work says while it goes on, beside the table."""
+    print(event.text, file=sys.stderr, flush=True)
+
+
 def reconstruct_sift(truth: DemoTruth, work: Path, camera: str | None) -> Record:
-    """COLMAP's own pipeline into work/sift, in a process of its own: a bad input kills pycolmap's."""
+    """COLMAP's own pipeline into work/sift, in a process of its own, which a bad input may kill."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             seconds = pool.submit(map_sift, truth.images.resolve(), work / "sift", camera).result()
         except BrokenProcessPool as error:
-            raise ValueError(f"{truth.images}: pycolmap's process died on these images.") from error
+            raise ArgumentError(
+                f"{truth.images}: pycolmap's process died on these images."
+            ) from error
     return {**measure(work / "sift" / "sparse" / "0", truth), "seconds": seconds}
 
 
@@ -242,8 +234,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     loaded = {name: load_truth(data / name) for name in names}
     for name, (_, cameras) in loaded.items():
         if options.known_cameras and len(cameras) > 1:
-            raise ValueError(
-                f"{data / name}: has {len(cameras)} cameras; leave --known-cameras out, which keeps one."
+            raise ArgumentError(
+                f"{data / name}: has {len(cameras)} cameras; leave out --known-cameras, which keeps one."
             )
     from eloftr import load_matcher
 
@@ -258,7 +250,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         else:
             root = options.work.resolve()
             if root.exists() and any(root.iterdir()):
-                raise ValueError(
+                raise ArgumentError(
                     f"--work {root}: holds files already; give an empty or a new folder."
                 )
         for name, (truth, cameras) in loaded.items():
@@ -317,7 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         run(parser.parse_args(arguments))
-    except ValueError as error:
+    except EloftrError as error:
         print(f"reconstruction: {error}", file=sys.stderr)
         return 2
     return 0

@@ -35,17 +35,15 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
+import pipeline
 from benchmarks.environment import write_results
 from eloftr import load_model
-from pipeline.execute.executor import EXECUTORS, make_executor
-from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
+from pipeline.execute.executor import EXECUTORS
 from pipeline.pairs.descriptors import Descriptors, describe_images
 from pipeline.pairs.formats import write_candidates
 from pipeline.pairs.retrieval import candidates_of
-from pipeline.report.rankings import draw_rankings
 from pipeline.rerank.evaluation import MEASURES, judge, measured, table_text
-from pipeline.rerank.job import Reranking, RerankSummary, rerank_candidates
-from pipeline.rerank.options import RerankOptions
+from pipeline.rerank.job import RerankSummary
 from pipeline.store.folder import Folder
 from pipeline.tables import CANDIDATES
 
@@ -168,24 +166,24 @@ class Measured:
         self.executor = executor
         self.rankings: dict[str, dict[str, np.ndarray]] = {}
 
-    def __call__(self, label: str, output: str = "full", **how: Any) -> Reranking:
+    def __call__(self, label: str, output: str = "full", **how: Any) -> RerankSummary:
         """Rerank into a folder and keep the values of every query by set, under a label."""
         result = self.rerank(output, ALL, **how)
         self.rankings[label] = by_set(self.ranking(output), self.positives)
         return result
 
-    def rerank(self, output: str, listed: str, **how: Any) -> Reranking:
+    def rerank(self, output: str, listed: str, **how: Any) -> RerankSummary:
         """The job's function on one of the lists that `retrieve` wrote; its result."""
-        options = RunOptions(
-            {"query": str(self.data), "database": str(self.data)},
+        found = pipeline.rerank(
+            str(self.data),
+            str(self.data),
+            str(self.folder / f"{listed}.parquet"),
             str(self.folder / output),
-            matching=MatchingOptions(self.long_side),
-            verification=VerificationOptions(long_side=self.long_side),
+            truth=str(self.data / "retrieval.json"),
+            long_side=self.long_side,
+            executor=self.executor,
+            **how,
         )
-        candidates, truth = self.folder / f"{listed}.parquet", self.data / "retrieval.json"
-        asked = RerankOptions(options, str(candidates), str(truth), **how)
-        with make_executor(self.executor) as executor:
-            found = rerank_candidates(asked, executor)
         assert found is not None  # it is no dry run
         return found
 
@@ -193,7 +191,7 @@ class Measured:
         return self.folder / output / "ranking.parquet"
 
     def by_itself(self, name: str) -> dict[str, float]:
-        """Rerank the queries of one set alone, into a folder of its own: what `timed` says of it."""
+        """Rerank the queries of one set alone, into a folder of its own; what `timed` says."""
         result = self.rerank(f"sets/{name}", name)
         among_all, alone = (
             pq.read_table(self.ranking(output)) for output in ("full", f"sets/{name}")
@@ -202,7 +200,7 @@ class Measured:
             raise SystemExit(
                 f"reranking: {name} by itself has another ranking than among all queries"
             )
-        return timed(result.summary)
+        return timed(result)
 
 
 def timed(summary: RerankSummary) -> dict[str, float]:
@@ -219,9 +217,7 @@ def timed(summary: RerankSummary) -> dict[str, float]:
 
 def measure(run: Measured) -> dict[str, Any]:
     """All rerankings, what the early stop saved, and how long each set takes."""
-    found = run("reranked", draw=3)
-    draw_rankings(found)
-    whole = found.summary
+    whole = run("reranked", draw=3)
     seconds = {ALL: timed(whole)}
     run.rankings = {
         "retrieval": by_set(run.ranking("full"), run.positives, before=True),
@@ -234,7 +230,7 @@ def measure(run: Measured) -> dict[str, Any]:
     for score in ("ratio", "sum"):
         run(f"by {score}", score=score)
     run("saturated", saturation=SATURATION)
-    early = run("saturated, early stop", "early", saturation=SATURATION, top=TOP).summary
+    early = run("saturated, early stop", "early", saturation=SATURATION, top=TOP)
     check_firsts(run.ranking("full"), run.ranking("early"))
     return {
         "gate": whole["options"]["gate"],
@@ -362,9 +358,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
     for side, counts in results["candidates"].items():
         print(
-            "{}: {candidates:,} candidates, {verified:,} verified, {most_inliers} inliers at most".format(
-                side, **counts
-            )
+            f"{side}: {counts['candidates']:,} candidates, {counts['verified']:,} verified, "
+            f"{counts['most_inliers']} inliers at most"
         )
     print(f"first places kept by the gate: {results['gated_queries']}")
     print(

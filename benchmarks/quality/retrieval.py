@@ -212,16 +212,15 @@ def main(arguments: list[str] | None = None) -> int:
             f"{row['descriptor']:12}{row['dimensions']:9,} "
             + "".join(f"{row[name]:11.3f}" for name in measures)
         )
-    print(
-        f"{labels[-2]['cpu_seconds_per_image'] * 1000:.0f} ms of one core an image, reading included",
-        flush=True,
-    )
+    milliseconds = labels[-2]["cpu_seconds_per_image"] * 1000
+    print(f"{milliseconds:.0f} ms of one core an image, reading included", flush=True)
     results: dict[str, Any] = {"weights": options.weights, "labels": labels}
     if options.sets:
         found = against_matches(options.data, options.sets, options.long_side, model)
         cost = f"{found['cpu_seconds']:.0f} s of one core at {found['long_side']} px"
         print(
-            f"{', '.join(found['sets'])}: {found['images']} images, all {found['pairs']} pairs matched in {cost}"
+            f"{', '.join(found['sets'])}: {found['images']} images, "
+            f"all {found['pairs']} pairs matched in {cost}"
         )
         print(f"{found['verified']} verified; the lists of the k most similar of each image hold:")
         print("descriptor     k  pairs  of all pairs  of the verified")

@@ -148,10 +148,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for way, row in results.items():
         print(
-            f"{way:12} same: {1000 * row['seconds_same'] / row['same']:6.1f} ms a pair, {row['true_verified']} of "
-            f"{row['true']} true ones verified, {row['wrong']} of {row['verified']} verified ones wrong; apart: "
-            f"{1000 * row['seconds_apart'] / max(1, row['apart']):6.1f} ms a pair, {row['apart_verified']} of "
-            f"{row['apart']} verified"
+            f"{way:12} same: {1000 * row['seconds_same'] / row['same']:6.1f} ms a pair, "
+            f"{row['true_verified']} of {row['true']} true ones verified, "
+            f"{row['wrong']} of {row['verified']} verified ones wrong; "
+            f"apart: {1000 * row['seconds_apart'] / max(1, row['apart']):6.1f} ms a pair, "
+            f"{row['apart_verified']} of {row['apart']} verified"
         )
     if options.out:
         write_results(options.out, {"ways": results}, "pycolmap", "numpy", "torch")

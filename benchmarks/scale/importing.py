@@ -153,7 +153,7 @@ def import_run(run: Path, output: Path) -> dict[str, Any]:
     printed = process.stdout.read()
     if process.returncode:
         raise SystemExit(
-            f"importing: the import ended with exit code {process.returncode}; see its message above"
+            f"importing: the import ended with code {process.returncode}; see its message above"
         )
     return {
         "seconds": seconds,
@@ -239,10 +239,11 @@ def measure(pairs: int, matches: int, scratch: Path) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """What was measured, as Markdown."""
-    lines = [
-        "| pairs | images | keypoints | matches | seconds | µs a pair | anonymous | with files | database | disk |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|---|---|")
+    counted, sized = (
+        "pairs | images | keypoints | matches",
+        "anonymous | with files | database | disk",
+    )
+    lines = [f"| {counted} | seconds | µs a pair | {sized} |", "|" + "---|" * 10]
     for row in rows:
         counts = [
             row["pairs"],

@@ -130,7 +130,8 @@ def main(arguments: list[str] | None = None) -> int:
     }
     makers = {"exhaustive": exhaustive, "sequential": sequential, "retrieval": retrieval}
     print(
-        "list             images      pairs  shards   encodes an image: planned / least / as given   seconds"
+        "list             images      pairs  shards"
+        "   encodes an image: planned / least / as given   seconds"
     )
     rows = []
     for name, counts in sizes.items():
@@ -141,12 +142,14 @@ def main(arguments: list[str] | None = None) -> int:
             rows.append(row)
             print(
                 f"{name:12} {images:10,} {row['pairs']:10,} {row['shards']:7,}"
-                f"   {row['planned']:25.2f} / {row['bound']:5.2f} / {row['as_given']:8.2f} {row['seconds']:9.2f}",
+                f"   {row['planned']:25.2f} / {row['bound']:5.2f} / {row['as_given']:8.2f}"
+                f" {row['seconds']:9.2f}",
                 flush=True,
             )
     peak = peak_memory()
     print(
-        f"shards of at most {MAX_IMAGES} images and {MAX_PAIRS:,} pairs; peak memory {peak / 1e9:.2f} GB"
+        f"shards of at most {MAX_IMAGES} images and {MAX_PAIRS:,} pairs; "
+        f"peak memory {peak / 1e9:.2f} GB"
     )
     if options.out:
         bounds = {"images": MAX_IMAGES, "pairs": MAX_PAIRS}

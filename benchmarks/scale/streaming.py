@@ -138,7 +138,7 @@ def measure(count: int, executor: str, scratch: Path) -> dict[str, Any]:
         seconds = time.monotonic() - started
         if driver.returncode:
             raise SystemExit(
-                f"streaming: the job ended with exit code {driver.returncode}; see its message above"
+                f"streaming: the job ended with code {driver.returncode}; see its message above"
             )
         result = json.loads(driver.stdout)
         files = [path.stat().st_size for path in run.rglob("*") if path.is_file()]

@@ -28,7 +28,7 @@ INTERVAL = 2.0  # seconds; a look at every process costs about a tenth of one
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and all that came from it; Ray's daemons leave the tree, so the session counts too."""
+    """A process and all that came from it, by session too: Ray's daemons leave the tree."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -88,24 +88,16 @@ def main(arguments: list[str] | None = None) -> int:
         result = run(options.images.resolve(), Path(scratch) / "run", job_arguments)
     summary = result["summary"]
     session = summary["session"]
+    starting = f"the start of {session['executor']} {session['start_seconds']} s"
+    stages = [f"{stage} {seconds:.1f} s" for stage, seconds in summary["stage_seconds"].items()]
+    driver, total = result["driver_bytes"] / 1e6, result["total_bytes"] / 1e9
     rows = [
         ("images", f"{summary['images']}"),
         ("pairs", f"{summary['pairs']}, verified {summary['verified']}"),
-        (
-            "wall time",
-            f"{result['seconds']:.1f} s, of which the start of {session['executor']} {session['start_seconds']} s",
-        ),
+        ("wall time", f"{result['seconds']:.1f} s, of which {starting}"),
         ("pairs/s", f"{summary['pairs'] / result['seconds']:.2f}"),
-        (
-            "stages",
-            "  ".join(
-                f"{stage} {seconds:.1f} s" for stage, seconds in summary["stage_seconds"].items()
-            ),
-        ),
-        (
-            "peak memory",
-            f"driver {result['driver_bytes'] / 1e6:.0f} MB, all {result['total_bytes'] / 1e9:.2f} GB",
-        ),
+        ("stages", "  ".join(stages)),
+        ("peak memory", f"driver {driver:.0f} MB, all {total:.2f} GB"),
     ]
     for name, value in rows:
         print(f"{name:12} {value}")

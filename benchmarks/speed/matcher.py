@@ -92,7 +92,7 @@ QUICK_LISTS = {"exhaustive": all_pairs(2), "overlapping": near_pairs(4, 3)}
 
 
 def windows(folder: Path | None, height: int, width: int, what: PairsToMatch) -> np.ndarray:
-    """(pictures · each, H, W) uint8. Raises SystemExit where the folder holds too few photographs."""
+    """(pictures · each, H, W) uint8. Raises SystemExit where there are too few photographs."""
     wide = width + (what.each - 1) * what.step
     if folder is None:
         pictures = [texture(height, wide, seed) for seed in range(what.pictures)]
@@ -102,7 +102,7 @@ def windows(folder: Path | None, height: int, width: int, what: PairsToMatch) ->
         )
         if len(paths) < what.pictures:
             raise SystemExit(
-                f"{folder} holds {len(paths)} photographs; give a folder of at least {what.pictures}"
+                f"{folder} holds {len(paths)} photographs; give one of at least {what.pictures}"
             )
         pictures = [photograph(path, height, wide) for path in paths[: what.pictures]]
     starts = [what.step * k for k in range(what.each)]
@@ -335,6 +335,19 @@ def environment(options: Any) -> dict[str, Any]:
     }
 
 
+def print_rates(title: str, rates: dict[str, Any]) -> None:
+    """A line for each method: pairs a second, matches a pair, and how much faster ours is."""
+    for way, rate in rates.items():
+        spread = f"{min(rate['rounds']):.3f} to {max(rate['rounds']):.3f}"
+        ours = rates.get("ours", {"rounds": [math.nan] * len(rate["rounds"])})["rounds"]
+        ratio = statistics.median(o / r for o, r in zip(ours, rate["rounds"], strict=True))
+        print(
+            f"{title} {way:13} {rate['pairs_per_second']:8.3f} pairs/s ({spread})  "
+            f"{rate['matches']:6.0f} matches a pair  ours is {ratio:.2f} times as fast",
+            flush=True,
+        )
+
+
 def measure(options: Any, weights: Path) -> dict[str, Any]:
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     methods: dict[str, Callable[[np.ndarray, Pairs], int]] = {}
@@ -358,15 +371,7 @@ def measure(options: Any, weights: Path) -> dict[str, Any]:
                 "pairs": len(what.pairs),
                 "methods": rates,
             }
-            for way, rate in rates.items():
-                spread = f"{min(rate['rounds']):.3f} to {max(rate['rounds']):.3f}"
-                ours = rates.get("ours", {"rounds": [math.nan] * len(rate["rounds"])})["rounds"]
-                ratio = statistics.median(o / r for o, r in zip(ours, rate["rounds"], strict=True))
-                print(
-                    f"{width}x{height}  {name:12} {way:13} {rate['pairs_per_second']:8.3f} pairs/s ({spread})  "
-                    f"{rate['matches']:6.0f} matches a pair  ours is {ratio:.2f} times as fast",
-                    flush=True,
-                )
+            print_rates(f"{width}x{height}  {name:12}", rates)
         for name in methods:
             found["peak_bytes"][name] = bytes_ = peak(name, options, weights, height, width)
             print(

@@ -106,9 +106,7 @@ def run_job(executor: str, images: Path, output: Path) -> None:
     command += ["--output", str(output), "--executor", executor]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
-        raise SystemExit(
-            f"pipeline: the job on {executor} ended with exit code {done.returncode}; see its message above"
-        )
+        raise SystemExit(f"pipeline: the job on {executor} ended with code {done.returncode}")
 
 
 def stages(output: Path, turn: Turn) -> Turn:
@@ -163,7 +161,8 @@ def report(found: dict[str, list[Turn]]) -> dict[str, Any]:
     """Print what was measured, and return it as it is written."""
     for way, turns in found.items():
         texts = (
-            f"{turn['seconds']:.1f} s, begun after {turn['start_seconds']:.1f}, CPUs {turn['cpu_seconds']:.0f}"
+            f"{turn['seconds']:.1f} s, begun after {turn['start_seconds']:.1f}, "
+            f"CPUs {turn['cpu_seconds']:.0f}"
             for turn in turns
         )
         print(f"{way:5} " + "  ".join(texts))
@@ -174,7 +173,8 @@ def report(found: dict[str, list[Turn]]) -> dict[str, Any]:
         last = found[way][-1]
         print(
             f"{way:5} costs {statistics.median(seconds):+.1%} beyond the start (median), "
-            f"{statistics.median(cpu):+.1%} CPU seconds; its own start {last['executor_start_seconds']:.1f} s; "
+            f"{statistics.median(cpu):+.1%} CPU seconds; "
+            f"its own start {last['executor_start_seconds']:.1f} s; "
             f"actors busy {last['busy']:.0%} of the time"
         )
         print(

@@ -124,8 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
             expected = expected or found
             rows[name] = row = {"seconds": seconds, **compare(expected, found)}
             print(
-                f"{name:9} {seconds:7.3f} s a pair  equal {row['found']:.1%} and {row['right']:.1%}  "
-                f"moved {row['moved']:.1%}  shift median {row['shift_median']:.4f} px, 99 % {row['shift_99']:.3f} px",
+                f"{name:9} {seconds:7.3f} s a pair  equal {row['found']:.1%} and {row['right']:.1%}"
+                f"  moved {row['moved']:.1%}  shift median {row['shift_median']:.4f} px, "
+                f"99 % {row['shift_99']:.3f} px",
                 flush=True,
             )
         options.dtype = "each"

@@ -273,12 +273,10 @@ def compare(
     first = other(images, pairs)
     first_seconds = time.perf_counter() - start
     found = product(images, pairs), first
-    if abs(found[0] - found[1]) > 2e-3 * max(
-        found
-    ):  # a score at the threshold may fall to either side
-        raise SystemExit(
-            f"savings: {found[0]} matches with, {found[1]} without: the variant computes something else"
-        )
+    # A score at the threshold may fall to either side.
+    if abs(found[0] - found[1]) > 2e-3 * max(found):
+        counts = f"{found[0]} matches with, {found[1]} without"
+        raise SystemExit(f"savings: {counts}: the variant computes something else")
     device = product.matcher.matcher.device
     times: dict[str, list[float]] = {"product": [], "variant": []}
     for _ in range(rounds):
@@ -339,7 +337,8 @@ def main(arguments: list[str] | None = None) -> int:
                 rows.append({"saving": name, "list": which, "verdict": variant.verdict, **found})
                 print(
                     f"{name:30} {which:12} predicted {found['predicted'] or float('nan'):5.2f}  "
-                    f"measured {found['factor']:5.2f}  first run {found['first_seconds']:6.1f} s  {variant.verdict}",
+                    f"measured {found['factor']:5.2f}  first run {found['first_seconds']:6.1f} s  "
+                    f"{variant.verdict}",
                     flush=True,
                 )
         results = {"environment": environment(options), "size": [width, height], "rows": rows}

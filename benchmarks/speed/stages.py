@@ -159,7 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
         rate = operations[stage] / product[stage] if product[stage] else 0.0
         before, after = 1000 * without[stage], 1000 * product[stage]
         print(
-            f"{stage:22} {before:7.2f} ms {after:7.2f} ms {operations[stage] / 1e9:6.1f} GFLOP   {rate / most:8.0%}"
+            f"{stage:22} {before:7.2f} ms {after:7.2f} ms {operations[stage] / 1e9:6.1f} GFLOP"
+            f"   {rate / most:8.0%}"
         )
     totals = [1000 * sum(side.values()) for side in (without, product)]
     print(f"{'a pair, both encoded':22} {totals[0]:7.2f} ms {totals[1]:7.2f} ms")

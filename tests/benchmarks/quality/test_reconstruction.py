@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from synthetic_run import Scene
 
+import pipeline
 from benchmarks.quality.reconstruction import (
     TITLES,
     load_truth,
@@ -23,7 +24,6 @@ from benchmarks.quality.reconstruction import (
 from pipeline.demo.scene import make_demo_scene
 from pipeline.demo.truth import DemoTruth
 from pipeline.extras import import_pycolmap
-from pipeline.reconstruct.job import reconstruct
 
 SIZE = (320, 240)
 
@@ -55,7 +55,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoTruth]:
     """A reconstruction of cameras that are known, and these."""
     scene, folder = Scene(cameras=5), tmp_path_factory.mktemp("run")
     scene.write(folder / "run")
-    reconstruct(str(folder / "run"))
+    pipeline.reconstruct(str(folder / "run"))
     poses = {
         scene.name(k): (scene.rotations[k], scene.translations[k]) for k in range(scene.cameras)
     }

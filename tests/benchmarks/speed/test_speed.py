@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pictures import write_views
 
-from benchmarks import matcher, planning, precision, savings, stages, verification, widened
+from benchmarks.speed import matcher, pipeline, precision, savings, stages, widened
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
 from eloftr.matcher import Matcher
 from eloftr.model import PairMatches
@@ -143,24 +143,6 @@ def test_the_same_precision_changes_nothing_and_another_is_seen() -> None:
     )
 
 
-def test_plans_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = planning.exhaustive(40)
-    row: dict[str, Any] = planning.measure("exhaustive", 40, pairs)
-    assert (row["pairs"], row["shards"], row["planned"], row["bound"]) == (780, 1, 1.0, 1.0)
-    shards = planning.plan_shards(pairs, planning.MAX_IMAGES, planning.MAX_PAIRS)
-    with pytest.raises(AssertionError, match="other pairs"):
-        planning.check(np.concatenate([pairs, [[0, 99]]]), shards)
-    monkeypatch.setattr(planning, "MAX_IMAGES", 3)
-    # 0-1, 0-2 and 1-2 fill a shard; 2-3 needs a fourth image, and so does 4-5 after it.
-    assert planning.as_given(np.array([[0, 1], [0, 2], [1, 2], [2, 3], [4, 5]])) == 3 + 2 + 2
-
-
-def test_retrieval_lists_hold_each_pair_once() -> None:
-    pairs = planning.retrieval(300)
-    assert len(np.unique(np.sort(pairs, axis=1), axis=0)) == len(pairs) > 300 * planning.TOP_K / 2
-    assert (pairs[:, 0] != pairs[:, 1]).all()
-
-
 def test_stages_are_timed_and_counted_without_the_savings_and_with_them(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,16 +155,17 @@ def test_stages_are_timed_and_counted_without_the_savings_and_with_them(
     assert f"{1000 * results['product']['fusion']:7.2f} ms" in capsys.readouterr().out
 
 
-def test_two_cameras_verify_every_true_pair_and_none_apart(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert (
-        verification.main(["--data", str(data), "--quick", "--out", str(tmp_path / "results.json")])
-        == 0
-    )
-    ways = json.loads((tmp_path / "results.json").read_text())["ways"]
-    for row in ways.values():
-        assert row["true_verified"] == row["true"] > 15
-        assert row["wrong"] < row["verified"] <= row["same"]
-        assert row["apart_verified"] == 0
-    assert "verified ones wrong" in capsys.readouterr().out
+def test_an_executor_costs_what_it_takes_beyond_its_start() -> None:
+    loop = [{"seconds": 10.0, "start_seconds": 2.0, "cpu_seconds": 15.0}]
+    ray = [{"seconds": 20.0, "start_seconds": 10.0, "cpu_seconds": 18.0}]
+    assert pipeline.costs(loop, loop) == ([0.0], [0.0])
+    assert pipeline.costs(ray, loop) == ([0.25], [pytest.approx(0.2)])
+
+
+def test_processes_of_the_loop_match_every_shard_once(tmp_path: Path) -> None:
+    write_views(tmp_path / "photos", 9, (96, 64))
+    turn = pipeline.timed(pipeline.run_loop, "loop", tmp_path / "photos", tmp_path / "run")
+    assert 0 < turn["start_seconds"] < turn["seconds"]
+    pairs = [(row["image0"], row["image1"]) for row in pipeline.rows(tmp_path / "run")]
+    assert len(set(pairs)) == len(pairs) == 36
+    assert len([*(tmp_path / "run" / "done").iterdir()]) > 1

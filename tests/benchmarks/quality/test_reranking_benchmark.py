@@ -5,6 +5,7 @@ stop can fail.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,31 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import views
 
-from benchmarks import reranking
-from benchmarks.speed.pipeline import match_without_ray
-from pipeline.match.options import RunOptions
-from pipeline.match.run import Run
-from pipeline.rerank.job import rerank
-from pipeline.rerank.options import RerankOptions
+from benchmarks.quality import reranking
+from pipeline.events import Listener, nobody
+from pipeline.execute import executor
+from pipeline.execute.executor import Actors, Stage, Task
+from pipeline.execute.local import LocalExecutor
 
 SIZE = (160, 120)
 
 
-def matched(options: RunOptions) -> dict[str, Any]:
-    run = Run(options, "cpu")
-    pairs = sum(len(pairs) for pairs in run.pending()["pairs"].to_pylist())
-    match_without_ray(run)
-    return run.finish({"session": {"pairs": pairs, "ray_start_seconds": 0.0}})
+class InThisProcess(LocalExecutor):
+    """Carries out the stages here: processes would import torch for each of the many runs."""
 
-
-def without_ray(options: RerankOptions) -> dict[str, Any]:
-    return rerank(options, matched, say=lambda *event, **fields: None)
+    def run(
+        self,
+        stages: Sequence[Stage],
+        tasks: Sequence[Task],
+        actors: Actors = Actors(),
+        listen: Listener = nobody,
+    ) -> Iterator[Any]:
+        works = [stage.make() for stage in stages]
+        for task in tasks:
+            value = task.value
+            for work in works:
+                value = work(value, 1)
+            yield value
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_reports_every_set_before_and_after(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reranking, "rerank_candidates", without_ray)
+    monkeypatch.setattr(executor, "make_executor", lambda name: InThisProcess())
     monkeypatch.setattr(reranking, "SATURATION", 40.0)
     command = [
         "--data",
@@ -128,10 +135,10 @@ def test_it_reports_every_set_before_and_after(
 
 
 def test_what_an_earlier_command_matched_is_not_timed() -> None:
-    session = {"pairs": 3, "seconds": 1.5, "ray_start_seconds": 0.5}
+    session = {"pairs": 3, "seconds": 1.5, "start_seconds": 0.5}
     assert reranking.timed({"session": session, "pairs": 3}) == {
         "seconds": 1.5,
-        "ray_start_seconds": 0.5,
+        "start_seconds": 0.5,
     }
     with pytest.raises(SystemExit, match="give an empty one"):
         reranking.timed({"session": session, "pairs": 4})

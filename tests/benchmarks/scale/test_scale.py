@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks import importing, scale_plan, streaming
+from benchmarks.scale import importing, planning, scale_plan, streaming
 from pipeline.reconstruct.keypoints import merge_keypoints
 from pipeline.store.folder import Folder
 from pipeline.tables import IMAGES, MATCHES, unragged
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 def test_a_made_up_run_is_imported_whole_and_measured(tmp_path: Path) -> None:
@@ -89,6 +89,32 @@ def test_rows_that_are_lost_or_doubled_are_counted(tmp_path: Path) -> None:
         "doubled": 1,
         "lost": 1,
     }
+
+
+def test_plans_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = planning.exhaustive(40)
+    row: dict[str, Any] = planning.measure("exhaustive", 40, pairs)
+    assert (row["pairs"], row["shards"], row["planned"], row["bound"]) == (780, 1, 1.0, 1.0)
+    shards = planning.plan_shards(pairs, planning.MAX_IMAGES, planning.MAX_PAIRS)
+    with pytest.raises(AssertionError, match="other pairs"):
+        planning.check(np.concatenate([pairs, [[0, 99]]]), shards)
+    monkeypatch.setattr(planning, "MAX_IMAGES", 3)
+    # 0-1, 0-2 and 1-2 fill a shard; 2-3 needs a fourth image, and so does 4-5 after it.
+    assert planning.as_given(np.array([[0, 1], [0, 2], [1, 2], [2, 3], [4, 5]])) == 3 + 2 + 2
+
+
+def test_retrieval_lists_hold_each_pair_once() -> None:
+    pairs = planning.retrieval(300)
+    assert len(np.unique(np.sort(pairs, axis=1), axis=0)) == len(pairs) > 300 * planning.TOP_K / 2
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+
+
+def test_every_pair_that_is_streamed_has_one_row(tmp_path: Path) -> None:
+    row = streaming.measure(1_100, "local", tmp_path)
+    assert (row["expected"], row["present"], row["doubled"], row["lost"]) == (1_100, 1_100, 0, 0)
+    assert (row["executor"], row["shards"]) == ("local", 4)
+    assert row["driver_bytes_peak"] > row["driver_bytes_before"] > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("count", [100, 5000, 20_000])
