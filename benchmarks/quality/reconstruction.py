@@ -235,7 +235,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for name, (_, cameras) in loaded.items():
         if options.known_cameras and len(cameras) > 1:
             raise ArgumentError(
-                f"{data / name}: has {len(cameras)} cameras; leave out --known-cameras, which keeps one."
+                f"{data / name}: has {len(cameras)} cameras; --known-cameras is for sets of one."
             )
     from eloftr import load_matcher
 

@@ -29,7 +29,7 @@ class InThisProcess(LocalExecutor):
         self,
         stages: Sequence[Stage],
         tasks: Sequence[Task],
-        actors: Actors = Actors(),
+        actors: Actors | None = None,
         listen: Listener = nobody,
     ) -> Iterator[Any]:
         works = [stage.make() for stage in stages]
