@@ -37,7 +37,7 @@ from benchmarks.environment import PROJECT, write_results
 from pipeline.match.finish import FinishShard
 from pipeline.match.job import THREADS
 from pipeline.match.match import MatchShard
-from pipeline.match.options import RunOptions
+from pipeline.match.options import LONG_SIDE, MatchingOptions, RunOptions, VerificationOptions
 from pipeline.match.read import ReadShard
 from pipeline.match.run import Run
 from pipeline.match.shards import planned_shards
@@ -51,17 +51,18 @@ Turn = dict[str, float]
 
 
 def match_without_ray(run: Run, part: int = 0, parts: int = 1) -> None:
-    """What the executors carry out, as a loop over every `parts`-th shard of those not done, from
-    number `part` on.
+    """What the executors carry out, as a loop over every `parts`-th shard of the plan, from number
+    `part` on, that is not done.
     """
-    pending = run.pending()
+    pending = set(run.pending()["shard"].to_pylist())
     if part == 0:
         run.begin()
     read = ReadShard(run.source, run.options.limits, run.options.matching.long_side)
     match = MatchShard(run.model, run.options.matching)
     finish = FinishShard(run.folder, run.options.verification)
-    for shard in planned_shards(pending)[part::parts]:
-        finish(match(read(shard)))
+    for shard in planned_shards(run.plan.shards)[part::parts]:
+        if shard.shard in pending:
+            finish(match(read(shard)))
 
 
 def cpu_seconds() -> float:
@@ -70,10 +71,15 @@ def cpu_seconds() -> float:
     return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def timed(run: Callable[[str, Path, Path], None], way: str, images: Path, output: Path) -> Turn:
-    """Seconds and CPU seconds of a run, and how many of them it took to begin."""
+def timed(
+    run: Callable[[str, list[str], Path], None], way: str, asked: list[str], output: Path
+) -> Turn:
+    """Seconds and CPU seconds of a run, and how many of them it took to begin.
+
+    asked: the arguments that are the same for every way.
+    """
     started, before = time.time(), cpu_seconds()
-    run(way, images, output)
+    run(way, asked, output)
     seconds, spent = time.time() - started, cpu_seconds() - before
     markers = [
         (marker.stat().st_mtime, json.loads(marker.read_text()))
@@ -83,26 +89,18 @@ def timed(run: Callable[[str, Path, Path], None], way: str, images: Path, output
     return {"seconds": seconds, "cpu_seconds": spent, "start_seconds": begun - started}
 
 
-def run_loop(way: str, images: Path, output: Path) -> None:
+def run_loop(way: str, asked: list[str], output: Path) -> None:
     """Match with the plain loop, in PROCESSES processes."""
-    command = [
-        sys.executable,
-        __file__,
-        "--images",
-        str(images),
-        "--loop-into",
-        str(output),
-        "--part",
-    ]
+    command = [sys.executable, __file__, *asked, "--loop-into", str(output), "--part"]
     parts = [subprocess.Popen([*command, f"{k}/{PROCESSES}"]) for k in range(PROCESSES)]
     codes = [part.wait() for part in parts]
     if any(codes):
         raise SystemExit(f"pipeline: a process of the {way} failed; see its message above")
 
 
-def run_job(executor: str, images: Path, output: Path) -> None:
+def run_job(executor: str, asked: list[str], output: Path) -> None:
     """Match with the command, on one of EXECUTORS."""
-    command = [sys.executable, str(PROJECT / "jobs" / "match_dataset.py"), "--images", str(images)]
+    command = [sys.executable, str(PROJECT / "jobs" / "match_dataset.py"), *asked]
     command += ["--output", str(output), "--executor", executor]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
@@ -128,15 +126,15 @@ def rows(output: Path) -> list[dict[str, Any]]:
     return [row for name in folder.names("matches") for row in folder.read_table(name).to_pylist()]
 
 
-def measure(images: Path, rounds: int) -> dict[str, list[Turn]]:
+def measure(asked: list[str], rounds: int) -> dict[str, list[Turn]]:
     """The turns of every way. Raises SystemExit where an executor's rows differ from the loop's."""
     found: dict[str, list[Turn]] = {way: [] for way in ("loop", *EXECUTORS)}
     with tempfile.TemporaryDirectory() as scratch:
         for turn in range(rounds):
             outputs = {way: Path(scratch) / f"{way}{turn}" for way in found}
-            found["loop"].append(timed(run_loop, "loop", images, outputs["loop"]))
+            found["loop"].append(timed(run_loop, "loop", asked, outputs["loop"]))
             for way in EXECUTORS:
-                of_job = timed(run_job, way, images, outputs[way])
+                of_job = timed(run_job, way, asked, outputs[way])
                 found[way].append(of_job | stages(outputs[way], of_job))
                 if rows(outputs["loop"]) != rows(outputs[way]):
                     raise SystemExit(
@@ -193,6 +191,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--rounds", type=int, default=3, help="turns of all three (default: %(default)s)"
     )
+    parser.add_argument(
+        "--long-side",
+        type=int,
+        default=LONG_SIDE,
+        help="of what the network sees, pixels (default: %(default)s)",
+    )
     parser.add_argument("--quick", action="store_true", help="one round")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     parser.add_argument("--loop-into", help=argparse.SUPPRESS)
@@ -201,11 +205,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.loop_into:
         part, parts = map(int, options.part.split("/"))
         torch.set_num_threads(THREADS)
-        match_without_ray(
-            Run(RunOptions(str(options.images), options.loop_into), Device.CPU), part, parts
+        run = RunOptions(
+            str(options.images),
+            options.loop_into,
+            matching=MatchingOptions(options.long_side),
+            verification=VerificationOptions(long_side=options.long_side),
         )
+        match_without_ray(Run(run, Device.CPU), part, parts)
         return 0
-    results = report(measure(options.images.resolve(), 1 if options.quick else options.rounds))
+    asked = ["--images", str(options.images.resolve()), "--long-side", str(options.long_side)]
+    results = report(measure(asked, 1 if options.quick else options.rounds))
     if options.out:
         write_results(
             options.out, results, "torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow"

@@ -112,7 +112,7 @@ def test_retrieval_lists_hold_each_pair_once() -> None:
 def test_every_pair_that_is_streamed_has_one_row(tmp_path: Path) -> None:
     row = streaming.measure(1_100, "local", tmp_path)
     assert (row["expected"], row["present"], row["doubled"], row["lost"]) == (1_100, 1_100, 0, 0)
-    assert (row["executor"], row["shards"]) == ("local", 4)
+    assert (row["executor"], row["shards"]) == ("local", 2)
     assert row["driver_bytes_peak"] > row["driver_bytes_before"] > 0
     assert list(tmp_path.iterdir()) == []
 

@@ -5,6 +5,7 @@ they count.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ from eloftr.matcher import Matcher
 from eloftr.model import PairMatches
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The images are tiny: two threads wait for each other longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +172,16 @@ def test_an_executor_costs_what_it_takes_beyond_its_start() -> None:
     assert pipeline.costs(ray, loop) == ([0.25], [pytest.approx(0.2)])
 
 
-def test_processes_of_the_loop_match_every_shard_once(tmp_path: Path) -> None:
+def test_the_parts_of_the_loop_match_every_shard_once(tmp_path: Path) -> None:
     write_views(tmp_path / "photos", 9, (96, 64))
-    turn = pipeline.timed(pipeline.run_loop, "loop", tmp_path / "photos", tmp_path / "run")
+
+    def run_parts(way: str, asked: list[str], output: Path) -> None:
+        command = [*asked, "--loop-into", str(output), "--part"]
+        assert [pipeline.main([*command, part]) for part in ("0/2", "1/2")] == [0, 0], way
+
+    asked = ["--images", str(tmp_path / "photos"), "--long-side", "96"]
+    turn = pipeline.timed(run_parts, "loop", asked, tmp_path / "run")
     assert 0 < turn["start_seconds"] < turn["seconds"]
     pairs = [(row["image0"], row["image1"]) for row in pipeline.rows(tmp_path / "run")]
     assert len(set(pairs)) == len(pairs) == 36
-    assert len([*(tmp_path / "run" / "done").iterdir()]) > 1
+    assert len([*(tmp_path / "run" / "done").iterdir()]) == 2
