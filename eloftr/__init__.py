@@ -5,24 +5,28 @@ from typing import Any
 
 # Imported on first use: a process that only resizes images must not pay for torch.
 _HOME = {
-    "BackboneOutput": "outputs",
-    "BatchFeature": "image_processing",
-    "CheckpointError": "checkpoint",
-    "EfficientLoFTRConfig": "config",
-    "EfficientLoFTRForKeypointMatching": "model",
-    "EfficientLoFTRImageProcessor": "image_processing",
-    "EfficientLoFTRImageProcessorFast": "image_processing_fast",
-    "EfficientLoFTRKeypointMatchingOutput": "outputs",
-    "EfficientLoFTRModel": "model",
-    "KeypointMatchingPipeline": "keypoint_pipeline",
-    "Matcher": "matcher",
-    "Matches": "matcher",
-    "load_image": "image_loading",
-    "load_matcher": "matcher",
-    "load_model": "checkpoint",
-    "match": "matcher",
-    "pipeline": "keypoint_pipeline",
-    "save_model": "checkpoint",
+    "ArgumentError": "errors",
+    "BackboneOutput": "hf.outputs",
+    "BatchFeature": "hf.image_processing",
+    "CheckpointError": "errors",
+    "EfficientLoFTRConfig": "hf.configuration",
+    "EfficientLoFTRForKeypointMatching": "hf.modeling",
+    "EfficientLoFTRImageProcessor": "hf.image_processing",
+    "EfficientLoFTRImageProcessorFast": "hf.image_processing_fast",
+    "EfficientLoFTRKeypointMatchingOutput": "hf.outputs",
+    "EfficientLoFTRModel": "hf.modeling",
+    "EloftrError": "errors",
+    "ExportError": "errors",
+    "ImageReadError": "errors",
+    "KeypointMatchingPipeline": "hf.keypoint_pipeline",
+    "Matcher": "matching.matcher",
+    "Matches": "matching.matches",
+    "load_image": "hf.image_loading",
+    "load_matcher": "matching.loading",
+    "load_model": "hf.modeling",
+    "match": "matching.loading",
+    "pipeline": "hf.keypoint_pipeline",
+    "save_model": "weights.writing",
 }
 # What the documentation of the Hugging Face port calls them; there is one architecture here.
 _AUTO = {
@@ -31,10 +35,22 @@ _AUTO = {
     "AutoModel": "EfficientLoFTRModel",
     "AutoModelForKeypointMatching": "EfficientLoFTRForKeypointMatching",
 }
-__all__ = sorted([*_HOME, *_AUTO])
+__all__ = sorted([*_HOME, *_AUTO, "__version__"])
+
+
+def _version() -> str:
+    """The version of the installed distribution."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("eloftr-pipeline")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0+unknown"
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     name = _AUTO.get(name, name)
     if name not in _HOME:
         raise AttributeError(f"module 'eloftr' has no attribute {name!r}")

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eloftr.config import EfficientLoFTRConfig
-from eloftr.fast import kernels_for, slope_of
+from eloftr.config import NetworkConfig
+from eloftr.fast.forms import kernels_for, slope_of
 
 # In place where there is such a form: every input is a sum that nothing else reads, and new memory costs more to be
 # given by the system than the activation itself.
@@ -51,7 +51,7 @@ class ConvNorm(nn.Module):
 
 
 class RepVGGBlock(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int, config: EfficientLoFTRConfig) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, config: NetworkConfig) -> None:
         super().__init__()
         eps = config.batch_norm_eps
         self.conv1 = ConvNorm(inputs, outputs, 3, stride, eps)
@@ -87,7 +87,9 @@ class FusedBlock(nn.Module):
             scale, shift = fold_norm(ones, block.identity)
             self.scale = nn.Parameter(scale[:, 0].to(dense.weight))
             bias += shift
-        self.conv = nn.Conv2d(dense.in_channels, dense.out_channels, 3, dense.stride[0], padding=1).to(dense.weight)
+        self.conv = nn.Conv2d(
+            dense.in_channels, dense.out_channels, 3, dense.stride[0], padding=1
+        ).to(dense.weight)
         self.conv.weight.copy_(weight)
         assert self.conv.bias is not None
         self.conv.bias.copy_(bias)
@@ -103,10 +105,13 @@ class FusedBlock(nn.Module):
 
 
 class RepVGGStage(nn.Module):
-    def __init__(self, inputs: int, outputs: int, blocks: int, stride: int, config: EfficientLoFTRConfig) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, stride: int, config: NetworkConfig
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            RepVGGBlock(inputs if i == 0 else outputs, outputs, stride if i == 0 else 1, config) for i in range(blocks)
+            RepVGGBlock(inputs if i == 0 else outputs, outputs, stride if i == 0 else 1, config)
+            for i in range(blocks)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,11 +121,13 @@ class RepVGGStage(nn.Module):
 
 
 class RepVGG(nn.Module):
-    def __init__(self, config: EfficientLoFTRConfig) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         widths = [1, *config.out_features]
         self.stages = nn.ModuleList(
-            RepVGGStage(widths[i], widths[i + 1], config.stage_num_blocks[i], config.stage_stride[i], config)
+            RepVGGStage(
+                widths[i], widths[i + 1], config.stage_num_blocks[i], config.stage_stride[i], config
+            )
             for i in range(len(config.out_features))
         )
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eloftr.config import EfficientLoFTRConfig
-from eloftr.fast import kernels_for
+from eloftr.config import NetworkConfig
+from eloftr.fast.forms import kernels_for
 
 # Similarities at a time: 2 MB stays in a core's cache, 1 GB fills a GPU.
 TILE = {"cpu": 1 << 19, "cuda": 1 << 28}
@@ -50,7 +50,9 @@ def interior(features: Tensor, border: int) -> Tensor:
     return inside.flatten()
 
 
-def match_coarse(features0: Tensor, features1: Tensor, config: EfficientLoFTRConfig) -> tuple[Tensor, Tensor]:
+def match_coarse(
+    features0: Tensor, features1: Tensor, config: NetworkConfig
+) -> tuple[Tensor, Tensor]:
     """Mutual nearest cells whose score exceeds the threshold, ordered by pair and cell of image 0.
 
     The score is the dual-softmax probability, or without softmax (efficiency variant) the similarity itself.
@@ -75,7 +77,9 @@ def match_coarse(features0: Tensor, features1: Tensor, config: EfficientLoFTRCon
 def at_least(s: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns of the few entries of s (rows, S) not below `least` (rows, 1): numpy takes half of PyTorch's
     time to compare and a sixth to find."""
-    if s.device.type != "cpu" or s.dtype == torch.bfloat16:  # which autocast makes, and numpy does not know
+    if (
+        s.device.type != "cpu" or s.dtype == torch.bfloat16
+    ):  # which autocast makes, and numpy does not know
         row, column = (s >= least).nonzero(as_tuple=True)
         return row, column
     flat = torch.from_numpy(np.flatnonzero(s.detach().numpy() >= least.detach().numpy()))
@@ -126,7 +130,9 @@ def _probability(s: Tensor, top0: Tensor, sum0: Tensor, top1: Tensor, sum1: Tens
     return (s - top0).exp() / sum0 * (s - top1).exp() / sum1
 
 
-def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, threshold: float) -> list[Tensor]:
+def _match_dual_softmax(
+    flat0: Tensor, flat1: Tensor, temperature: float, threshold: float
+) -> list[Tensor]:
     """Mutually most probable cells above the threshold, maybe some below: cell 0, cell 1, probability, each (M,).
 
     With t the maximum and n the sum of exp(s − t) of a row or column, the probability of s is
@@ -135,7 +141,10 @@ def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, thresh
     """
     device, cells1 = flat0.device, len(flat1)
     top0, sum0 = torch.empty(len(flat0), device=device), torch.empty(len(flat0), device=device)
-    top1, sum1 = torch.full((cells1,), -torch.inf, device=device), torch.zeros(cells1, device=device)
+    top1, sum1 = (
+        torch.full((cells1,), -torch.inf, device=device),
+        torch.zeros(cells1, device=device),
+    )
     rows, columns, similarities = [], [], []
     for part, s in _tiles(flat0, flat1, temperature):
         top0[part] = top = s.amax(dim=1)
@@ -164,19 +173,28 @@ def _match_dual_softmax(flat0: Tensor, flat1: Tensor, temperature: float, thresh
 def has_kernel(features: Tensor) -> bool:
     """Whether kernels.py leads the rows of these features (B, C, h, w): of a half type, and C a power of two."""
     channels = features.shape[1]
-    fit = features.dtype in (torch.float16, torch.bfloat16) and channels >= 16 and channels & (channels - 1) == 0
+    fit = (
+        features.dtype in (torch.float16, torch.bfloat16)
+        and channels >= 16
+        and channels & (channels - 1) == 0
+    )
     return fit and kernels_for(features) is not None
 
 
-def _match_on_gpu(features0: Tensor, features1: Tensor, config: EfficientLoFTRConfig) -> tuple[Tensor, Tensor]:
+def _match_on_gpu(
+    features0: Tensor, features1: Tensor, config: NetworkConfig
+) -> tuple[Tensor, Tensor]:
     """Cells (M, 3) that lead each other, ordered by pair and cell of image 0, and their scores (M,), of any size."""
-    from eloftr.kernels import maxima_and_sums, nearest
+    from eloftr.fast.kernels import maxima_and_sums, nearest
 
     scale = 1 / (features0.shape[1] * config.coarse_matching_temperature)
     flat0, flat1 = (features.flatten(2).mT.contiguous() for features in (features0, features1))
     cost0, cost1 = (torch.zeros(flat.shape[:2], device=flat.device) for flat in (flat0, flat1))
     if not config.coarse_matching_skip_softmax:
-        (top0, sum0), (top1, sum1) = maxima_and_sums(flat0, flat1, scale), maxima_and_sums(flat1, flat0, scale)
+        (top0, sum0), (top1, sum1) = (
+            maxima_and_sums(flat0, flat1, scale),
+            maxima_and_sums(flat1, flat0, scale),
+        )
         cost0, cost1 = (top0 + sum0.log()) / 2, (top1 + sum1.log()) / 2
     nearest1, nearest0 = nearest(flat0, flat1, scale, cost1), nearest(flat1, flat0, scale, cost0)
     mutual = nearest0.gather(1, nearest1) == torch.arange(nearest1.shape[1], device=nearest1.device)

@@ -1,15 +1,23 @@
-"""Every parameter of an EfficientLoFTR model, under the names and defaults of the published configuration."""
+"""Every parameter of an EfficientLoFTR network, under the names and defaults of the published configuration."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
+
+from eloftr.errors import ArgumentError
 
 CONFIG_FILE = "config.json"
+CELL = 8  # pixels: one coarse cell of the image is CELL×CELL of them
 DEFAULT_INITIALIZER_RANGE = 0.02
-LISTS = {"stage_num_blocks": [1, 2, 4, 14], "out_features": [64, 64, 128, 256], "stage_stride": [2, 1, 2, 2]}
+LISTS = {
+    "stage_num_blocks": [1, 2, 4, 14],
+    "out_features": [64, 64, 128, 256],
+    "stage_stride": [2, 1, 2, 2],
+}
 POSITIVE = (
     "coarse_matching_temperature",
     "fine_matching_regress_temperature",
@@ -17,14 +25,19 @@ POSITIVE = (
     "initializer_range",
     "num_attention_layers",
 )
+NOT_NEGATIVE = {
+    "coarse_matching_border_removal": "a number of cells, 0 or more",
+    "fine_matching_least_squares_radius": "pixels, 0 for none",
+}
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu")
+Config = TypeVar("Config", bound="NetworkConfig")
 
 
 @dataclass
-class EfficientLoFTRConfig:
-    """Sizes, thresholds and temperatures of the model; the defaults are the published one (arXiv 2403.04765).
+class NetworkConfig:
+    """Sizes, thresholds and temperatures of the network; the defaults are the published one (arXiv 2403.04765).
 
-    Raises ValueError, naming the parameter, where a combination cannot be built.
+    Raises ArgumentError, which names the parameter, where a combination cannot be built.
     """
 
     # RepVGG backbone: stage 0 … 3; stages 1, 2 and 3 end at 1/2, 1/4 and 1/8 of the image.
@@ -79,77 +92,85 @@ class EfficientLoFTRConfig:
             "partial_rotary_factor": self.num_attention_heads / 2,
             **(self.rope_parameters or {}),
         }
-        self._validate()
+        checks = (
+            self._stage_problems(),
+            self._network_problems(),
+            self._number_problems(),
+            self._rope_problems(),
+        )
+        problem = next(chain(*checks), None)
+        if problem is not None:
+            raise ArgumentError(problem)
 
-    def _validate(self) -> None:
-        stages = len(self.out_features)
-        if stages != 4 or len(self.stage_num_blocks) != stages or len(self.stage_stride) != stages:
-            raise ValueError(
+    def _stage_problems(self) -> Iterator[str]:
+        """What is wrong with the four stages of the backbone, which the other checks rely on."""
+        lists = self.out_features, self.stage_num_blocks, self.stage_stride
+        if any(len(given) != 4 for given in lists):
+            yield (
                 "out_features, stage_num_blocks and stage_stride need four entries each (stages 0 to 3); "
                 f"got {self.out_features}, {self.stage_num_blocks}, {self.stage_stride}."
             )
         if self.stage_stride[0] * self.stage_stride[1] != 2 or self.stage_stride[2:] != [2, 2]:
-            raise ValueError(
+            yield (
                 f"stage_stride={self.stage_stride}: stages 1, 2 and 3 must end at 1/2, 1/4 and 1/8 of the image; "
                 "use [2, 1, 2, 2] or [1, 2, 2, 2]."
             )
         if self.hidden_size != self.out_features[-1]:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} must equal the last of out_features, {self.out_features[-1]}."
-            )
+            yield f"hidden_size={self.hidden_size} must equal the last of out_features, {self.out_features[-1]}."
         if self.hidden_size % self.num_attention_heads or self.hidden_size % 4:
-            raise ValueError(
+            yield (
                 f"hidden_size={self.hidden_size} must be divisible by num_attention_heads="
                 f"{self.num_attention_heads} and by 4 (two rotary axes of channel pairs)."
             )
+
+    def _network_problems(self) -> Iterator[str]:
+        """What is wrong with aggregation, activations and fine matching."""
         for name in ("q", "kv"):
             kernel = getattr(self, f"{name}_aggregation_kernel_size")
             stride = getattr(self, f"{name}_aggregation_stride")
             if kernel != stride or kernel != self.q_aggregation_kernel_size:
-                raise ValueError(
+                yield (
                     f"{name}_aggregation_kernel_size={kernel} with stride {stride}: queries, keys and values are "
                     "aggregated over the same non-overlapping squares; make the four aggregation values equal."
                 )
         for name in ("activation_function", "mlp_activation_function"):
             if getattr(self, name) not in ACTIVATIONS:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(ACTIVATIONS)}.")
-        if self.fine_kernel_size != 8:
-            raise ValueError(f"fine_kernel_size={self.fine_kernel_size}: the coarse cell is 8 pixels; use 8.")
+                yield f"{name}={getattr(self, name)!r} is not one of {', '.join(ACTIVATIONS)}."
+        if self.fine_kernel_size != CELL:
+            yield f"fine_kernel_size={self.fine_kernel_size}: the coarse cell is {CELL} pixels; use {CELL}."
         if not 0 < self.fine_matching_slice_dim < self.out_features[1]:
-            raise ValueError(
+            yield (
                 f"fine_matching_slice_dim={self.fine_matching_slice_dim} must leave channels for both stages; "
                 f"the fine features have {self.out_features[1]}."
             )
+
+    def _number_problems(self) -> Iterator[str]:
+        """Which single numbers are out of their range."""
         for name in POSITIVE:
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above zero.")
+                yield f"{name}={getattr(self, name)} must be above zero."
         if not 0 <= self.attention_dropout < 1:
-            raise ValueError(f"attention_dropout={self.attention_dropout} must be in [0, 1).")
-        if self.coarse_matching_border_removal < 0:
-            raise ValueError(
-                f"coarse_matching_border_removal={self.coarse_matching_border_removal}: a number of cells, 0 or more."
-            )
-        if self.fine_matching_least_squares_radius < 0:
-            raise ValueError(
-                f"fine_matching_least_squares_radius={self.fine_matching_least_squares_radius}: pixels, 0 for none."
-            )
-        self._validate_rope()
+            yield f"attention_dropout={self.attention_dropout} must be in [0, 1)."
+        for name, cure in NOT_NEGATIVE.items():
+            if getattr(self, name) < 0:
+                yield f"{name}={getattr(self, name)}: {cure}."
 
-    def _validate_rope(self) -> None:
+    def _rope_problems(self) -> Iterator[str]:
+        """What is wrong with the rotary positions."""
         rope = self.rope_parameters
         head_dim = self.hidden_size // self.num_attention_heads
         unknown = sorted(rope.keys() - {"rope_type", "rope_theta", "partial_rotary_factor"})
         if unknown:
-            raise ValueError(
+            yield (
                 f"rope_parameters: {', '.join(unknown)} would change the rotary positions; "
                 "only rope_theta is defined for them."
             )
         if not rope["rope_theta"] > 0:
-            raise ValueError(f"rope_theta={rope['rope_theta']} must be above zero.")
+            yield f"rope_theta={rope['rope_theta']} must be above zero."
         if rope["rope_type"] != "default":
-            raise ValueError(f"rope_type={rope['rope_type']!r}: only 'default' rotary positions are defined in 2D.")
+            yield f"rope_type={rope['rope_type']!r}: only 'default' rotary positions are defined in 2D."
         if rope["partial_rotary_factor"] * head_dim * 2 != self.hidden_size:
-            raise ValueError(
+            yield (
                 f"partial_rotary_factor={rope['partial_rotary_factor']} must be num_attention_heads / 2 = "
                 f"{self.num_attention_heads / 2}: the rotation spans all channels before the heads are split."
             )
@@ -157,7 +178,7 @@ class EfficientLoFTRConfig:
     @property
     def divisor(self) -> int:
         """Both sides of an image must be a multiple of this many pixels: the coarse cell times the aggregation."""
-        return 8 * self.q_aggregation_kernel_size
+        return CELL * self.q_aggregation_kernel_size
 
     def to_dict(self) -> dict[str, Any]:
         """All parameters, with the `model_type` and `architectures` that transformers looks for."""
@@ -172,18 +193,22 @@ class EfficientLoFTRConfig:
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], **overrides: Any) -> EfficientLoFTRConfig:
+    def from_dict(cls: type[Config], values: Mapping[str, Any], **overrides: Any) -> Config:
         """From the dictionary of a `config.json`, ours or any that transformers has written.
 
         Derived entries (`stage_in_channels`, `embedding_size` …) and those that describe no parameter of this model are
         skipped. Older files name the rotary parameters `rope_scaling`, `rope_theta` and `partial_rotary_factor`.
         overrides: parameters that take precedence.
         """
-        known = {name: values[name] for name in cls.__dataclass_fields__ if values.get(name) is not None}
+        known = {
+            name: values[name] for name in cls.__dataclass_fields__ if values.get(name) is not None
+        }
         older = dict(values.get("rope_scaling") or {})
         if "type" in older:
             older.setdefault("rope_type", older.pop("type"))
-        if older.get("rope_type") == "2d":  # what the default was called, with its number of frequencies
+        if (
+            older.get("rope_type") == "2d"
+        ):  # what the default was called, with its number of frequencies
             older["rope_type"] = "default"
             if older.get("dim") == known.get("hidden_size", cls.hidden_size) // 4:
                 del older["dim"]
@@ -192,24 +217,9 @@ class EfficientLoFTRConfig:
         known["rope_parameters"] = {**rope, **known.get("rope_parameters", {})}
         return cls(**known).replace(**overrides)
 
-    def replace(self, **values: Any) -> EfficientLoFTRConfig:
-        """A copy with other values. Raises ValueError for a name that is no parameter."""
+    def replace(self: Config, **values: Any) -> Config:
+        """A copy with other values. Raises ArgumentError for a name that is no parameter."""
         unknown = sorted(values.keys() - self.__dataclass_fields__.keys())
         if unknown:
-            raise ValueError(f"{', '.join(unknown)}: no such parameter of EfficientLoFTRConfig.")
+            raise ArgumentError(f"{', '.join(unknown)}: no such parameter of EfficientLoFTRConfig.")
         return replace(self, **values)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` into `folder`, which is made where it is missing."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / CONFIG_FILE).write_text(self.to_json_string())
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> EfficientLoFTRConfig:
-        """Read `config.json` of a folder, a bundled name or a hub id, or a configuration file itself.
-
-        overrides: parameters that take precedence. Raises CheckpointError (a ValueError) where there is none.
-        """
-        from eloftr.checkpoint import find_file
-
-        return cls.from_dict(json.loads(find_file(name_or_path, CONFIG_FILE).read_text()), **overrides)

@@ -1,19 +1,26 @@
-"""Every error that this package raises on purpose: one tree, whose messages are sentences for a person."""
+"""The errors that this package raises on purpose: one tree, so that a caller needs one `except`.
+
+Each message is one sentence that says what is wrong, where, and how to cure it. Anything else that is raised is a bug.
+"""
 
 from __future__ import annotations
 
 
 class EloftrError(Exception):
-    """The root of all expected errors. The message says what, where and how to cure it."""
+    """The root of the tree."""
 
 
 class ArgumentError(EloftrError, ValueError):
-    """An argument or option that cannot be used."""
+    """An argument, an option or a configuration that this package cannot work with."""
 
 
 class CheckpointError(EloftrError, ValueError):
-    """Weights that cannot be read or do not fit the model."""
+    """Weights that cannot be found or read, or that do not fit the model."""
 
 
 class ImageReadError(EloftrError, ValueError):
-    """An image that cannot be read."""
+    """A file or URL that holds no readable image."""
+
+
+class ExportError(EloftrError, RuntimeError):
+    """An exported graph that does not compute what the model does."""

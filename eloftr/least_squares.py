@@ -28,7 +28,12 @@ CHUNK = {"cpu": 1 << 10, "cuda": 1 << 13}
 
 
 def least_squares(
-    images0: Tensor, images1: Tensor, pair: Tensor, keypoints0: Tensor, keypoints1: Tensor, radius: int
+    images0: Tensor,
+    images1: Tensor,
+    pair: Tensor,
+    keypoints0: Tensor,
+    keypoints1: Tensor,
+    radius: int,
 ) -> Tensor:
     """keypoints1 (M, 2), each moved to where image 1 looks most like image 0 around keypoints0 (M, 2).
 
@@ -41,11 +46,18 @@ def least_squares(
     size = CHUNK.get(pair.device.type, CHUNK["cpu"])
     chunks = zip(pair.split(size), keypoints0.split(size), keypoints1.split(size), strict=True)
     images0, images1 = images0.float(), images1.float()
-    return torch.cat([keypoints1[:0], *(_moved(images0, images1, *chunk, radius) for chunk in chunks)])
+    return torch.cat(
+        [keypoints1[:0], *(_moved(images0, images1, *chunk, radius) for chunk in chunks)]
+    )
 
 
 def _moved(
-    images0: Tensor, images1: Tensor, pair: Tensor, keypoints0: Tensor, keypoints1: Tensor, radius: int
+    images0: Tensor,
+    images1: Tensor,
+    pair: Tensor,
+    keypoints0: Tensor,
+    keypoints1: Tensor,
+    radius: int,
 ) -> Tensor:
     grid = square(radius, keypoints0.device)
     weights = (-1.125 * (grid / radius).square().sum(1)).exp()
@@ -53,7 +65,9 @@ def _moved(
     weighted = jacobian * weights[:, None]
     spread = jacobian.new_tensor([SHIFT] * 2 + [STRETCH] * 4 + [FREE] * 2)
     prior = (GREY / spread) ** 2
-    inverse = torch.linalg.inv_ex(weighted.mT @ jacobian + prior.diag())[0]  # not finite where there is none
+    inverse = torch.linalg.inv_ex(weighted.mT @ jacobian + prior.diag())[
+        0
+    ]  # not finite where there is none
 
     centre = keypoints1.round()
     start = shift = keypoints1 - centre
@@ -74,23 +88,38 @@ def _moved(
     return torch.where(better[:, None], centre + shift, keypoints1)
 
 
-def template_and_jacobian(images: Tensor, pair: Tensor, keypoints: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+def template_and_jacobian(
+    images: Tensor, pair: Tensor, keypoints: Tensor, radius: int
+) -> tuple[Tensor, Tensor]:
     """Grey values (M, P) around the keypoints (M, 2), and their derivatives (M, P, 8) by shift x and y, by the matrix
     row by row, by gain and by offset."""
     centre = keypoints.floor()
     wide = cut(images, pair, centre.long(), radius + 3)
     values = sample(wide, (keypoints - centre)[:, None] + square(radius + 2, keypoints.device))
     values = values.unflatten(1, (2 * radius + 5, -1))
-    by_x, by_y = (derivative(v, dim).flatten(1) for v, dim in ((values[:, 2:-2], 2), (values[:, :, 2:-2], 1)))
+    by_x, by_y = (
+        derivative(v, dim).flatten(1) for v, dim in ((values[:, 2:-2], 2), (values[:, :, 2:-2], 1))
+    )
     template = values[:, 2:-2, 2:-2].flatten(1)
     x, y = square(radius, keypoints.device).unbind(1)
-    columns = [by_x, by_y, by_x * x, by_x * y, by_y * x, by_y * y, template, torch.ones_like(template)]
+    columns = [
+        by_x,
+        by_y,
+        by_x * x,
+        by_x * y,
+        by_y * x,
+        by_y * y,
+        template,
+        torch.ones_like(template),
+    ]
     return template, torch.stack(columns, dim=-1)
 
 
 def derivative(values: Tensor, dim: int) -> Tensor:
     """Along `dim`, which loses two values at either end; of fourth order: plain differences see too little slope."""
-    before2, before1, _, after1, after2 = (values.narrow(dim, n, values.shape[dim] - 4) for n in range(5))
+    before2, before1, _, after1, after2 = (
+        values.narrow(dim, n, values.shape[dim] - 4) for n in range(5)
+    )
     return (after1 - before1) * (2 / 3) - (after2 - before2) / 12
 
 
@@ -108,7 +137,9 @@ def cut(images: Tensor, pair: Tensor, centre: Tensor, reach: int) -> Tensor:
     columns, rows = (centre[:, :, None] + steps).unbind(1)
     rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
     double = doubling(2 * reach + 1, images.device)
-    return (double @ images[pair[:, None, None], 0, rows[:, :, None], columns[:, None, :]] @ double.T)[:, None]
+    return (
+        double @ images[pair[:, None, None], 0, rows[:, :, None], columns[:, None, :]] @ double.T
+    )[:, None]
 
 
 @lru_cache(maxsize=8)
@@ -128,7 +159,9 @@ def doubling(count: int, device: torch.device) -> Tensor:
 def sample(patches: Tensor, offsets: Tensor) -> Tensor:
     """Grey values (M, P) of `cut` patches (M, 1, S, S) at offsets (M, P, 2), (x, y) in pixels from their centre."""
     reach = (patches.shape[-1] - 1) / 4
-    values = F.grid_sample(patches, offsets[:, None] / reach, padding_mode="border", align_corners=True)
+    values = F.grid_sample(
+        patches, offsets[:, None] / reach, padding_mode="border", align_corners=True
+    )
     return values[:, 0, 0]
 
 

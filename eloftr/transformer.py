@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eloftr.backbone import ACTIVATION
-from eloftr.config import EfficientLoFTRConfig
-from eloftr.fast import add_product, kernels_for, slope_of
+from eloftr.config import NetworkConfig
+from eloftr.fast.forms import add_product, kernels_for, slope_of
 
 
 @lru_cache(maxsize=64)
@@ -34,7 +34,9 @@ def rotary_table(
     frequencies = theta ** -(torch.arange(0, channels // 4, dtype=torch.float32) / (channels // 4))
     rows = torch.arange(1, height + 1, dtype=torch.float32)[:, None, None] * frequencies
     columns = torch.arange(1, width + 1, dtype=torch.float32)[None, :, None] * frequencies
-    angles = torch.stack([rows.expand(height, width, -1), columns.expand(height, width, -1)], -1).flatten(-2)
+    angles = torch.stack(
+        [rows.expand(height, width, -1), columns.expand(height, width, -1)], -1
+    ).flatten(-2)
     angles = angles.repeat_interleave(2, dim=-1)[None]
     cos, sin = angles.cos().half(), angles.sin().half()
     return cos.to(device, dtype), sin.to(device, dtype)
@@ -48,10 +50,12 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Aggregation(nn.Module):
-    def __init__(self, config: EfficientLoFTRConfig) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         channels, size = config.hidden_size, config.q_aggregation_kernel_size
-        self.q_aggregation = nn.Conv2d(channels, channels, size, stride=size, bias=False, groups=channels)
+        self.q_aggregation = nn.Conv2d(
+            channels, channels, size, stride=size, bias=False, groups=channels
+        )
         self.kv_aggregation = nn.MaxPool2d(size)
         self.norm = nn.LayerNorm(channels)
 
@@ -62,7 +66,10 @@ class Aggregation(nn.Module):
             if x is source:
                 query, pooled = kernels.sums_and_maxima(x, weight)
             else:
-                query, pooled = kernels.weighted_sums(x, weight), kernels.maxima(source, weight.shape[-1])
+                query, pooled = (
+                    kernels.weighted_sums(x, weight),
+                    kernels.maxima(source, weight.shape[-1]),
+                )
         else:
             query = self.q_aggregation(x).permute(0, 2, 3, 1)
             pooled = self.kv_aggregation(source).permute(0, 2, 3, 1)
@@ -70,7 +77,7 @@ class Aggregation(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, config: EfficientLoFTRConfig) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         channels, bias = config.hidden_size, config.attention_bias
         self.heads = config.num_attention_heads
@@ -86,13 +93,18 @@ class Attention(nn.Module):
         q, k, v = self.q_proj(query), self.k_proj(source), self.v_proj(source)
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
-        q, k, v = (t.reshape(batch, -1, self.heads, channels // self.heads).transpose(1, 2) for t in (q, k, v))
-        message = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        q, k, v = (
+            t.reshape(batch, -1, self.heads, channels // self.heads).transpose(1, 2)
+            for t in (q, k, v)
+        )
+        message = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.dropout if self.training else 0.0
+        )
         return self.o_proj(message.transpose(1, 2).reshape(batch, height, width, channels))
 
 
 class MLP(nn.Module):
-    def __init__(self, config: EfficientLoFTRConfig) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         channels = config.hidden_size
         self.size = config.q_aggregation_kernel_size
@@ -122,7 +134,7 @@ class MLP(nn.Module):
 
 
 class AggregatedAttention(nn.Module):
-    def __init__(self, config: EfficientLoFTRConfig, rotary: bool) -> None:
+    def __init__(self, config: NetworkConfig, rotary: bool) -> None:
         super().__init__()
         self.theta = config.rope_parameters["rope_theta"] if rotary else None
         self.aggregation = Aggregation(config)
@@ -141,7 +153,7 @@ class AggregatedAttention(nn.Module):
 
 
 class AttentionRound(nn.Module):
-    def __init__(self, config: EfficientLoFTRConfig) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.self_attention = AggregatedAttention(config, rotary=True)
         self.cross_attention = AggregatedAttention(config, rotary=False)
@@ -153,9 +165,11 @@ class AttentionRound(nn.Module):
 
 
 class LocalFeatureTransformer(nn.Module):
-    def __init__(self, config: EfficientLoFTRConfig) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(AttentionRound(config) for _ in range(config.num_attention_layers))
+        self.layers = nn.ModuleList(
+            AttentionRound(config) for _ in range(config.num_attention_layers)
+        )
 
     def encode(self, x: Tensor) -> Tensor:
         """The part that depends on one image alone: the first self-attention, (B, C, h, w) → the same shape."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from eloftr.config import EfficientLoFTRConfig
+from eloftr import EfficientLoFTRConfig
 from eloftr.training.recipe import SMALL, TrainingOptions, train
 
 

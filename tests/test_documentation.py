@@ -20,8 +20,7 @@ from synthetic_run import Scene
 from test_house import MODULES, RANKS
 
 from benchmarks.pipeline import match_without_ray
-from eloftr import load_model
-from eloftr.config import EfficientLoFTRConfig
+from eloftr import EfficientLoFTRConfig, load_model
 from eloftr.training.losses import ALPHA, GAMMA, WEIGHTS
 from eloftr.training.recipe import TrainingOptions
 from jobs import match_dataset, reconstruct

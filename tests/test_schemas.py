@@ -6,7 +6,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.tables import FAILURES, IMAGES, KEYPOINTS, MATCHES, PAIRS, POINT, SHARDS, ragged, unragged
+from pipeline.tables import (
+    FAILURES,
+    IMAGES,
+    KEYPOINTS,
+    MATCHES,
+    PAIRS,
+    POINT,
+    SHARDS,
+    ragged,
+    unragged,
+)
 
 RAGGED = [pa.list_(POINT), pa.list_(pa.float32()), pa.list_(pa.bool_()), pa.list_(pa.list_(pa.int32(), 2))]
 

@@ -287,7 +287,7 @@ def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
     if weights is not None and matcher is not None:
         import torch
 
-        from eloftr.checkpoint import resolve
+        from eloftr.weights.locate import resolve
 
         path = resolve(weights)
         file = path / "model.safetensors" if path.is_dir() else path

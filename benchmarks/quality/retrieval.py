@@ -39,9 +39,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 
 from benchmarks.environment import write_results
 from benchmarks.speed.pipeline import match_without_ray
-from eloftr import load_model
-from eloftr.model import EfficientLoFTRForKeypointMatching
-from eloftr.resizing import resize
+from eloftr import EfficientLoFTRForKeypointMatching, load_model
+from eloftr.matching.resizing import resize
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
 from pipeline.match.run import Run
 from pipeline.pairs.descriptors import LONG_SIDE, describe_images, nearest, reduced, unit

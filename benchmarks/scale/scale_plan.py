@@ -124,8 +124,7 @@ def measure_network(height: int = 480, width: int = 640) -> dict[str, float]:
     import torch
 
     from benchmarks.speed.matcher import operations, published, texture
-    from eloftr import Matcher
-    from eloftr.checkpoint import load_model
+    from eloftr import Matcher, load_model
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:

@@ -57,7 +57,7 @@ class NoMatcher(MatchShard):
         pass
 
     def __call__(self, shard: DecodedShard, attempt: int = 1) -> MatchedShard:
-        from eloftr.matcher import Matches
+        from eloftr import Matches
 
         rng = np.random.default_rng(int(shard.shard))
         found = {}

@@ -50,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 
 from benchmarks.environment import PROJECT, commit, peak_memory, versions
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
-from eloftr.matcher import DTYPES, Matcher, pairs_at_once
+from eloftr.matching.matcher import DTYPES, Matcher, pairs_at_once
 from eloftr.model import ImageFeatures
 
 Pairs = list[tuple[int, int]]

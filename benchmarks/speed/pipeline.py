@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 
 from benchmarks.environment import PROJECT, write_results
 from pipeline.match.finish import FinishShard
-from pipeline.match.job import THREADS
+from pipeline.match.job import TORCH_THREADS
 from pipeline.match.match import MatchShard
 from pipeline.match.options import LONG_SIDE, MatchingOptions, RunOptions, VerificationOptions
 from pipeline.match.read import ReadShard
@@ -204,7 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.loop_into:
         part, parts = map(int, options.part.split("/"))
-        torch.set_num_threads(THREADS)
+        torch.set_num_threads(TORCH_THREADS)
         run = RunOptions(
             str(options.images),
             options.loop_into,

@@ -38,7 +38,7 @@ from benchmarks.speed.matcher import (
     windows,
 )
 from eloftr import load_model
-from eloftr.matcher import DTYPES, Matcher
+from eloftr.matching.matcher import DTYPES, Matcher
 from eloftr.model import PairMatches
 
 

@@ -43,9 +43,16 @@ from benchmarks.speed.matcher import (
     shape_of,
     windows,
 )
-from eloftr import backbone, coarse_matching, fine_matching, model, transformer
-from eloftr.config import EfficientLoFTRConfig
-from eloftr.matcher import DTYPES
+from eloftr import (
+    EfficientLoFTRConfig,
+    backbone,
+    coarse_matching,
+    fine_matching,
+    model,
+    sparse_fusion,
+    transformer,
+)
+from eloftr.matching.matcher import DTYPES
 
 LISTS = {"exhaustive": all_pairs(2), "overlapping": near_pairs(3, 2)}
 QUICK_LISTS = {"exhaustive": all_pairs(1, 3), "overlapping": near_pairs(2, 1)}
@@ -119,11 +126,11 @@ def unfolded(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool, border: 
 
 
 def whole_fusion(
-    self: fine_matching.FineFusion,
-    maps0: fine_matching.Maps,
-    maps1: fine_matching.Maps,
+    self: sparse_fusion.FineFusion,
+    maps0: sparse_fusion.Maps,
+    maps1: sparse_fusion.Maps,
     cells: Tensor,
-    patch: None,
+    region: sparse_fusion.Region,
 ) -> tuple[Tensor, ...]:
     """FineFusion.around of the whole images of every pair that has matches."""
     survivors, pair = cells[:, 0].unique(return_inverse=True)
@@ -133,10 +140,10 @@ def whole_fusion(
 
 
 def all_together(
-    maps0: fine_matching.Maps, maps1: fine_matching.Maps, cells: Tensor
-) -> list[tuple[int | None, Tensor]]:
+    maps0: sparse_fusion.Maps, maps1: sparse_fusion.Maps, cells: Tensor
+) -> list[tuple[sparse_fusion.Region, Tensor]]:
     """groups that are one."""
-    return [(None, torch.arange(len(cells), device=cells.device))]
+    return [(sparse_fusion.Region.RECTANGLE, torch.arange(len(cells), device=cells.device))]
 
 
 def no_early_exit(
@@ -170,7 +177,7 @@ def mixed_encode(self: Any, images: Tensor) -> model.ImageFeatures:
 
 
 def mixed_block(
-    self: fine_matching.FusionBlock, coarse: Tensor, mixed: Tensor, padding: int = 1
+    self: sparse_fusion.FusionBlock, coarse: Tensor, mixed: Tensor, padding: int = 1
 ) -> Tensor:
     """FusionBlock.forward of a fused model, on what mixed_encode made."""
     mixed = mixed if padding else mixed[:, :, 1:-1, 1:-1]
@@ -178,7 +185,7 @@ def mixed_block(
     return F.conv2d(x, self.out_conv3.weight, padding=padding)
 
 
-NETWORK = model.EfficientLoFTRForKeypointMatching
+NETWORK = model.MatchingNetwork
 WHOLE_ENCODE, WHOLE_MATCH = NETWORK.encode, NETWORK.match
 TRANSFORMER = transformer.LocalFeatureTransformer
 
@@ -205,15 +212,15 @@ SAVINGS = {  # each taken out
     "folded branches and norms": Variant(
         [
             (backbone.RepVGG, "fuse", lambda self: None),
-            (fine_matching.FineFusion, "fuse", lambda self: None),
+            (sparse_fusion.FineFusion, "fuse", lambda self: None),
         ]
     ),
     "split fc1": Variant([(transformer.MLP, "forward", concatenated_fc1)]),
     "no fusion without matches": Variant([(NETWORK, "match", no_early_exit)]),
     "fusion around the matches only": Variant(
-        [(fine_matching.FineFusion, "around", whole_fusion), (model, "groups", all_together)]
+        [(sparse_fusion.FineFusion, "around", whole_fusion), (model, "groups", all_together)]
     ),
-    "half resolution in bands": Variant([(fine_matching, "BAND", {})]),
+    "half resolution in bands": Variant([(sparse_fusion, "BAND", {})]),
     "tiled dual softmax": Variant([(model, "match_coarse", dense_coarse)]),
     "windows of matched cells": Variant([(fine_matching, "rings", unfolded)]),
 }
@@ -222,7 +229,7 @@ CANDIDATES = {  # each put in
         prepare=fold_projection, verdict="dropped: a product on 1/16 of the cells"
     ),
     "image's half of the fusion": Variant(
-        [(NETWORK, "encode", mixed_encode), (fine_matching.FusionBlock, "forward", mixed_block)],
+        [(NETWORK, "encode", mixed_encode), (sparse_fusion.FusionBlock, "forward", mixed_block)],
         verdict="dropped: a 3×3 an image to save a 1×1 a pair, and encodings of 2.6 times the size",
     ),
 }

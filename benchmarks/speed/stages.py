@@ -40,15 +40,15 @@ from benchmarks.speed.matcher import (
     windows,
 )
 from benchmarks.speed.savings import SAVINGS, Side, Variant
-from eloftr import backbone, fine_matching, model, transformer
-from eloftr.matcher import DTYPES, pairs_at_once
+from eloftr import backbone, model, sparse_fusion, transformer
+from eloftr.matching.matcher import DTYPES, pairs_at_once
 
 STAGES: dict[str, tuple[Any, str]] = {
     "backbone": (backbone.RepVGG, "forward"),
     "first self-attention": (transformer.LocalFeatureTransformer, "encode"),
     "transformer": (transformer.LocalFeatureTransformer, "forward"),
     "coarse matching": (model, "match_coarse"),
-    "fusion": (fine_matching.FineFusion, "around"),
+    "fusion": (sparse_fusion.FineFusion, "around"),
     "refinement": (model, "refine"),
 }
 WITHOUT = Variant([change for saving in SAVINGS.values() for change in saving.patches])

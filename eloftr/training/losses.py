@@ -23,14 +23,16 @@ from eloftr.fine_matching import (
     second_stage_offset,
     window_features,
 )
-from eloftr.model import EfficientLoFTRForKeypointMatching
+from eloftr.model import MatchingNetwork
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
 WEIGHTS = {"coarse": 3.0, "first": 0.5, "second": 4.0}
 WINDOWS = 1024  # sampled per batch
 PICKS = 6  # of each window, the most confident, that teach the second stage
 CLOSE = 0.05  # px
-JITTER = 0.3  # share of the windows whose cell in image 1 is moved to a neighbour, as coarse errors will
+JITTER = (
+    0.3  # share of the windows whose cell in image 1 is moved to a neighbour, as coarse errors will
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Losses:
 
     @property
     def total(self) -> Tensor:
-        return sum((weight * getattr(self, name) for name, weight in WEIGHTS.items()), torch.zeros(()))
+        return sum(
+            (weight * getattr(self, name) for name, weight in WEIGHTS.items()), torch.zeros(())
+        )
 
 
 def true_cells(flow: Tensor, visible: Tensor) -> Tensor:
@@ -91,7 +95,9 @@ def sample_windows(cells: Tensor, height: int, width: int, generator: torch.Gene
     return torch.stack([pair, cell0, row * w + column], dim=1)
 
 
-def true_pixels(windows: Tensor, flow: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def true_pixels(
+    windows: Tensor, flow: Tensor, visible: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """True pixel pairs of windows (K, 3): window (N,), pixel 0 (N,), pixel 1 (N,), offset (N, 2) from pixel 1.
 
     The pixels of a window lie half-way between those of the image, so flow is the mean of four neighbours, and a point
@@ -100,7 +106,9 @@ def true_pixels(windows: Tensor, flow: Tensor, visible: Tensor) -> tuple[Tensor,
     height, width = flow.shape[1:3]
     pair, cell0, cell1 = windows.unbind(1)
     pixels = torch.arange(WINDOW**2, device=windows.device)
-    corner = position(cell0[:, None].expand(-1, WINDOW**2).flatten(), pixels.repeat(len(windows)), width // WINDOW)
+    corner = position(
+        cell0[:, None].expand(-1, WINDOW**2).flatten(), pixels.repeat(len(windows)), width // WINDOW
+    )
     x, y = corner.floor().long().unflatten(0, (-1, WINDOW**2)).unbind(-1)
     inside = (x >= 0) & (y >= 0) & (x < width - 1) & (y < height - 1)
     x, y = x.clamp(0, width - 2), y.clamp(0, height - 2)
@@ -147,7 +155,7 @@ def distance(offset: Tensor) -> Tensor:
 
 
 def compute_losses(
-    model: EfficientLoFTRForKeypointMatching,
+    model: MatchingNetwork,
     images0: Tensor,
     images1: Tensor,
     flow: Tensor,

@@ -19,18 +19,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from eloftr.checkpoint import load_model, load_strictly, save_model
-from eloftr.config import EfficientLoFTRConfig
-from eloftr.model import EfficientLoFTRForKeypointMatching
+from eloftr.config import NetworkConfig
+from eloftr.errors import ArgumentError
+from eloftr.model import MatchingNetwork
 from eloftr.training.losses import compute_losses
-from eloftr.training.views import Pair, Views, list_photographs, split
+from eloftr.training.synthetic.views import Pair, Views, list_photographs, split
+from eloftr.weights.locate import find_weights
+from eloftr.weights.reading import load_strictly, read_state
+from eloftr.weights.writing import save_model
 
 LOG_EVERY = 50
 HELD_OUT_PAIRS = 64  # of an evaluation
 STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
 
 # The bundled "small" model: the published architecture, thinner and shallower.
-SMALL = EfficientLoFTRConfig(
+SMALL = NetworkConfig(
     stage_num_blocks=[1, 2, 2, 6],
     out_features=[16, 48, 32, 64],
     hidden_size=64,
@@ -48,7 +51,7 @@ class TrainingOptions:
     steps: optimiser steps in all; the learning rate rises over `warmup`, stays, and falls to zero over the last
     `decay` steps, so a run can be cut short by resuming it with fewer steps. size: side of the views, pixels.
     easy: share of the pairs, 0 to 1, that are easier than all others. only: "fine" trains the refinement alone.
-    Raises ValueError for a number out of range, another autocast type or part, a part without weights to start from
+    Raises ArgumentError for a number out of range, another autocast type or part, a part without weights to start from
     and a device this machine lacks."""
 
     steps: int = 20_000
@@ -65,25 +68,45 @@ class TrainingOptions:
     workers: int = 1
     threads: int | None = None
     device: str = "cpu"
-    start: str | None = None  # weights a new run starts from, of the same configuration; default random ones
+    start: str | None = (
+        None  # weights a new run starts from, of the same configuration; default random ones
+    )
     easy: float = 0.0
-    only: str | None = None  # "fine": backbone and transformer stay as they are, norms too, so coarse matches do
+    only: str | None = (
+        None  # "fine": backbone and transformer stay as they are, norms too, so coarse matches do
+    )
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "batch": 1, "size": 32, "warmup": 0, "decay": 0, "evaluate_every": 1, "workers": 0}
+        least = {
+            "steps": 1,
+            "batch": 1,
+            "size": 32,
+            "warmup": 0,
+            "decay": 0,
+            "evaluate_every": 1,
+            "workers": 0,
+        }
         for name, number in least.items():
             if getattr(self, name) < number:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least {number}.")
+                raise ArgumentError(f"{name}={getattr(self, name)}: must be at least {number}.")
         if not 0 <= self.easy <= 1:
-            raise ValueError(f"easy={self.easy}: a share, from 0 to 1.")
+            raise ArgumentError(f"easy={self.easy}: a share, from 0 to 1.")
         if self.only not in (None, "fine"):
-            raise ValueError(f"only={self.only!r}: the part that can be trained alone is fine.")
+            raise ArgumentError(f"only={self.only!r}: the part that can be trained alone is fine.")
         if self.only and not self.start:
-            raise ValueError(f"only={self.only}: the other parts need weights; name them with start.")
+            raise ArgumentError(
+                f"only={self.only}: the other parts need weights; name them with start."
+            )
         if self.autocast not in (None, "bfloat16"):
-            raise ValueError(f"autocast={self.autocast!r}: only bfloat16 trains without scaled gradients.")
-        if self.device != "cpu" and not (self.device.startswith("cuda") and torch.cuda.is_available()):
-            raise ValueError(f"device={self.device!r} is not on this machine; use cpu, or cuda where it has a GPU.")
+            raise ArgumentError(
+                f"autocast={self.autocast!r}: only bfloat16 trains without scaled gradients."
+            )
+        if self.device != "cpu" and not (
+            self.device.startswith("cuda") and torch.cuda.is_available()
+        ):
+            raise ArgumentError(
+                f"device={self.device!r} is not on this machine; use cpu, or cuda where it has a GPU."
+            )
 
 
 def learning_rate(step: int, options: TrainingOptions) -> float:
@@ -107,7 +130,10 @@ class Batches(Dataset[Pair]):
 
 
 def _tensors(pairs: Pair, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    images = [torch.from_numpy(image).to(device).float()[:, None] / 255 for image in (pairs.image0, pairs.image1)]
+    images = [
+        torch.from_numpy(image).to(device).float()[:, None] / 255
+        for image in (pairs.image0, pairs.image1)
+    ]
     return (
         images[0],
         images[1],
@@ -117,7 +143,7 @@ def _tensors(pairs: Pair, device: torch.device) -> tuple[Tensor, Tensor, Tensor,
 
 
 @torch.inference_mode()
-def evaluate(model: EfficientLoFTRForKeypointMatching, views: Views, pairs: int) -> dict[str, float]:
+def evaluate(model: MatchingNetwork, views: Views, pairs: int) -> dict[str, float]:
     """Match the first `pairs` of `views`: matches a pair, share of right ones (3 px), median error of those (px)."""
     model.eval()
     device = next(model.parameters()).device
@@ -130,7 +156,12 @@ def evaluate(model: EfficientLoFTRForKeypointMatching, views: Views, pairs: int)
         # Keypoints lie half-way between pixels of the image: the flow there is the mean of its four neighbours.
         x, y = found.keypoints0.floor().long().unbind(1)
         x, y, pair = x.clamp(0, flow.shape[2] - 2), y.clamp(0, flow.shape[1] - 2), found.cells[:, 0]
-        target = (flow[pair, y, x] + flow[pair, y, x + 1] + flow[pair, y + 1, x] + flow[pair, y + 1, x + 1]) / 4
+        target = (
+            flow[pair, y, x]
+            + flow[pair, y, x + 1]
+            + flow[pair, y + 1, x]
+            + flow[pair, y + 1, x + 1]
+        ) / 4
         error = (found.keypoints1 - target).norm(dim=1)
         errors.append(torch.where(visible[pair, y, x], error, torch.inf).cpu())
     model.train()
@@ -157,12 +188,12 @@ def _repeatable(device: torch.device) -> Iterator[None]:
 class Run:
     """A training run and all of its state."""
 
-    def __init__(self, folder: Path, config: EfficientLoFTRConfig, options: TrainingOptions) -> None:
+    def __init__(self, folder: Path, config: NetworkConfig, options: TrainingOptions) -> None:
         torch.manual_seed(options.seed)
         self.folder = folder
         self.options = options
         self.device = torch.device(options.device)
-        self.model = EfficientLoFTRForKeypointMatching(config).to(self.device)
+        self.model = MatchingNetwork(config).to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if options.only == "fine":
             self.model.efficientloftr.requires_grad_(False)
@@ -185,7 +216,8 @@ class Run:
             self.generator.set_state(state["generator"])
             self.step = state["step"]
         elif options.start:
-            load_strictly(self.model, load_model(options.start).state_dict(), options.start)
+            file = find_weights(options.start)
+            load_strictly(self.model, read_state(file), file)
 
     def save(self) -> None:
         """Write the weights and the state, each whole or not at all."""
@@ -206,7 +238,9 @@ class Run:
 
     def log(self, entry: dict[str, float]) -> None:
         with (self.folder / LOG_FILE).open("a") as file:
-            file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in entry.items()}) + "\n")
+            file.write(
+                json.dumps({k: v if math.isfinite(v) else None for k, v in entry.items()}) + "\n"
+            )
         print("  ".join(f"{name} {value:.4g}" for name, value in entry.items()), flush=True)
 
     def begin(self) -> None:
@@ -237,21 +271,25 @@ class Run:
 def train(
     photographs: Sequence[Path] | Path,
     folder: str | Path,
-    config: EfficientLoFTRConfig,
+    config: NetworkConfig,
     options: TrainingOptions,
-) -> EfficientLoFTRForKeypointMatching:
+) -> MatchingNetwork:
     """Train, or go on with the run in `folder`; returns the model after `options.steps` steps.
 
     photographs: a folder of photographs or a list of files; every 20th is held out for evaluation.
-    Raises ValueError, before anything is written, for a size the network cannot take and for fewer than 2 photographs,
+    Raises ArgumentError, before anything is written, for a size the network cannot take and for fewer than 2 photographs,
     and for a run in `folder` of another configuration.
     """
     folder = Path(folder)
     if options.size % config.divisor:
-        raise ValueError(f"size={options.size}: the network takes multiples of {config.divisor} pixels only.")
+        raise ArgumentError(
+            f"size={options.size}: the network takes multiples of {config.divisor} pixels only."
+        )
     paths = list_photographs(photographs) if isinstance(photographs, Path) else list(photographs)
     if len(paths) < 2:
-        raise ValueError(f"{len(paths)} photographs: give at least 2, as one is held out for evaluation.")
+        raise ArgumentError(
+            f"{len(paths)} photographs: give at least 2, as one is held out for evaluation."
+        )
     training, held_out = split(paths)
     folder.mkdir(parents=True, exist_ok=True)
     if options.threads:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eloftr.training import textures
-from eloftr.training.lighting import bake_light
-from eloftr.training.scenes import Region, Scene, Surface, box, column, look_at, render
+from pipeline.demo import textures
+from pipeline.demo.lighting import bake_light
+from pipeline.demo.raycaster import Region, Scene, Surface, box, column, look_at, render
 from pipeline.demo.truth import DemoTruth, Pose
 
 VERSION = 1  # of the pictures: a cached folder of another version is made again

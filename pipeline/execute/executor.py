@@ -146,6 +146,10 @@ class Executor(Protocol):
     def capacity(self) -> Capacity:
         """What there is to work on now."""
 
+    def threads(self, actors: Actors, tasks: int) -> int:
+        """Threads that each process which holds the model may have, so that no CPU is idle."""
+        ...
+
     def run(
         self,
         stages: Sequence[Stage],

@@ -47,6 +47,14 @@ class LocalExecutor:
         """The CPUs and GPUs of this machine that this process may use."""
         return local_capacity()
 
+    def threads(self, actors: Actors, tasks: int) -> int:
+        """More than one where there are fewer tasks than CPUs, no GPU, and nobody asked for a
+        number of processes.
+        """
+        capacity = self.capacity()
+        _, most, share = actors.resolved(capacity, tasks)
+        return 1 if share or actors.first else capacity.cpus // most
+
     def count(self, metric: str, amount: float, labels: Mapping[str, str]) -> None:
         """Nobody watches the counters of one machine."""
 

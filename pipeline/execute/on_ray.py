@@ -92,6 +92,10 @@ class RayExecutor:
         total = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return Capacity(max(1, int(total.get("CPU", 0))), int(total.get("GPU", 0)))
 
+    def threads(self, actors: Actors, tasks: int) -> int:
+        """One: the other CPUs of an actor's node may be somebody else's."""
+        return 1
+
     def count(self, metric: str, amount: float, labels: Mapping[str, str]) -> None:
         """Add to a counter at Ray's metrics ports.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # see pipeline/match/match.py
 
 # of a process without a GPU: two take twice the CPU time for the same pairs, so every CPU gets a
 # process
-THREADS = 1
+TORCH_THREADS = 1
 
 
 def plan_run(
@@ -84,7 +84,8 @@ def match_photographs(
             shards = planned_shards(todo)
             tasks = tasks_of((shard.shard for shard in shards), shards)
             progress = Progress(pairs, listen=listen)
-            results = executor.run(stages_of(run, stage), tasks, actors, listen)
+            threads = executor.threads(actors, len(tasks))
+            results = executor.run(stages_of(run, stage, threads), tasks, actors, listen)
             try:
                 for marker in results:
                     lease.check()
@@ -104,27 +105,34 @@ def match_photographs(
         )
 
 
-def stages_of(run: Run, stage: type[MatchShard] = MatchShard) -> list[Stage]:
-    """Read, match and finish, for the shards of a run."""
+def stages_of(run: Run, stage: type[MatchShard] = MatchShard, threads: int = 1) -> list[Stage]:
+    """Read, match and finish, for the shards of a run. threads: of every process that matches."""
     options = run.options
     return [
         Stage("read", partial(make_reader, run.source, options.limits, options.matching.long_side)),
         Stage(
-            "match", partial(_make_matcher, stage, run.model, options.matching), holds_model=True
+            "match",
+            partial(_make_matcher, stage, run.model, options.matching, threads),
+            holds_model=True,
         ),
         Stage("finish", partial(FinishShard, run.folder, options.verification)),
     ]
 
 
 def _make_matcher(
-    stage: type[MatchShard], model: EfficientLoFTRForKeypointMatching, options: MatchingOptions
+    stage: type[MatchShard],
+    model: EfficientLoFTRForKeypointMatching,
+    options: MatchingOptions,
+    threads: int,
 ) -> MatchShard:
     """In a process of an executor, which belongs to it alone."""
     import torch
 
     if not torch.cuda.is_available():
-        torch.set_num_threads(THREADS)
-    return stage(model, options)
+        torch.set_num_threads(TORCH_THREADS)
+    matcher = stage(model, options)
+    matcher.threads = threads
+    return matcher
 
 
 def _count(executor: Executor, marker: Marker) -> None:

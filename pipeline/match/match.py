@@ -13,14 +13,15 @@ from __future__ import annotations
 import ctypes
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from eloftr.resizing import to_original
+from eloftr.matching.resizing import to_original
 from pipeline.match.options import MatchingOptions
 from pipeline.match.read import TRIES, DecodedShard
 from pipeline.tables import FAILURES, MATCHES, ragged
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from eloftr.model import ImageFeatures
 
 Shape = tuple[int, int]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 SMALLER = 8  # times fewer pairs at once with every try
 DETAILS = {
     Reason.OUT_OF_MEMORY: "matching this pair by itself needs more memory than there is; lower --long-side",
@@ -62,16 +65,16 @@ class MatchShard:
     def __init__(self, model: EfficientLoFTRForKeypointMatching, options: MatchingOptions) -> None:
         import torch
 
-        from eloftr.matcher import DEFAULT_DTYPE, Matcher
+        from eloftr.matching.matcher import DEFAULT_DTYPE, Matcher
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.matcher = Matcher(
             model, device, getattr(torch, options.dtype or DEFAULT_DTYPE[device.type])
         )
         self.batch_size = options.batch_size
-        # than asked for is every batch of a shard, by this factor, once memory was short
-        self.smaller = 1
-        self.largest = 0  # of its batches
+        self.threads = 1  # of Python; each works on batches of its own, so they change no result
+        self.smaller = 1  # batches are smaller by this factor, once memory was short
+        self.largest = 0  # batch of the shard
 
     def __call__(self, shard: DecodedShard, attempt: int = 1) -> MatchedShard:
         """Where memory is short, smaller batches, then half of the pairs at a time, whose images
@@ -133,7 +136,7 @@ class MatchShard:
 
     def _match(self, shard: DecodedShard, seconds: dict[str, float]) -> dict[int, Matches]:
         """Matches of every pair whose images could be read, by its number."""
-        from eloftr.matcher import Matches
+        from eloftr import Matches
         from eloftr.model import ImageFeatures
 
         started = time.monotonic()
@@ -142,20 +145,39 @@ class MatchShard:
         row_of = {row["image"]: k for k, row in enumerate(rows)}
         features = self._encode(shard.pixels)
         encoded = time.monotonic()
-        found = {}
-        for members in self._batches(shard, row_of):
+
+        def of_batch(members: list[int]) -> dict[int, Matches]:
             sides = [[row_of[shard.names[i]] for i in side] for side in shard.pairs[members].T]
             joined = (ImageFeatures.cat([features[k] for k in side]) for side in sides)
             results = self.matcher.match_features(*joined)
-            for pair, k0, k1, matches in zip(members, *sides, results, strict=True):
-                found[pair] = Matches(
+            return {
+                pair: Matches(
                     to_original(matches.keypoints0, *_sizes(shard.pixels[k0], rows[k0])),
                     to_original(matches.keypoints1, *_sizes(shard.pixels[k1], rows[k1])),
                     matches.scores,
                 )
+                for pair, k0, k1, matches in zip(members, *sides, results, strict=True)
+            }
+
+        found: dict[int, Matches] = {}
+        for part in self._threaded(of_batch, self._batches(shard, row_of)):
+            found |= part
         seconds[Stage.ENCODE] += encoded - started
         seconds[Stage.MATCH] += time.monotonic() - encoded
         return found
+
+    def _threaded(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The results of all items, in their order, by as many threads as there are."""
+        if self.threads == 1:
+            yield from map(work, items)
+            return
+        import torch
+
+        # torch counts its own threads for every thread of Python, and sums round by their number.
+        with ThreadPoolExecutor(
+            self.threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            yield from pool.map(work, items)
 
     def _encode(self, pixels: list[np.ndarray]) -> list[ImageFeatures]:
         """One ImageFeatures of one image each, in the order of `pixels`; encoded by batches of one
@@ -164,11 +186,18 @@ class MatchShard:
         by_shape: dict[Shape, list[int]] = defaultdict(list)
         for k, image in enumerate(pixels):
             by_shape[image.shape].append(k)
+        batches = [
+            batch
+            for shape, members in by_shape.items()
+            for batch in self._batches_of(members, shape)
+        ]
+
+        def of_batch(batch: list[int]) -> ImageFeatures:
+            return self.matcher.encode(np.stack([pixels[k] for k in batch]))
+
         features: dict[int, ImageFeatures] = {}
-        for shape, members in by_shape.items():
-            for batch in self._batches_of(members, shape):
-                encoded = self.matcher.encode(np.stack([pixels[k] for k in batch]))
-                features |= {k: encoded[n : n + 1] for n, k in enumerate(batch)}
+        for batch, encoded in zip(batches, self._threaded(of_batch, batches), strict=True):
+            features |= {k: encoded[n : n + 1] for n, k in enumerate(batch)}
         return [features[k] for k in range(len(pixels))]
 
     def _batches(self, shard: DecodedShard, row_of: dict[str, int]) -> Iterator[list[int]]:
@@ -182,7 +211,7 @@ class MatchShard:
             yield from self._batches_of(members, *shapes)
 
     def _batches_of(self, members: list[int], *shapes: Shape) -> Iterator[list[int]]:
-        from eloftr.matcher import pairs_at_once
+        from eloftr.matching.matcher import pairs_at_once
 
         size = max(
             1, (self.batch_size or pairs_at_once(self.matcher.device, *shapes)) // self.smaller

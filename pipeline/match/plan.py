@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eloftr.resizing import resize
+from eloftr.matching.resizing import resize
 from pipeline import tables
 from pipeline.errors import RunError
 from pipeline.events import counted, duration

@@ -92,7 +92,8 @@ class Run:
 
     def __init__(self, options: RunOptions, device: Device) -> None:
         """device: what the shards of a new plan are sized for."""
-        from eloftr.matcher import DEFAULT_DTYPE, configure
+        from eloftr.matching.loading import configure
+        from eloftr.matching.matcher import DEFAULT_DTYPE
 
         self.source = image_source(options.images, options.storage, options.follow_links)
         self.folder = Folder(options.output, options.storage)

@@ -19,7 +19,7 @@ from pipeline.extras import import_pycolmap
 from pipeline.match.options import VerificationOptions
 from pipeline.photos.exif import DEFAULT_FOCAL
 from pipeline.photos.sizes import resize_factor
-from pipeline.vocabulary import VERIFIED
+from pipeline.vocabulary import VERIFIED, Geometry, GeometryModel, Reason, Status
 
 
 class VerifyShard:
@@ -52,10 +52,10 @@ class VerifyShard:
         for row, ((name0, name1), (points0, points1, scores)) in enumerate(
             zip(names, points, strict=True)
         ):
-            geometry = _Geometry("none", np.zeros(len(points0), bool))
-            if status[row] == "matched" and not _good_numbers(points0, points1, scores):
-                status[row], reason[row] = "failed", "bad_numbers"
-            elif status[row] == "matched":
+            geometry = _Geometry(Geometry.NONE, np.zeros(len(points0), bool))
+            if status[row] == Status.MATCHED and not _good_numbers(points0, points1, scores):
+                status[row], reason[row] = Status.FAILED.value, Reason.BAD_NUMBERS.value
+            elif status[row] == Status.MATCHED:
                 missing = [name for name in (name0, name1) if name not in cameras]
                 if missing:
                     raise ValueError(
@@ -84,7 +84,7 @@ class VerifyShard:
     ) -> _Geometry:
         options = self.options
         if len(points0) < options.min_num_inliers:
-            return _Geometry("degenerate", np.zeros(len(points0), bool))
+            return _Geometry(Geometry.DEGENERATE, np.zeros(len(points0), bool))
         pycolmap = import_pycolmap()
         estimation = pycolmap.TwoViewGeometryOptions(compute_relative_pose=True)
         estimation.min_num_inliers = options.min_num_inliers
@@ -98,7 +98,7 @@ class VerifyShard:
         )
         estimation.ransac.confidence = options.confidence
         estimation.ransac.random_seed = options.random_seed
-        if options.model != "any":
+        if options.model != GeometryModel.ANY:
             return self._single(points0.astype(np.float64), points1.astype(np.float64), estimation)
         indices = np.repeat(np.arange(len(points0), dtype=np.uint32)[:, None], 2, axis=1)
         result = pycolmap.estimate_two_view_geometry(
@@ -126,23 +126,23 @@ class VerifyShard:
         """One fundamental matrix or homography (M, 2) → (M, 2), by the same minima as any other
         geometry.
         """
-        if self.options.model == "homography":
+        if self.options.model == GeometryModel.HOMOGRAPHY:
             found = import_pycolmap().estimate_homography_matrix(
                 points0, points1, estimation.ransac
             )
-            name, matrix = "planar_or_panoramic", "H"
+            name, matrix = Geometry.PLANAR_OR_PANORAMIC, "H"
         else:
             found = import_pycolmap().estimate_fundamental_matrix(
                 points0, points1, estimation.ransac
             )
-            name, matrix = "uncalibrated", "F"
+            name, matrix = Geometry.UNCALIBRATED, "F"
         if found is None:
-            return _Geometry("undefined", np.zeros(len(points0), bool))
+            return _Geometry(Geometry.UNDEFINED, np.zeros(len(points0), bool))
         inliers = np.asarray(found["inlier_mask"], bool)
         if inliers.sum() < max(
             self.options.min_num_inliers, self.options.min_inlier_ratio * len(inliers)
         ):
-            return _Geometry("degenerate", np.zeros(len(points0), bool))
+            return _Geometry(Geometry.DEGENERATE, np.zeros(len(points0), bool))
         return _Geometry(name, inliers, **{matrix: np.ravel(found[matrix])})
 
 

@@ -26,6 +26,7 @@ from pipeline.errors import PairListError, StorageError
 from pipeline.pairs.pair_list import ROWS, table_rows, text_rows
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES
+from pipeline.vocabulary import Reason, Stage
 
 # The numbers of a TREC line are the candidate's place and its score; names may hold spaces where
 # tabs separate.
@@ -114,7 +115,7 @@ def read_candidates(
     starts = np.flatnonzero(np.append(True, code[1:] != code[:-1])[: len(code)])
     rank = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows)))) + 1
     reason = pc.if_else(
-        rows["unknown"], "unknown_image", pa.scalar(None, pa.string())
+        rows["unknown"], Reason.UNKNOWN_IMAGE.value, pa.scalar(None, pa.string())
     ).combine_chunks()
     columns = (rows["image1"].combine_chunks(), rows["score"].combine_chunks())
     return Candidates(query, *columns, rank.astype(np.int32), reason, failures, duplicates)
@@ -217,7 +218,12 @@ def _failures(
     """ROWS that cannot be matched → FAILURES, with why and where."""
     bad = pc.or_(pc.or_(malformed, itself), pc.invert(pc.and_(*known)))
     cases = pc.make_struct(malformed, itself)
-    reason = pc.case_when(cases, "malformed_line", "self_pair", "unknown_image")
+    reason = pc.case_when(
+        cases,
+        Reason.MALFORMED_LINE.value,
+        Reason.SELF_PAIR.value,
+        Reason.UNKNOWN_IMAGE.value,
+    )
     absent = pc.if_else(
         known[0],
         pc.binary_join_element_wise("the database has no image", rows["image1"], " "),
@@ -231,7 +237,7 @@ def _failures(
         absent,
     )
     place = pc.binary_join_element_wise("line", rows["number"].cast(pa.string()), "of", name, " ")
-    columns = [rows["image0"], rows["image1"], pa.repeat("plan", len(rows)), reason]
+    columns = [rows["image0"], rows["image1"], pa.repeat(Stage.PLAN.value, len(rows)), reason]
     table = pa.Table.from_arrays(
         [*columns, pc.binary_join_element_wise(place, detail, ": ")], schema=FAILURES
     )

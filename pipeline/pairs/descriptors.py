@@ -30,6 +30,7 @@ from pipeline.photos.limits import ImageLimits
 from pipeline.photos.source import list_images, read_image
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES
+from pipeline.vocabulary import Reason, Stage
 
 if TYPE_CHECKING:  # see pipeline/match/match.py
     from eloftr import EfficientLoFTRForKeypointMatching
@@ -71,8 +72,8 @@ def describe_images(
     """
     import torch
 
-    from eloftr.global_descriptor import global_descriptors
-    from eloftr.matcher import pairs_at_once
+    from eloftr.matching.global_descriptor import global_descriptors
+    from eloftr.matching.matcher import pairs_at_once
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = copy.deepcopy(model).eval().fuse().to(device)
@@ -89,7 +90,7 @@ def describe_images(
             failures.append(
                 {
                     "image0": names[row],
-                    "stage": "read",
+                    "stage": Stage.READ,
                     "reason": pixels.reason,
                     "detail": pixels.detail,
                 }
@@ -311,8 +312,8 @@ def _chosen(
         {
             "image0": image,
             "image1": None,
-            "stage": "plan",
-            "reason": "no_descriptor",
+            "stage": Stage.PLAN,
+            "reason": Reason.NO_DESCRIPTOR,
             "detail": f"{file} has none",
         }
         for image in wanted

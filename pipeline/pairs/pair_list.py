@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from pipeline.errors import PairListError, StorageError
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, PAIRS
+from pipeline.vocabulary import Reason, Stage
 
 
 def _line(plain: str, between: str) -> str:
@@ -254,7 +255,12 @@ def _failures(rows: pa.Table, known: pa.Array, unit: str, name: str) -> pa.Table
     missing = [pa.array(_index(side, known) < 0) for side in (first, second)]
     malformed = pc.or_(pc.is_null(first), pc.is_null(second))
     cases = pc.make_struct(malformed, pc.or_(*missing))
-    reason = pc.case_when(cases, "malformed_line", "unknown_image", "self_pair")
+    reason = pc.case_when(
+        cases,
+        Reason.MALFORMED_LINE.value,
+        Reason.UNKNOWN_IMAGE.value,
+        Reason.SELF_PAIR.value,
+    )
     text = pc.coalesce(pc.utf8_slice_codeunits(rows["text"], 0, 200), "a name is missing")
     detail = pc.case_when(
         cases,
@@ -268,7 +274,7 @@ def _failures(rows: pa.Table, known: pa.Array, unit: str, name: str) -> pa.Table
     columns = [
         first,
         second,
-        pa.repeat("plan", len(rows)),
+        pa.repeat(Stage.PLAN.value, len(rows)),
         reason,
         pc.binary_join_element_wise(place, detail, ": "),
     ]

@@ -31,7 +31,14 @@ from pipeline.pairs.formats import (
     write_list,
 )
 from pipeline.pairs.pair_list import PairList, exhaustive
-from pipeline.pairs.retrieval import case, compared, describe, first_reason, images_of, plan_retrieval
+from pipeline.pairs.retrieval import (
+    case,
+    compared,
+    describe,
+    first_reason,
+    images_of,
+    plan_retrieval,
+)
 from pipeline.pairs.sequential import closures, overlaps, sequences
 from pipeline.pairs.spatial import exif_positions, neighbours, read_positions
 from pipeline.store.folder import Folder, Names
@@ -46,7 +53,9 @@ def plan_exhaustive(images: str, storage: dict[str, Any]) -> Plan:
     names = images_of(images, storage)
     count = len(names) * (len(names) - 1) // 2
     if count > MOST:
-        raise PairListError(f"{len(names):,} images have {count:,} pairs, too many for a list ({MOST:,}); plan fewer.")
+        raise PairListError(
+            f"{len(names):,} images have {count:,} pairs, too many for a list ({MOST:,}); plan fewer."
+        )
     return names, PairList(exhaustive(len(names)), None, FAILURES.empty_table(), 0)
 
 
@@ -70,7 +79,9 @@ def plan_sequential(
     found = overlaps(taken, window, quadratic)
     if loop_closure:
         (described,) = compared([(images, descriptors)], storage, weights, reduce, listen)
-        found = union([found, closures(taken, names, described, loop_closure, loop_every, loop_gap)])
+        found = union(
+            [found, closures(taken, names, described, loop_closure, loop_every, loop_gap)]
+        )
     return names, replace(found, duplicates=0)
 
 
@@ -98,11 +109,15 @@ def plan_spatial(
         found = exif_positions(Folder(images, storage), names, height)
     if len(found.names) < 2:
         first = first_reason(found.failures)
-        raise PairListError(f"{len(found.names)} images have a position ({first}), and a pair needs two.")
+        raise PairListError(
+            f"{len(found.names)} images have a position ({first}), and a pair needs two."
+        )
     return found.names, neighbours(found, nearest, radius)
 
 
-def plan_covisibility(model: str, storage: dict[str, Any], min_shared: int = 15, top_k: int | None = 20) -> Plan:
+def plan_covisibility(
+    model: str, storage: dict[str, Any], min_shared: int = 15, top_k: int | None = 20
+) -> Plan:
     """Images that see the same points of a COLMAP model, see `covisibility.shared_points`."""
     return shared_points(Folder(model, storage), min_shared, top_k)
 
@@ -125,7 +140,12 @@ def plan_minus(lists: list[str], images: str | None, storage: dict[str, Any]) ->
 
 
 def plan_sample(
-    list: str, images: str | None, storage: dict[str, Any], count: int, seed: int = 0, best: bool = False
+    list: str,
+    images: str | None,
+    storage: dict[str, Any],
+    count: int,
+    seed: int = 0,
+    best: bool = False,
 ) -> Plan:
     """`count` pairs of a list, see `lists.sample`."""
     names, (found,) = read_lists([list], images_of(images, storage) if images else None, storage)
@@ -144,7 +164,11 @@ MAKERS: dict[str, Callable[..., tuple[Names, PairList | Candidates]]] = {
     "sample": plan_sample,
 }
 
-WATCHED = ("sequential", "retrieval", "describe")  # the commands that may describe images, which takes long
+WATCHED = (
+    "sequential",
+    "retrieval",
+    "describe",
+)  # the commands that may describe images, which takes long
 
 
 def plan(
@@ -169,14 +193,21 @@ def plan(
         if command != "describe":
             format_of(output, format, OF_CANDIDATES if chosen.get("queries") else ENDINGS)
         if failures is not None and not failures.endswith(".parquet"):
-            raise PairListError(f"{redacted(failures)}: failures are a table; give a .parquet file.")
+            raise PairListError(
+                f"{redacted(failures)}: failures are a table; give a .parquet file."
+            )
     if command in WATCHED:
         chosen["listen"] = listen
     if command == "describe":
         assert output is not None
         described = describe(output=output, storage=storage, **chosen)
         bad, dimensions = described.failures, described.vectors.shape[1]
-        text = report([("described", f"{len(described.names):,} images, {dimensions:,} numbers each"), *unusable(bad)])
+        text = report(
+            [
+                ("described", f"{len(described.names):,} images, {dimensions:,} numbers each"),
+                *unusable(bad),
+            ]
+        )
     else:
         names, found = MAKERS[command](storage=storage, **chosen)
         bad, text = found.failures, plan_text(names, found)
@@ -214,11 +245,15 @@ def plan_text(names: Names, found: PairList | Candidates) -> str:
         lines.append(("pairs", f"{len(found.pairs):,} of {count * (count - 1) // 2:,}"))
         each = "an image"
     if len(partners):
-        spread = f"{partners.min():,} to {partners.max():,} {each}, median {int(np.median(partners)):,}"
+        spread = (
+            f"{partners.min():,} to {partners.max():,} {each}, median {int(np.median(partners)):,}"
+        )
         lines.append(("partners", spread))
     if scores is not None and len(scores):
         known = scores[~np.isnan(scores)]
-        lines.append(("scores", f"{known.min():.4g} to {known.max():.4g}, median {np.median(known):.4g}"))
+        lines.append(
+            ("scores", f"{known.min():.4g} to {known.max():.4g}, median {np.median(known):.4g}")
+        )
     if found.duplicates:
         lines.append(("repeated", f"{found.duplicates:,}, written once"))
     lines += unusable(found.failures)
@@ -229,4 +264,7 @@ def unusable(failures: pa.Table) -> list[tuple[str, str]]:
     """Failures by reason, with the first of each, as lines of a report."""
     reasons = Counter(failures["reason"].to_pylist())
     firsts = {row["reason"]: row for row in reversed(failures.to_pylist())}
-    return [("unusable", f"{count:,} {reason} ({case(firsts[reason])})") for reason, count in sorted(reasons.items())]
+    return [
+        ("unusable", f"{count:,} {reason} ({case(firsts[reason])})")
+        for reason, count in sorted(reasons.items())
+    ]

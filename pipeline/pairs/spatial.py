@@ -28,6 +28,7 @@ from pipeline.photos.exif import gps_position
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 from pipeline.tables import FAILURES
+from pipeline.vocabulary import Reason, Stage
 
 READ_THREADS = 8  # a read of a header waits for storage most of the time
 HEADER = 1 << 18  # bytes that hold the EXIF data of almost every file
@@ -208,8 +209,10 @@ def _failures(why: dict[str, str]) -> pa.Table:
         {
             "image0": name,
             "image1": None,
-            "stage": "plan",
-            "reason": "unreadable" if detail.startswith("cannot be read") else "no_position",
+            "stage": Stage.PLAN,
+            "reason": Reason.UNREADABLE
+            if detail.startswith("cannot be read")
+            else Reason.NO_POSITION,
             "detail": detail,
         }
         for name, detail in why.items()

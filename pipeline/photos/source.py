@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eloftr.resizing import resize
+from eloftr.matching.resizing import resize
 from pipeline.errors import ImageError, StorageError
 from pipeline.photos.decode import decode_image
 from pipeline.photos.limits import ImageLimits

@@ -43,7 +43,7 @@ from pipeline.reconstruct.cameras import (
 from pipeline.reconstruct.keypoints import MergedKeypoints
 from pipeline.reconstruct.spool import MatchSpool
 from pipeline.store.folder import Folder
-from pipeline.vocabulary import VERIFIED
+from pipeline.vocabulary import VERIFIED, Geometry
 
 # what lies beside a database
 MADE_FROM_IT = ("report.txt", "points.ply", "sparse", "keypoints.parquet")
@@ -236,8 +236,8 @@ def _write_pairs(
                 geometry.cam2_from_cam1 = pycolmap.Rigid3d(
                     pycolmap.Rotation3d(rotation), translations[row]
                 )
-        elif VERIFIED[kind] == "calibrated":
-            geometry.config = kinds[VERIFIED.index("uncalibrated")]
+        elif VERIFIED[kind] == Geometry.CALIBRATED:
+            geometry.config = kinds[VERIFIED.index(Geometry.UNCALIBRATED)]
         images = int(pair["image0"]) + 1, int(pair["image1"]) + 1
         target.write_matches(*images, indices)
         target.write_two_view_geometry(*images, geometry)

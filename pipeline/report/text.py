@@ -11,14 +11,19 @@ from pipeline.rerank.evaluation import table_text
 def summary_text(summary: dict[str, Any], output: str) -> str:
     """The summary of `Run.finish` as a few aligned lines."""
     session = summary["session"]
-    failed = ", ".join(f"{count:,} {reason}" for reason, count in summary["failed"].items()) or "none"
+    failed = (
+        ", ".join(f"{count:,} {reason}" for reason, count in summary["failed"].items()) or "none"
+    )
     lines = [
         ("images", f"{summary['images']:,}"),
         ("pairs", f"{summary['pairs']:,} of {summary['planned_pairs']:,} planned"),
         ("matched", f"{summary['matched']:,} pairs, {summary['matches']:,} matches"),
         ("verified", f"{summary['verified']:,} pairs, {summary['inliers']:,} inliers"),
         ("failed", failed),
-        ("seconds", "  ".join(f"{stage} {value:.1f}" for stage, value in summary["stage_seconds"].items())),
+        (
+            "seconds",
+            "  ".join(f"{stage} {value:.1f}" for stage, value in summary["stage_seconds"].items()),
+        ),
         (
             "this session",
             f"{session['pairs']:,} pairs in {duration(session['seconds'])}, {session['pairs_per_second']} pairs/s, "
@@ -27,7 +32,9 @@ def summary_text(summary: dict[str, Any], output: str) -> str:
         ("results", output),
     ]
     if summary["failed_images"]:
-        broken = ", ".join(f"{count:,} {reason}" for reason, count in summary["failed_images"].items())
+        broken = ", ".join(
+            f"{count:,} {reason}" for reason, count in summary["failed_images"].items()
+        )
         lines.insert(1, ("unusable", f"{broken} (failures/*.parquet)"))
     return "".join(f"{name + ':':14}{value}\n" for name, value in lines)
 
@@ -35,11 +42,19 @@ def summary_text(summary: dict[str, Any], output: str) -> str:
 def rerank_text(result: dict[str, Any], output: str) -> str:
     """What `reranking.rerank` returns as a few aligned lines; with a truth, retrieval's own measures first."""
     options, session = result["options"], result["session"]
-    failed = ", ".join(f"{count:,} {reason}" for reason, count in result["failed"].items()) or "none"
+    failed = (
+        ", ".join(f"{count:,} {reason}" for reason, count in result["failed"].items()) or "none"
+    )
     lines = [
         ("queries", f"{result['queries']:,}, {result['candidates']:,} candidates"),
-        ("pairs", f"{result['pairs']:,} of {result['planned_pairs']:,} matched, {result['saved_pairs']:,} saved"),
-        ("candidates", "  ".join(f"{result[name]:,} {name}" for name in ("verified", "unverified", "skipped"))),
+        (
+            "pairs",
+            f"{result['pairs']:,} of {result['planned_pairs']:,} matched, {result['saved_pairs']:,} saved",
+        ),
+        (
+            "candidates",
+            "  ".join(f"{result[name]:,} {name}" for name in ("verified", "unverified", "skipped")),
+        ),
         ("failed", failed),
         (
             "first places",
@@ -54,4 +69,8 @@ def rerank_text(result: dict[str, Any], output: str) -> str:
     if not evaluation:
         return text
     rows = {**evaluation["measures"], "change": evaluation["change"]}
-    return text + f"{evaluation['queries']:,} queries with a truth, per cent [95 % interval]\n" + table_text(rows)
+    return (
+        text
+        + f"{evaluation['queries']:,} queries with a truth, per cent [95 % interval]\n"
+        + table_text(rows)
+    )

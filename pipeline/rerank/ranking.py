@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from pipeline.pairs.candidates import Candidates
 from pipeline.tables import unragged
-from pipeline.vocabulary import Score
+from pipeline.vocabulary import Score, Status
 
 # of MATCHES that are read here
 COLUMNS = ("image0", "image1", "status", "reason", "scores", "inliers", "num_inliers")
@@ -93,7 +93,7 @@ def pair_scores(matches: pa.Table, names: pa.Array, kind: str) -> pa.Table:
         raise ValueError(f"score {kind!r}: choose {', '.join(Score)}.")
     columns = {
         "pair": pa.array(pair_keys(names, matches["image0"], matches["image1"])),
-        "failed": pc.equal(matches["status"], "failed"),
+        "failed": pc.equal(matches["status"], Status.FAILED.value),
         "reason": matches["reason"],
         "inliers": pa.array(inliers, pa.int32()),
         "score": pa.array(score.astype(np.float32)),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eloftr.training.scenes import Scene, correspond, render
 from pipeline.demo import scene
+from pipeline.demo.raycaster import Scene, correspond, render
 from pipeline.demo.scene import cameras, courtyard, make_demo_scene
 from pipeline.demo.truth import DemoTruth, compare_with_truth
 

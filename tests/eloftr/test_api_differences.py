@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eloftr import EfficientLoFTRForKeypointMatching, EfficientLoFTRImageProcessor, pipeline
-from eloftr.image_processing import to_array
+from eloftr.hf.image_processing import to_array
 
 HEIGHT, WIDTH = 160, 192
 SIZE = torch.tensor([WIDTH, HEIGHT])
@@ -34,7 +34,9 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def both(reference_checkpoint: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
+def both(
+    reference_checkpoint: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Both:
     transformers = pytest.importorskip("transformers")
     transformers.logging.set_verbosity_error()
     # A low threshold, so that a small image and untrained weights give enough matches.
@@ -49,7 +51,9 @@ def both(reference_checkpoint: Path, reference: Path, tmp_path_factory: pytest.T
     pairs = np.stack([[image, image[::-1, ::-1]], [image, shifted]]).astype(np.float32) / 255
     pixel_values = torch.from_numpy(pairs)[:, :, None]
     with torch.inference_mode():
-        outputs = [run(values) for run in (model, theirs) for values in (pixel_values, pixel_values[1:])]
+        outputs = [
+            run(values) for run in (model, theirs) for values in (pixel_values, pixel_values[1:])
+        ]
     return Both(model, theirs, outputs[0], outputs[1], outputs[2], outputs[3], [image, shifted])
 
 
@@ -116,7 +120,9 @@ def test_of_a_rotated_copy_none_of_their_rows_correspond(both: Both) -> None:
 def test_their_batch_mixes_the_pairs_and_ours_does_not(both: Both) -> None:
     assert torch.equal(both.batch.matches[1], both.alone.matches[0])
     torch.testing.assert_close(both.batch.keypoints[1], both.alone.keypoints[0], rtol=0, atol=1e-5)
-    torch.testing.assert_close(both.batch.matching_scores[1], both.alone.matching_scores[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        both.batch.matching_scores[1], both.alone.matching_scores[0], rtol=0, atol=1e-5
+    )
     assert not torch.equal(both.their_batch.matches[1], both.their_alone.matches[0])
     # Their second pair now holds image-1 indices of both pairs, and no image-0 index of its own.
     assert torch.equal(both.their_batch.matches[1, 1], both.their_alone.matches[0, 1])
@@ -125,7 +131,9 @@ def test_their_batch_mixes_the_pairs_and_ours_does_not(both: Both) -> None:
 
 def test_their_first_stage_always_picks_the_corner(both: Both) -> None:
     corner = their_keypoints(both.their_alone, 0, 0) % 8
-    torch.testing.assert_close(corner, torch.full_like(corner, 4.5), rtol=0, atol=1e-3)  # 8·cell − 3.5
+    torch.testing.assert_close(
+        corner, torch.full_like(corner, 4.5), rtol=0, atol=1e-3
+    )  # 8·cell − 3.5
     matched = both.alone.matches[0, 0] >= 0
     ours = (both.alone.keypoints[0, 0] * SIZE)[matched] % 8
     assert len(ours.round(decimals=2).unique(dim=0)) > 15
@@ -143,7 +151,9 @@ def test_their_second_stage_uses_the_first_pair_for_all(both: Both) -> None:
 
 def test_their_keypoints_are_cut_to_whole_pixels(both: Both) -> None:
     transformers = pytest.importorskip("transformers")
-    (theirs,) = transformers.EfficientLoFTRImageProcessor().post_process_keypoint_matching(both.their_alone, SIZES)
+    (theirs,) = transformers.EfficientLoFTRImageProcessor().post_process_keypoint_matching(
+        both.their_alone, SIZES
+    )
     (ours,) = EfficientLoFTRImageProcessor().post_process_keypoint_matching(both.alone, SIZES)
     assert theirs["keypoints0"].dtype == torch.int32
     assert ours["keypoints0"].dtype == torch.float32
@@ -154,7 +164,9 @@ def test_a_resized_image_maps_back_by_pixel_centres(both: Both) -> None:
     """In an image twice the size, network pixel x covers 2x and 2x + 1: its centre lies at 2x + 0.5."""
     double = [[(2 * HEIGHT, 2 * WIDTH)] * 2]
     processor = EfficientLoFTRImageProcessor()
-    (same,), (larger,) = (processor.post_process_keypoint_matching(both.alone, sizes) for sizes in (SIZES, double))
+    (same,), (larger,) = (
+        processor.post_process_keypoint_matching(both.alone, sizes) for sizes in (SIZES, double)
+    )
     for name in ("keypoints0", "keypoints1"):
         torch.testing.assert_close(larger[name], 2 * same[name] + 0.5)
 
@@ -165,12 +177,16 @@ def test_their_pipeline_swaps_width_and_height(both: Both) -> None:
 
     images = [Image.fromarray(image).convert("RGB") for image in both.shifted]
     size = {"height": HEIGHT, "width": WIDTH}
-    ours = pipeline(model=both.model, image_processor=EfficientLoFTRImageProcessor(size=size))(images)
+    ours = pipeline(model=both.model, image_processor=EfficientLoFTRImageProcessor(size=size))(
+        images
+    )
     xs = sorted(match["keypoint_image_0"]["x"] for match in ours)
     (expected,) = EfficientLoFTRImageProcessor().post_process_keypoint_matching(both.alone, SIZES)
     np.testing.assert_allclose(xs, sorted(expected["keypoints0"][:, 0].tolist()), atol=1e-3)
     processor = transformers.EfficientLoFTRImageProcessor(size=size)
-    theirs = transformers.pipeline("keypoint-matching", model=both.their_model, image_processor=processor)(images)
+    theirs = transformers.pipeline(
+        "keypoint-matching", model=both.their_model, image_processor=processor
+    )(images)
     highest = max(match["keypoint_image_0"]["x"] for match in theirs)
     cut = their_keypoints(both.their_alone, 0, 0)[:, 0].max()
     assert highest == int(cut * HEIGHT / WIDTH)  # x is scaled by the height
@@ -180,11 +196,17 @@ def test_their_processor_reads_palette_indices_as_grey_values() -> None:
     transformers = pytest.importorskip("transformers")
     from PIL import Image
 
-    colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    colours = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    )
     palette = colours.quantize(16)
     pair, true = [palette, palette], palette.convert("L")
-    ours = EfficientLoFTRImageProcessor()(pair, do_resize=False, return_tensors="pt").pixel_values[0, 0, 0]
-    theirs = transformers.EfficientLoFTRImageProcessor()(pair, do_resize=False, return_tensors="pt").pixel_values
+    ours = EfficientLoFTRImageProcessor()(pair, do_resize=False, return_tensors="pt").pixel_values[
+        0, 0, 0
+    ]
+    theirs = transformers.EfficientLoFTRImageProcessor()(
+        pair, do_resize=False, return_tensors="pt"
+    ).pixel_values
     truth = torch.from_numpy(to_array(true)[0] / 255).float()
     assert (ours - truth).abs().max() < 0.01
     assert theirs.max() <= 15 / 255

@@ -21,7 +21,9 @@ from eloftr import EfficientLoFTRConfig
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = Path(os.environ.get("ELOFTR_API_PAGES", PROJECT.parent / "shared" / "api"))
-pytestmark = pytest.mark.skipif(not PAGES.is_dir(), reason=f"{PAGES} is absent; set ELOFTR_API_PAGES to the folder")
+pytestmark = pytest.mark.skipif(
+    not PAGES.is_dir(), reason=f"{PAGES} is absent; set ELOFTR_API_PAGES to the folder"
+)
 
 BLOCK = re.compile(r"^( *)```py(?:thon)?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 ADDRESS = re.compile(r'"https://[^"]*/(?:united_states_capitol|london_bridge)_(\d+)[^"]*"')
@@ -29,7 +31,9 @@ FIRST = {"98169888", "78916675"}  # numbers of the examples' first images
 
 
 @pytest.fixture(scope="module")
-def address(reference: Path, served: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+def address(
+    reference: Path, served: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory
+) -> str:
     folder = tmp_path_factory.mktemp("examples")
     with np.load(reference / "shift.npz") as arrays:
         for name in ("image0", "image1"):
@@ -51,7 +55,9 @@ def examples(page: str, address: str) -> list[str]:
     return blocks
 
 
-@pytest.mark.parametrize(("page", "count"), [("efficientloftr_current.md", 4), ("efficientloftr_v5.0.0rc1.md", 8)])
+@pytest.mark.parametrize(
+    ("page", "count"), [("efficientloftr_current.md", 4), ("efficientloftr_v5.0.0rc1.md", 8)]
+)
 def test_every_example_of_the_page_runs(
     page: str, count: int, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,7 +70,10 @@ def test_every_example_of_the_page_runs(
             names["pairs"] = len(names["processed_outputs"][0]["keypoints0"])
     printed = capsys.readouterr().out
     assert names["pairs"] > 100
-    assert f"For the image pair 0\nKeypoint at {names['processed_outputs'][0]['keypoints0'][0].numpy()}" in printed
+    assert (
+        f"For the image pair 0\nKeypoint at {names['processed_outputs'][0]['keypoints0'][0].numpy()}"
+        in printed
+    )
     assert printed.count("matches with keypoint at") == names["pairs"]
     (picture,) = names["visualized_images"]
     assert picture.size == (1280, 480)
@@ -72,4 +81,8 @@ def test_every_example_of_the_page_runs(
         assert {"keypoint_image_0", "keypoint_image_1", "score"} == names["results"][0].keys()
         assert names["results"][0]["score"] >= 0.9
         assert names["configuration"].to_dict() == EfficientLoFTRConfig().to_dict()
-        assert names["outputs"].feature_maps[0].shape[:3] == (1, 2, 64)  # of AutoModel, the last example
+        assert names["outputs"].feature_maps[0].shape[:3] == (
+            1,
+            2,
+            64,
+        )  # of AutoModel, the last example

@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching
-from eloftr.export import ExportError, compare, export_onnx, export_program
+from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, ExportError
+from eloftr.matching.export import compare, export_onnx, export_program
 
 
 @pytest.fixture(scope="module")
 def pixel_values() -> Tensor:
     """Two pairs: a texture and itself to the side, and the reverse."""
     torch.manual_seed(0)
-    texture = torch.nn.functional.interpolate(torch.rand(1, 1, 12, 16), size=(64, 96), mode="bicubic").clamp(0, 1)[0]
+    texture = torch.nn.functional.interpolate(
+        torch.rand(1, 1, 12, 16), size=(64, 96), mode="bicubic"
+    ).clamp(0, 1)[0]
     pair = torch.stack([texture, texture.roll(8, 2)])
     return torch.stack([pair, pair.flip(0)])
 
@@ -62,10 +64,14 @@ def test_onnx_runtime_gives_the_models_outputs(
     model: EfficientLoFTRForKeypointMatching, pixel_values: Tensor, tmp_path: Path
 ) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed; pip install '.[export]'")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; pip install '.[export]'")
+    onnxruntime = pytest.importorskip(
+        "onnxruntime", reason="onnxruntime is not installed; pip install '.[export]'"
+    )
     path = tmp_path / "matcher.onnx"
     export_onnx(model, path, pixel_values)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     other = pixel_values.roll(16, 4)
-    outputs = session.run(["matches", "matching_scores", "keypoints"], {"pixel_values": other.numpy()})
+    outputs = session.run(
+        ["matches", "matching_scores", "keypoints"], {"pixel_values": other.numpy()}
+    )
     compare(model, other, tuple(torch.from_numpy(output) for output in outputs))

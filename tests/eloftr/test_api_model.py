@@ -19,9 +19,14 @@ from eloftr import (
     Matcher,
     load_model,
 )
-from eloftr.checkpoint import to_original
+from eloftr.weights.key_map import to_original
 
-TINY = {"stage_num_blocks": [1, 1, 1, 2], "out_features": [8, 16, 16, 32], "hidden_size": 32, "num_attention_layers": 2}
+TINY = {
+    "stage_num_blocks": [1, 1, 1, 2],
+    "out_features": [8, 16, 16, 32],
+    "hidden_size": 32,
+    "num_attention_layers": 2,
+}
 
 
 @pytest.fixture
@@ -53,7 +58,10 @@ def test_features_states_and_attentions_equal_the_port(
     ).eval()
     asked = {"output_hidden_states": True, "output_attentions": True}
     with torch.inference_mode():
-        ours, reference = model.efficientloftr(pixel_values, **asked), theirs.efficientloftr(pixel_values, **asked)
+        ours, reference = (
+            model.efficientloftr(pixel_values, **asked),
+            theirs.efficientloftr(pixel_values, **asked),
+        )
         whole, reference_whole = model(pixel_values, **asked), theirs(pixel_values, **asked)
     for name in ("feature_maps", "hidden_states", "attentions"):
         assert len(ours[name]) == len(reference[name])
@@ -72,7 +80,9 @@ def test_features_states_and_attentions_equal_the_port(
 def test_outputs_equal_the_reference_files(reference_checkpoint: Path, reference: Path) -> None:
     expected = np.load(reference / "shift.npz")
     model = EfficientLoFTRForKeypointMatching.from_pretrained(reference_checkpoint)
-    pair = np.stack([expected["image0"], expected["image1"]])[None, :, None].astype(np.float32) / 255
+    pair = (
+        np.stack([expected["image0"], expected["image1"]])[None, :, None].astype(np.float32) / 255
+    )
     with torch.inference_mode():
         outputs = model(torch.from_numpy(pair))
     (i,) = (outputs.matches[0, 0] >= 0).nonzero(as_tuple=True)
@@ -89,19 +99,27 @@ def test_outputs_equal_the_reference_files(reference_checkpoint: Path, reference
 def test_forward_gives_what_the_matcher_gives(pixel_values: Tensor) -> None:
     model = EfficientLoFTRForKeypointMatching.from_pretrained("small")
     base = (torch.rand(1, 1, 24, 32) * 255).round()
-    base = torch.nn.functional.interpolate(base, size=(128, 160), mode="bicubic").round().clamp(0, 255)
+    base = (
+        torch.nn.functional.interpolate(base, size=(128, 160), mode="bicubic").round().clamp(0, 255)
+    )
     images = torch.stack([base[0], base[0].roll(8, 2)])[None] / 255
     with torch.inference_mode():
         outputs = model(images)
     gray = (images[0, :, 0] * 255).round().byte().numpy()
-    (found,) = Matcher(load_model("small"), torch.device("cpu"), torch.float32).match([gray[0]], [gray[1]])
+    (found,) = Matcher(load_model("small"), torch.device("cpu"), torch.float32).match(
+        [gray[0]], [gray[1]]
+    )
     (i,) = (outputs.matches[0, 0] >= 0).nonzero(as_tuple=True)
     assert len(found) == len(i) > 50
-    np.testing.assert_allclose(outputs.keypoints[0, 0, i] * torch.tensor([160, 128]), found.keypoints0, atol=1e-2)
+    np.testing.assert_allclose(
+        outputs.keypoints[0, 0, i] * torch.tensor([160, 128]), found.keypoints0, atol=1e-2
+    )
     np.testing.assert_allclose(outputs.matching_scores[0, 0, i], found.scores, atol=1e-3)
 
 
-def test_object_and_tuple_hold_the_same(model: EfficientLoFTRForKeypointMatching, pixel_values: Tensor) -> None:
+def test_object_and_tuple_hold_the_same(
+    model: EfficientLoFTRForKeypointMatching, pixel_values: Tensor
+) -> None:
     with torch.inference_mode():
         outputs = model(pixel_values)
         as_tuple = model(pixel_values, return_dict=False)
@@ -116,7 +134,9 @@ def test_object_and_tuple_hold_the_same(model: EfficientLoFTRForKeypointMatching
         outputs["loss"]
 
 
-def test_the_configuration_chooses_the_outputs(model: EfficientLoFTRForKeypointMatching, pixel_values: Tensor) -> None:
+def test_the_configuration_chooses_the_outputs(
+    model: EfficientLoFTRForKeypointMatching, pixel_values: Tensor
+) -> None:
     model.config.return_dict, model.config.output_hidden_states = False, True
     with torch.inference_mode():
         assert len(model(pixel_values)) == 4
@@ -126,7 +146,9 @@ def test_the_configuration_chooses_the_outputs(model: EfficientLoFTRForKeypointM
 
 def test_labels_give_a_loss_that_trains(pixel_values: Tensor) -> None:
     torch.manual_seed(0)
-    model = EfficientLoFTRForKeypointMatching(EfficientLoFTRConfig(**TINY, coarse_matching_threshold=0.0))
+    model = EfficientLoFTRForKeypointMatching(
+        EfficientLoFTRConfig(**TINY, coarse_matching_threshold=0.0)
+    )
     model.train()
     pair = pixel_values[:1, :1].repeat(1, 2, 1, 1, 1)  # an image and itself
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")
@@ -156,7 +178,9 @@ def test_wrong_shapes_are_refused(model: EfficientLoFTRForKeypointMatching) -> N
         model.efficientloftr(torch.zeros(1, 2, 1, 60, 96))
 
 
-def test_pretrained_weights_come_back(model: EfficientLoFTRForKeypointMatching, tmp_path: Path) -> None:
+def test_pretrained_weights_come_back(
+    model: EfficientLoFTRForKeypointMatching, tmp_path: Path
+) -> None:
     model.save_pretrained(tmp_path)
     again = EfficientLoFTRForKeypointMatching.from_pretrained(
         tmp_path, coarse_matching_threshold=0.4, dtype=torch.bfloat16
@@ -175,7 +199,9 @@ def test_pretrained_weights_come_back(model: EfficientLoFTRForKeypointMatching, 
         EfficientLoFTRForKeypointMatching.from_pretrained("nonexistent")
 
 
-def test_the_port_reads_our_base_model(model: EfficientLoFTRForKeypointMatching, tmp_path: Path) -> None:
+def test_the_port_reads_our_base_model(
+    model: EfficientLoFTRForKeypointMatching, tmp_path: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
     model.efficientloftr.save_pretrained(tmp_path)
     _, report = transformers.EfficientLoFTRModel.from_pretrained(tmp_path, output_loading_info=True)
@@ -188,10 +214,16 @@ def test_checkpoints_of_matchanything_and_minima_load(
     model: EfficientLoFTRForKeypointMatching, tmp_path: Path, prefix: str
 ) -> None:
     """Both save `{"state_dict": …}` under `matcher.`; a parallel run adds `module.`, a whole one its optimiser."""
-    state = {prefix + name: value for name, value in to_original(model.state_dict(), model.config).items()}
+    state = {
+        prefix + name: value
+        for name, value in to_original(model.state_dict(), model.config).items()
+    }
     for table in ("sin", "cos", "sin4", "cos4"):  # positions, which some forks store
         state[f"{prefix}loftr_coarse.layers.0.rope_pos_enc.{table}"] = torch.zeros(1, 4, 4, 32)
-    torch.save({"state_dict": state, "optimizer_states": [{"lr": 0.1}], "epoch": 3}, tmp_path / "minima_eloftr.ckpt")
+    torch.save(
+        {"state_dict": state, "optimizer_states": [{"lr": 0.1}], "epoch": 3},
+        tmp_path / "minima_eloftr.ckpt",
+    )
     loaded = EfficientLoFTRForKeypointMatching.from_pretrained(tmp_path / "minima_eloftr.ckpt")
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name
@@ -212,11 +244,19 @@ def test_the_configuration_reads_and_writes_the_ports(tmp_path: Path) -> None:
     ours.save_pretrained(tmp_path / "back")
     back = transformers.EfficientLoFTRConfig.from_pretrained(tmp_path / "back")
     for name in ours.to_dict():
-        if name not in ("architectures", "fine_matching_centered", "fine_matching_least_squares_radius"):
+        if name not in (
+            "architectures",
+            "fine_matching_centered",
+            "fine_matching_least_squares_radius",
+        ):
             assert getattr(back, name) == getattr(theirs, name), name
     defaults, published = EfficientLoFTRConfig().to_dict(), transformers.EfficientLoFTRConfig()
     for name, value in defaults.items():
-        if name not in ("architectures", "fine_matching_centered", "fine_matching_least_squares_radius"):
+        if name not in (
+            "architectures",
+            "fine_matching_centered",
+            "fine_matching_least_squares_radius",
+        ):
             assert getattr(published, name) == value, name
 
 
@@ -224,8 +264,17 @@ def test_the_configuration_reads_and_writes_the_ports(tmp_path: Path) -> None:
     "older",
     [
         {"rope_scaling": {"rope_type": "2d", "dim": 64}},
-        {"rope_scaling": None, "rope_theta": 10000.0, "partial_rotary_factor": 4.0, "embedding_size": [15, 20]},
-        {"rope_scaling": {"type": "default"}, "stage_in_channels": [1, 64, 64, 128], "torch_dtype": "float32"},
+        {
+            "rope_scaling": None,
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 4.0,
+            "embedding_size": [15, 20],
+        },
+        {
+            "rope_scaling": {"type": "default"},
+            "stage_in_channels": [1, 64, 64, 128],
+            "torch_dtype": "float32",
+        },
     ],
 )
 def test_older_configuration_files_are_read(older: dict, tmp_path: Path) -> None:
@@ -269,10 +318,16 @@ def test_each_parameter_does_what_it_says(pixel_values: Tensor) -> None:
         {"initializer_range": 0.1},
     ):
         assert not torch.allclose(features(of(**changed)), plain), changed
-    wide = of(initializer_range=0.5).efficientloftr.local_feature_transformer.layers[0].self_attention.mlp.fc1.weight
+    wide = (
+        of(initializer_range=0.5)
+        .efficientloftr.local_feature_transformer.layers[0]
+        .self_attention.mlp.fc1.weight
+    )
     assert abs(wide.std().item() - 0.5) < 0.05
     assert (
-        of(attention_bias=True).efficientloftr.local_feature_transformer.layers[0].self_attention.attention.q_proj.bias
+        of(attention_bias=True)
+        .efficientloftr.local_feature_transformer.layers[0]
+        .self_attention.attention.q_proj.bias
         is not None
     )
     dropped = of(attention_dropout=0.9).train()
@@ -281,7 +336,9 @@ def test_each_parameter_does_what_it_says(pixel_values: Tensor) -> None:
 
 
 def test_the_matching_parameters_do_what_they_say() -> None:
-    base = torch.nn.functional.interpolate(torch.rand(1, 1, 24, 32), size=(128, 160), mode="bicubic").clamp(0, 1)
+    base = torch.nn.functional.interpolate(
+        torch.rand(1, 1, 24, 32), size=(128, 160), mode="bicubic"
+    ).clamp(0, 1)
     images = torch.stack([base[0], base[0].roll(8, 2)])[None]
 
     def scores(**values: object) -> Tensor:

@@ -41,12 +41,18 @@ def url(paths: list[Path], served: Callable[[Path], str]) -> str:
 
 
 def errors(found: list[dict]) -> np.ndarray:
-    ends = [[[m[k]["x"], m[k]["y"]] for m in found] for k in ("keypoint_image_0", "keypoint_image_1")]
+    ends = [
+        [[m[k]["x"], m[k]["y"]] for m in found] for k in ("keypoint_image_0", "keypoint_image_1")
+    ]
     return np.linalg.norm(np.subtract(*ends) - [SHIFT, 0], axis=1)
 
 
 def test_the_pipeline_takes_paths_urls_and_images(paths: list[Path], url: str) -> None:
-    matcher = pipeline(task="keypoint-matching", model="small", image_processor=EfficientLoFTRImageProcessor(size=SIZE))
+    matcher = pipeline(
+        task="keypoint-matching",
+        model="small",
+        image_processor=EfficientLoFTRImageProcessor(size=SIZE),
+    )
     images = [Image.open(path) for path in paths]
     found = matcher(images)
     assert len(found) > 100
@@ -88,7 +94,9 @@ def test_the_documented_example_runs(paths: list[Path], tmp_path: Path) -> None:
     with torch.inference_mode():
         outputs = model(**inputs)
     image_sizes = [[(image.height, image.width) for image in images]]
-    processed_outputs = processor.post_process_keypoint_matching(outputs, image_sizes, threshold=0.2)
+    processed_outputs = processor.post_process_keypoint_matching(
+        outputs, image_sizes, threshold=0.2
+    )
     for output in processed_outputs:
         for keypoint0, keypoint1, score in zip(
             output["keypoints0"], output["keypoints1"], output["matching_scores"], strict=True
@@ -120,12 +128,14 @@ def test_a_turned_photograph_is_matched_upright(paths: list[Path], tmp_path: Pat
     assert np.median(np.abs(found.keypoints0 - found.keypoints1 - [SHIFT, 0])) < 0.5
 
 
-def test_the_command_writes_the_picture(paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_picture(
+    paths: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "matches.png"
     assert main([*map(str, paths), "--out", str(out), "--size", "192", "--device", "cpu"]) == 0
     assert Image.open(out).size == (768, 320)
     assert "matches, drawn in" in capsys.readouterr().out
-    assert main([str(paths[0]), "missing.jpg", "--out", str(out)]) == 1
+    assert main([str(paths[0]), "missing.jpg", "--out", str(out)]) == 2
     message = capsys.readouterr().err
     assert "missing.jpg: no readable image there" in message
     assert message.count("\n") == 1

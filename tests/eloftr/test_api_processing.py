@@ -10,13 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from eloftr import EfficientLoFTRImageProcessor, EfficientLoFTRImageProcessorFast, EfficientLoFTRKeypointMatchingOutput
+from eloftr import (
+    EfficientLoFTRImageProcessor,
+    EfficientLoFTRImageProcessorFast,
+    EfficientLoFTRKeypointMatchingOutput,
+)
 
 SMALL = {"height": 96, "width": 128}
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    values = np.random.default_rng(seed).integers(
+        0, 256, (height // 8, width // 8, 3), dtype=np.uint8
+    )
     return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -56,7 +62,9 @@ def port() -> Any:
 def test_pixel_values_equal_the_ports(port: Any, images: Any, options: dict) -> None:
     options = {"size": SMALL, **options}
     for return_tensors in ("pt", "np"):
-        ours = EfficientLoFTRImageProcessor()(images, return_tensors=return_tensors, **options).pixel_values
+        ours = EfficientLoFTRImageProcessor()(
+            images, return_tensors=return_tensors, **options
+        ).pixel_values
         theirs = port(images, return_tensors=return_tensors, **options).pixel_values
         assert type(ours) is type(theirs)
         assert ours.dtype == theirs.dtype
@@ -77,7 +85,12 @@ def test_the_fast_processor_is_torchs_antialiased_interpolation(images: Any) -> 
     fast = EfficientLoFTRImageProcessorFast(size=SMALL)
     values = fast(images, return_tensors="pt").pixel_values
     for n, tensor in enumerate(TENSORS):
-        resized = torch.nn.functional.interpolate(tensor[None], (96, 128), mode="bilinear", antialias=True)[0] / 255
+        resized = (
+            torch.nn.functional.interpolate(
+                tensor[None], (96, 128), mode="bilinear", antialias=True
+            )[0]
+            / 255
+        )
         grey = 0.2989 * resized[0] + 0.587 * resized[1] + 0.114 * resized[2]
         torch.testing.assert_close(values[0, n], grey.expand(3, -1, -1))
     slow = EfficientLoFTRImageProcessor(size=SMALL)(images, return_tensors="pt").pixel_values
@@ -102,7 +115,10 @@ def test_channels_last_and_mixed_images() -> None:
     np.testing.assert_array_equal(last, first.transpose(0, 1, 3, 4, 2))
     mixed = processor([A, B.convert("L")], return_tensors="pt").pixel_values
     assert mixed.shape == (1, 2, 3, 96, 128)
-    assert processor([A, np.asarray(B.convert("L"))], return_tensors="pt").pixel_values.shape == mixed.shape
+    assert (
+        processor([A, np.asarray(B.convert("L"))], return_tensors="pt").pixel_values.shape
+        == mixed.shape
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +148,9 @@ def test_filters_that_tensors_lack_are_refused() -> None:
 
 def test_the_options_are_saved_and_read_as_the_ports(port: Any, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    EfficientLoFTRImageProcessor(size=SMALL, do_grayscale=False, resample=3).save_pretrained(tmp_path)
+    EfficientLoFTRImageProcessor(size=SMALL, do_grayscale=False, resample=3).save_pretrained(
+        tmp_path
+    )
     theirs = transformers.EfficientLoFTRImageProcessor.from_pretrained(tmp_path)
     assert dict(theirs.size) == SMALL
     assert theirs.resample == 3
@@ -144,7 +162,9 @@ def test_the_options_are_saved_and_read_as_the_ports(port: Any, tmp_path: Path) 
     assert ours.do_rescale is False
 
 
-def outputs_of(matches: list[list[list[int]]], keypoints: Any, **fields: Any) -> EfficientLoFTRKeypointMatchingOutput:
+def outputs_of(
+    matches: list[list[list[int]]], keypoints: Any, **fields: Any
+) -> EfficientLoFTRKeypointMatchingOutput:
     index = torch.tensor(matches)
     scores = (index >= 0).float() * torch.tensor([0.9, 0.5, 0.3])
     return EfficientLoFTRKeypointMatchingOutput(
@@ -154,7 +174,8 @@ def outputs_of(matches: list[list[list[int]]], keypoints: Any, **fields: Any) ->
 
 def test_rows_are_aligned_by_the_indices_and_filtered_by_score() -> None:
     outputs = outputs_of(
-        [[[2, -1, 0], [2, -1, 0]]], [[[[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]], [[0.4, 0.4], [0.5, 0.5], [0.6, 0.6]]]]
+        [[[2, -1, 0], [2, -1, 0]]],
+        [[[[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]], [[0.4, 0.4], [0.5, 0.5], [0.6, 0.6]]]],
     )
     processor = EfficientLoFTRImageProcessor()
     for sizes in ([[(100, 200), (50, 100)]], torch.tensor([[[100, 200], [50, 100]]])):
@@ -162,14 +183,23 @@ def test_rows_are_aligned_by_the_indices_and_filtered_by_score() -> None:
         torch.testing.assert_close(found["keypoints0"], torch.tensor([[20.0, 10], [60, 30]]))
         torch.testing.assert_close(found["keypoints1"], torch.tensor([[60.0, 30], [40, 20]]))
         torch.testing.assert_close(found["matching_scores"], torch.tensor([0.9, 0.3]))
-    (strict,) = processor.post_process_keypoint_matching(outputs, [[(100, 200), (50, 100)]], threshold=0.5)
-    assert len(strict["keypoints0"]) == len(strict["keypoints1"]) == len(strict["matching_scores"]) == 1
+    (strict,) = processor.post_process_keypoint_matching(
+        outputs, [[(100, 200), (50, 100)]], threshold=0.5
+    )
+    assert (
+        len(strict["keypoints0"])
+        == len(strict["keypoints1"])
+        == len(strict["matching_scores"])
+        == 1
+    )
     with pytest.raises(ValueError, match="for 1 pairs"):
         processor.post_process_keypoint_matching(outputs, [(100, 200)])
 
 
 def test_the_picture_shows_both_images_and_every_match() -> None:
-    matches = [{"keypoints0": [[10.5, 20.25]], "keypoints1": [[30.0, 40.0]], "matching_scores": [1.0]}]
+    matches = [
+        {"keypoints0": [[10.5, 20.25]], "keypoints1": [[30.0, 40.0]], "matching_scores": [1.0]}
+    ]
     found = [{name: torch.tensor(value) for name, value in pair.items()} for pair in matches]
     processor = EfficientLoFTRImageProcessor()
     for images in ([A, B], ARRAYS, TENSORS, [[A, B]]):
@@ -182,6 +212,8 @@ def test_the_picture_shows_both_images_and_every_match() -> None:
         assert tuple(pixels[20, 10]) == (0, 0, 0)
     (grey,) = processor.visualize_keypoint_matching([A.convert("L"), B], found)
     assert grey.mode == "RGB"
-    empty = {name: torch.zeros(0, 2)[:, : 2 if "key" in name else 1].squeeze(-1) for name in found[0]}
+    empty = {
+        name: torch.zeros(0, 2)[:, : 2 if "key" in name else 1].squeeze(-1) for name in found[0]
+    }
     (none,) = processor.visualize_keypoint_matching([A, A], [empty])
     np.testing.assert_array_equal(np.asarray(none), np.concatenate([ARRAYS[0]] * 2, axis=1))

@@ -14,11 +14,15 @@ from eloftr import (
     EfficientLoFTRForKeypointMatching,
     load_matcher,
     load_model,
+    save_model,
 )
-from eloftr.checkpoint import from_original, save_model, to_original
+from eloftr.weights.key_map import from_original, to_original
 
 SMALL = EfficientLoFTRConfig(
-    stage_num_blocks=[1, 1, 2, 2], out_features=[8, 16, 24, 32], hidden_size=32, num_attention_layers=2
+    stage_num_blocks=[1, 1, 2, 2],
+    out_features=[8, 16, 24, 32],
+    hidden_size=32,
+    num_attention_layers=2,
 )
 
 
@@ -51,11 +55,15 @@ def test_original_ckpt_loads(
     state = {prefix + name: value for name, value in to_original(model.state_dict(), SMALL).items()}
     torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "eloftr.ckpt")
     loaded = load_model(tmp_path / "eloftr.ckpt")
-    assert loaded.config == EfficientLoFTRConfig(**{**vars(SMALL), "rope_parameters": loaded.config.rope_parameters})
+    assert loaded.config == EfficientLoFTRConfig(
+        **{**vars(SMALL), "rope_parameters": loaded.config.rope_parameters}
+    )
     assert_same(loaded, model)
 
 
-def test_hugging_face_folder_and_file_load(model: EfficientLoFTRForKeypointMatching, tmp_path: Path) -> None:
+def test_hugging_face_folder_and_file_load(
+    model: EfficientLoFTRForKeypointMatching, tmp_path: Path
+) -> None:
     model.config.coarse_matching_threshold = 0.35
     save_model(model, tmp_path)
     from_folder, from_file = load_model(tmp_path), load_model(tmp_path / "model.safetensors")
@@ -69,7 +77,9 @@ def test_transformers_accepts_the_export(reference_checkpoint: Path, tmp_path: P
     transformers = pytest.importorskip("transformers")
     model = load_model(reference_checkpoint)
     save_model(model, tmp_path)
-    theirs, report = transformers.EfficientLoFTRForKeypointMatching.from_pretrained(tmp_path, output_loading_info=True)
+    theirs, report = transformers.EfficientLoFTRForKeypointMatching.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert not report["mismatched_keys"]
@@ -110,7 +120,9 @@ def test_every_mismatch_is_named(model: EfficientLoFTRForKeypointMatching, tmp_p
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
-def test_a_damaged_file_is_one_sentence(model: EfficientLoFTRForKeypointMatching, tmp_path: Path, suffix: str) -> None:
+def test_a_damaged_file_is_one_sentence(
+    model: EfficientLoFTRForKeypointMatching, tmp_path: Path, suffix: str
+) -> None:
     whole = tmp_path / f"whole{suffix}"
     if suffix == ".ckpt":
         torch.save(model.state_dict(), whole)
@@ -147,6 +159,8 @@ def test_unknown_names_say_what_there_is(tmp_path: Path) -> None:
         load_matcher("small", dtype="int8")
 
 
-def test_a_fused_model_is_not_saved(model: EfficientLoFTRForKeypointMatching, tmp_path: Path) -> None:
+def test_a_fused_model_is_not_saved(
+    model: EfficientLoFTRForKeypointMatching, tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError, match="save before fuse"):
         save_model(model.fuse(), tmp_path)

@@ -22,11 +22,13 @@ from eloftr.model import ImageFeatures
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-with_kernel = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="there is no GPU")
+with_kernel = pytest.mark.skipif(
+    not (INTERPRETED or torch.cuda.is_available()), reason="there is no GPU"
+)
 
 
 def kernels() -> ModuleType:
-    from eloftr import kernels
+    from eloftr.fast import kernels
 
     return kernels
 
@@ -34,10 +36,17 @@ def kernels() -> ModuleType:
 @with_kernel
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("skip_softmax", [False, True])
-@pytest.mark.parametrize("strongest", [1.0, 20.0])  # similarities from some to some thousands: exp underflows
-@pytest.mark.parametrize("sizes", [((9, 11), (9, 10)), ((12, 13), (8, 16))])  # of one and of several blocks
+@pytest.mark.parametrize(
+    "strongest", [1.0, 20.0]
+)  # similarities from some to some thousands: exp underflows
+@pytest.mark.parametrize(
+    "sizes", [((9, 11), (9, 10)), ((12, 13), (8, 16))]
+)  # of one and of several blocks
 def test_the_kernel_equals_the_definition(
-    sizes: tuple[tuple[int, int], tuple[int, int]], strongest: float, skip_softmax: bool, dtype: torch.dtype
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+    strongest: float,
+    skip_softmax: bool,
+    dtype: torch.dtype,
 ) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and dtype == torch.bfloat16:
@@ -49,11 +58,17 @@ def test_the_kernel_equals_the_definition(
     features1 = torch.randn(2, 16, height1, width1)
     features1[:, :, : seen.shape[2], : seen.shape[3]] = seen + 0.6 * torch.randn(seen.shape)
     features0, features1 = features0.to(device, dtype), features1.to(device, dtype)
-    config = EfficientLoFTRConfig(coarse_matching_skip_softmax=skip_softmax, coarse_matching_threshold=0.2)
+    config = EfficientLoFTRConfig(
+        coarse_matching_skip_softmax=skip_softmax, coarse_matching_threshold=0.2
+    )
     scores = similarity(features0, features1, config.coarse_matching_temperature)
     if not skip_softmax:
         scores = scores.softmax(1) * scores.softmax(2)
-    expected = (scores == scores.amax(2, keepdim=True)) & (scores == scores.amax(1, keepdim=True)) & (scores > 0.2)
+    expected = (
+        (scores == scores.amax(2, keepdim=True))
+        & (scores == scores.amax(1, keepdim=True))
+        & (scores > 0.2)
+    )
     cells, found = _match_on_gpu(features0, features1, config)
     cells, found = cells[found > 0.2], found[found > 0.2]
     assert len(cells) > (20 if strongest == 1 else 5)
@@ -69,7 +84,9 @@ def test_the_kernel_finds_what_tiles_find(dtype: torch.dtype, within: int, data:
     """On a real pair; a score at the threshold, or one of two near-equal cells, may fall to either side."""
     matcher = load_matcher("small", "cuda", dtype)
     names = sorted((data / "fountain11" / "images").iterdir())[:3]
-    images = np.stack([np.asarray(Image.open(name).convert("L").resize((640, 416))) for name in names])
+    images = np.stack(
+        [np.asarray(Image.open(name).convert("L").resize((640, 416))) for name in names]
+    )
     features = matcher.encode(images)
     with torch.inference_mode():
         transformer = matcher.model.efficientloftr.local_feature_transformer
@@ -85,7 +102,9 @@ def test_the_kernel_finds_what_tiles_find(dtype: torch.dtype, within: int, data:
 
 @on_gpu
 @pytest.mark.parametrize("name", ["shift", "homography", "capitol", "mixed_size"])
-def test_float32_on_a_gpu_equals_the_authors(name: str, reference_checkpoint: Path, reference: Path) -> None:
+def test_float32_on_a_gpu_equals_the_authors(
+    name: str, reference_checkpoint: Path, reference: Path
+) -> None:
     matcher = load_matcher(reference_checkpoint, "cuda", "float32")
     expected = np.load(reference / f"{name}.npz")
     with torch.inference_mode():
@@ -102,8 +121,12 @@ def test_batches_on_a_gpu_do_not_change_a_pair(dtype: str, data: Path) -> None:
     """Near and far pairs in one batch, so that some are fused in patches and some in rectangles."""
     matcher = load_matcher("small", "cuda", dtype)
     folders = ("fountain11", "sceaux11", "sacre_coeur17")
-    names = [name for folder in folders for name in sorted((data / folder / "images").iterdir())[:3]]
-    images = np.stack([np.asarray(Image.open(name).convert("L").resize((640, 480))) for name in names])
+    names = [
+        name for folder in folders for name in sorted((data / folder / "images").iterdir())[:3]
+    ]
+    images = np.stack(
+        [np.asarray(Image.open(name).convert("L").resize((640, 480))) for name in names]
+    )
     features = [matcher.encode(image[None]) for image in images]
     pairs = list(combinations(range(len(images)), 2))
     alone = [matcher.match_features(features[i], features[j])[0] for i, j in pairs]
@@ -114,9 +137,15 @@ def test_batches_on_a_gpu_do_not_change_a_pair(dtype: str, data: Path) -> None:
     near = 0.0
     for one, other in zip(alone, together, strict=True):
         at = {tuple(place): n for n, place in enumerate(one.keypoints0.tolist())}
-        rows = [(at[tuple(place)], n) for n, place in enumerate(other.keypoints0.tolist()) if tuple(place) in at]
+        rows = [
+            (at[tuple(place)], n)
+            for n, place in enumerate(other.keypoints0.tolist())
+            if tuple(place) in at
+        ]
         mine, theirs = np.array(rows, int).reshape(-1, 2).T
-        near += (np.abs(one.keypoints1[mine] - other.keypoints1[theirs]).max(1, initial=0) < 0.1).sum()
+        near += (
+            np.abs(one.keypoints1[mine] - other.keypoints1[theirs]).max(1, initial=0) < 0.1
+        ).sum()
     assert near > 0.98 * max(sum(map(len, alone)), sum(map(len, together)))
 
 
@@ -124,7 +153,10 @@ def test_batches_on_a_gpu_do_not_change_a_pair(dtype: str, data: Path) -> None:
 @pytest.mark.parametrize("channels", [24, 64])
 def test_tokens_equal_pytorchs(channels: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    x, weight = torch.randn(2, channels, 8, 24, device=device), torch.randn(channels, 1, 4, 4, device=device)
+    x, weight = (
+        torch.randn(2, channels, 8, 24, device=device),
+        torch.randn(channels, 1, 4, 4, device=device),
+    )
     sums = torch.nn.functional.conv2d(x, weight, stride=4, groups=channels).permute(0, 2, 3, 1)
     maxima = torch.nn.functional.max_pool2d(x, 4).permute(0, 2, 3, 1)
     torch.testing.assert_close(kernels().weighted_sums(x, weight), sums, atol=1e-4, rtol=1e-4)
@@ -148,7 +180,9 @@ def test_a_norm_and_a_sum_equal_pytorchs(channels: int) -> None:
 def test_upsampling_equals_pytorchs(factor: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.randn(2, 48, 7, 9, device=device)
-    expected = torch.nn.functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    expected = torch.nn.functional.interpolate(
+        x, scale_factor=factor, mode="bilinear", align_corners=False
+    )
     torch.testing.assert_close(kernels().upsample(x, factor), expected)
     y = torch.randn(2, 7 * factor, 9 * factor, 48, device=device)
     joined = torch.nn.functional.leaky_relu(y + expected.permute(0, 2, 3, 1), 0.01)
@@ -164,7 +198,9 @@ def test_what_follows_a_convolution_equals_pytorchs(slope: float) -> None:
     expected = torch.nn.functional.leaky_relu(y + bias, slope)
     torch.testing.assert_close(kernels().finish(y.clone(), bias.flatten(), slope), expected)
     expected = torch.nn.functional.leaky_relu(y + bias + x * scale, slope)
-    torch.testing.assert_close(kernels().finish(y.clone(), bias.flatten(), slope, x, scale), expected)
+    torch.testing.assert_close(
+        kernels().finish(y.clone(), bias.flatten(), slope, x, scale), expected
+    )
 
 
 @with_kernel
@@ -173,13 +209,19 @@ def test_what_follows_a_convolution_equals_pytorchs(slope: float) -> None:
 def test_refinement_equals_that_of_pytorch(channels: int, slice_dim: int, centered: bool) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(3)
-    config = EfficientLoFTRConfig(fine_matching_slice_dim=slice_dim, fine_matching_centered=centered)
+    config = EfficientLoFTRConfig(
+        fine_matching_slice_dim=slice_dim, fine_matching_centered=centered
+    )
     fused0, fused1 = torch.randn(2, channels, 16, 24), torch.randn(2, channels, 20, 16)
     pair = torch.arange(2).repeat_interleave(20)
-    cells = torch.stack([pair, torch.arange(40) % 24, torch.arange(40) * 7 % 20], dim=1)  # all edges and corners
+    cells = torch.stack(
+        [pair, torch.arange(40) % 24, torch.arange(40) * 7 % 20], dim=1
+    )  # all edges and corners
     expected = refine(fused0, fused1, cells, config)
     how = slice_dim, config.fine_matching_regress_temperature, centered
     maps = (fused.to(device, memory_format=torch.channels_last) for fused in (fused0, fused1))
-    pixels, offset = (found.cpu() for found in kernels().refine_cells(*maps, cells.to(device), *how))
+    pixels, offset = (
+        found.cpu() for found in kernels().refine_cells(*maps, cells.to(device), *how)
+    )
     torch.testing.assert_close(position(cells[:, 1], pixels[:, 0], 6), expected[0])
     torch.testing.assert_close(position(cells[:, 2], pixels[:, 1], 4) + offset, expected[1])

@@ -71,20 +71,27 @@ def test_a_flat_patch_stays_and_an_edge_moves_across_only() -> None:
 
 
 def test_nothing_goes_far_and_nothing_is_lost_at_the_edge_of_the_image() -> None:
-    images0, images1 = image(torch.eye(2), torch.zeros(2)), image(torch.eye(2), torch.zeros(2), seed=1)
+    images0, images1 = (
+        image(torch.eye(2), torch.zeros(2)),
+        image(torch.eye(2), torch.zeros(2), seed=1),
+    )
     y, x = torch.meshgrid(torch.arange(0.0, HEIGHT, 5), torch.arange(0.0, WIDTH, 5), indexing="ij")
     keypoints = torch.stack([x, y], dim=-1).flatten(0, 1)
     pair = torch.zeros(len(keypoints), dtype=torch.long)
     moved = least_squares(images0, images1, pair, keypoints, keypoints, RADIUS)
     assert moved.isfinite().all()
     assert (moved - keypoints).norm(dim=1).max() < FARTHEST
-    assert least_squares(images0, images1, pair[:0], keypoints[:0], keypoints[:0], RADIUS).shape == (0, 2)
+    assert least_squares(
+        images0, images1, pair[:0], keypoints[:0], keypoints[:0], RADIUS
+    ).shape == (0, 2)
 
 
 def test_a_match_reads_the_images_of_its_own_pair() -> None:
     shifts = [torch.tensor([0.3, 0.2]), torch.tensor([-0.4, 0.1])]
     images0 = torch.cat([image(torch.eye(2), torch.zeros(2), seed) for seed in (2, 3)])
-    images1 = torch.cat([image(torch.eye(2), shift, seed) for shift, seed in zip(shifts, (2, 3), strict=True)])
+    images1 = torch.cat(
+        [image(torch.eye(2), shift, seed) for shift, seed in zip(shifts, (2, 3), strict=True)]
+    )
     keypoints = grid()
     pair = torch.arange(len(keypoints)) % 2
     together = least_squares(images0, images1, pair, keypoints, keypoints, RADIUS)
@@ -92,7 +99,12 @@ def test_a_match_reads_the_images_of_its_own_pair() -> None:
     for n in (0, 1):
         own = pair == n
         alone = least_squares(
-            images0[n : n + 1], images1[n : n + 1], pair[own] * 0, keypoints[own], keypoints[own], RADIUS
+            images0[n : n + 1],
+            images1[n : n + 1],
+            pair[own] * 0,
+            keypoints[own],
+            keypoints[own],
+            RADIUS,
         )
         torch.testing.assert_close(together[own], alone, rtol=0, atol=1e-4)
 
@@ -100,13 +112,17 @@ def test_a_match_reads_the_images_of_its_own_pair() -> None:
 def test_the_bundled_matcher_moves_only_image_1_and_closer_to_the_truth() -> None:
     grey = np.asarray(views(1)[0].resize((320, 256)))
     turned = np.asarray(Image.fromarray(grey).rotate(3, Image.Resampling.BICUBIC))
-    (found,), (network,) = (load_matcher("small", least_squares=radius).match([grey], [turned]) for radius in (None, 0))
+    (found,), (network,) = (
+        load_matcher("small", least_squares=radius).match([grey], [turned]) for radius in (None, 0)
+    )
     np.testing.assert_array_equal(found.keypoints0, network.keypoints0)
     np.testing.assert_array_equal(found.scores, network.scores)
     centre = (np.array(grey.shape[::-1]) - 1) / 2
     c, s = math.cos(math.radians(3)), math.sin(math.radians(3))
     truth = (found.keypoints0 - centre) @ np.array([[c, -s], [s, c]]) + centre
-    before, after = (np.median(np.linalg.norm(m.keypoints1 - truth, axis=1)) for m in (network, found))
+    before, after = (
+        np.median(np.linalg.norm(m.keypoints1 - truth, axis=1)) for m in (network, found)
+    )
     assert len(found) > 100
     assert after < 0.7 * before
 

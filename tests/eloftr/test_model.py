@@ -14,35 +14,36 @@ from PIL import Image
 import eloftr.coarse_matching as coarse_matching
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, Matcher, load_matcher
 from eloftr.coarse_matching import match_coarse, similarity
-from eloftr.fine_matching import (
+from eloftr.fine_matching import RING, most_probable, position, rings
+from eloftr.sparse_fusion import (
     BAND,
     INNER,
-    PATCH,
-    RING,
     SIDE,
     SPAN,
     STEP,
-    TIGHT,
     FineFusion,
     Maps,
+    Region,
     groups,
     inner_cells,
-    most_probable,
     patches,
-    position,
-    rings,
     tight_patches,
 )
 
 CONFIG = EfficientLoFTRConfig(
-    stage_num_blocks=[1, 1, 1, 2], out_features=[8, 16, 16, 32], hidden_size=32, num_attention_layers=1
+    stage_num_blocks=[1, 1, 1, 2],
+    out_features=[8, 16, 16, 32],
+    hidden_size=32,
+    num_attention_layers=1,
 )
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Smooth random grey texture, uint8."""
     noise = np.random.default_rng(seed).normal(size=(height // 4 + 1, width // 4 + 1))
-    image = Image.fromarray(noise.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    image = Image.fromarray(noise.astype(np.float32)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     return np.clip(128 + 50 * np.asarray(image), 0, 255).astype(np.uint8)
 
 
@@ -68,9 +69,12 @@ def matcher(model: EfficientLoFTRForKeypointMatching) -> Matcher:
 def fusion_and_maps(images: int, height: int, width: int) -> tuple[FineFusion, Maps]:
     """A small random fusion, and what it takes of `images` images of height × width cells."""
     torch.manual_seed(4)
-    config = EfficientLoFTRConfig(out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2)
+    config = EfficientLoFTRConfig(
+        out_features=[4, 6, 8, 16], hidden_size=16, fine_matching_slice_dim=2
+    )
     coarse, quarter, half = (
-        torch.randn(images, channels, height * scale, width * scale) for channels, scale in ((16, 1), (8, 2), (6, 4))
+        torch.randn(images, channels, height * scale, width * scale)
+        for channels, scale in ((16, 1), (8, 2), (6, 4))
     )
     return FineFusion(config).eval(), (coarse, quarter, half)
 
@@ -80,7 +84,9 @@ def test_fuse_changes_no_result(model: EfficientLoFTRForKeypointMatching) -> Non
     images = torch.from_numpy(np.stack([texture(96, 128, 5), texture(96, 128, 6)]))[:, None] / 255
     with torch.inference_mode():
         for plain, folded in zip(
-            model.efficientloftr.backbone(images), fused.efficientloftr.backbone(images), strict=True
+            model.efficientloftr.backbone(images),
+            fused.efficientloftr.backbone(images),
+            strict=True,
         ):
             torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4)
         half, quarter, coarse = model.efficientloftr.backbone(images)
@@ -112,7 +118,9 @@ def test_batching_does_not_change_a_pair() -> None:
 
 @pytest.mark.parametrize("skip_softmax", [False, True])
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.6])
-@pytest.mark.parametrize("strongest", [1.0, 20.0])  # similarities from some to some thousands: exp underflows
+@pytest.mark.parametrize(
+    "strongest", [1.0, 20.0]
+)  # similarities from some to some thousands: exp underflows
 def test_tiled_coarse_matching_equals_the_definition(
     skip_softmax: bool, threshold: float, strongest: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,23 +147,25 @@ def test_tiled_coarse_matching_equals_the_definition(
     torch.testing.assert_close(found, scores[expected], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("rounded", [False, True])  # as on a GPU: more patches than matches, a larger rectangle
 @pytest.mark.parametrize(
-    ("cells", "patch", "side"),
+    "rounded", [False, True]
+)  # as on a GPU: more patches than matches, a larger rectangle
+@pytest.mark.parametrize(
+    ("cells", "region", "side"),
     [
-        ([(0, 0), (0, 1), (1, 1), (2, 0)], None, None),  # close together, in a corner
-        ([(5, 4), (5, 5)], TIGHT, 12),
-        ([(4, 3), (8, 7), (5, 5)], TIGHT, 12),
-        ([(11, 10), (10, 9)], None, None),
-        ([(11, 10), (8, 8)], PATCH, 4 * INNER),
-        ([(0, 0), (11, 10)], PATCH, 4 * INNER),  # far apart
-        ([(2, 9)], None, None),
-        ([(r, c) for r in range(12) for c in range(11)], None, None),
+        ([(0, 0), (0, 1), (1, 1), (2, 0)], Region.RECTANGLE, None),  # close together, in a corner
+        ([(5, 4), (5, 5)], Region.TIGHT, 12),
+        ([(4, 3), (8, 7), (5, 5)], Region.TIGHT, 12),
+        ([(11, 10), (10, 9)], Region.RECTANGLE, None),
+        ([(11, 10), (8, 8)], Region.LOOSE, 4 * INNER),
+        ([(0, 0), (11, 10)], Region.LOOSE, 4 * INNER),  # far apart
+        ([(2, 9)], Region.RECTANGLE, None),
+        ([(r, c) for r in range(12) for c in range(11)], Region.RECTANGLE, None),
     ],
 )
 def test_fusion_around_matches_equals_that_of_the_whole_image(
     cells: list[tuple[int, int]],
-    patch: int | None,
+    region: Region,
     side: int | None,
     rounded: bool,
     monkeypatch: pytest.MonkeyPatch,
@@ -166,11 +176,16 @@ def test_fusion_around_matches_equals_that_of_the_whole_image(
     fusion, maps = fusion_and_maps(3, 12, 11)
     cell = torch.tensor([11 * row + column for row, column in cells])
     other = cell.flip(0)
-    pair = (torch.arange(len(cell)) >= (len(cell) + 1) // 2).long() * 2  # the pair between has no match
+    pair = (
+        torch.arange(len(cell)) >= (len(cell) + 1) // 2
+    ).long() * 2  # the pair between has no match
     with torch.inference_mode():
         whole = fusion(*maps)
-        around = fusion.around(maps, maps, torch.stack([pair, cell, other], dim=1), patch)
-    for part, column, expected, origin in ((around[0], 1, cell, around[3]), (around[1], 2, other, around[4])):
+        around = fusion.around(maps, maps, torch.stack([pair, cell, other], dim=1), region)
+    for part, column, expected, origin in (
+        (around[0], 1, cell, around[3]),
+        (around[1], 2, other, around[4]),
+    ):
         local = around[2][:, column]
         if side:
             assert part.shape[2:] == (side, side)
@@ -179,30 +194,46 @@ def test_fusion_around_matches_equals_that_of_the_whole_image(
             assert len(part) == len(pair.unique())
         for centered in (False, True):
             torch.testing.assert_close(
-                rings(part, around[2][:, 0], local, centered), rings(whole, pair, expected, centered)
+                rings(part, around[2][:, 0], local, centered),
+                rings(whole, pair, expected, centered),
             )
         found = position(local, torch.zeros_like(cell), part.shape[3] // 4) + origin
         torch.testing.assert_close(found, position(expected, torch.zeros_like(cell), 11))
 
 
 @pytest.mark.parametrize(
-    ("cells", "patch", "side"),
-    [([60, 61, 62, 71, 72], TIGHT, None), ([36, 84], TIGHT, 12), ([0], PATCH, None), ([0, 131], PATCH, 16)],
+    ("cells", "region", "side"),
+    [
+        ([60, 61, 62, 71, 72], Region.TIGHT, None),
+        ([36, 84], Region.TIGHT, 12),
+        ([0], Region.LOOSE, None),
+        ([0, 131], Region.LOOSE, 16),
+    ],
 )
-def test_matches_of_a_pair_alone_are_fused_in_what_is_less_work(cells: list[int], patch: int, side: int | None) -> None:
+def test_matches_of_a_pair_alone_are_fused_in_what_is_less_work(
+    cells: list[int], region: Region, side: int | None
+) -> None:
     fusion, maps = fusion_and_maps(1, 12, 11)
     cell = torch.tensor(cells)
     pair = torch.zeros_like(cell)
     with torch.inference_mode():
         whole = fusion(*maps)
-        part, _, local, *_ = fusion.around(maps, maps, torch.stack([pair, cell, cell], dim=1), patch)
+        part, _, local, *_ = fusion.around(
+            maps, maps, torch.stack([pair, cell, cell], dim=1), region
+        )
     assert part.shape[3] == side if side else len(part) == 1
-    torch.testing.assert_close(rings(part, local[:, 0], local[:, 1], True), rings(whole, pair, cell, True))
+    torch.testing.assert_close(
+        rings(part, local[:, 0], local[:, 1], True), rings(whole, pair, cell, True)
+    )
 
 
-def test_fusion_in_bands_of_rows_equals_that_of_the_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fusion_in_bands_of_rows_equals_that_of_the_whole_map(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fusion, maps = fusion_and_maps(2, 9, 8)
-    row = 4 * maps[1][:, :, 0].numel()  # of the map at half resolution, two rows of which are made of one
+    row = (
+        4 * maps[1][:, :, 0].numel()
+    )  # of the map at half resolution, two rows of which are made of one
     counted = []
     layer = fusion.out_conv_layers[1]
     layer.register_forward_hook(lambda module, inputs, output: counted.append(output.shape[2]))
@@ -237,7 +268,8 @@ def test_a_tight_patch_of_any_inner_cell_equals_the_whole_image() -> None:
     middle = torch.full_like(cells[:, 0], 4)
     for centered in (False, True):
         torch.testing.assert_close(
-            rings(part, torch.arange(len(cells)), middle, centered), rings(whole, cells[:, 0], cells[:, 1], centered)
+            rings(part, torch.arange(len(cells)), middle, centered),
+            rings(whole, cells[:, 0], cells[:, 1], centered),
         )
 
 
@@ -246,12 +278,14 @@ def test_groups_hold_every_match_once(height: int) -> None:
     _, maps = fusion_and_maps(3, height, 11)
     few = [(0, 60, 60), (0, 3, 60), (0, 49, 49)]  # 3 is at the edge
     many = [(2, cell, cell) for cell in range(height * 11)]
-    found = [(patch, group.tolist()) for patch, group in groups(maps, maps, torch.tensor(few + many))]
+    found = [
+        (region, group.tolist()) for region, group in groups(maps, maps, torch.tensor(few + many))
+    ]
     rest = [*range(3, 3 + len(many))]
     if height < SPAN:
-        assert found == [(None, [0, 1, 2, *rest])]
+        assert found == [(Region.RECTANGLE, [0, 1, 2, *rest])]
     else:
-        assert found == [(TIGHT, [0, 2]), (PATCH, [1]), (None, rest)]
+        assert found == [(Region.TIGHT, [0, 2]), (Region.LOOSE, [1]), (Region.RECTANGLE, rest)]
 
 
 def test_a_patch_of_any_cell_equals_the_whole_image() -> None:
@@ -263,7 +297,9 @@ def test_a_patch_of_any_cell_equals_the_whole_image() -> None:
         crop, local, _, inner = patches(maps, pair, cell)
         part = fusion(*crop, inner)
     for centered in (False, True):
-        torch.testing.assert_close(rings(part, cell, local, centered), rings(whole, pair, cell, centered))
+        torch.testing.assert_close(
+            rings(part, cell, local, centered), rings(whole, pair, cell, centered)
+        )
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [("bfloat16", 0.8), ("float16", 0.95)])
@@ -294,7 +330,9 @@ def test_one_distinct_cell_against_a_blank_image_matches_nothing() -> None:
 def test_windows_equal_the_upsampled_and_unfolded_map() -> None:
     torch.manual_seed(2)
     fused = torch.randn(2, 5, 16, 24)
-    full = torch.nn.functional.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=False)
+    full = torch.nn.functional.interpolate(
+        fused, scale_factor=2, mode="bilinear", align_corners=False
+    )
     unfolded = torch.nn.functional.unfold(full, RING, stride=8, padding=1)  # (2, 5·100, 4·6)
     expected = unfolded.unflatten(1, (5, RING, RING)).permute(0, 4, 2, 3, 1).flatten(0, 1)
     pair, cell = torch.arange(2).repeat_interleave(24), torch.arange(24).repeat(2)
@@ -312,12 +350,16 @@ def test_the_most_probable_pair_of_pixels_is_the_best_of_all() -> None:
 
 def test_centered_windows_hold_the_features_of_the_places_they_stand_for() -> None:
     y, x = torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij")
-    places = 2.0 * torch.stack([x, y])[None]  # sample k of the half-resolution map is centred on pixel 2k
+    places = (
+        2.0 * torch.stack([x, y])[None]
+    )  # sample k of the half-resolution map is centred on pixel 2k
     cell = torch.tensor([8 + 2, 2 * 8 + 5])  # 8 cells a row: (2, 1) and (5, 2)
     found = rings(places, torch.zeros_like(cell), cell, centered=True, border=0)
     expected = torch.stack([position(one.expand(64), torch.arange(64), 8) for one in cell])
     torch.testing.assert_close(found, expected)
-    corner = rings(places, torch.tensor([0]), torch.tensor([0]), centered=True).unflatten(1, (RING, RING))
+    corner = rings(places, torch.tensor([0]), torch.tensor([0]), centered=True).unflatten(
+        1, (RING, RING)
+    )
     assert (corner[0, :5] == 0).all()  # from −4.5 to −0.5: beyond the image
     torch.testing.assert_close(corner[0, 5:, 6, 1], torch.arange(5) + 0.5)
 
@@ -339,10 +381,14 @@ def test_odd_sizes_map_back_to_the_pixels_of_the_array() -> None:
     assert np.median(error) < 0.4
 
 
-def test_an_image_in_many_pairs_is_encoded_once_a_batch(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_in_many_pairs_is_encoded_once_a_batch(
+    matcher: Matcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoded = []
     encode = matcher.encode
-    monkeypatch.setattr(matcher, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    monkeypatch.setattr(
+        matcher, "encode", lambda images: encoded.append(len(images)) or encode(images)
+    )
     query = texture(64, 96)
     matcher.match([query] * 4, [texture(64, 96, seed) for seed in range(4)], batch_size=4)
     assert encoded == [1, 4]
@@ -356,8 +402,12 @@ def test_stacks_of_images_match_as_lists_of_them_do(matcher: Matcher) -> None:
         np.testing.assert_array_equal(one.keypoints1, other.keypoints1)
 
 
-def test_a_model_trains_in_a_process_that_has_matched(model: EfficientLoFTRForKeypointMatching) -> None:
-    images = torch.from_numpy(texture(96, 160))[None, None] / 255  # a shape that nothing else in this file has
+def test_a_model_trains_in_a_process_that_has_matched(
+    model: EfficientLoFTRForKeypointMatching,
+) -> None:
+    images = (
+        torch.from_numpy(texture(96, 160))[None, None] / 255
+    )  # a shape that nothing else in this file has
     cell = torch.tensor([0])
     with torch.inference_mode():
         rings(model.encode(images).half, cell, cell, centered=True)
@@ -381,12 +431,16 @@ def test_pairs_without_matches_give_empty_arrays(matcher: Matcher) -> None:
         ([np.zeros((0, 64), np.uint8)], [np.zeros((64, 64), np.uint8)], "uint8"),
     ],
 )
-def test_wrong_arguments_say_what_is_wrong(matcher: Matcher, images0: list, images1: list, message: str) -> None:
+def test_wrong_arguments_say_what_is_wrong(
+    matcher: Matcher, images0: list, images1: list, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         matcher.match(images0, images1)
 
 
-def test_encode_refuses_sides_that_are_not_multiples_of_32(model: EfficientLoFTRForKeypointMatching) -> None:
+def test_encode_refuses_sides_that_are_not_multiples_of_32(
+    model: EfficientLoFTRForKeypointMatching,
+) -> None:
     with pytest.raises(ValueError, match="multiples of 32"):
         model.encode(torch.zeros(1, 1, 100, 96))
 

@@ -15,17 +15,24 @@ NAMES = ["shift", "homography", "capitol", "mixed_size"]
 
 @pytest.fixture(scope="module")
 def matchers(reference_checkpoint: Path) -> dict:
-    return {variant: load_matcher(reference_checkpoint, "cpu", variant=variant) for variant in ("full", "opt")}
+    return {
+        variant: load_matcher(reference_checkpoint, "cpu", variant=variant)
+        for variant in ("full", "opt")
+    }
 
 
 @pytest.mark.parametrize("variant", ["full", "opt"])
 @pytest.mark.parametrize("name", NAMES)
-def test_matches_equal_the_authors(name: str, variant: str, matchers: dict, reference: Path) -> None:
+def test_matches_equal_the_authors(
+    name: str, variant: str, matchers: dict, reference: Path
+) -> None:
     images = np.load(reference / f"{name}.npz")
     expected = images if variant == "full" else np.load(reference / f"{name}_opt.npz")
     matcher = matchers[variant]
     with torch.inference_mode():
-        found = matcher.model.match(*(matcher.encode(images[key][None]) for key in ("image0", "image1")))
+        found = matcher.model.match(
+            *(matcher.encode(images[key][None]) for key in ("image0", "image1"))
+        )
     np.testing.assert_array_equal(found.cells[:, 1].numpy(), expected["i_ids"])
     np.testing.assert_array_equal(found.cells[:, 2].numpy(), expected["j_ids"])
     if variant == "full":
@@ -51,7 +58,10 @@ def test_features_equal_the_authors(name: str, reference_checkpoint: Path, refer
         for image, feature in enumerate(features):
             stored = expected[f"{stage}{image}"]
             np.testing.assert_allclose(
-                feature[0, :16, ::6, ::6].numpy(), stored, atol=1e-3 * np.abs(stored).max(), err_msg=stage
+                feature[0, :16, ::6, ::6].numpy(),
+                stored,
+                atol=1e-3 * np.abs(stored).max(),
+                err_msg=stage,
             )
 
 

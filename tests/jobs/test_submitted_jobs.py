@@ -18,7 +18,7 @@ from flaky_store import flaky_store
 from job_process import PROJECT, WAIT, Job, done, free_port, shards, tables
 from quiet_run import PLAN, check_whole
 
-from eloftr.checkpoint import load_model, save_model
+from eloftr import load_model, save_model
 from pipeline.store.folder import Folder
 
 pytestmark = pytest.mark.timeout(900)

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from eloftr import load_matcher
-from eloftr.config import EfficientLoFTRConfig
-from eloftr.training import recipe, textures
+from eloftr import EfficientLoFTRConfig, load_matcher
+from eloftr.training import recipe
 from eloftr.training.recipe import TrainingOptions
 from jobs.train_matcher import main
+from pipeline.demo import textures
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "train_matcher.py"
 SHORT = ("--steps", "2", "--batch", "1", "--size", "64", "--warmup", "1", "--decay", "1", "--workers", "0")

@@ -14,8 +14,7 @@ import torch
 from pictures import SIZE, views, write_views
 from PIL import Image
 
-from eloftr import EfficientLoFTRForKeypointMatching, Matches
-from eloftr.checkpoint import load_model
+from eloftr import EfficientLoFTRForKeypointMatching, Matches, load_model
 from eloftr.model import ImageFeatures
 from pipeline.match.match import MatchedShard, MatchShard, set_aside
 from pipeline.match.options import MatchingOptions
@@ -171,7 +170,7 @@ import resource, sys
 import numpy as np, pyarrow as pa, torch
 sys.path.insert(0, sys.argv[1])
 from pictures import views
-from eloftr.checkpoint import load_model
+from eloftr import load_model
 from pipeline.match.match import DecodedShard, MatchingOptions, MatchShard
 from pipeline.tables import FAILURES, IMAGES
 

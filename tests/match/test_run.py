@@ -13,7 +13,7 @@ import torch
 from pictures import write_views
 
 from benchmarks.pipeline import match_without_ray
-from eloftr.checkpoint import CheckpointError, load_model, save_model
+from eloftr import CheckpointError, load_model, save_model
 from pipeline.errors import PairListError, RunError, StorageError
 from pipeline.match.finish import FinishShard
 from pipeline.match.match import MatchedShard

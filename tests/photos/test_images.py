@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from eloftr.resizing import resize, to_original
+from eloftr.matching.resizing import resize, to_original
 from pipeline.errors import ImageError
 from pipeline.photos.decode import decode_image
 from pipeline.photos.limits import ImageLimits

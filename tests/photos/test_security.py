@@ -24,7 +24,7 @@ from PIL import Image
 from synthetic_run import Scene
 
 from benchmarks.pipeline import match_without_ray
-from eloftr.checkpoint import CheckpointError, load_model
+from eloftr import CheckpointError, load_model
 from pipeline.errors import ImageError, StorageError
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
 from pipeline.match.run import Run

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eloftr.config import EfficientLoFTRConfig
+from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching
 from eloftr.fine_matching import position
-from eloftr.model import EfficientLoFTRForKeypointMatching
 from eloftr.training.losses import (
     WINDOWS,
     Losses,
@@ -56,7 +55,9 @@ def assert_one_to_one(cells: Tensor) -> None:
 
 def test_a_shift_by_whole_cells_pairs_every_cell_with_the_one_it_lands_on() -> None:
     cells = true_cells(*affine_flow(1, 16, -8))
-    expected = [(row, column, row - 1, column + 2) for row in range(1, CELLS) for column in range(CELLS - 2)]
+    expected = [
+        (row, column, row - 1, column + 2) for row in range(1, CELLS) for column in range(CELLS - 2)
+    ]
     assert rows_and_columns(cells) == expected
 
 
@@ -67,7 +68,9 @@ def test_a_shift_between_cells_pairs_with_the_nearest() -> None:
         assert column1 == column0 + 2
 
 
-@pytest.mark.parametrize("shift", [0.0, 2.0, 3.3])  # 2: two cells of image 0 are equally near to each of image 1
+@pytest.mark.parametrize(
+    "shift", [0.0, 2.0, 3.3]
+)  # 2: two cells of image 0 are equally near to each of image 1
 def test_a_zoom_out_keeps_one_cell_for_each_of_image1_the_nearest(shift: float) -> None:
     flow, visible = affine_flow(0.5, shift, shift)
     cells = true_cells(flow, visible)
@@ -108,7 +111,9 @@ def test_a_subpixel_shift_has_the_offset_that_arithmetic_says() -> None:
     torch.testing.assert_close(offset, torch.tensor([[0.25, -0.4]]).expand(64, 2))
 
 
-@pytest.mark.parametrize(("zoom", "dx", "dy"), [(1, 0.5, 0), (1, -3.3, 7.8), (1.3, -6.4, 2.2), (0.7, 9.1, 10.6)])
+@pytest.mark.parametrize(
+    ("zoom", "dx", "dy"), [(1, 0.5, 0), (1, -3.3, 7.8), (1.3, -6.4, 2.2), (0.7, 9.1, 10.6)]
+)
 def test_every_true_pixel_lies_where_the_flow_sends_it(zoom: float, dx: float, dy: float) -> None:
     flow, visible = affine_flow(zoom, dx, dy)
     windows = true_cells(flow, visible)
@@ -122,7 +127,9 @@ def test_every_true_pixel_lies_where_the_flow_sends_it(zoom: float, dx: float, d
 
 def test_pixels_outside_the_image_or_beside_a_hidden_one_are_not_supervised() -> None:
     flow, visible = affine_flow(1, 0, 0)
-    corner = torch.tensor([[0, 0, 0]])  # this window begins at −3.5: four of its eight rows and columns lie outside
+    corner = torch.tensor(
+        [[0, 0, 0]]
+    )  # this window begins at −3.5: four of its eight rows and columns lie outside
     assert len(true_pixels(corner, flow, visible)[0]) == 16
     visible[0, 24, 24] = False  # one pixel, so the four half-way places around it
     middle = torch.tensor([[0, 3 * CELLS + 3, 3 * CELLS + 3]])
@@ -133,13 +140,25 @@ def test_pixels_outside_the_image_or_beside_a_hidden_one_are_not_supervised() ->
 def test_the_second_stage_learns_from_the_confident_picks_that_it_can_mend() -> None:
     flow, visible = affine_flow(1, 8.25, -0.4)
     window = torch.tensor([[0, 3 * CELLS + 3, 3 * CELLS + 4]])
-    truth = true_pixels(window, flow, visible)  # every pixel meets its own number, off by (0.25, −0.4)
+    truth = true_pixels(
+        window, flow, visible
+    )  # every pixel meets its own number, off by (0.25, −0.4)
     confidence = torch.full((1, 64, 64), -9.0)
-    for pixel0, pixel1, score in [(9, 9, -1), (10, 11, -2), (20, 12, -3), (33, 36, -4), (50, 41, -5), (3, 3, -6)]:
+    for pixel0, pixel1, score in [
+        (9, 9, -1),
+        (10, 11, -2),
+        (20, 12, -3),
+        (33, 36, -4),
+        (50, 41, -5),
+        (3, 3, -6),
+    ]:
         confidence[0, pixel0, pixel1] = score
     (numbers, pixel0, pixel1), offset = picks(confidence, *truth)
     assert numbers.tolist() == [0] * len(pixel0)
-    found = {a: (b, *xy) for a, b, xy in zip(pixel0.tolist(), pixel1.tolist(), offset.tolist(), strict=True)}
+    found = {
+        a: (b, *xy)
+        for a, b, xy in zip(pixel0.tolist(), pixel1.tolist(), offset.tolist(), strict=True)
+    }
     right = {9: (9, 0.25, -0.4), 10: (11, -0.75, -0.4), 20: (12, 0.25, 0.6), 3: (3, 0.25, -0.4)}
     # 33 is missed by three columns, 50 by a row up and a column: its truth lies (1.25, 0.6) away.
     assert found == {pixel: pytest.approx(values, abs=1e-5) for pixel, values in right.items()}
@@ -176,7 +195,9 @@ def test_some_windows_are_moved_to_a_neighbour_and_still_only_truth_is_supervise
 
 def test_windows_are_at_most_so_many_and_repeat_with_the_seed() -> None:
     cells = true_cells(*affine_flow(1, 0, 0, batch=20))
-    first, second = (sample_windows(cells, SIDE, SIDE, torch.Generator().manual_seed(4)) for _ in range(2))
+    first, second = (
+        sample_windows(cells, SIDE, SIDE, torch.Generator().manual_seed(4)) for _ in range(2)
+    )
     assert len(cells) > len(first) == WINDOWS
     assert torch.equal(first, second)
     assert len(first[:, :2].unique(dim=0)) == WINDOWS
@@ -220,8 +241,12 @@ class Oracle:
     def __init__(self, shift: tuple[int, int]) -> None:
         self.config = TINY
         self.shift = torch.tensor(shift)
-        self.efficientloftr = SimpleNamespace(backbone=self.backbone, local_feature_transformer=self)
-        self.waves = 1.2 * torch.randn(2, 128, generator=torch.Generator().manual_seed(0))  # radians per pixel
+        self.efficientloftr = SimpleNamespace(
+            backbone=self.backbone, local_feature_transformer=self
+        )
+        self.waves = 1.2 * torch.randn(
+            2, 128, generator=torch.Generator().manual_seed(0)
+        )  # radians per pixel
 
     def backbone(self, images: Tensor) -> tuple[Tensor, ...]:
         batch, side = len(images) // 2, images.shape[2]
@@ -280,7 +305,9 @@ def test_perfect_features_of_another_place_are_wrong_in_every_stage() -> None:
     assert between.second > 0.1 > right.second
 
 
-def tiny_losses(dtype: torch.dtype = torch.float32) -> tuple[EfficientLoFTRForKeypointMatching, Losses]:
+def tiny_losses(
+    dtype: torch.dtype = torch.float32,
+) -> tuple[EfficientLoFTRForKeypointMatching, Losses]:
     """An untrained model and its losses on noise; the same each time."""
     torch.manual_seed(0)
     model = EfficientLoFTRForKeypointMatching(TINY).train()
@@ -293,7 +320,9 @@ def tiny_losses(dtype: torch.dtype = torch.float32) -> tuple[EfficientLoFTRForKe
 def test_gradients_reach_every_parameter() -> None:
     model, losses = tiny_losses()
     losses.total.backward()
-    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    without = [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0
+    ]
     assert without == []
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 

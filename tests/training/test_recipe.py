@@ -14,13 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from eloftr.config import EfficientLoFTRConfig
+from eloftr import EfficientLoFTRConfig
 from eloftr.fine_matching import position
 from eloftr.model import PairMatches
-from eloftr.training import recipe, textures
+from eloftr.training import recipe
 from eloftr.training.losses import true_cells, true_pixels
 from eloftr.training.recipe import Run, TrainingOptions, evaluate, learning_rate, train
-from eloftr.training.views import Pair, Views
+from eloftr.training.synthetic.views import Pair, Views
+from pipeline.demo import textures
 
 TINY = EfficientLoFTRConfig(
     stage_num_blocks=[1, 1, 1, 1],
@@ -142,7 +143,9 @@ def test_weights_and_state_are_written_whole_and_agree(whole_run: Path) -> None:
     assert TrainingOptions(**json.loads((whole_run / "options.json").read_text())) == OPTIONS
 
 
-def test_a_finished_run_is_left_as_it_is(photographs: Path, whole_run: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_left_as_it_is(
+    photographs: Path, whole_run: Path, tmp_path: Path
+) -> None:
     for name in ("state.pt", "model.safetensors"):
         (tmp_path / name).write_bytes((whole_run / name).read_bytes())
     model = train(photographs, tmp_path, TINY, OPTIONS)
@@ -161,9 +164,13 @@ def test_learning_rate_rises_stays_and_falls_to_zero() -> None:
 
 
 def test_resuming_with_fewer_steps_ends_the_run_with_its_decay() -> None:
-    long, short = (TrainingOptions(steps=steps, learning_rate=1.0, warmup=0, decay=20) for steps in (100, 60))
+    long, short = (
+        TrainingOptions(steps=steps, learning_rate=1.0, warmup=0, decay=20) for steps in (100, 60)
+    )
     assert learning_rate(0, long) == 1  # no warm-up
-    assert [learning_rate(step, short) for step in range(40)] == [learning_rate(step, long) for step in range(40)]
+    assert [learning_rate(step, short) for step in range(40)] == [
+        learning_rate(step, long) for step in range(40)
+    ]
     assert learning_rate(59, short) == pytest.approx(1 / 20)
 
 
@@ -185,7 +192,9 @@ class Knowing(nn.Module):
         window, pixel0, pixel1, offset = true_pixels(cells, self.flow, self.visible)
         cells = cells[window]
         width = images0.shape[3] // 8
-        keypoints0, keypoints1 = (position(cells[:, k], p, width) for k, p in ((1, pixel0), (2, pixel1)))
+        keypoints0, keypoints1 = (
+            position(cells[:, k], p, width) for k, p in ((1, pixel0), (2, pixel1))
+        )
         error = self.errors[torch.arange(len(cells)) % len(self.errors)]
         moved = keypoints1 + offset + torch.stack([0.6 * error, -0.8 * error], 1)
         return PairMatches(cells, keypoints0, moved, torch.ones(len(cells)))
@@ -208,7 +217,9 @@ def test_evaluation_counts_what_is_wrong(photographs: Path) -> None:
     assert measured["median_error"] == pytest.approx(2.0, abs=1e-3)
 
 
-def test_options_that_cannot_work_are_refused_before_anything_is_written(photographs: Path, tmp_path: Path) -> None:
+def test_options_that_cannot_work_are_refused_before_anything_is_written(
+    photographs: Path, tmp_path: Path
+) -> None:
     for wrong, reason in (
         ({"batch": 0}, "batch=0: must be at least 1"),
         ({"size": 16}, "size=16: must be at least 32"),
@@ -230,7 +241,9 @@ def test_options_that_cannot_work_are_refused_before_anything_is_written(photogr
     assert not folder.exists()
 
 
-def test_a_run_of_another_configuration_is_not_resumed(photographs: Path, whole_run: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_configuration_is_not_resumed(
+    photographs: Path, whole_run: Path, tmp_path: Path
+) -> None:
     (tmp_path / "state.pt").write_bytes((whole_run / "state.pt").read_bytes())
     other = replace(TINY, num_attention_layers=2)
     with pytest.raises(ValueError, match=r"state\.pt: .* parameters missing"):
@@ -240,7 +253,9 @@ def test_a_run_of_another_configuration_is_not_resumed(photographs: Path, whole_
 def test_training_the_refinement_alone_leaves_everything_else_bit_for_bit(
     photographs: Path, whole_run: Path, tmp_path: Path
 ) -> None:
-    train(photographs, tmp_path, TINY, replace(OPTIONS, steps=12, start=str(whole_run), only="fine"))
+    train(
+        photographs, tmp_path, TINY, replace(OPTIONS, steps=12, start=str(whole_run), only="fine")
+    )
     before, after = (load_file(folder / "model.safetensors") for folder in (whole_run, tmp_path))
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"refinement_layer"}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from eloftr.training.views import Pair, Views, list_photographs, split
+from eloftr.training.synthetic.views import Pair, Views, list_photographs, split
 
 SIDE = 128
 
@@ -34,7 +34,9 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     rng = np.random.default_rng(0)
     for number in range(4):
         noise = torch.from_numpy(rng.uniform(0, 255, (1, 1, 34, 44)).astype(np.float32))
-        picture = F.interpolate(noise, (320, 420), mode="bicubic", align_corners=True).clamp(0, 255)[0, 0]
+        picture = F.interpolate(noise, (320, 420), mode="bicubic", align_corners=True).clamp(
+            0, 255
+        )[0, 0]
         place = folder / "ab"[number % 2]
         place.mkdir(exist_ok=True)
         Image.fromarray(picture.numpy().astype(np.uint8)).save(place / f"{number}.png")
@@ -174,7 +176,11 @@ def test_batch_stacks_rectangular_pairs(photographs: list[Path]) -> None:
     batch = views.batch([5, 2])
     assert batch.image0.shape == batch.image1.shape == batch.visible.shape == (2, 96, 128)
     assert batch.flow.shape == (2, 96, 128, 2)
-    assert (batch.image0.dtype, batch.flow.dtype, batch.visible.dtype) == (np.uint8, np.float32, np.bool_)
+    assert (batch.image0.dtype, batch.flow.dtype, batch.visible.dtype) == (
+        np.uint8,
+        np.float32,
+        np.bool_,
+    )
     np.testing.assert_array_equal(batch.image1[1], views.pair(2).image1)
 
 
@@ -185,7 +191,9 @@ def test_blank_and_tiny_photographs_still_give_pairs(tmp_path: Path) -> None:
     assert all(views.pair(index).visible.mean() >= 0.1 for index in range(4))
 
 
-def test_photographs_are_listed_sorted_and_every_twentieth_is_held_out(photographs: list[Path], tmp_path: Path) -> None:
+def test_photographs_are_listed_sorted_and_every_twentieth_is_held_out(
+    photographs: list[Path], tmp_path: Path
+) -> None:
     assert [path.name for path in photographs] == ["0.png", "2.png", "1.png", "3.png"]
     paths = [tmp_path / f"{number:02d}.png" for number in range(45)]
     training, held_out = split(paths)
@@ -212,6 +220,10 @@ def test_easy_pairs_move_less(photographs: list[Path]) -> None:
         pixels = np.stack(np.meshgrid(np.arange(96), np.arange(96)), axis=2)
         views = Views(photographs, 96, seed=5, easy=easy)
         shifts = [views.pair(index).flow - pixels for index in range(24)]
-        return float(np.median([np.linalg.norm(shift - shift.mean((0, 1)), axis=2).mean() for shift in shifts]))
+        return float(
+            np.median(
+                [np.linalg.norm(shift - shift.mean((0, 1)), axis=2).mean() for shift in shifts]
+            )
+        )
 
     assert movement(1.0) < 0.7 * movement(0.0)

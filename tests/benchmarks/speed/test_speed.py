@@ -15,7 +15,7 @@ from pictures import write_views
 
 from benchmarks.speed import matcher, pipeline, precision, savings, stages, widened
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
-from eloftr.matcher import Matcher
+from eloftr.matching.matcher import Matcher
 from eloftr.model import PairMatches
 
 CPU = torch.device("cpu")

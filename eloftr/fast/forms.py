@@ -1,0 +1,39 @@
+"""Faster forms of PyTorch's operations, and where they may stand in for them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+
+def kernels_for(x: Tensor) -> ModuleType | None:
+    """`eloftr.fast.kernels` for a tensor on a GPU that wants no gradient, where Triton is installed; else None."""
+    served = x.is_cuda and not torch.is_grad_enabled() and x.dtype != torch.float64
+    return _kernels() if served else None
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> ModuleType | None:
+    return import_module("eloftr.fast.kernels") if find_spec("triton") else None
+
+
+def slope_of(activation: nn.Module) -> float | None:
+    """Of a (leaky) ReLU the slope below zero; None for other activations."""
+    if isinstance(activation, nn.LeakyReLU):
+        return activation.negative_slope
+    return 0.0 if isinstance(activation, nn.ReLU) else None
+
+
+def add_product(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """y (N, O) + x (N, I) · weightᵀ (O, I), in the place of y where no gradient is wanted: to copy it takes longer than
+    what is added."""
+    if (
+        torch.is_grad_enabled() or not x.dtype == y.dtype == weight.dtype
+    ):  # not the same: autocast joins them
+        return torch.addmm(y, x, weight.T)
+    return y.addmm_(x, weight.T)

@@ -1,0 +1,364 @@
+"""Pairs of images → the models' pixel values, and the models' outputs → matches in pixels of the originals.
+
+    images of any sizes, B pairs → pixel_values (B, 2, C, height, width) float32, values 0…1
+    output of EfficientLoFTRForKeypointMatching, original sizes → B dictionaries of aligned rows
+
+The values equal those of the Hugging Face port's image processor: resized as uint8, scaled, then made grey.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from eloftr.errors import ArgumentError
+from eloftr.hf.drawing import draw_matches
+from eloftr.hf.image_loading import load_image
+from eloftr.hf.outputs import EfficientLoFTRKeypointMatchingOutput
+from eloftr.weights.locate import bundled_names, find_file, read_json
+
+PROCESSOR_FILE = "preprocessor_config.json"
+OPTIONS = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_grayscale")
+OTHER_STEPS = (
+    "do_normalize",
+    "do_center_crop",
+    "do_pad",
+    "do_convert_rgb",
+)  # the port's, of other models
+GREY = (0.2989, 0.587, 0.114)  # of red, green and blue
+
+
+class BatchFeature(dict[str, Any]):
+    """What a processor returns: a dictionary to unpack into the model, whose entries are attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def to(self, *args: Any, **kwargs: Any) -> BatchFeature:
+        """Its tensors on another device or of another type; arguments as of `Tensor.to`."""
+        moved = {k: v.to(*args, **kwargs) if isinstance(v, Tensor) else v for k, v in self.items()}
+        return BatchFeature(moved)
+
+
+def height_and_width(size: Any) -> tuple[int, int]:
+    """`{"height": h, "width": w}` or (h, w) → (h, w). Raises ArgumentError for anything else."""
+    if isinstance(size, Mapping):
+        size = size.get("height"), size.get("width")
+    whole = (
+        isinstance(size, list | tuple)
+        and len(size) == 2
+        and all(isinstance(side, int) for side in size)
+    )
+    if not whole or min(size) <= 0:
+        raise ArgumentError(f'size={size!r}: give {{"height": pixels, "width": pixels}}.')
+    height, width = size
+    return height, width
+
+
+def flat_pairs(images: Any) -> list[Any]:
+    """A pair of images or a list of pairs → the images in one list, pair by pair. Raises ArgumentError for others."""
+
+    def is_image(item: Any) -> bool:
+        if isinstance(item, np.ndarray | Tensor):
+            return item.ndim in (2, 3)
+        return isinstance(item, Image.Image | str | Path)
+
+    if isinstance(images, list | tuple):
+        if len(images) == 2 and all(is_image(image) for image in images):
+            return list(images)
+        pairs = [pair for pair in images if isinstance(pair, list | tuple) and len(pair) == 2]
+        if (
+            images
+            and len(pairs) == len(images)
+            and all(is_image(image) for pair in pairs for image in pair)
+        ):
+            return [image for pair in pairs for image in pair]
+    raise ArgumentError(
+        "Images come in pairs: give [image0, image1] or a list of such pairs, each image a Pillow image, "
+        "an array or tensor of two or three dimensions, a path or a URL."
+    )
+
+
+def channels_first(shape: Sequence[int], input_data_format: str | None) -> bool:
+    """Whether an image of three dimensions has its channels first; where both readings fit, it has."""
+    if input_data_format in ("channels_first", "channels_last"):
+        return input_data_format == "channels_first"
+    if input_data_format not in (None, "none"):
+        raise ArgumentError(
+            f'input_data_format={input_data_format!r}: give "channels_first" or "channels_last".'
+        )
+    if shape[0] not in (1, 3, 4) and shape[-1] not in (1, 3, 4):
+        raise ArgumentError(
+            f"Image of shape {tuple(shape)}: neither the first nor the last is 1, 3 or 4 channels."
+        )
+    return shape[0] in (1, 3, 4)
+
+
+def to_uint8(image: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Pillow resizes whole numbers 0…255; fractions 0…1 become such, and True says to undo it afterwards."""
+    if image.dtype == np.uint8:
+        return image, False
+    low, high = image.min(), image.max()
+    whole = np.allclose(image, np.trunc(image))
+    if low < 0 or high > (255 if whole else 1):
+        raise ArgumentError(
+            f"Image with values {low} … {high}: give whole numbers 0…255 or fractions 0…1."
+        )
+    return (image if whole else (image.astype(np.float64) * 255).astype(np.float32)).astype(
+        np.uint8
+    ), not whole
+
+
+def to_array(source: Any, input_data_format: str | None = None) -> np.ndarray:
+    """An image, whatever it is, as an array (C, H, W) of its own values."""
+    if isinstance(source, str | Path):
+        source = load_image(source)
+    if isinstance(source, Image.Image):
+        source = np.asarray(
+            source if source.mode in ("L", "RGB", "RGBA") else source.convert("RGB")
+        )
+        input_data_format = "channels_last"
+    elif isinstance(source, Tensor):
+        source = source.detach().cpu().numpy()
+    if source.ndim == 2:
+        return source[None]
+    return source if channels_first(source.shape, input_data_format) else source.transpose(2, 0, 1)
+
+
+class EfficientLoFTRImageProcessor:
+    """Prepares images with numpy and Pillow, on the CPU.
+
+    do_resize, size: to (height, width); the models need multiples of 32. resample: a Pillow filter.
+    do_rescale, rescale_factor: multiply the values. do_grayscale: equal channels, by the NTSC weights.
+    Raises ArgumentError for an option it does not know.
+    """
+
+    def __init__(
+        self,
+        do_resize: bool = True,
+        size: dict[str, int] | None = None,
+        resample: int = Image.Resampling.BILINEAR,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_grayscale: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self._refuse(kwargs)
+        self.do_resize = do_resize
+        self.size = dict(
+            zip(("height", "width"), height_and_width(size or (480, 640)), strict=True)
+        )
+        self.resample = Image.Resampling(resample)
+        self.do_rescale = do_rescale
+        self.rescale_factor = rescale_factor
+        self.do_grayscale = do_grayscale
+
+    @staticmethod
+    def _refuse(others: dict[str, Any]) -> None:
+        asked = sorted(
+            name for name, value in others.items() if value is not None and value is not False
+        )
+        if asked:
+            raise ArgumentError(
+                f"{', '.join(asked)}: no option of this image processor; it has {', '.join(OPTIONS)}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options, with the type that transformers looks for."""
+        return {
+            "image_processor_type": type(self).__name__,
+            **{name: getattr(self, name) for name in OPTIONS},
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], **overrides: Any) -> EfficientLoFTRImageProcessor:
+        """From the dictionary of a `preprocessor_config.json`; a step that is not this processor's is refused."""
+        options = {
+            name: values[name] for name in (*OPTIONS, *OTHER_STEPS) if values.get(name) is not None
+        }
+        return cls(**{**options, **overrides})
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, **overrides: Any
+    ) -> EfficientLoFTRImageProcessor:
+        """Read `preprocessor_config.json` of a folder or a hub id; a bundled name has the defaults."""
+        if str(name_or_path) in bundled_names() and not Path(name_or_path).exists():
+            return cls(**overrides)
+        return cls.from_dict(read_json(find_file(name_or_path, PROCESSOR_FILE)), **overrides)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `preprocessor_config.json` into `folder`, which is made where it is missing."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / PROCESSOR_FILE).write_text(
+            json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        )
+
+    def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
+        return self.preprocess(images, **kwargs)
+
+    def preprocess(
+        self,
+        images: Any,
+        do_resize: bool | None = None,
+        size: dict[str, int] | None = None,
+        resample: int | None = None,
+        do_rescale: bool | None = None,
+        rescale_factor: float | None = None,
+        do_grayscale: bool | None = None,
+        return_tensors: str | None = None,
+        data_format: str = "channels_first",
+        input_data_format: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """images: [image0, image1] or a list of such pairs. An option that is None is the processor's own.
+
+        return_tensors: "pt" or "np" for `pixel_values` (B, 2, C, H, W); None for a list of pairs of images.
+        data_format: "channels_first" or "channels_last", of the result; input_data_format: of arrays and tensors,
+        by default what their shape says. Pixel values are 0…255; for 0…1 set do_rescale=False.
+        Raises ArgumentError for other forms, and where images of several sizes cannot be stacked.
+        """
+        self._refuse(kwargs)
+        if return_tensors not in (None, "pt", "np"):
+            raise ArgumentError(f'return_tensors={return_tensors!r}: give "pt", "np" or None.')
+        if data_format not in ("channels_first", "channels_last"):
+            raise ArgumentError(
+                f'data_format={data_format!r}: give "channels_first" or "channels_last".'
+            )
+        given = (do_resize, size, resample, do_rescale, rescale_factor, do_grayscale)
+        options: dict[str, Any] = {
+            n: getattr(self, n) if value is None else value
+            for n, value in zip(OPTIONS, given, strict=True)
+        }
+        prepared = []
+        for source in flat_pairs(images):
+            image = self._load(source, input_data_format)
+            if options["do_resize"]:
+                image = self._resize(
+                    image, height_and_width(options["size"]), Image.Resampling(options["resample"])
+                )
+            if options["do_rescale"]:
+                image = self._rescale(image, options["rescale_factor"])
+            prepared.append(self._grey(image) if options["do_grayscale"] else image)
+        channels = max(image.shape[0] for image in prepared)
+        prepared = [
+            image if image.shape[0] == channels else self._repeat(image, channels)
+            for image in prepared
+        ]
+        if data_format == "channels_last":
+            prepared = [self._channels_last(image) for image in prepared]
+        pairs = [prepared[n : n + 2] for n in range(0, len(prepared), 2)]
+        return BatchFeature(pixel_values=self._batch(pairs, return_tensors))
+
+    # The steps on one image (C, H, W), of the kind that `_load` gives.
+
+    def _load(self, source: Any, input_data_format: str | None) -> Any:
+        return to_array(source, input_data_format)
+
+    def _resize(self, image: Any, size: tuple[int, int], resample: Image.Resampling) -> Any:
+        whole, undo = to_uint8(image)
+        pixels = whole[0] if whole.shape[0] == 1 else np.ascontiguousarray(whole.transpose(1, 2, 0))
+        resized = np.asarray(Image.fromarray(pixels).resize(size[::-1], resample))
+        resized = resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1)
+        return self._rescale(resized, 1 / 255) if undo else resized
+
+    def _rescale(self, image: Any, factor: float) -> Any:
+        return (image.astype(np.float64) * factor).astype(np.float32)
+
+    def _grey(self, image: Any) -> Any:
+        image = image[:3]  # without the opacity
+        if image.shape[0] < 3 or ((image[0] == image[1]).all() and (image[1] == image[2]).all()):
+            return image
+        return self._repeat((image[0] * GREY[0] + image[1] * GREY[1] + image[2] * GREY[2])[None], 3)
+
+    def _repeat(self, image: Any, channels: int) -> Any:
+        return np.repeat(image, channels, axis=0)
+
+    def _channels_last(self, image: Any) -> Any:
+        return image.transpose(1, 2, 0)
+
+    def _batch(self, pairs: list[list[Any]], return_tensors: str | None) -> Any:
+        if return_tensors is None:
+            return pairs
+        stacked = np.stack([np.stack(pair) for pair in self._same_shapes(pairs)])
+        return torch.from_numpy(stacked) if return_tensors == "pt" else stacked
+
+    @staticmethod
+    def _same_shapes(pairs: list[list[Any]]) -> list[list[Any]]:
+        shapes = sorted({tuple(image.shape) for pair in pairs for image in pair})
+        if len(shapes) > 1:
+            raise ArgumentError(
+                f"Images of shapes {shapes} make no batch; let the processor resize them (do_resize)."
+            )
+        return pairs
+
+    @torch.no_grad()
+    def post_process_keypoint_matching(
+        self,
+        outputs: EfficientLoFTRKeypointMatchingOutput,
+        target_sizes: Tensor | Sequence[Any],
+        threshold: float = 0.0,
+    ) -> list[dict[str, Tensor]]:
+        """The matches of every pair, row n of one image matched to row n of the other, ordered by image 0's cells.
+
+        target_sizes: (height, width) of both original images of every pair, (B, 2, 2). threshold: a score must exceed
+        it.
+        Returns B dictionaries: `keypoints0` and `keypoints1` (M, 2) float32, (x, y) in pixels of the originals,
+        sub-pixel, centre of the top-left pixel at (0, 0); `matching_scores` (M,). None carries a gradient.
+        Raises ArgumentError for another number of sizes.
+        """
+        matches, scores, keypoints = outputs.matches, outputs.matching_scores, outputs.keypoints
+        assert matches is not None
+        assert scores is not None
+        assert keypoints is not None
+        sizes = torch.as_tensor(target_sizes).to(keypoints)
+        if sizes.shape != (len(matches), 2, 2):
+            raise ArgumentError(
+                f"target_sizes of shape {tuple(sizes.shape)} for {len(matches)} pairs: give the (height, width) of "
+                f"both images of every pair, ({len(matches)}, 2, 2)."
+            )
+        pixels = keypoints * sizes.flip(-1)[:, :, None]
+        network = getattr(outputs, "image_size", None)
+        if network is not None:  # pixel centres: (x + 0.5) · scale − 0.5
+            pixels = pixels + (sizes / sizes.new_tensor(network) - 1).flip(-1)[:, :, None] / 2
+        results = []
+        for (points0, points1), pair, score in zip(
+            pixels, matches[:, 0], scores[:, 0], strict=True
+        ):
+            kept = (pair > -1) & (score > threshold)
+            results.append(
+                {
+                    "keypoints0": points0[kept],
+                    "keypoints1": points1[pair[kept]],
+                    "matching_scores": score[kept],
+                }
+            )
+        return results
+
+    def visualize_keypoint_matching(
+        self, images: Any, keypoint_matching_output: list[dict[str, Tensor]]
+    ) -> list[Image.Image]:
+        """A picture of every pair: the images (as for `preprocess`, values 0…255) side by side, a line for every match,
+        red to green by score."""
+        pictures = []
+        for array in (to_array(source)[:3] for source in flat_pairs(images)):
+            colours = np.broadcast_to(array, (3, *array.shape[1:])).transpose(1, 2, 0)
+            pictures.append(Image.fromarray(np.ascontiguousarray(colours, dtype=np.uint8)))
+        drawn = []
+        for image0, image1, found in zip(
+            pictures[0::2], pictures[1::2], keypoint_matching_output, strict=True
+        ):
+            names = ("keypoints0", "keypoints1", "matching_scores")
+            points0, points1, scores = (found[name].detach().cpu().numpy() for name in names)
+            drawn.append(draw_matches(image0, image1, points0, points1, scores))
+        return drawn

@@ -1,0 +1,243 @@
+"""The documented models of the Hugging Face port: pairs of images in, named outputs out; loading, saving, the loss.
+
+pixel_values (B, 2, C, H, W), values 0…1 → BackboneOutput or EfficientLoFTRKeypointMatchingOutput
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from eloftr.errors import ArgumentError
+from eloftr.hf.configuration import EfficientLoFTRConfig
+from eloftr.hf.outputs import BackboneOutput, EfficientLoFTRKeypointMatchingOutput
+from eloftr.hf.recording import record, sharing_weights
+from eloftr.model import FeatureNetwork, MatchingNetwork, Network, PairMatches
+from eloftr.training.losses import compute_losses
+from eloftr.weights.key_map import infer_sizes, is_base_alone
+from eloftr.weights.locate import find_weights
+from eloftr.weights.reading import load_strictly, read_state, saved_config
+from eloftr.weights.writing import save_model
+
+Output = TypeVar("Output", BackboneOutput, EfficientLoFTRKeypointMatchingOutput)
+
+
+class PretrainedModule(Network):
+    """What both documented models share: the forms of their inputs and outputs, and saving."""
+
+    def _stacked(self, pixel_values: Tensor) -> Tensor:
+        """(B, 2, C, H, W), whose channels are equal or one → (2·B, 1, H, W), a pair's images side by side."""
+        shape = tuple(pixel_values.shape)
+        if len(shape) != 5 or shape[1] != 2:
+            raise ArgumentError(
+                f"pixel_values of shape {shape}: give pairs of images, (batch, 2, channels, height, width)."
+            )
+        divisor = self.config.divisor
+        if shape[3] % divisor or shape[4] % divisor:
+            raise ArgumentError(
+                f"pixel_values of {shape[3]}×{shape[4]} pixels: both sides must be multiples of {divisor}; "
+                "give the image processor such a size."
+            )
+        return pixel_values[:, :, :1].flatten(0, 1).to(self.dtype)
+
+    def _returned(self, output: Output, return_dict: bool | None) -> Output | tuple[Any, ...]:
+        as_object = self.config.return_dict if return_dict is None else return_dict
+        return output if as_object else output.to_tuple()
+
+    def _asked(self, attentions: bool | None, hidden_states: bool | None) -> tuple[bool, bool]:
+        """Whether hidden states and attentions are returned: as asked, or for None as the configuration says."""
+        config = self.config
+        return (
+            config.output_hidden_states if hidden_states is None else hidden_states,
+            config.output_attentions if attentions is None else attentions,
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`; transformers loads the folder too.
+
+        Raises CheckpointError for a fused model.
+        """
+        save_model(self, folder)
+
+
+class EfficientLoFTRModel(PretrainedModule, FeatureNetwork):
+    """Backbone and transformer: images → coarse features that have seen each other."""
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BackboneOutput | tuple[Any, ...]:
+        """pixel_values (B, 2, C, H, W), values 0…1, of which the first channel is read → BackboneOutput or its tuple.
+
+        None takes the configuration's choice. Raises ArgumentError for another shape.
+        """
+        images = self._stacked(pixel_values)
+        asked = self._asked(output_attentions, output_hidden_states)
+        network = sharing_weights(self) if any(asked) else self
+        seen = record(network, *asked)
+        half, quarter, coarse = network.backbone(images)
+        encoded = network.local_feature_transformer.encode(coarse)
+        transformed = torch.stack(
+            network.local_feature_transformer(encoded[0::2], encoded[1::2]), dim=1
+        )
+        output = BackboneOutput((transformed, half, quarter), seen.hidden_states, seen.attentions)
+        return self._returned(output, return_dict)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        config: EfficientLoFTRConfig | None = None,
+        dtype: torch.dtype | None = None,
+        **overrides: Any,
+    ) -> EfficientLoFTRModel:
+        """The base of what `EfficientLoFTRForKeypointMatching.from_pretrained` reads, or of base weights alone."""
+        file = find_weights(name_or_path)
+        state = read_state(file)
+        model = _empty(file, state, config, overrides)
+        if is_base_alone(state):
+            load_strictly(model.efficientloftr, state, file)
+        else:
+            load_strictly(model, state, file)
+        return model.efficientloftr.eval().to(dtype or torch.float32)
+
+
+class EfficientLoFTRForKeypointMatching(PretrainedModule, MatchingNetwork):
+    """The whole matcher. Evaluation mode and `torch.inference_mode()` are the caller's to set."""
+
+    feature_network = EfficientLoFTRModel
+    efficientloftr: EfficientLoFTRModel
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        config: EfficientLoFTRConfig | None = None,
+        dtype: torch.dtype | None = None,
+        **overrides: Any,
+    ) -> EfficientLoFTRForKeypointMatching:
+        """A model in evaluation mode, on the CPU.
+
+        name_or_path: a hub id, a folder, a file (original or Hugging Face keys) or a bundled name ("small").
+        config: in place of the one that comes with the weights. dtype: of the weights, default float32.
+        overrides: parameters of the configuration, as in `from_pretrained(name, coarse_matching_threshold=0.3)`.
+        Raises CheckpointError where the weights cannot be read or do not fit.
+        """
+        return load_model(name_or_path, config, **overrides).to(dtype or torch.float32)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> EfficientLoFTRKeypointMatchingOutput | tuple[Any, ...]:
+        """Match image 1 of every pair with its image 0.
+
+        pixel_values (B, 2, C, H, W), values 0…1, of which the first channel is read.
+        labels (B, H, W, 2): where each pixel of image 0 lies in image 1, (x, y) in pixels, NaN where it is not seen.
+        With them `loss` is set and has gradients; its windows are sampled by torch's random state. The other outputs
+        are those of evaluation mode, without gradients: a batch norm in training would mix the pairs of a batch.
+        None takes the configuration's choice. Raises ArgumentError for other shapes.
+        """
+        images = self._stacked(pixel_values)
+        loss = None if labels is None else self._loss(images, labels)
+        asked = self._asked(output_attentions, output_hidden_states)
+        network = self if labels is None and not any(asked) else sharing_weights(self)
+        seen = record(network.efficientloftr, *asked)
+        if labels is not None:
+            network.eval()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and labels is None):
+            features = network.encode(images)
+            found = network.match(features[0::2], features[1::2])
+        height, width = images.shape[2:]
+        matches, scores, keypoints = self._by_cell(found, len(images) // 2, height, width)
+        output = EfficientLoFTRKeypointMatchingOutput(
+            loss,
+            matches,
+            scores,
+            keypoints,
+            seen.hidden_states,
+            seen.attentions,
+            image_size=(height, width),
+        )
+        return self._returned(output, return_dict)
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        expected = (len(images) // 2, *images.shape[2:], 2)
+        if tuple(labels.shape) != expected:
+            raise ArgumentError(
+                f"labels of shape {tuple(labels.shape)}, not {expected}: (batch, height, width, 2), where each pixel "
+                "of image 0 lies in image 1, NaN where it is not seen."
+            )
+        generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        visible = ~labels.isnan().any(-1)
+        flow = labels.to(images.device, torch.float32).nan_to_num()
+        return compute_losses(
+            self, images[0::2], images[1::2], flow, visible.to(images.device), generator
+        ).total
+
+    def _by_cell(
+        self, found: PairMatches, pairs: int, height: int, width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """matches (B, 2, N), scores (B, 2, N) and keypoints (B, 2, N, 2) over (width, height), one for every cell."""
+        cell = self.config.fine_kernel_size
+        pair, cell0, cell1 = found.cells.unbind(1)
+        index = torch.arange(height // cell * (width // cell), device=pair.device)
+        matches = torch.full((pairs, 2, len(index)), -1, device=pair.device)
+        scores = torch.zeros(matches.shape, device=pair.device)
+        corners = torch.stack([index % (width // cell), index // (width // cell)], dim=-1) * cell
+        keypoints = corners.float().repeat(pairs, 2, 1, 1)
+        for image, (own, other, refined) in enumerate(
+            ((cell0, cell1, found.keypoints0), (cell1, cell0, found.keypoints1))
+        ):
+            matches[pair, image, own] = other
+            scores[pair, image, own] = found.scores
+            keypoints[pair, image, own] = refined
+        return matches, scores, keypoints / keypoints.new_tensor([width, height])
+
+
+def load_model(
+    name_or_path: str | Path, config: EfficientLoFTRConfig | None = None, **overrides: Any
+) -> EfficientLoFTRForKeypointMatching:
+    """A model in evaluation mode with its weights, float32, on the CPU.
+
+    name_or_path: a bundled name, a folder (`config.json`, `model.safetensors`), a `.safetensors`, `.ckpt`,
+    `.pth` or `.pt` file in either key format, or a hub id. Without `config`, it is read from the folder or the file, or
+    inferred from the shapes. overrides: parameters of the configuration that take precedence over it.
+    Raises CheckpointError where the weights cannot be read or do not fit.
+    """
+    file = find_weights(name_or_path)
+    state = read_state(file)
+    model = _empty(file, state, config, overrides)
+    load_strictly(model, state, file)
+    return model.eval()
+
+
+def _empty(
+    file: Path,
+    state: Mapping[str, Tensor],
+    config: EfficientLoFTRConfig | None,
+    overrides: Mapping[str, Any],
+) -> EfficientLoFTRForKeypointMatching:
+    """A model for the weights of a file, which are not in it yet. Draws no random numbers."""
+    if config is None:
+        saved = saved_config(file)
+        config = EfficientLoFTRConfig.from_dict(
+            infer_sizes(state, str(file)) if saved is None else saved
+        )
+    with torch.device("meta"):
+        model = EfficientLoFTRForKeypointMatching(
+            config.replace(**overrides) if overrides else config
+        )
+    return model.to_empty(device="cpu")

@@ -1,0 +1,1 @@
+"""Matching for programs: grey arrays in, sub-pixel matches in their own pixels out."""

@@ -1,0 +1,144 @@
+"""The plain entry for programs: lists of grey arrays in, sub-pixel matches in each array's own pixels out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eloftr.errors import ArgumentError
+from eloftr.matching.matches import Matches
+from eloftr.matching.resizing import nearest_shape, resize, to_original
+from eloftr.model import ImageFeatures, MatchingNetwork
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Pixels at once, of either image of the pairs. A CPU core does best with one pair after another, as a batch leaves its
+# cache; on a GPU 64 pairs of 640×480 take some 8 GB.
+PIXELS = {"cpu": 1, "cuda": 64 * 640 * 480}
+# By device, the fastest that keeps 99 of 100 matches (benchmarks/precision.py); a CPU has no fast float16.
+DEFAULT_DTYPE = {"cpu": "float32", "cuda": "float16"}
+
+
+def pairs_at_once(device: torch.device, *shapes: tuple[int, ...]) -> int:
+    """How many pairs of images of these shapes (H, W), or how many images of one, go through the network at once unless
+    told otherwise."""
+    return max(1, PIXELS.get(device.type, 1) // max(height * width for height, width in shapes))
+
+
+class Matcher:
+    """A fused model on its device. Make one with `load_matcher`."""
+
+    def __init__(self, model: MatchingNetwork, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = model.eval().fuse().to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = device
+        self.dtype = dtype
+
+    def _exactly(self) -> AbstractContextManager[None]:
+        """Convolutions of float32 in float32: a GPU's default is TF32, of 10 bits."""
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray | Tensor) -> ImageFeatures:
+        """uint8 (B, H, W), H and W multiples of 32 → features of the B images, on the matcher's device."""
+        # From pinned memory the copy to a GPU goes on beside its work.
+        pixels = torch.tensor(images) if isinstance(images, np.ndarray) else images
+        if self.device.type == "cuda" and not pixels.is_cuda:
+            pixels = pixels.pin_memory()
+        pixels = pixels.to(self.device, non_blocking=True)[:, None].to(self.dtype).div_(255)
+        with self._exactly():
+            return self.model.encode(pixels.contiguous(memory_format=torch.channels_last))
+
+    @torch.inference_mode()
+    def match_features(self, features0: ImageFeatures, features1: ImageFeatures) -> list[Matches]:
+        """Match B encoded images with B others; coordinates in pixels of the network's input."""
+        with self._exactly():
+            found = self.model.match(features0, features1)
+        counts = torch.bincount(found.cells[:, 0], minlength=len(features0)).cpu()
+        ends = np.cumsum(counts.numpy())[:-1]
+        columns = (found.keypoints0, found.keypoints1, found.scores)
+        split = [np.split(column.float().cpu().numpy(), ends) for column in columns]
+        return [Matches(*rows) for rows in zip(*split, strict=True)]
+
+    def match(
+        self,
+        images0: Sequence[np.ndarray],
+        images1: Sequence[np.ndarray],
+        *,
+        size: tuple[int, int] | int | None = None,
+        batch_size: int | None = None,
+    ) -> list[Matches]:
+        """Match images0[n] with images1[n].
+
+        images0, images1: uint8 grey arrays (H, W) of any sizes, or a stack of them; an array that occurs in several
+        pairs (the same object) is encoded once.
+        size: None keeps every array whose sides are multiples of 32 and resizes others to the nearest such shape; an
+        integer makes it the longer side; (height, width) is taken as it is (rounded to multiples of 32).
+        batch_size: pairs that go through the network at once; default by device and shape; changes no result.
+        Raises ArgumentError for lists of different lengths and for arrays that are not uint8 (H, W).
+        """
+        if len(images0) != len(images1):
+            raise ArgumentError(
+                f"{len(images0)} images against {len(images1)}: give two lists of the same length."
+            )
+        images0, images1 = (
+            list(images0),
+            list(images1),
+        )  # of a stack every access would be another object
+        arrays = {id(image): image for image in (*images0, *images1)}
+        for image in arrays.values():
+            if (
+                not isinstance(image, np.ndarray)
+                or image.dtype != np.uint8
+                or image.ndim != 2
+                or 0 in image.shape
+            ):
+                what = (
+                    f"{image.dtype} {image.shape}"
+                    if isinstance(image, np.ndarray)
+                    else type(image).__name__
+                )
+                raise ArgumentError(
+                    f"Images must be uint8 grey arrays (H, W), got {what}; convert it first."
+                )
+        shapes = {key: self._shape(image, size) for key, image in arrays.items()}
+
+        groups: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = defaultdict(list)
+        for n, (image0, image1) in enumerate(zip(images0, images1, strict=True)):
+            groups[shapes[id(image0)], shapes[id(image1)]].append(n)
+        results: dict[int, Matches] = {}
+        for both, members in groups.items():
+            at_once = batch_size or pairs_at_once(self.device, *both)
+            for start in range(0, len(members), at_once):
+                batch = members[start : start + at_once]
+                features0 = self._encode_arrays([images0[n] for n in batch], shapes)
+                features1 = self._encode_arrays([images1[n] for n in batch], shapes)
+                for n, found in zip(batch, self.match_features(features0, features1), strict=True):
+                    image0, image1 = images0[n], images1[n]
+                    results[n] = Matches(
+                        to_original(found.keypoints0, shapes[id(image0)], image0.shape),
+                        to_original(found.keypoints1, shapes[id(image1)], image1.shape),
+                        found.scores,
+                    )
+        return [results[n] for n in range(len(images0))]
+
+    def _shape(self, image: np.ndarray, size: tuple[int, int] | int | None) -> tuple[int, int]:
+        height, width = image.shape
+        if isinstance(size, int):
+            height, width = (round(side * size / max(image.shape)) for side in (height, width))
+        elif size is not None:
+            height, width = size
+        return nearest_shape(height, width, self.model.config.divisor)
+
+    def _encode_arrays(
+        self, images: Sequence[np.ndarray], shapes: dict[int, tuple[int, int]]
+    ) -> ImageFeatures:
+        distinct = list({id(image): image for image in images}.values())
+        index = {id(image): i for i, image in enumerate(distinct)}
+        features = self.encode(np.stack([resize(image, shapes[id(image)]) for image in distinct]))
+        if len(distinct) == len(images):
+            return features
+        return features[torch.tensor([index[id(image)] for image in images], device=self.device)]

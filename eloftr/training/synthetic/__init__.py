@@ -1,0 +1,1 @@
+"""Synthetic training pairs: two views of photographs with exact dense correspondence."""

@@ -1,0 +1,1 @@
+"""Weights: the bundled ones, the names of their parameters, reading and writing."""

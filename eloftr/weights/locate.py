@@ -1,0 +1,93 @@
+"""From what a user names (a bundled name, a folder, a file, a hub id) to files on this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eloftr.config import CONFIG_FILE
+from eloftr.errors import CheckpointError
+
+WEIGHTS_FILE = "model.safetensors"
+BUNDLED = Path(__file__).parent
+
+
+def bundled_names() -> list[str]:
+    """Names of the checkpoints that ship with the package."""
+    return sorted(folder.name for folder in BUNDLED.glob("*") if (folder / WEIGHTS_FILE).exists())
+
+
+def resolve(name_or_path: str | Path, files: Sequence[str] = (CONFIG_FILE, WEIGHTS_FILE)) -> Path:
+    """A bundled name, a folder, a file or a hub id, of which `files` are downloaded → a local folder or file."""
+    path = Path(name_or_path)
+    if path.exists():
+        return path
+    name = str(name_or_path)
+    if name in bundled_names():
+        return BUNDLED / name
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
+        return _from_hub(name, files)
+    raise CheckpointError(
+        f"{name}: no such file, folder or bundled name; bundled are {', '.join(bundled_names()) or 'none'}."
+    )
+
+
+def find_file(name_or_path: str | Path, file: str) -> Path:
+    """One file of what a name stands for, and no other download: `config.json` of a hub id, say; a file is itself."""
+    path = resolve(name_or_path, [file])
+    if path.is_dir():
+        path = path / file
+    if not path.exists():
+        raise CheckpointError(
+            f"{name_or_path}: holds no {file}; give a folder that has one, or the file."
+        )
+    return path
+
+
+def _from_hub(repository: str, files: Sequence[str]) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise CheckpointError(
+            f"{repository}: no such folder, and the hub client is not installed; pip install huggingface-hub."
+        ) from error
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(files)))
+    except (
+        Exception
+    ) as error:  # the client raises many kinds, all meaning that the weights did not come
+        raise CheckpointError(
+            f"{repository}: no such folder, and the hub did not give it ({type(error).__name__}); "
+            "check the name and the connection, or download the weights and pass their path."
+        ) from error
+
+
+def find_weights(name_or_path: str | Path) -> Path:
+    """The file of the weights that a name stands for. Raises CheckpointError where there is none."""
+    path = resolve(name_or_path)
+    if not path.is_dir():
+        return path
+    file = path / WEIGHTS_FILE
+    if not file.exists():
+        raise CheckpointError(
+            f"{path}: holds no {WEIGHTS_FILE}; give the folder or file of the weights."
+        )
+    return file
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The dictionary that a JSON file holds. Raises CheckpointError for anything else."""
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{file}: no readable JSON ({error}); copy the file again."
+        ) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(
+            f"{file}: holds no parameters by name; give a file that transformers or this one wrote."
+        )
+    return values

@@ -1,0 +1,443 @@
+"""A small ray-caster of textured flat surfaces: photographs with exact depth.
+
+A scene is a list of parallelograms and discs, each showing a region of a texture under its own map of light. A flat
+surface seen through a pinhole is a homography from pixels to the surface, and its inverse depth is linear in the pixel.
+
+Conventions: pixel centres at integers, the top-left one at (0, 0); R (3, 3) and t (3,) map world to camera,
+`x_camera = R @ x_world + t`, with camera x right, y down, z forward; K (3, 3) is the pinhole matrix; depth is
+z in the camera; 0 means nothing was hit. World z is up (it matters for the sky only).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eloftr.errors import ArgumentError
+
+Region = tuple[
+    float, float, float, float
+]  # left, top, width, height in a texture; all of it is (0, 0, 1, 1)
+_NEAR = 0.01  # nothing nearer to the camera than this is drawn, world units
+_CHUNK = 1 << 17  # samples shaded at a time: about what the cache holds
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A parallelogram `origin + a·right + b·down`, a and b in 0…1, or the ellipse inscribed in it.
+
+    Seen from its outside, `right` and `down` point right and down; so does the texture. Both sides are drawn.
+    """
+
+    origin: np.ndarray  # (3,) world
+    right: np.ndarray  # (3,) along the rows of the texture
+    down: np.ndarray  # (3,) along its columns
+    texture: int  # index into the textures of the scene
+    region: Region = (0.0, 0.0, 1.0, 1.0)
+    disc: bool = False
+
+    def outward(self) -> np.ndarray:
+        """Unit normal (3,) on the outside."""
+        normal = np.cross(self.down, self.right)
+        return normal / np.linalg.norm(normal)
+
+
+class Scene:
+    """Surfaces with their textures and light, packed for `render`. Knows nothing of cameras.
+
+    textures: each (h, w) or (h, w, 3) uint8, all grey or all colour; shown as they are where the light is 1.
+    light: one map a surface from `lighting.bake_light`, or None for full light everywhere.
+    sky: RGB 0…1 at the horizon and overhead.
+    Raises ArgumentError for no surface, textures of different kinds, or a surface whose texture does not exist.
+    """
+
+    def __init__(
+        self,
+        surfaces: Sequence[Surface],
+        textures: Sequence[np.ndarray],
+        light: Sequence[np.ndarray] | None = None,
+        sky: tuple[Sequence[float], Sequence[float]] = ((0.80, 0.85, 0.88), (0.42, 0.58, 0.78)),
+    ) -> None:
+        kinds = {texture.shape[2:] for texture in textures}
+        if kinds not in ({()}, {(3,)}) or any(texture.dtype != np.uint8 for texture in textures):
+            raise ArgumentError(
+                "Textures must be uint8, all of shape (h, w) or all of shape (h, w, 3)."
+            )
+        if not surfaces:
+            raise ArgumentError("A scene needs at least one surface.")
+        for surface in surfaces:
+            if not 0 <= surface.texture < len(textures):
+                raise ArgumentError(
+                    f"A surface shows texture {surface.texture}, but there are {len(textures)}."
+                )
+        self.surfaces = list(surfaces)
+        self.grey = kinds == {()}
+        self.channels = 1 if self.grey else 3
+        light = [np.ones((1, 1, 3))] * len(self.surfaces) if light is None else light
+        packed = [_packed(self._in_channels(part).astype(np.float32)) for part in light]
+        starts = np.cumsum([0] + [part.shape[1] for part in packed[:-1]])
+        self.light = np.concatenate(packed, axis=1)
+        sides = np.array([part.shape[1::-1] for part in light])
+        self.light_maps = np.concatenate(
+            [starts[None], sides.T]
+        )  # first texel, columns, rows; a surface each
+        self.sky = self._in_channels(np.asarray(sky, np.float32)) * 255
+        self.texels, self.levels, self.depth, self.deepest = self._pyramids(textures)
+
+        # per surface: left, top, width, height of its region in texels of the finest level, (4, surfaces)
+        sizes = np.array(
+            [textures[s.texture].shape[1::-1] for s in self.surfaces], np.float32
+        ).reshape(-1, 2)
+        regions = np.array([s.region for s in self.surfaces], np.float32).reshape(-1, 4)
+        self.texel_region = (regions * np.tile(sizes, 2)).T
+        self.texture = np.array([s.texture for s in self.surfaces], np.int32)
+
+    def _in_channels(self, colour: np.ndarray) -> np.ndarray:
+        return colour @ np.array([[0.299], [0.587], [0.114]], np.float32) if self.grey else colour
+
+    def _pyramids(
+        self, textures: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+        """Mip pyramids of all textures behind one another, so that one gather serves all surfaces.
+
+        Returns the texels (channels, …) uint8; first texel, width and height of each level (3, textures ×
+        depth); levels a texture (depth, the same for all: short pyramids repeat their last); and its last own
+        level.
+        """
+        texels: list[np.ndarray] = []
+        levels: list[list[tuple[int, int, int]]] = []
+        offset = 0
+        for texture in textures:
+            level = texture.reshape(*texture.shape[:2], self.channels).astype(np.float32)
+            levels.append([])
+            while True:
+                height, width = level.shape[:2]
+                texels.append(_packed((level + 0.5).astype(np.uint8)))
+                levels[-1].append((offset, width, height))
+                offset += texels[-1].shape[1]
+                if max(height, width) <= 2:
+                    break
+                even = np.pad(level, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+                level = 0.25 * (
+                    even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
+                )
+        depth = max(len(rows) for rows in levels)
+        table = np.array([rows + [rows[-1]] * (depth - len(rows)) for rows in levels], np.int64)
+        deepest = np.array([len(rows) - 1 for rows in levels], np.int32)
+        return (
+            np.concatenate(texels, axis=1),
+            np.ascontiguousarray(table.reshape(-1, 3).T),
+            depth,
+            deepest,
+        )
+
+
+def _packed(image: np.ndarray) -> np.ndarray:
+    """(h, w, channels) → (channels, (h + 1)·(w + 1)): last row and column twice, so taps need no test."""
+    padded = np.pad(image, ((0, 1), (0, 1), (0, 0)), mode="edge")
+    return padded.transpose(2, 0, 1).reshape(image.shape[2], -1)
+
+
+def render(
+    scene: Scene,
+    K: np.ndarray,
+    R: np.ndarray,
+    t: np.ndarray,
+    shape: tuple[int, int],
+    samples: int = 2,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Photograph a scene.
+
+    shape: (h, w) of the picture in pixels.
+    samples: rays per pixel and side; 1 leaves jagged edges and is fastest, 3 is sharp on slanted surfaces.
+    Returns the image, (h, w) or (h, w, 3) uint8 as the textures are, and depth (h, w) float32 at the pixel
+    centres.
+    """
+    if samples < 1:
+        raise ArgumentError(f"samples is {samples}, must be 1 or more.")
+    height, width = shape
+    to_plane, bounds = _homographies(scene, K, R, t, shape)
+    columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    depth = np.empty(shape, np.float32)
+    image = np.empty((scene.channels, height, width), np.float32)
+    offsets = (np.arange(samples, dtype=np.float32) + 0.5) / samples - 0.5
+    fine_columns = (columns[:, None] + offsets).ravel()
+    step = max(1, _CHUNK // (width * samples**2))
+    for top in range(0, height, step):
+        some = rows[top : top + step]
+        fine_rows = (some[:, None] + offsets).ravel()
+        nearest, inverse = _nearest(scene, to_plane, bounds, fine_columns, fine_rows)
+        colour = _shade(scene, to_plane, nearest, fine_columns, fine_rows, samples)
+        _sky(scene, colour, nearest, np.asarray(K), np.asarray(R), fine_columns, fine_rows)
+        image[:, top : top + step] = _averaged(colour, samples)
+        if samples > 1:
+            _, inverse = _nearest(scene, to_plane, bounds, columns, some)
+        depth[top : top + step] = np.where(inverse > 0, 1 / np.maximum(inverse, 1e-12), 0)
+    image = np.clip(image + 0.5, 0, 255).astype(np.uint8)
+    return (image[0] if scene.grey else np.ascontiguousarray(image.transpose(1, 2, 0))), depth
+
+
+def correspond(
+    depth0: np.ndarray,
+    K0: np.ndarray,
+    R0: np.ndarray,
+    t0: np.ndarray,
+    K1: np.ndarray,
+    R1: np.ndarray,
+    t1: np.ndarray,
+    depth1: np.ndarray,
+    tolerance: float = 0.01,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where every pixel of image 0 is in image 1.
+
+    depth0, depth1: (h, w) of `render`; the two images may differ in size.
+    tolerance: how far off the surface seen in image 1 a visible point may lie, relative to its depth.
+    Returns flow (h, w, 2) float32, position (x, y) in image 1 minus position in image 0, and visible (h, w)
+    bool: inside image 1 and not behind another surface there. Flow is exact also where the point is hidden or
+    outside; it is 0 where image 0 shows no surface or the point is behind camera 1.
+    """
+    height, width = depth0.shape
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    K0, R0, t0, K1, R1, t1 = (np.asarray(a, np.float64) for a in (K0, R0, t0, K1, R1, t1))
+    rotation = K1 @ R1 @ R0.T @ np.linalg.inv(K0)
+    shift = K1 @ (t1 - R1 @ R0.T @ t0)
+    z0 = depth0.astype(np.float64)
+    projected = np.stack([x, y, np.ones_like(x)], -1) @ rotation.T * z0[..., None] + shift
+    z1 = projected[..., 2]
+    seen = (z0 > 0) & (z1 > _NEAR)
+    x1, y1 = (
+        np.where(seen, projected[..., k] / np.where(seen, z1, 1), p) for k, p in ((0, x), (1, y))
+    )
+    flow = np.stack([x1 - x, y1 - y], -1).astype(np.float32)
+
+    # Inverse depth is linear on a flat surface: its bilinear sample is exact where one fills the four taps.
+    height1, width1 = depth1.shape
+    visible = seen & (x1 >= 0) & (y1 >= 0) & (x1 <= width1 - 1) & (y1 <= height1 - 1)
+    u, v = x1[visible], y1[visible]
+    left, top = (
+        np.minimum(u.astype(int), max(width1 - 2, 0)),
+        np.minimum(v.astype(int), max(height1 - 2, 0)),
+    )
+    right, bottom = np.minimum(left + 1, width1 - 1), np.minimum(top + 1, height1 - 1)
+    inverse = np.where(depth1 > 0, 1 / np.where(depth1 > 0, depth1, 1), 0).astype(np.float64)
+    a, b = u - left, v - top
+    upper = inverse[top, left] * (1 - a) + inverse[top, right] * a
+    lower = inverse[bottom, left] * (1 - a) + inverse[bottom, right] * a
+    visible[visible] = np.abs((upper * (1 - b) + lower * b) * z1[visible] - 1) <= tolerance
+    return flow, visible
+
+
+def look_at(centre: Sequence[float], target: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """R (3, 3), t (3,) of a camera at `centre` that looks at `target`, upright in a world whose z is up."""
+    where = np.asarray(centre, float)
+    forward = np.asarray(target, float) - where
+    forward /= np.linalg.norm(forward)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    R = np.stack([right, np.cross(forward, right), forward])
+    return R, -R @ where
+
+
+def box(
+    corner: np.ndarray, edges: np.ndarray, texture: int, regions: Sequence[Region]
+) -> list[Surface]:
+    """The faces of a box, without its bottom: front, right, back, left, top.
+
+    corner (3,): the front-left-bottom one; edges (3, 3): its rows lead right, backwards and up from there.
+    regions: of the texture, one a face.
+    """
+    right, back, up = edges
+    faces = [
+        (corner + up, right, -up),
+        (corner + right + up, back, -up),
+        (corner + right + back + up, -right, -up),
+        (corner + back + up, -back, -up),
+        (corner + back + up, right, -back),
+    ]
+    return [
+        Surface(o, u, v, texture, region) for (o, u, v), region in zip(faces, regions, strict=True)
+    ]
+
+
+def column(
+    foot: np.ndarray,
+    radius: float,
+    height: float,
+    texture: int,
+    region: Region,
+    cap: int,
+    cap_region: Region,
+    sides: int = 16,
+) -> list[Surface]:
+    """An upright round column: flat sides with one region of a texture around them, and a disc on top.
+
+    foot (3,): the centre of its bottom.
+    """
+    angle = 2 * np.pi * np.arange(sides + 1) / sides
+    ring = foot + radius * np.stack([np.cos(angle), np.sin(angle), 0 * angle], -1)
+    up = np.array([0.0, 0.0, height])
+    left, top, width, tall = region
+    surfaces = [
+        Surface(a + up, b - a, -up, texture, (left + k * width / sides, top, width / sides, tall))
+        for k, (a, b) in enumerate(itertools.pairwise(ring))
+    ]
+    across = 2 * radius * np.eye(3)
+    corner = foot + up - 0.5 * across[0] + 0.5 * across[1]
+    return [*surfaces, Surface(corner, across[0], -across[1], cap, cap_region, disc=True)]
+
+
+def _homographies(
+    scene: Scene, K: np.ndarray, R: np.ndarray, t: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Per surface: pixel (x, y, 1) → (a, b, 1)/depth (n, 3, 3); its bounds in the image (n, 4): x, x, y, y.
+
+    A surface seen edge-on, or wholly behind the camera, gets empty bounds.
+    """
+    height, width = shape
+    K, R, t = (np.asarray(a, np.float64) for a in (K, R, t))
+    to_plane = np.zeros((len(scene.surfaces), 3, 3))
+    bounds = np.tile([1.0, -1.0, 1.0, -1.0], (len(scene.surfaces), 1))
+    corners = np.array([[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]])
+    for k, s in enumerate(scene.surfaces):
+        in_camera = np.stack([R @ s.right, R @ s.down, R @ s.origin + t], -1)
+        sides = np.linalg.norm(in_camera, axis=0)
+        if abs(np.linalg.det(in_camera)) < 1e-9 * sides.prod():
+            continue
+        z = in_camera[2] @ corners
+        if z.max() < _NEAR:
+            continue
+        to_plane[k] = np.linalg.inv(K @ in_camera)
+        if z.min() < _NEAR:
+            bounds[k] = -1, width, -1, height
+        else:
+            x, y = (K @ in_camera @ corners / z)[:2]
+            bounds[k] = x.min() - 0.1, x.max() + 0.1, y.min() - 0.1, y.max() + 0.1
+    return to_plane, bounds
+
+
+def _nearest(
+    scene: Scene, to_plane: np.ndarray, bounds: np.ndarray, columns: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The surface seen along each ray, -1 for none, and its inverse depth; both (rows, columns)."""
+    nearest = np.full((len(rows), len(columns)), -1, np.int16)
+    inverse = np.zeros(nearest.shape, np.float32)
+    for k, s in enumerate(scene.surfaces):
+        x0, x1 = np.searchsorted(columns, bounds[k, :2])
+        y0, y1 = np.searchsorted(rows, bounds[k, 2:])
+        if x0 >= x1 or y0 >= y1:
+            continue
+        a, b, c = (
+            (h[0] * columns[x0:x1]).astype(np.float32)
+            + (h[1] * rows[y0:y1] + h[2]).astype(np.float32)[:, None]
+            for h in to_plane[k]
+        )
+        so_far = inverse[y0:y1, x0:x1]
+        hit = (c > so_far) & (c < 1 / _NEAR) & (a >= 0) & (a <= c) & (b >= 0) & (b <= c)
+        if s.disc:
+            hit &= (a - 0.5 * c) ** 2 + (b - 0.5 * c) ** 2 <= 0.25 * c * c
+        np.copyto(so_far, c, where=hit)
+        np.copyto(nearest[y0:y1, x0:x1], k, where=hit)
+    return nearest, inverse
+
+
+def _shade(
+    scene: Scene,
+    to_plane: np.ndarray,
+    nearest: np.ndarray,
+    columns: np.ndarray,
+    rows: np.ndarray,
+    samples: int,
+) -> np.ndarray:
+    """Texture times light along each ray, (channels, rows, columns) float32 0…255; 0 where it hit nothing."""
+    colour = np.zeros((scene.channels, nearest.size), np.float32)
+    hit = np.flatnonzero(nearest >= 0)
+    j, i = np.divmod(hit, len(columns))
+    x, y, which = columns[i], rows[j], nearest.ravel()[hit]
+    h = np.take(to_plane.reshape(-1, 9).T.astype(np.float32), which, axis=1)
+    depth = 1 / (h[6] * x + h[7] * y + h[8])
+    a = (h[0] * x + h[1] * y + h[2]) * depth
+    b = (h[3] * x + h[4] * y + h[5]) * depth
+    origin_x, origin_y, size_x, size_y = np.take(scene.texel_region, which, axis=1)
+
+    # Texels crossed by a step of one sample to the right and down, the longer of the two, choose the mip
+    # level. Each of a pixel's samples rounds at another threshold, so their mean blends two levels without a
+    # second lookup.
+    right = ((h[0] - a * h[6]) * size_x) ** 2 + ((h[3] - b * h[6]) * size_y) ** 2
+    down = ((h[1] - a * h[7]) * size_x) ** 2 + ((h[4] - b * h[7]) * size_y) ** 2
+    crossed = np.maximum(right, down) * (depth / samples) ** 2
+    threshold = (((j % samples) * samples + i % samples + 0.5) / samples**2).astype(np.float32)
+    level = np.floor(0.5 * np.log2(np.maximum(crossed, 1e-12)) + threshold).astype(np.int32)
+    texture = scene.texture[which]
+    level = np.clip(level, 0, scene.deepest[texture])
+    start, width, height = np.take(scene.levels, texture * scene.depth + level, axis=1)
+    shrink = np.ldexp(np.float32(1), -level)
+    x, y = (origin_x + a * size_x) * shrink, (origin_y + b * size_y) * shrink
+    start_light, columns, rows = np.take(scene.light_maps, which, axis=1)
+    light = _bilinear(scene.light, start_light, columns, rows, a * columns, b * rows)
+    colour[:, hit] = _bilinear(scene.texels, start, width, height, x, y) * light
+    return colour.reshape(-1, *nearest.shape)
+
+
+def _bilinear(
+    texels: np.ndarray,
+    start: np.ndarray,
+    width: np.ndarray,
+    height: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+) -> np.ndarray:
+    """Samples (channels, n) float32 of images stored by `_packed` in texels (channels, …).
+
+    start, width, height: of each sample's image; x, y (n,) in its texels, (0, 0) at its very corner.
+    """
+    x = np.clip(x - 0.5, 0, (width - 1).astype(np.float32))
+    y = np.clip(y - 0.5, 0, (height - 1).astype(np.float32))
+    left, top = x.astype(np.int64), y.astype(np.int64)
+    a, b = x - left.astype(np.float32), y - top.astype(np.float32)
+    stride = width + 1
+    at = start + top * stride + left
+    below = at + stride
+    mixed = np.empty((len(texels), len(x)), np.float32)
+    for plane, out in zip(texels, mixed, strict=True):
+        upper = _mix(plane.take(at), plane.take(at + 1), a)
+        lower = _mix(plane.take(below), plane.take(below + 1), a)
+        out[:] = _mix(upper, lower, b)
+    return mixed
+
+
+def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    first = first.astype(np.float32)
+    return first + (second - first) * share
+
+
+def _averaged(colour: np.ndarray, samples: int) -> np.ndarray:
+    """Mean over the samples of each pixel, (channels, h·samples, w·samples) → (channels, h, w)."""
+    # Strided sums: numpy reduces short inner axes slowly.
+    total = np.zeros(
+        (len(colour), colour.shape[1] // samples, colour.shape[2] // samples), np.float32
+    )
+    for row in range(samples):
+        for column in range(samples):
+            total += colour[:, row::samples, column::samples]
+    return total / samples**2
+
+
+def _sky(
+    scene: Scene,
+    colour: np.ndarray,
+    nearest: np.ndarray,
+    K: np.ndarray,
+    R: np.ndarray,
+    columns: np.ndarray,
+    rows: np.ndarray,
+) -> None:
+    """Fill the rays that hit nothing with a smooth gradient by their elevation."""
+    j, i = np.nonzero(nearest < 0)
+    if len(j) == 0:
+        return
+    ray = np.stack([columns[i], rows[j], np.ones(len(i))], -1) @ (R.T @ np.linalg.inv(K)).T
+    up = np.clip(1.6 * ray[:, 2] / np.linalg.norm(ray, axis=1), 0, 1)[:, None]
+    colour[:, j, i] = (scene.sky[0] + (scene.sky[1] - scene.sky[0]) * up).T
