@@ -264,7 +264,7 @@ def judged(rankings: dict[str, dict[str, np.ndarray]], name: str) -> dict[str, A
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The table of docs/reranking.md, per cent before → after; seconds are – where they were not
+    """The table of results/reranking.md, per cent before → after; seconds are – where they were not
     measured.
     """
     head = (

@@ -1,16 +1,15 @@
 """What matching a hundred million photographs would take: bytes, hours, shards and objects,
 computed from unit costs.
 
-    python benchmarks/scale/scale_plan.py                  prints the tables of docs/scale.md from
-                                                           results/scale.json
-    python benchmarks/scale/scale_plan.py --measure RUN    measures the unit costs anew and writes
-                                                           results/scale.json
+    python benchmarks/scale/scale_plan.py                  prints the tables of results/scale.md
+    python benchmarks/scale/scale_plan.py --measure RUN    measures the unit costs anew
 
 RUN is a finished run folder of real photographs made on this machine; its files and summary give
 bytes and seconds. The network's operations are counted, and its CPU seconds taken, at 640×480 in
-the published configuration, one thread, for pairs that match everywhere: an upper bound. Import
-costs are those that benchmarks/scale/importing.py wrote to results/importing.json. What is assumed
-and not measured stands in ASSUMED, and is printed as such.
+the published configuration, one thread, for pairs that match everywhere: an upper bound. The unit
+costs are written to results/scale.json. Import costs are those that benchmarks/scale/importing.py
+wrote to results/importing.json. What is assumed and not
+measured stands in ASSUMED, and is printed as such.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The benchmarks of scale: what importing.py writes is a run, and docs/scale.md says what
+"""The benchmarks of scale: what importing.py writes is a run, and results/scale.md says what
 scale_plan.py computes.
 """
 
@@ -16,8 +16,6 @@ from benchmarks.scale import importing, planning, scale_plan, streaming
 from pipeline.reconstruct.keypoints import merge_keypoints
 from pipeline.store.folder import Folder
 from pipeline.tables import IMAGES, MATCHES, unragged
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 def test_a_made_up_run_is_imported_whole_and_measured(tmp_path: Path) -> None:
@@ -130,19 +128,19 @@ def test_the_document_has_the_tables_that_the_script_prints(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert scale_plan.main([]) == 0
-    document = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8")
+    document = (scale_plan.RESULTS / "scale.md").read_text(encoding="utf-8")
     for line in capsys.readouterr().out.splitlines():
         assert line in document.splitlines(), line
 
 
 def test_the_document_has_the_imports_that_were_measured() -> None:
-    document = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8").splitlines()
+    document = (scale_plan.RESULTS / "scale.md").read_text(encoding="utf-8").splitlines()
     for line in importing.table(json.loads(scale_plan.IMPORTING.read_text())["rows"]).splitlines():
         assert line in document, line
 
 
 def test_the_document_has_the_streams_that_were_measured() -> None:
-    document = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8").splitlines()
+    document = (scale_plan.RESULTS / "scale.md").read_text(encoding="utf-8").splitlines()
     rows = json.loads((scale_plan.RESULTS / "streaming.json").read_text())["rows"]
     for line in streaming.table(rows).splitlines():
         assert line in document, line
