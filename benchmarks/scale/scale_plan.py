@@ -8,8 +8,8 @@ RUN is a finished run folder of real photographs made on this machine; its files
 bytes and seconds. The network's operations are counted, and its CPU seconds taken, at 640×480 in
 the published configuration, one thread, for pairs that match everywhere: an upper bound. The unit
 costs are written to results/scale.json. Import costs are those that benchmarks/scale/importing.py
-wrote to results/importing.json. What is assumed and not
-measured stands in ASSUMED, and is printed as such.
+wrote to results/importing.json. What is assumed and not measured stands in ASSUMED, and
+is printed as such.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 from pictures import views
 
 from benchmarks.quality import reranking
@@ -39,15 +38,6 @@ class InThisProcess(LocalExecutor):
             for work in works:
                 value = work(value, 1)
             yield value
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The stages set it in the process that they are made in, which is this one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
