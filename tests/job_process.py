@@ -50,7 +50,7 @@ def eloftr(*arguments: object, cwd: Path, **environment: str) -> subprocess.Comp
 
 
 def marked(mark: str, title: str = "") -> list[int]:
-    """Processes that inherited an environment with this mark, are still there and have `title` in their command."""
+    """Processes that inherited this mark, are still there and have `title` in their command."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -94,7 +94,7 @@ class Job:
             stdout=self.logs[0],
             stderr=self.logs[1],
             start_new_session=True,
-            # A suite that a shell runs in the background ignores Ctrl-C, and so would what it starts.
+            # A suite that a shell runs in the background ignores Ctrl-C, as would its children.
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 

@@ -89,7 +89,7 @@ def write_photos(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds `photos` and `pairs.csv`: all pairs, one of them twice, and three that are none."""
+    """`photos` and `pairs.csv`: all pairs, one of them twice, and three that are none."""
     place = tmp_path_factory.mktemp("place")
     write_photos(place / "photos")
     pairs = [*combinations(sorted([*GOOD, *BAD]), 2), ("plain.jpg", "grey.png")]
@@ -134,7 +134,7 @@ def finished(place: Path, request: pytest.FixtureRequest) -> Finished:
 
 @pytest.fixture
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """For calling `main` in this process: in the folder of the photographs, and Ray must not have been started."""
+    """The folder of the photographs, for `main` in this process, where no Ray may be started."""
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.chdir(place)
