@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 import pipeline
 from benchmarks.environment import write_results
 from eloftr import load_model
-from pipeline.execute.executor import EXECUTORS
+from pipeline.execute.choose import EXECUTORS
 from pipeline.pairs.descriptors import Descriptors, describe_images
 from pipeline.pairs.formats import write_candidates
 from pipeline.pairs.retrieval import candidates_of

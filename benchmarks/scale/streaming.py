@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 
 from benchmarks.environment import PROJECT, peak_memory, write_results
 from pipeline.events import Event
-from pipeline.execute.executor import make_executor
+from pipeline.execute.choose import make_executor
 from pipeline.match.job import match_photographs
 from pipeline.match.match import MatchedShard, MatchShard, matches_table
 from pipeline.match.options import MatchingOptions, RunOptions

@@ -130,7 +130,7 @@ class RayExecutor:
         ones do not. Raises ExecutorError for actors that this cluster cannot hold, before any work.
         """
         if not tasks:  # Ray Data has no dataset without blocks
-            return (nothing for nothing in ())
+            return _nothing()
         self.start()
         capacity = self.capacity()
         first, most, share = actors.resolved(capacity, len(tasks))
@@ -177,6 +177,11 @@ class RayExecutor:
                     carried.__call__, compute=compute, num_cpus=TASK_CPUS, **one_row
                 )
         return _stage_results(dataset, attempts)
+
+
+def _nothing() -> Generator[Any, None, None]:
+    """The results of no tasks."""
+    yield from ()
 
 
 class _Attempts:
