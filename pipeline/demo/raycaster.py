@@ -10,9 +10,7 @@ z in the camera; 0 means nothing was hit. World z is up (it matters for the sky 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 

@@ -5,6 +5,7 @@ World units are metres; z is up. Conventions of cameras are those of `pipeline.d
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 

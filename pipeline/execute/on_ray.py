@@ -120,7 +120,8 @@ class RayExecutor:
         ones do not. Raises ExecutorError for actors that this cluster cannot hold, before any work.
         """
         if not tasks:  # Ray Data has no dataset without blocks
-            return (nothing for nothing in ())
+            nothing: tuple[Any, ...] = ()
+            return (result for result in nothing)
         self.start()
         capacity = self.capacity()
         first, most, share = actors.resolved(capacity, len(tasks))
