@@ -51,7 +51,9 @@ def reference_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFacto
     """The reference checkpoint, original keys, as one safetensors file."""
     from safetensors.numpy import save_file
 
-    spec = importlib.util.spec_from_file_location("reference_checkpoint", reference / "reference_checkpoint.py")
+    spec = importlib.util.spec_from_file_location(
+        "reference_checkpoint", reference / "reference_checkpoint.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -89,7 +91,11 @@ def s3() -> Iterator[dict[str, str]]:
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    options = {"endpoint_url": f"http://{host}:{port}", "key": "hidden-user", "secret": "hidden-password"}
+    options = {
+        "endpoint_url": f"http://{host}:{port}",
+        "key": "hidden-user",
+        "secret": "hidden-password",
+    }
     import fsspec
 
     # All servers of a process share their buckets: begin with none, whatever ran before.

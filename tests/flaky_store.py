@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 # What may go wrong with a request; the number of the request for this path and method counts from 1.
 Trouble = Callable[[str, str, int], str]  # method, path, number → "" or one of the words below
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+SLOW_DOWN = (
+    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
 
 
 @contextmanager
@@ -57,7 +59,9 @@ def flaky_store(endpoint: str, trouble: Trouble) -> Iterator[tuple[str, Counter[
             for name, value in response.getheaders():
                 if name.lower() not in ("transfer-encoding", "connection", "content-length"):
                     self.send_header(name, value)
-            length = response.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+            length = (
+                response.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+            )
             self.send_header("Content-Length", length or "0")
             self.end_headers()
             if word == "cut":

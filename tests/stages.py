@@ -79,7 +79,8 @@ class Killing:
         listen: Listener = nobody,
     ) -> Iterator[Any]:
         killed = [
-            replace(stage, make=partial(KilledOnce, stage.make, self.traces / stage.name)) for stage in stages
+            replace(stage, make=partial(KilledOnce, stage.make, self.traces / stage.name))
+            for stage in stages
         ]
         return self.executor.run(killed, tasks, actors, listen)
 

@@ -34,7 +34,11 @@ ABOVE = {
     "eloftr/weights": NETWORK,
     "eloftr/training": {*NETWORK, "eloftr/weights", "eloftr/training/synthetic"},
     "eloftr/training/synthetic": NETWORK,
-    "eloftr/hf": {*NETWORK, "eloftr/weights", "eloftr/training"},  # the loss of the training, for labels
+    "eloftr/hf": {
+        *NETWORK,
+        "eloftr/weights",
+        "eloftr/training",
+    },  # the loss of the training, for labels
     "eloftr/matching": {*NETWORK, "eloftr/weights", "eloftr/hf"},
     "pipeline": MODEL,
     "pipeline/store": TOP,
@@ -48,7 +52,13 @@ ABOVE = {
     "pipeline/demo": {*JOBS, "pipeline/report", "pipeline.front"},
     "pipeline.front": {*JOBS, "pipeline/report", "pipeline/demo"},
     "pipeline/cli": {*JOBS, "pipeline/report", "pipeline/demo", "pipeline.front"},
-    "pipeline/cli/commands": {*JOBS, "pipeline/report", "pipeline/demo", "pipeline.front", "pipeline/cli"},
+    "pipeline/cli/commands": {
+        *JOBS,
+        "pipeline/report",
+        "pipeline/demo",
+        "pipeline.front",
+        "pipeline/cli",
+    },
     "jobs": {"pipeline/cli"},
 }
 # What may come from outside into the model, where a package is imported with its module; and what inside of functions,
@@ -101,7 +111,9 @@ def imports(tree: ast.Module) -> Iterator[Import]:
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             yield from (Import(f"{base}.{alias.name}", node.lineno, top) for alias in node.names)
-        todo += [(child, top and not isinstance(node, functions)) for child in ast.iter_child_nodes(node)]
+        todo += [
+            (child, top and not isinstance(node, functions)) for child in ast.iter_child_nodes(node)
+        ]
 
 
 def room_of(root: Path, path: Path) -> str:
@@ -127,7 +139,9 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
             seen |= new
             todo += new
         reached[start] = seen
-    groups = {tuple(sorted(b for b in reached[a] if a in reached[b])) for a in graph if a in reached[a]}
+    groups = {
+        tuple(sorted(b for b in reached[a] if a in reached[b])) for a in graph if a in reached[a]
+    }
     return [list(group) for group in sorted(groups)]
 
 
@@ -139,7 +153,11 @@ def broken_rules(root: Path) -> list[str]:
     graph: dict[str, set[str]] = {name: set() for name in modules}
     for name, path in modules.items():
         text = path.read_text()
-        where, top, room = path.relative_to(root).as_posix(), name.partition(".")[0], room_of(root, path)
+        where, top, room = (
+            path.relative_to(root).as_posix(),
+            name.partition(".")[0],
+            room_of(root, path),
+        )
         lines = len(text.splitlines())
         most = MOST_LINES_OF_A_JOB if top == "jobs" else MOST_LINES
         if lines > most:
@@ -189,7 +207,12 @@ def defined(tree: ast.Module) -> Iterator[tuple[str, bool]]:
             found = [(node.name, False)]
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found = [(n.id, True) for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+            found = [
+                (n.id, True)
+                for target in targets
+                for n in ast.walk(target)
+                if isinstance(n, ast.Name)
+            ]
         yield from ((name, constant) for name, constant in found if not name.startswith("_"))
 
 
@@ -234,8 +257,12 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "__init__.py").touch()
         (folder / "thing.py").write_text("import json\n")
     (root / "pipeline/execute/on_ray.py").write_text("import ray\n")
-    (root / "eloftr/weights/hub.py").write_text("import torch\n\ndef load():\n    import huggingface_hub\n")
-    (root / "pipeline/match/job.py").write_text("from pipeline import thing\nfrom pipeline.store.thing import x\n")
+    (root / "eloftr/weights/hub.py").write_text(
+        "import torch\n\ndef load():\n    import huggingface_hub\n"
+    )
+    (root / "pipeline/match/job.py").write_text(
+        "from pipeline import thing\nfrom pipeline.store.thing import x\n"
+    )
     assert broken_rules(root) == []
     return root
 
@@ -245,37 +272,109 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("eloftr/thing.py", "import pipeline.thing", "eloftr may not import pipeline"),
         ("eloftr/thing.py", "import eloftr.hf.thing", "eloftr may not import eloftr/hf"),
-        ("eloftr/weights/thing.py", "from eloftr.hf import thing", "eloftr/weights may not import eloftr/hf"),
+        (
+            "eloftr/weights/thing.py",
+            "from eloftr.hf import thing",
+            "eloftr/weights may not import eloftr/hf",
+        ),
         ("eloftr/hf/thing.py", "import pyarrow", "imports pyarrow, which the model does without"),
-        ("eloftr/weights/thing.py", "import huggingface_hub", "outside of a function: not everybody has it"),
-        ("eloftr/thing.py", "def f():\n    import transformers", "transformers, which is not installed with it"),
-        ("pipeline/thing.py", "def f():\n    from pipeline.store.thing import x", "pipeline may not import pipeline/store"),
-        ("pipeline/store/thing.py", "import pipeline.photos.thing", "pipeline/store may not import pipeline/photos"),
-        ("pipeline/photos/thing.py", "from pipeline.pairs import thing", "pipeline/photos may not import pipeline/pairs"),
-        ("pipeline/execute/thing.py", "import pipeline.store.thing", "pipeline/execute may not import pipeline/store"),
-        ("pipeline/match/thing.py", "import pipeline.report.thing", "pipeline/match may not import pipeline/report"),
-        ("pipeline/match/thing.py", "import pipeline.rerank.thing", "pipeline/match may not import pipeline/rerank"),
-        ("pipeline/rerank/thing.py", "import pipeline.reconstruct", "pipeline/rerank may not import pipeline/reconstruct"),
-        ("pipeline/demo/thing.py", "import pipeline.cli.thing", "pipeline/demo may not import pipeline/cli"),
-        ("pipeline/store/thing.py", "import pipeline", "pipeline/store may not import pipeline.front"),
-        ("pipeline/store/thing.py", "import benchmarks", "benchmarks, which is not installed with it"),
-        ("pipeline/match/thing.py", "class A:\n    def f(self):\n        import ray.data", "only pipeline/execute/on_ray.py"),
+        (
+            "eloftr/weights/thing.py",
+            "import huggingface_hub",
+            "outside of a function: not everybody has it",
+        ),
+        (
+            "eloftr/thing.py",
+            "def f():\n    import transformers",
+            "transformers, which is not installed with it",
+        ),
+        (
+            "pipeline/thing.py",
+            "def f():\n    from pipeline.store.thing import x",
+            "pipeline may not import pipeline/store",
+        ),
+        (
+            "pipeline/store/thing.py",
+            "import pipeline.photos.thing",
+            "pipeline/store may not import pipeline/photos",
+        ),
+        (
+            "pipeline/photos/thing.py",
+            "from pipeline.pairs import thing",
+            "pipeline/photos may not import pipeline/pairs",
+        ),
+        (
+            "pipeline/execute/thing.py",
+            "import pipeline.store.thing",
+            "pipeline/execute may not import pipeline/store",
+        ),
+        (
+            "pipeline/match/thing.py",
+            "import pipeline.report.thing",
+            "pipeline/match may not import pipeline/report",
+        ),
+        (
+            "pipeline/match/thing.py",
+            "import pipeline.rerank.thing",
+            "pipeline/match may not import pipeline/rerank",
+        ),
+        (
+            "pipeline/rerank/thing.py",
+            "import pipeline.reconstruct",
+            "pipeline/rerank may not import pipeline/reconstruct",
+        ),
+        (
+            "pipeline/demo/thing.py",
+            "import pipeline.cli.thing",
+            "pipeline/demo may not import pipeline/cli",
+        ),
+        (
+            "pipeline/store/thing.py",
+            "import pipeline",
+            "pipeline/store may not import pipeline.front",
+        ),
+        (
+            "pipeline/store/thing.py",
+            "import benchmarks",
+            "benchmarks, which is not installed with it",
+        ),
+        (
+            "pipeline/match/thing.py",
+            "class A:\n    def f(self):\n        import ray.data",
+            "only pipeline/execute/on_ray.py",
+        ),
         ("jobs/thing.py", "import ray", "only pipeline/execute/on_ray.py"),
         ("benchmarks/thing.py", "import ray", "only pipeline/execute/on_ray.py"),
         ("jobs/thing.py", "from pipeline.match import thing", "jobs may not import pipeline/match"),
         ("jobs/thing.py", "1\n" * 21, "jobs/thing.py has 21 lines: at most 20"),
-        ("pipeline/match/thing.py", "1\n" * 401, "pipeline/match/thing.py has 401 lines: at most 400"),
+        (
+            "pipeline/match/thing.py",
+            "1\n" * 401,
+            "pipeline/match/thing.py has 401 lines: at most 400",
+        ),
         ("benchmarks/thing.py", "1\n" * 401, "benchmarks/thing.py has 401 lines: at most 400"),
         ("pipeline/match/thing.py", "from . import job", "a relative import"),
-        ("pipeline/store/thing.py", "import pipeline.store.other", "a circle of imports: pipeline.store.other, pipeline.store"),
-        ("pipeline/store/thing.py", "def f():\n    from pipeline.store import other", "a circle of imports"),
+        (
+            "pipeline/store/thing.py",
+            "import pipeline.store.other",
+            "a circle of imports: pipeline.store.other, pipeline.store",
+        ),
+        (
+            "pipeline/store/thing.py",
+            "def f():\n    from pipeline.store import other",
+            "a circle of imports",
+        ),
         ("pipeline/attic/thing.py", "", "pipeline/attic/thing.py lies in no room of the table"),
         ("pipeline/match/ten.py", "", "pipeline/match has 10 modules: at most 9"),
     ],
 )
-def test_a_broken_rule_is_found(clean: Path, tmp_path: Path, path: str, text: str, rule: str) -> None:
+def test_a_broken_rule_is_found(
+    clean: Path, tmp_path: Path, path: str, text: str, rule: str
+) -> None:
     root = Path(shutil.copytree(clean, tmp_path / "house"))
-    (root / "pipeline/store/other.py").write_text("def g():\n    from pipeline.store import thing\n")
+    (root / "pipeline/store/other.py").write_text(
+        "def g():\n    from pipeline.store import thing\n"
+    )
     for number in range(7):
         (root / f"pipeline/match/more{number}.py").touch()
     assert broken_rules(root) == []
@@ -288,7 +387,9 @@ def test_a_broken_rule_is_found(clean: Path, tmp_path: Path, path: str, text: st
 
 def test_a_name_of_two_modules_is_found(clean: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(clean, tmp_path / "house"))
-    (root / "eloftr/thing.py").write_text("def cut(): ...\nclass _Own: ...\nFIRST, SIZE = 1, 2\nOWN = 1\n")
+    (root / "eloftr/thing.py").write_text(
+        "def cut(): ...\nclass _Own: ...\nFIRST, SIZE = 1, 2\nOWN = 1\n"
+    )
     (root / "pipeline/thing.py").write_text("cut: int = 1\nclass _Own: ...\nSIZE = 3\nOWN = 2\n")
     (root / "pipeline/other.py").write_text("from eloftr.thing import FIRST, SIZE\n")
     assert names_of_several(root) == {
@@ -310,7 +411,9 @@ def test_the_table_of_the_documents_names_the_rooms_that_there_are() -> None:
             package = bold
             named.add(bold)
         folders = re.findall(r"`([\w/]+)/`", first)
-        named |= {name if name.partition("/")[0] in TOPS else f"{package}/{name}" for name in folders}
+        named |= {
+            name if name.partition("/")[0] in TOPS else f"{package}/{name}" for name in folders
+        }
     rooms = {
         folder.relative_to(PROJECT).as_posix()
         for top in ("eloftr", "pipeline", "jobs")
@@ -320,7 +423,10 @@ def test_the_table_of_the_documents_names_the_rooms_that_there_are() -> None:
     assert named == rooms
 
 
-@pytest.mark.parametrize("module", ["pipeline", "pipeline.execute.local", "pipeline.execute.worker", "pipeline.match.read"])
+@pytest.mark.parametrize(
+    "module",
+    ["pipeline", "pipeline.execute.local", "pipeline.execute.worker", "pipeline.match.read"],
+)
 def test_what_holds_no_model_imports_neither_torch_nor_ray(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'ray'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0

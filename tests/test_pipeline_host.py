@@ -43,7 +43,10 @@ def host() -> dict[str, Any]:
         "modules' path": [*sys.path],
         "threads of torch": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "types of torch": (torch.get_default_dtype(), torch.is_grad_enabled()),
-        "determinism": (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark),
+        "determinism": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark,
+        ),
         "levels": {name: (logger.level, len(logger.handlers)) for name, logger in loggers.items()},
         "root logger": (logging.root.level, [*logging.root.handlers], logging.root.manager.disable),
         "pixels of Pillow": (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES),
@@ -100,7 +103,9 @@ def tables(run: Path) -> dict[str, bytes]:
 
 
 def matched(photos: Path, output: Path, **other: Any) -> dict[str, bytes]:
-    summary = pipeline.match(str(photos), str(output), long_side=LONG_SIDE, executor="local", **other)
+    summary = pipeline.match(
+        str(photos), str(output), long_side=LONG_SIDE, executor="local", **other
+    )
     assert summary["pairs"] == 3
     return tables(output)
 
@@ -140,12 +145,17 @@ def test_matching_changes_nothing_around_it_and_prints_nothing(
     assert listener.events[-1].fields["done"] == 3
 
 
-def test_matching_works_in_two_threads_at_once(photos: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+def test_matching_works_in_two_threads_at_once(
+    photos: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
     listeners = Listener(), Listener()
     before = host()
     first, second = in_threads(
         lambda: (matched(photos, tmp_path / "first", progress=listeners[0]), threading.get_ident()),
-        lambda: (matched(photos, tmp_path / "second", progress=listeners[1]), threading.get_ident()),
+        lambda: (
+            matched(photos, tmp_path / "second", progress=listeners[1]),
+            threading.get_ident(),
+        ),
     )
     assert changes(before, host()) == {}
     assert first[0] == second[0] == expected
@@ -153,7 +163,9 @@ def test_matching_works_in_two_threads_at_once(photos: Path, tmp_path: Path, exp
         assert listener.threads == {thread}
 
 
-def test_a_run_that_is_done_has_nothing_to_do(photos: Path, finished: Path, expected: dict[str, bytes]) -> None:
+def test_a_run_that_is_done_has_nothing_to_do(
+    photos: Path, finished: Path, expected: dict[str, bytes]
+) -> None:
     summary = pipeline.match(str(photos), str(finished), long_side=LONG_SIDE, executor="local")
     assert (summary["pairs"], summary["session"]["pairs"]) == (3, 0)
     assert tables(finished) == expected
@@ -178,7 +190,9 @@ def test_a_reconstruction_changes_nothing_around_it_and_prints_nothing(
     storage: dict[str, Any] = {}
     cameras = CameraOptions(sharing="single")
     kept, before = copy.deepcopy(cameras), host()
-    summary = pipeline.reconstruct(str(run), tmp_path / "sfm", cameras=cameras, storage=storage, progress=listener)
+    summary = pipeline.reconstruct(
+        str(run), tmp_path / "sfm", cameras=cameras, storage=storage, progress=listener
+    )
     assert changes(before, host()) == {}
     assert [found.images for found in summary.models] == [3]
     assert (cameras, storage) == (kept, {})
@@ -187,10 +201,15 @@ def test_a_reconstruction_changes_nothing_around_it_and_prints_nothing(
     assert listener.events[0].name == "imported"
 
 
-def test_reconstructions_in_two_threads_at_once_give_the_same_model(run: Path, tmp_path: Path) -> None:
+def test_reconstructions_in_two_threads_at_once_give_the_same_model(
+    run: Path, tmp_path: Path
+) -> None:
     before = host()
     summaries = in_threads(
-        *(lambda name=name: pipeline.reconstruct(str(run), tmp_path / name) for name in ("first", "second"))  # type: ignore[misc]
+        *(
+            lambda name=name: pipeline.reconstruct(str(run), tmp_path / name)
+            for name in ("first", "second")
+        )  # type: ignore[misc]
     )
     assert changes(before, host()) == {}
     assert [[found.images for found in summary.models] for summary in summaries] == [[3], [3]]

@@ -18,7 +18,12 @@ from pipeline.tables import (
     unragged,
 )
 
-RAGGED = [pa.list_(POINT), pa.list_(pa.float32()), pa.list_(pa.bool_()), pa.list_(pa.list_(pa.int32(), 2))]
+RAGGED = [
+    pa.list_(POINT),
+    pa.list_(pa.float32()),
+    pa.list_(pa.bool_()),
+    pa.list_(pa.list_(pa.int32(), 2)),
+]
 
 
 def rows_of(kind: pa.DataType, lengths: list[int]) -> list[np.ndarray]:
@@ -31,7 +36,8 @@ def rows_of(kind: pa.DataType, lengths: list[int]) -> list[np.ndarray]:
 
 def equal(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
     return len(first) == len(second) and all(
-        a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(first, second, strict=True)
+        a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b)
+        for a, b in zip(first, second, strict=True)
     )
 
 

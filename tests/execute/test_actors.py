@@ -26,7 +26,11 @@ MANY = 1000  # tasks
     ],
 )
 def test_actors_and_their_shares_of_gpus_follow_from_the_cluster(
-    text: str | None, actor_gpus: float | None, cpus: int, gpus: int, expected: tuple[int, int, float]
+    text: str | None,
+    actor_gpus: float | None,
+    cpus: int,
+    gpus: int,
+    expected: tuple[int, int, float],
 ) -> None:
     assert Actors.parse(text, actor_gpus).resolved(Capacity(cpus, gpus), MANY) == expected
 
@@ -42,11 +46,17 @@ def test_there_are_no_more_actors_than_tasks() -> None:
     [
         ("9", None, r"9 actors: there are 8 CPUs, and every actor needs one; give at most 8\.$"),
         ("9-12", None, "9 actors: there are 8 CPUs"),
-        ("3", 1, r"3 actors of 1 GPUs: there are 2 GPUs; give fewer actors, a smaller share, or a range as 1-8 .*\.$"),
+        (
+            "3",
+            1,
+            r"3 actors of 1 GPUs: there are 2 GPUs; give fewer actors, a smaller share, or a range as 1-8 .*\.$",
+        ),
         (None, 4, "1 actors of 4 GPUs: there are 2 GPUs"),
     ],
 )
-def test_actors_that_would_wait_for_ever_are_refused(text: str | None, actor_gpus: float | None, message: str) -> None:
+def test_actors_that_would_wait_for_ever_are_refused(
+    text: str | None, actor_gpus: float | None, message: str
+) -> None:
     with pytest.raises(ExecutorError, match=message):
         Actors.parse(text, actor_gpus).resolved(Capacity(8, 2), MANY)
 
@@ -62,6 +72,8 @@ def test_actors_that_would_wait_for_ever_are_refused(text: str | None, actor_gpu
         (None, 0, "a part of one or whole ones, not 0"),
     ],
 )
-def test_actors_that_make_no_sense_are_refused(text: str | None, gpus: float | None, message: str) -> None:
+def test_actors_that_make_no_sense_are_refused(
+    text: str | None, gpus: float | None, message: str
+) -> None:
     with pytest.raises(ArgumentError, match=message):
         Actors.parse(text, gpus)

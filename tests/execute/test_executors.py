@@ -40,7 +40,10 @@ def children() -> set[int]:
 
 
 def test_every_task_has_its_result_once(executor: Executor) -> None:
-    steps = [Stage("ten", partial(stages.plus, 10)), Stage("hundred", partial(stages.plus, 100), holds_model=True)]
+    steps = [
+        Stage("ten", partial(stages.plus, 10)),
+        Stage("hundred", partial(stages.plus, 100), holds_model=True),
+    ]
     found = list(executor.run(steps, numbers(12)))
     assert sorted(found) == [110 + k for k in range(12)]
 
@@ -66,7 +69,9 @@ def test_a_bug_is_raised_with_the_trace_of_the_process_that_met_it(executor: Exe
 def test_a_process_that_is_killed_costs_one_attempt(executor: Executor, tmp_path: Path) -> None:
     steps = [
         Stage("read", partial(stages.KilledOnce, stages.attempts, tmp_path / "read")),
-        Stage("hold", partial(stages.KilledOnce, stages.attempts, tmp_path / "hold"), holds_model=True),
+        Stage(
+            "hold", partial(stages.KilledOnce, stages.attempts, tmp_path / "hold"), holds_model=True
+        ),
         Stage("write", partial(stages.KilledOnce, stages.attempts, tmp_path / "write")),
     ]
     found = list(executor.run(steps, numbers(3), Actors.parse("1")))
@@ -82,16 +87,22 @@ def test_a_process_that_is_killed_costs_one_attempt(executor: Executor, tmp_path
 
 def test_results_that_are_not_taken_hold_up_the_work(tmp_path: Path) -> None:
     with LocalExecutor() as executor:
-        results = executor.run([Stage("trace", partial(stages.traced, tmp_path))], numbers(100), Actors.parse("1"))
+        results = executor.run(
+            [Stage("trace", partial(stages.traced, tmp_path))], numbers(100), Actors.parse("1")
+        )
         next(results)
         time.sleep(0.3)
         assert len([*tmp_path.iterdir()]) <= 4
         results.close()  # type: ignore[attr-defined]
 
 
-def test_a_closed_iterator_ends_its_processes_and_the_rest_of_the_work(executor: Executor, tmp_path: Path) -> None:
+def test_a_closed_iterator_ends_its_processes_and_the_rest_of_the_work(
+    executor: Executor, tmp_path: Path
+) -> None:
     before = children()
-    results = executor.run([Stage("trace", partial(stages.slowly_traced, tmp_path), holds_model=True)], numbers(100))
+    results = executor.run(
+        [Stage("trace", partial(stages.slowly_traced, tmp_path), holds_model=True)], numbers(100)
+    )
     pid = next(results)
     results.close()  # type: ignore[attr-defined]
     deadline = time.monotonic() + 20
@@ -125,20 +136,37 @@ def test_it_works_again_after_an_error(executor: Executor) -> None:
     for _ in range(2):
         with pytest.raises(StorageError):
             list(executor.run([Stage("write", stages.full_disk)], numbers(6)))
-        assert sorted(executor.run([Stage("ten", partial(stages.plus, 10))], numbers(2))) == [10, 11]
+        assert sorted(executor.run([Stage("ten", partial(stages.plus, 10))], numbers(2))) == [
+            10,
+            11,
+        ]
 
 
 def test_work_that_kills_every_process_ends_with_a_sentence() -> None:
     heard: list[Event] = []
-    with pytest.raises(ExecutorError, match=r"^10 processes died at stage deadly of task 0, the last killed by SIGKILL"):
+    with pytest.raises(
+        ExecutorError,
+        match=r"^10 processes died at stage deadly of task 0, the last killed by SIGKILL",
+    ):
         list(LocalExecutor().run([Stage("deadly", stages.deadly)], numbers(1), listen=heard.append))
     assert len(heard) == MOST_DEATHS
-    assert heard[0].fields == {"task": "task 0", "stage": "deadly", "attempt": 1, "cause": "killed by SIGKILL"}
+    assert heard[0].fields == {
+        "task": "task 0",
+        "stage": "deadly",
+        "attempt": 1,
+        "cause": "killed by SIGKILL",
+    }
 
 
-def test_more_actors_than_cpus_are_refused_before_any_work(executor: Executor, tmp_path: Path) -> None:
+def test_more_actors_than_cpus_are_refused_before_any_work(
+    executor: Executor, tmp_path: Path
+) -> None:
     with pytest.raises(ExecutorError, match="99 actors"):
-        list(executor.run([Stage("trace", partial(stages.traced, tmp_path))], numbers(100), Actors.parse("99")))
+        list(
+            executor.run(
+                [Stage("trace", partial(stages.traced, tmp_path))], numbers(100), Actors.parse("99")
+            )
+        )
     assert [*tmp_path.iterdir()] == []
 
 
@@ -162,7 +190,12 @@ def script(program: str) -> str:
     paths = os.pathsep.join(map(str, (PROJECT, PROJECT / "tests")))
     environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-"], input=program, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-"],
+        input=program,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -181,7 +214,9 @@ print(summary["pairs"], "ray" in sys.modules)
 
 
 def test_another_name_is_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"executor 'dask' is unknown; give auto, local, ray\.$"):
+    with pytest.raises(
+        ArgumentError, match=r"executor 'dask' is unknown; give auto, local, ray\.$"
+    ):
         make_executor("dask")
 
 
@@ -203,7 +238,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def matched(photos: Path, output: Path, executor: Executor, actors: str) -> dict[str, bytes]:
     """The tables that a run leaves."""
     matching, verification = MatchingOptions(LONG_SIDE), VerificationOptions(long_side=LONG_SIDE)
-    options = RunOptions(str(photos), str(output), matching=matching, verification=verification, max_pairs=2)
+    options = RunOptions(
+        str(photos), str(output), matching=matching, verification=verification, max_pairs=2
+    )
     summary = match_photographs(options, executor, Actors.parse(actors))
     assert (summary["pairs"], summary["failed"]) == (PAIRS, {})
     assert summary["verified"] > 0

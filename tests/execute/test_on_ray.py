@@ -14,6 +14,7 @@ import stages
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import Actors, Capacity, Stage, tasks_of
 
+
 @pytest.mark.usefixtures("embedded_ray")
 def test_a_ray_that_the_caller_started_is_used_and_left_running() -> None:
     import ray

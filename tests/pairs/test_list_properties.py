@@ -18,8 +18,13 @@ from pipeline.tables import FAILURES
 FORMATS = [(ending, wanted) for ending, formats in ENDINGS.items() for wanted in formats]
 SCORED = ("parquet", "csv", "kapture")
 # Letters that lists give a meaning to, others of everyday names, and any at all.
-LETTERS = st.one_of(st.sampled_from(" \"',#\t;/\\-._aB1äü東\u00a0\u3000\ufeff"), st.characters(exclude_categories=["Cs"]))
-NAMES = st.lists(st.text(LETTERS, max_size=8).map("{}.jpg".format), min_size=2, max_size=5, unique=True)
+LETTERS = st.one_of(
+    st.sampled_from(" \"',#\t;/\\-._aB1äü東\u00a0\u3000\ufeff"),
+    st.characters(exclude_categories=["Cs"]),
+)
+NAMES = st.lists(
+    st.text(LETTERS, max_size=8).map("{}.jpg".format), min_size=2, max_size=5, unique=True
+)
 NBSP = "\u00a0"  # which Python and Arrow take for white space, and regular expressions do not
 
 
@@ -48,7 +53,9 @@ def listed(*names: str) -> tuple[list[str], PairList]:
 @example(listed("\ufeffa.jpg", "\ufeffb.jpg"))
 @example(listed("\x1f.jpg", ".jpg"))
 @example(listed("a.jpg", f"b{NBSP}c.jpg"))
-def test_a_list_that_was_written_is_read_back(ending: str, wanted: str, given_list: tuple[list[str], PairList]) -> None:
+def test_a_list_that_was_written_is_read_back(
+    ending: str, wanted: str, given_list: tuple[list[str], PairList]
+) -> None:
     names, found = given_list
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"pairs{ending}"
@@ -69,7 +76,9 @@ def test_a_list_that_was_written_is_read_back(ending: str, wanted: str, given_li
 
 
 @given(lists(), st.randoms(use_true_random=False))
-def test_the_order_of_rows_and_sides_changes_nothing(given_list: tuple[list[str], PairList], random: object) -> None:
+def test_the_order_of_rows_and_sides_changes_nothing(
+    given_list: tuple[list[str], PairList], random: object
+) -> None:
     names, found = given_list
     order = list(range(len(found.pairs)))
     random.shuffle(order)  # type: ignore[attr-defined]

@@ -25,20 +25,30 @@ def test_loop_closures_join_the_sequence_s_pairs(tmp_path: Path) -> None:
     vectors = np.eye(6, dtype=np.float32)
     vectors[5] = vectors[0]
     write_descriptors(tmp_path / "d.npz", Descriptors(names, vectors))
-    chosen = {"window": 1, "loop_closure": 1, "loop_every": 6, "loop_gap": 2, "descriptors": str(tmp_path / "d.npz")}
+    chosen = {
+        "window": 1,
+        "loop_closure": 1,
+        "loop_every": 6,
+        "loop_gap": 2,
+        "descriptors": str(tmp_path / "d.npz"),
+    }
     _, found = plan_sequential(str(tmp_path / "photos"), {}, **chosen)
     assert found.pairs.tolist() == sorted([*map(list, pairwise(range(6))), [0, 5]])
     assert found.duplicates == 0
 
 
-def test_every_way_to_choose_pairs_is_a_command_whose_options_are_its_own_with_the_same_defaults() -> None:
+def test_every_way_to_choose_pairs_is_a_command_whose_options_are_its_own_with_the_same_defaults() -> (
+    None
+):
     from inspect import signature
 
     assert set(MAKERS) | {"describe"} == set(METHODS)
     for method, function in MAKERS.items():
         wanted = dict(signature(function).parameters) | dict(signature(plan).parameters)
         asked = {name: given for name, given in wanted.items() if name not in NOT_ASKED}
-        options = {option.name: option for taken in (function, plan) for option in parameters(taken)}
+        options = {
+            option.name: option for taken in (function, plan) for option in parameters(taken)
+        }
         assert asked.keys() == options.keys(), method
         for name, given in asked.items():
             default = None if given.default is given.empty else given.default

@@ -23,7 +23,9 @@ def to_resized(points: np.ndarray, shape: tuple[int, int], original: tuple[int, 
 
 
 @given(SIDES, SIDES, LONG_SIDES, st.floats(0, 1), st.floats(0, 1))
-def test_there_and_back_is_the_same_place(width: int, height: int, long_side: int, x: float, y: float) -> None:
+def test_there_and_back_is_the_same_place(
+    width: int, height: int, long_side: int, x: float, y: float
+) -> None:
     original, shape = (height, width), bucket(width, height, long_side)
     point = np.array([[x * width - 0.5, y * height - 0.5]])
     back = to_original(to_resized(point, shape, original), shape, original)
@@ -32,7 +34,9 @@ def test_there_and_back_is_the_same_place(width: int, height: int, long_side: in
 
 
 @given(SIDES, SIDES, LONG_SIDES)
-def test_the_borders_of_the_resized_image_are_those_of_the_original(width: int, height: int, long_side: int) -> None:
+def test_the_borders_of_the_resized_image_are_those_of_the_original(
+    width: int, height: int, long_side: int
+) -> None:
     h, w = shape = bucket(width, height, long_side)
     corners = to_original(np.array([[-0.5, -0.5], [w - 0.5, h - 0.5]]), shape, (height, width))
     np.testing.assert_allclose(corners, [[-0.5, -0.5], [width - 0.5, height - 0.5]], rtol=1e-6)
@@ -40,13 +44,19 @@ def test_the_borders_of_the_resized_image_are_those_of_the_original(width: int, 
 
 
 @given(SIDES, SIDES, st.floats(0, 1), st.floats(0, 1))
-def test_an_image_that_keeps_its_size_keeps_its_coordinates(width: int, height: int, x: float, y: float) -> None:
+def test_an_image_that_keeps_its_size_keeps_its_coordinates(
+    width: int, height: int, x: float, y: float
+) -> None:
     point = np.array([[x * width - 0.5, y * height - 0.5]])
-    np.testing.assert_array_equal(to_original(point, (height, width), (height, width)), point.astype(np.float32))
+    np.testing.assert_array_equal(
+        to_original(point, (height, width), (height, width)), point.astype(np.float32)
+    )
 
 
 @given(SIDES, SIDES, LONG_SIDES)
-def test_the_resize_factor_is_the_same_for_both_directions(width: int, height: int, long_side: int) -> None:
+def test_the_resize_factor_is_the_same_for_both_directions(
+    width: int, height: int, long_side: int
+) -> None:
     assert resize_factor(width, height, long_side) == resize_factor(height, width, long_side) >= 1
 
 
@@ -54,12 +64,17 @@ def test_the_resize_factor_is_the_same_for_both_directions(width: int, height: i
 def test_a_pixel_of_the_upright_image_is_found_where_the_file_stores_it(
     stored_width: int, stored_height: int, orientation: int, data: st.DataObject
 ) -> None:
-    numbers = np.arange(stored_width * stored_height, dtype=np.int32).reshape(stored_height, stored_width)
+    numbers = np.arange(stored_width * stored_height, dtype=np.int32).reshape(
+        stored_height, stored_width
+    )
     stored = Image.fromarray(numbers)
     upright = np.asarray(stored.transpose(TRANSPOSE[orientation]) if orientation > 1 else stored)
     height, width = upright.shape
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
-    columns = (np.array([value]) for value in (width, height, stored_width, stored_height, orientation, np.nan))
+    columns = (
+        np.array([value])
+        for value in (width, height, stored_width, stored_height, orientation, np.nan)
+    )
     (turn,) = StoredImages(np.array(["a.jpg"], object), *columns).to_stored()
     u, v = (turn @ [x, y, 1])[:2] - 0.5  # COLMAP's origin is the corner of the first pixel
     assert numbers[int(v), int(u)] == upright[y, x]

@@ -30,7 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def imported(run: Path, **options: Any) -> ImportSummary:
-    return import_matches(Folder(str(run)), run / "sfm" / "database.db", long_side=LONG_SIDE, **options)
+    return import_matches(
+        Folder(str(run)), run / "sfm" / "database.db", long_side=LONG_SIDE, **options
+    )
 
 
 def contents(database: Path) -> dict[str, Any]:
@@ -43,7 +45,9 @@ def contents(database: Path) -> dict[str, Any]:
             "cameras": [str(camera) for camera in opened.read_all_cameras()],
             "images": [(image.image_id, image.name, image.camera_id) for image in images],
             "keypoints": [opened.read_keypoints(image.image_id).tobytes() for image in images],
-            "matches": sorted((pair, match.tobytes()) for pair, match in zip(pairs, matches, strict=True)),
+            "matches": sorted(
+                (pair, match.tobytes()) for pair, match in zip(pairs, matches, strict=True)
+            ),
             "geometries": sorted(
                 f"{pair} {g.config} {g.E} {g.F} {g.H} {g.cam2_from_cam1} {g.inlier_matches.tobytes()!r}"
                 for pair, g in zip(*geometries, strict=True)
@@ -135,7 +139,9 @@ def test_keypoints_table_beside_the_database_holds_the_same_keypoints(run: Path)
     )
     assert all(min(spread, default=0) >= 0 for spread in table["spread"].to_pylist())
     with pycolmap.Database.open(run / "sfm" / "database.db") as database:
-        for image, xy in zip(database.read_all_images(), tables.unragged(table["keypoints"]), strict=True):
+        for image, xy in zip(
+            database.read_all_images(), tables.unragged(table["keypoints"]), strict=True
+        ):
             assert database.read_keypoints(image.image_id)[:, :2] == pytest.approx(xy + 0.5)
 
 
@@ -154,7 +160,9 @@ def test_geometries_fit_the_keypoints_of_the_database(tmp_path: Path) -> None:
         pose = geometry.cam2_from_cam1
         x, y, z = pose.translation
         essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ pose.rotation.matrix()
-        cosine = (essential * geometry.E).sum() / np.linalg.norm(essential) / np.linalg.norm(geometry.E)
+        cosine = (
+            (essential * geometry.E).sum() / np.linalg.norm(essential) / np.linalg.norm(geometry.E)
+        )
         assert abs(cosine) > 0.999
         with pycolmap.Database.open(tmp_path / "sfm" / "database.db") as database:
             cameras = [database.read_camera(image) for image in (first, second)]
@@ -222,7 +230,9 @@ def test_a_marked_pixel_is_found_where_the_file_stores_it(tmp_path: Path, orient
         [pa.array([r[i] for r in images], kind) for i, kind in enumerate(tables.IMAGES.types)],
         schema=tables.IMAGES,
     )
-    matches = matches_table([("a.png", "b.png", np.array([[[x, y]], [[x, y]]]), np.ones(1))]).to_pylist()
+    matches = matches_table(
+        [("a.png", "b.png", np.array([[[x, y]], [[x, y]]]), np.ones(1))]
+    ).to_pylist()
     matches[0] |= {"geometry": "uncalibrated", "inliers": [True], "num_inliers": 1}
     write_shard(tmp_path, "0", pa.Table.from_pylist(matches, tables.MATCHES), table)
     imported(tmp_path)
@@ -290,11 +300,18 @@ def test_failed_import_leaves_the_old_database_untouched(run: Path, scene: Scene
     with pytest.raises(ReconstructionError, match=r"matches/00002\.parquet: .*not finite"):
         imported(run)
     assert (run / "sfm" / "database.db").read_bytes() == before
-    assert sorted(path.name for path in (run / "sfm").iterdir()) == ["database.db", "keypoints.parquet"]
+    assert sorted(path.name for path in (run / "sfm").iterdir()) == [
+        "database.db",
+        "keypoints.parquet",
+    ]
 
 
-@pytest.mark.parametrize("stage", ["spool.MatchSpool.add", "database._write_keypoints", "database._write_pairs"])
-def test_killed_import_leaves_the_old_database_untouched_and_the_next_one_cleans_up(run: Path, stage: str) -> None:
+@pytest.mark.parametrize(
+    "stage", ["spool.MatchSpool.add", "database._write_keypoints", "database._write_pairs"]
+)
+def test_killed_import_leaves_the_old_database_untouched_and_the_next_one_cleans_up(
+    run: Path, stage: str
+) -> None:
     imported(run)
     before = (run / "sfm" / "database.db").read_bytes()
     owner, _, name = stage.rpartition(".")
@@ -377,7 +394,9 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert contents(run / "sfm" / "database.db") == before
 
 
-def test_repeated_pairs_and_points_outside_are_left_out_and_counted(run: Path, scene: Scene) -> None:
+def test_repeated_pairs_and_points_outside_are_left_out_and_counted(
+    run: Path, scene: Scene
+) -> None:
     imported(run)
     before = contents(run / "sfm" / "database.db")
     rows = pq.read_table(run / "matches" / "00000.parquet").to_pylist()
@@ -420,7 +439,9 @@ def test_an_image_that_changed_between_shards_is_refused(run: Path, scene: Scene
     rows = scene.images().to_pylist()
     rows[2] |= {"width": 800, "stored_width": 800}
     pq.write_table(pa.Table.from_pylist(rows, tables.IMAGES), run / "images" / "00001.parquet")
-    with pytest.raises(ReconstructionError, match=r"part0/view 02\.jpg: its width differs between shards"):
+    with pytest.raises(
+        ReconstructionError, match=r"part0/view 02\.jpg: its width differs between shards"
+    ):
         imported(run)
 
 
@@ -434,7 +455,9 @@ def test_sizes_that_disagree_with_the_orientation_are_refused(run: Path, scene: 
 
 
 def test_cameras_are_shared_by_folder_and_size(tmp_path: Path) -> None:
-    scene = Scene(orientations={1: 6})  # view 01 is stored upright, the others of its folder are not
+    scene = Scene(
+        orientations={1: 6}
+    )  # view 01 is stored upright, the others of its folder are not
     scene.write(tmp_path)
     images = scene.images().to_pylist()
     images[0]["focal"] = 820.0
@@ -506,7 +529,10 @@ def test_nothing_to_map_is_said_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "sfm" / "sparse").mkdir(parents=True)  # of an earlier reconstruction
     summary = reconstruct(str(tmp_path))
     assert summary.models == []
-    assert "nothing to map: no pair has verified matches" in (tmp_path / "sfm" / "report.txt").read_text()
+    assert (
+        "nothing to map: no pair has verified matches"
+        in (tmp_path / "sfm" / "report.txt").read_text()
+    )
     assert not (tmp_path / "sfm" / "sparse").exists()
 
 
@@ -521,7 +547,9 @@ def test_views_from_one_place_are_said_not_to_start_a_model(tmp_path: Path) -> N
     assert "nothing to map: no two images share" in summary.text()
 
 
-def test_points_take_the_colours_of_the_photographs(run: Path, tmp_path: Path, scene: Scene) -> None:
+def test_points_take_the_colours_of_the_photographs(
+    run: Path, tmp_path: Path, scene: Scene
+) -> None:
     for camera in range(scene.cameras):
         path = tmp_path / "photographs" / scene.name(camera)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,9 @@ def observations(seed: int, count: int, crowded: bool) -> tuple[np.ndarray, np.n
 
 
 @given(SEEDS, st.integers(0, 80), st.booleans())
-def test_observations_in_any_order_give_the_same_keypoints_to_the_last_bit(seed: int, count: int, crowded: bool) -> None:
+def test_observations_in_any_order_give_the_same_keypoints_to_the_last_bit(
+    seed: int, count: int, crowded: bool
+) -> None:
     image, xy, scores = observations(seed, count, crowded)
     radius = np.array([1.0, 2.0, 0.7])
     order = np.random.default_rng(seed + 1).permutation(count)
@@ -37,7 +39,9 @@ def test_observations_in_any_order_give_the_same_keypoints_to_the_last_bit(seed:
 def test_matches_in_any_order_leave_the_same_matches(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     pair, first, second = rng.integers(0, [[3], [6], [6]], (3, count))
-    scores = rng.permutation(count) / max(count, 1)  # equal scores of equal keypoints could not be told apart
+    scores = rng.permutation(count) / max(
+        count, 1
+    )  # equal scores of equal keypoints could not be told apart
     order = rng.permutation(count)
     rows = merge_matches(pair, first, second, scores)
     again = order[merge_matches(pair[order], first[order], second[order], scores[order])]

@@ -28,7 +28,9 @@ def test_images_of_any_size_and_kind_are_drawn_side_by_side() -> None:
 
 
 def test_a_line_ends_at_its_keypoints() -> None:
-    image = draw_matches(WIDE, WIDE, np.array([[30.0, 20]]), np.array([[90.0, 40]]), np.array([True]), height=240)
+    image = draw_matches(
+        WIDE, WIDE, np.array([[30.0, 20]]), np.array([[90.0, 40]]), np.array([True]), height=240
+    )
     pixels = np.asarray(image, int)
     for x, y in ((30.5 * 4, 28 + 20.5 * 4), (486 + 90.5 * 4, 28 + 40.5 * 4)):
         assert (np.abs(pixels[int(y), int(x)] - GOOD).max()) < 40

@@ -41,7 +41,9 @@ def lock(**other: Any) -> dict[str, Any]:
 def test_a_folder_is_held_by_one_and_free_afterwards(folder: Folder) -> None:
     for _ in range(2):
         with Lease(folder) as lease:
-            with pytest.raises(LeaseError, match=rf"another command, process {os.getpid()} on .* since \d{{4}}-"):
+            with pytest.raises(
+                LeaseError, match=rf"another command, process {os.getpid()} on .* since \d{{4}}-"
+            ):
                 Lease(folder).__enter__()
             lease.check()
         assert not folder.exists(LOCK)
@@ -60,7 +62,9 @@ def test_of_many_at_once_one_gets_the_folder(folder: Folder) -> None:
 
 
 def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(LeaseError, match=f"process {holder.pid} on"):

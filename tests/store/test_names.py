@@ -16,7 +16,8 @@ from pipeline.store.retries import redacted
 
 LETTERS = st.one_of(st.sampled_from("./\\~$% :\0"), st.characters(exclude_categories=["Cs"]))
 NAMES = st.one_of(
-    st.text(LETTERS, max_size=12), st.lists(st.sampled_from(["..", ".", "", "a", "b.jpg"]), max_size=5).map("/".join)
+    st.text(LETTERS, max_size=12),
+    st.lists(st.sampled_from(["..", ".", "", "a", "b.jpg"]), max_size=5).map("/".join),
 )
 
 
@@ -63,7 +64,10 @@ def test_a_remote_folder_takes_the_same_names(name: str) -> None:
         assert taken[0] == taken[1]
 
 
-@given(st.lists(st.sampled_from(["a", "b", "a b", "ab"]), min_size=1, max_size=3), st.lists(st.just("c"), max_size=2))
+@given(
+    st.lists(st.sampled_from(["a", "b", "a b", "ab"]), min_size=1, max_size=3),
+    st.lists(st.just("c"), max_size=2),
+)
 def test_a_folder_lies_inside_another_by_its_path_alone(parts: list[str], below: list[str]) -> None:
     outer = Folder(os.path.join("/nowhere", *parts))
     inner = Folder(os.path.join("/nowhere", *parts, *below))
@@ -80,7 +84,11 @@ WORDS = st.text(string.ascii_letters + " .,", max_size=10)
 @given(
     st.sampled_from(["s3", "gs", "az", "https", "abfs"]),
     st.one_of(st.none(), SECRETS, st.tuples(SECRETS, SECRETS).map(":".join)),
-    st.lists(st.text(string.ascii_lowercase + string.digits + "-_", min_size=1, max_size=6), min_size=1, max_size=3),
+    st.lists(
+        st.text(string.ascii_lowercase + string.digits + "-_", min_size=1, max_size=6),
+        min_size=1,
+        max_size=3,
+    ),
     st.one_of(st.none(), st.lists(SECRETS, min_size=1, max_size=2).map("&sig=".join)),
     WORDS,
     WORDS,
