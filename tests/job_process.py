@@ -28,9 +28,18 @@ CONDITIONS = {
 # Workers of clusters that tests start: Ray's own default is the lowest priority.
 CONDITIONS |= {"RAY_worker_niceness": "0"}
 COMMAND = "import sys; from pipeline.cli import main; sys.exit(main())"
-MARK = (
-    "ELOFTR_TEST_MARK"  # an environment variable, by which the processes of a job are found again
-)
+# The main job with another class for its stage of matching: `Stage` of a module `stages`.
+DRIVEN = """
+import sys
+from functools import partial
+from stages import Stage
+from pipeline.cli import main
+from pipeline.match import job
+
+job.match_photographs = partial(job.match_photographs, stage=Stage)
+sys.exit(main(["match", *sys.argv[1:]]))
+"""
+MARK = "ELOFTR_TEST_MARK"  # in the environment of a job, whose processes are found by it
 
 
 def eloftr(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +59,7 @@ def eloftr(*arguments: object, cwd: Path, **environment: str) -> subprocess.Comp
 
 
 def marked(mark: str, title: str = "") -> list[int]:
-    """Processes that inherited an environment with this mark, are still there and have `title` in their command."""
+    """Processes that inherited this mark, are still there and have `title` in their command."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -94,7 +103,7 @@ class Job:
             stdout=self.logs[0],
             stderr=self.logs[1],
             start_new_session=True,
-            # A suite that a shell runs in the background ignores Ctrl-C, and so would what it starts.
+            # A suite that a shell runs in the background ignores Ctrl-C, as would its children.
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 

@@ -5,7 +5,6 @@ Nothing heavy is imported before it is needed.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 from collections.abc import Sequence
@@ -118,4 +117,3 @@ def _own_process() -> None:
     }
     for name, value in environment.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ import click
 
 import pipeline
 from pipeline.execute.choose import EXECUTORS, make_executor
-from pipeline.execute.executor import Actors
+from pipeline.execute.executor import Actors, Executor
 from pipeline.match.options import DTYPES, VerificationOptions
 from pipeline.photos.limits import ImageLimits
 from pipeline.store.opening import storage_options
@@ -133,6 +134,14 @@ def matching_options(function: F) -> F:
     return function
 
 
+def opened(name: str) -> Executor:
+    """The executor of that name, for a command. Raises as `make_executor` does."""
+    executor = make_executor(name, quiet=True)
+    # Ray Data sets the level of its log when it is imported, by then.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return executor
+
+
 @contextmanager
 def prepared(given: dict[str, Any], geometry: str = VERIFICATION.model) -> Iterator[dict[str, Any]]:
     """The values of `matching_options` → arguments of `pipeline.match`, with an open executor.
@@ -149,5 +158,5 @@ def prepared(given: dict[str, Any], geometry: str = VERIFICATION.model) -> Itera
     given["limits"] = ImageLimits.parse(given["limits"])
     given["storage"] = storage_options(given["storage"])
     given["actors"] = Actors.parse(given["actors"], given.pop("actor_gpus"))
-    with make_executor(given.pop("executor"), quiet=True) as executor:
+    with opened(given.pop("executor")) as executor:
         yield {**given, "executor": executor}

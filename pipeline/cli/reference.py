@@ -42,7 +42,7 @@ Put the line of your shell into its start file:
 |---|---|---|
 | bash | `~/.bashrc` | `eval "$(_ELOFTR_COMPLETE=bash_source eloftr)"` |
 | zsh | `~/.zshrc` | `eval "$(_ELOFTR_COMPLETE=zsh_source eloftr)"` |
-| fish | `~/.config/fish/completions/eloftr.fish` | `_ELOFTR_COMPLETE=fish_source eloftr \\| source` |
+| fish | `~/.config/fish/config.fish` | `_ELOFTR_COMPLETE=fish_source eloftr \\| source` |
 """
 
 

@@ -1,4 +1,4 @@
-"""The reranking job as a person starts it: another process, a real Ray node, real files."""
+"""`eloftr rerank` as a person starts it: another process, a real Ray node, real files."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 import torch
 from job_process import PROJECT, Job
 from pictures import write_places
+from quiet_run import match_plainly
 
-from benchmarks.pipeline import match_without_ray
-from jobs import plan_pairs
-from jobs.rerank import main, parse_arguments
+from pipeline.cli import main
+from pipeline.cli.app import app
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
-from pipeline.match.run import Run
-from pipeline.rerank.job import rerank
+from pipeline.rerank.job import rerank_with as rerank
 from pipeline.rerank.options import RerankOptions
 
 SIZE, LONG_SIDE = (192, 144), 192
@@ -39,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """For calling `main` in this process: in the folder of the photographs, and Ray must not have been started."""
+    """The folder of the photographs, for `main` in this process, where no Ray may be started."""
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.chdir(place)
@@ -49,40 +47,30 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def exit_code(*arguments: object) -> int:
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse
-        return int(stop.code or 0)
-
-
-def silent(*event: object, **fields: object) -> None:
-    """Instead of `Log.say`."""
-
-
-def without_ray(options: RunOptions) -> dict[str, Any]:
-    run = Run(options, "cpu")
-    match_without_ray(run)
-    return run.finish({"session": {"pairs": 0, "ray_start_seconds": 0.0}})
+    return main(["rerank", *map(str, arguments)])
 
 
 @pytest.mark.timeout(600)
-def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_all_rounds_share_one_executor_which_does_not_change_the_result(
+    executor: str,
     place: Path,
     here: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = Job(*ASKED, *EARLY, "--draw", 1, "--actors", 1, "--output", "run", cwd=place, program=JOB)
+    run = place / f"run-{executor}"
+    how = ("--draw", 1, "--actors", 1, "--executor", executor)
+    job = Job(*ASKED, *EARLY, *how, "--output", run, cwd=place, program=JOB)
     assert job.ended() == 0, job.out + job.err
-    summary = json.loads((place / "run" / "summary.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
     assert [row["up_to"] for row in summary["rounds"]] == [5, 10]
     assert summary["saved_pairs"] == 28 - summary["pairs"] > 0
-    starts = [
-        json.loads((place / f"run/rounds/{k:02}/summary.json").read_text())["session"]
-        for k in range(2)
-    ]
-    assert starts[0]["ray_start_seconds"] > 0.5 > starts[1]["ray_start_seconds"]
+    files = [run / f"rounds/{k:02}/summary.json" for k in range(2)]
+    starts = [json.loads(path.read_text())["session"]["start_seconds"] for path in files]
+    assert (starts[0] > 0.5) == (executor == "ray")
+    assert starts[1] < 0.5
     for text in (
         "round 1: up to 10 candidates",
         "skipped",
@@ -91,7 +79,7 @@ def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
         "\nchange ",
     ):
         assert text in job.out
-    assert (place / "run" / "pictures" / "00.png").stat().st_size > 10_000
+    assert (run / "pictures" / "00.png").stat().st_size > 10_000
     (shown,) = re.findall(
         r"--draw 3\n(.*?)^```$", (PROJECT / "docs" / "reranking.md").read_text(), re.M | re.S
     )
@@ -100,8 +88,6 @@ def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
     assert [label for label in labels if f"\n{label}" not in job.out] == []
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as an actor; other numbers round sums another way
     options = RunOptions(
         {"query": str(place / "queries"), "database": str(place / "database")},
         str(tmp_path / "run"),
@@ -110,8 +96,7 @@ def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
         max_pairs=6,
     )
     lists = {"candidates": str(place / "candidates.trec"), "truth": str(place / "truth.json")}
-    rerank(RerankOptions(options, **lists, saturation=60.0, top=2), without_ray, say=silent)
-    torch.set_num_threads(threads)
+    rerank(RerankOptions(options, **lists, saturation=60.0, top=2), match_plainly)
     for name in (
         "ranking.parquet",
         "ranking.csv",
@@ -119,20 +104,20 @@ def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
         "queries.parquet",
         "evaluation.json",
     ):
-        assert (place / "run" / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
+        assert (run / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
 
     # Again: nothing is matched, Ray is not started, and the ranking stays as it is.
     capsys.readouterr()
-    assert exit_code(*ASKED, *EARLY, "--output", "run") == 0
+    assert exit_code(*ASKED, *EARLY, "--output", run) == 0
     assert "this session: 0 pairs" in capsys.readouterr().out
     assert not ray.is_initialized()
-    assert (place / "run" / "ranking.parquet").read_bytes() == (
-        tmp_path / "run" / "ranking.parquet"
-    ).read_bytes()
+    ranking = "ranking.parquet"
+    assert (run / ranking).read_bytes() == (tmp_path / "run" / ranking).read_bytes()
     # All candidates are other rounds: another folder is asked for.
-    assert exit_code(*ASKED, "--output", "run") == 2
+    assert exit_code(*ASKED, "--output", run) == 2
     assert re.fullmatch(
-        r"rerank: \S+/rounds/00: [^\n]+ give another --output[^\n]+\n", capsys.readouterr().err
+        r"eloftr rerank: \S+/rounds/00: [^\n]+ give another --output[^\n]+\n",
+        capsys.readouterr().err,
     )
 
 
@@ -158,39 +143,26 @@ def test_wrong_arguments_end_with_code_two_and_one_sentence(
     before = sorted(here.iterdir())
     assert exit_code(*FOLDERS, "--output", "refused", *arguments) == 2
     err = capsys.readouterr().err
-    assert re.fullmatch(r"rerank: [^\n]+\n", err)
+    assert re.fullmatch(r"eloftr rerank: [^\n]+\n", err)
     assert message in err
     assert "hidden" not in err
     assert sorted(here.iterdir()) == before
 
 
-def test_both_jobs_ask_for_matching_alike() -> None:
-    from jobs import match_dataset
-
-    mine = vars(parse_arguments([*FOLDERS, "--output", "run"]))
-    others = vars(match_dataset.parse_arguments(["--images", "photos", "--output", "run"]))
-    alike = {name: value for name, value in others.items() if name not in ("images", "pairs")}
-    assert {name: mine[name] for name in alike} == alike
+def test_both_commands_ask_for_matching_alike() -> None:
+    asked = [{option.name for option in app.load(name).params} for name in ("match", "rerank")]
+    assert asked[0] - asked[1] == {"images", "pairs"}
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "txt", "trec", "run"])
 def test_candidates_that_are_planned_are_reranked(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
-    """The list of `plan_pairs.py retrieval --queries`, with the descriptors that need nothing else."""
+    """The list of `eloftr pairs retrieval --queries`, whose descriptors need nothing else."""
     listed = tmp_path / f"candidates.{ending}"
-    asked = [
-        "retrieval",
-        "--queries",
-        "queries",
-        "--images",
-        "database",
-        "--top-k",
-        "3",
-        "--output",
-        str(listed),
-    ]
-    assert plan_pairs.main(asked) == 0
+    places = ["--queries", "queries", "--images", "database", "--output", str(listed)]
+    asked = ["pairs", "retrieval", *places, "--top-k", "3"]
+    assert main(asked) == 0
     assert "unusable:     1 truncated (database/cut.jpg: " in capsys.readouterr().out
     images = {"query": "queries", "database": "database"}
     options = RunOptions(
@@ -199,7 +171,9 @@ def test_candidates_that_are_planned_are_reranked(
         matching=MatchingOptions(LONG_SIDE),
         verification=VerificationOptions(long_side=LONG_SIDE),
     )
-    result = rerank(RerankOptions(options, str(listed), "truth.json"), without_ray, say=silent)
+    found = rerank(RerankOptions(options, str(listed), "truth.json"), match_plainly)
+    assert found is not None
+    result = found.summary
     assert (result["queries"], result["candidates"], result["unusable_lines"]) == (3, 9, 0)
     assert result["evaluation"]["measures"]["reranked"]["recall@1"]["mean"] == 1
 
@@ -221,7 +195,7 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(
         r"\d+ encodes and 28 pairs to do: about .* on one c\w+ like this one .*", lines[3]
     )
     assert len(lines) == 4
-    assert exit_code(*ASKED, "--output", "dry", "--dry-run", "--log", "json") == 0
+    assert exit_code(*ASKED, "--output", "dry", "--dry-run", "--json") == 0
     events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [event["event"] for event in events] == ["candidates", "round", "plan", "estimate"]
     counts = {"queries": 3, "candidates": 29, "pairs": 28, "duplicates": 0, "unusable": 2}
@@ -250,7 +224,7 @@ def test_a_dry_run_on_a_stopped_command_plans_what_is_left(
         verification=VerificationOptions(long_side=LONG_SIDE),
         max_pairs=6,
     )
-    rerank(RerankOptions(options, "candidates.trec", saturation=60.0, top=2), without_ray, silent)
+    rerank(RerankOptions(options, "candidates.trec", saturation=60.0, top=2), match_plainly)
     assert exit_code(*given) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "to do" in line] == [lines[3], lines[6]]

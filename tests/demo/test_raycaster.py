@@ -8,7 +8,9 @@ import pytest
 from pipeline.demo import textures
 from pipeline.demo.lighting import bake_light
 from pipeline.demo.raycaster import Scene, correspond, render
-from pipeline.demo.surfaces import Surface, box, column, look_at
+from pipeline.demo.raycaster import Surface
+from pipeline.demo.solids import box, column
+from pipeline.demo.scene import look_at
 
 K = np.array([[150.0, 0, 79.5], [0, 150.0, 59.5], [0, 0, 1]])
 SHAPE = (120, 160)

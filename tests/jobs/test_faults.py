@@ -43,7 +43,9 @@ def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
     )
     first.process.terminate()
     assert first.ended() == 130, first.out + first.err
-    assert first.err.splitlines()[-1] == "match_dataset: stopped; run the same command again to go on"
+    assert (
+        first.err.splitlines()[-1] == "match_dataset: stopped; run the same command again to go on"
+    )
     assert "Traceback" not in first.err
     before = done(run)
     assert 0 < before < shards(run)
@@ -105,7 +107,9 @@ def test_on_one_cpu_shards_are_finished_while_others_are_still_read(tmp_path: Pa
     assert job.ended() == 130
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(place: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
+    place: Path, tmp_path: Path
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)]
@@ -114,7 +118,9 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(plac
     try:
         job = start(place, str(disk / "run"))
         assert job.ended() == 2, job.out + job.err
-        message = r"^match_dataset: .*/run/\S+: cannot be written: No space left on device; free space"
+        message = (
+            r"^match_dataset: .*/run/\S+: cannot be written: No space left on device; free space"
+        )
         assert re.search(message, job.err, re.MULTILINE), job.err
         assert "Traceback" not in job.err
         assert done(disk / "run") < shards(disk / "run")
@@ -154,13 +160,26 @@ sys.exit(match_dataset.main())
 """
 
 
-def test_what_kills_its_process_is_set_aside_and_the_rest_goes_on(place: Path, tmp_path: Path) -> None:
+def test_what_kills_its_process_is_set_aside_and_the_rest_goes_on(
+    place: Path, tmp_path: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(POISON)
     view = [f"view {k}.jpg" for k in range(COUNT)]
     pairs = [*combinations(view[:8], 2)]
-    pairs += [(view[8], view[k]) for k in range(2)] + [(view[9], view[2])] + [(view[k], view[10]) for k in range(3)]
+    pairs += (
+        [(view[8], view[k]) for k in range(2)]
+        + [(view[9], view[2])]
+        + [(view[k], view[10]) for k in range(3)]
+    )
     (tmp_path / "pairs.txt").write_text("".join(f"{first}\t{second}\n" for first, second in pairs))
-    options = ("--images", place / "photos", "--output", tmp_path / "run", "--pairs", tmp_path / "pairs.txt")
+    options = (
+        "--images",
+        place / "photos",
+        "--output",
+        tmp_path / "run",
+        "--pairs",
+        tmp_path / "pairs.txt",
+    )
     program = ("-c", DEADLY)
     paths = f"{tmp_path}{os.pathsep}{PROJECT}"
     job = Job(*options, *PLAN, cwd=tmp_path, program=program, PYTHONPATH=paths)
@@ -182,7 +201,10 @@ def test_what_kills_its_process_is_set_aside_and_the_rest_goes_on(place: Path, t
         elif pair not in lost:
             assert row == quiet[pair]
     failures = [row for path in (tmp_path / "run" / "failures").glob("0*") for row in read(path)]
-    details = {(row["image0"], row["image1"]): (row["stage"], row["reason"], row["detail"]) for row in failures}
+    details = {
+        (row["image0"], row["image1"]): (row["stage"], row["reason"], row["detail"])
+        for row in failures
+    }
     assert details[view[10], None][:2] == ("read", "crash")
     assert "the last killed by SIGKILL" in details[view[10], None][2]
     assert details[view[2], view[9]][:2] == ("match", "worker_died")
@@ -209,7 +231,9 @@ class Nodes:
 
         self.mark = mark
         of_node = {"num_cpus": 1, "object_store_memory": 100_000_000}
-        self.cluster = Cluster(initialize_head=True, head_node_args={**of_node, "include_dashboard": False})
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={**of_node, "include_dashboard": False}
+        )
         self.nodes = [self.cluster.add_node(**of_node) for _ in range(2)]
 
     def actors(self) -> list[int]:
@@ -261,7 +285,9 @@ def test_killed_actors_on_three_nodes_are_replaced(three: Nodes, place: Path) ->
     check_whole(run, place / "quiet")
 
 
-def test_a_node_that_is_told_to_end_and_one_that_is_killed_cost_nothing(three: Nodes, place: Path) -> None:
+def test_a_node_that_is_told_to_end_and_one_that_is_killed_cost_nothing(
+    three: Nodes, place: Path
+) -> None:
     """Then one CPU is left of three, for three actors' shares and a task."""
     run = place / "nodes"
     job = on(three, place, "nodes")

@@ -84,13 +84,26 @@ sys.exit(match_dataset.main())
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[tuple[Job, str]]:
     """A head of one CPU whose autoscaler adds up to two nodes that say they have a GPU; its address."""
-    port, folder = free_port(), tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a long path would not fit into sockets
+    port, folder = (
+        free_port(),
+        tempfile.mkdtemp(prefix="ray", dir="/tmp"),
+    )  # a long path would not fit into sockets
     address = f"127.0.0.1:{port}"
     nodes = {**NODES, "provider": {**NODES["provider"], "gcs_address": address}}
     (tmp_path / "nodes.json").write_text(json.dumps(nodes))
-    ports = (f"--port={port}", f"--ray-client-server-port={free_port()}", "--include-dashboard=false")
+    ports = (
+        f"--port={port}",
+        f"--ray-client-server-port={free_port()}",
+        "--include-dashboard=false",
+    )
     head = Job(
-        *(*ports, "--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", f"--temp-dir={folder}"),
+        *(
+            *ports,
+            "--num-cpus=1",
+            "--num-gpus=0",
+            "--object-store-memory=100000000",
+            f"--temp-dir={folder}",
+        ),
         f"--autoscaling-config={tmp_path / 'nodes.json'}",
         cwd=tmp_path,
         program=("-m", "ray.scripts.scripts", "start", "--head", "--block"),
@@ -108,13 +121,23 @@ def head(tmp_path: Path) -> Iterator[tuple[Job, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(head: tuple[Job, str], place: Path) -> None:
+def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(
+    head: tuple[Job, str], place: Path
+) -> None:
     cluster, address = head
     grown = place / "has grown"
     options = ("--actors", "1-2", "--actor-gpus", 1, "--dtype", "float32")
     how = {"RAY_OVERRIDE_RESOURCES": "{}", "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "2"}
     program = ("-c", SLOW.format(grown=str(grown)))
-    job = start(place, "grown", *options, program=program, RAY_ADDRESS=address, PYTHONPATH=str(PROJECT), **how)
+    job = start(
+        place,
+        "grown",
+        *options,
+        program=program,
+        RAY_ADDRESS=address,
+        PYTHONPATH=str(PROJECT),
+        **how,
+    )
     job.until(lambda: len(cluster.left("ray::MapWorker")) == 2)
     grown.touch()
     assert job.ended() == 0, job.out + job.err

@@ -30,12 +30,17 @@ class Head:
 
     def __init__(self, credentials: dict[str, str]) -> None:
         self.dashboard, self.metrics = free_port(), free_port()
-        self.folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a long path would not fit into names of sockets
+        self.folder = tempfile.mkdtemp(
+            prefix="ray", dir="/tmp"
+        )  # a long path would not fit into names of sockets
         ports = {
             "port": free_port(),
             "dashboard-port": self.dashboard,
             "metrics-export-port": self.metrics,
-            **{name: free_port() for name in ("ray-client-server-port", "dashboard-agent-listen-port")},
+            **{
+                name: free_port()
+                for name in ("ray-client-server-port", "dashboard-agent-listen-port")
+            },
         }
         self.node = Job(
             *(f"--{name}={port}" for name, port in ports.items()),
@@ -52,7 +57,9 @@ class Head:
 
     def answers(self) -> bool:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{self.dashboard}/api/version", timeout=5).close()
+            urllib.request.urlopen(
+                f"http://127.0.0.1:{self.dashboard}/api/version", timeout=5
+            ).close()
         except OSError:
             return False
         return True
@@ -70,12 +77,16 @@ class Head:
             check=False,
         )
 
-    def submit(self, name: str, *arguments: object, wait: bool = True) -> subprocess.CompletedProcess[str]:
+    def submit(
+        self, name: str, *arguments: object, wait: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         how = ("--submission-id", name, "--working-dir", ".", *(() if wait else ("--no-wait",)))
         return self.jobs("submit", *how, "--", sys.executable, "jobs/match_dataset.py", *arguments)
 
     def exported(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.metrics}/metrics", timeout=10
+        ) as answer:
             return answer.read().decode()
 
 
@@ -111,7 +122,15 @@ def test_a_submitted_job_reads_and_writes_a_troubled_store(
 
     with flaky_store(s3["endpoint_url"], trouble) as (endpoint, made):
         storage = f'{{"endpoint_url": "{endpoint}"}}'
-        options = ("--images", photos.url, "--output", "s3://bucket/run", "--weights", weights, *PLAN)
+        options = (
+            "--images",
+            photos.url,
+            "--output",
+            "s3://bucket/run",
+            "--weights",
+            weights,
+            *PLAN,
+        )
         job = head.submit("store", *options, "--storage-options", storage, "--log", "json")
     assert job.returncode == 0, job.stdout + job.stderr
     assert min(made[word] for word in ("throttle", "reset", "cut")) > 0, made
@@ -121,11 +140,17 @@ def test_a_submitted_job_reads_and_writes_a_troubled_store(
         (tmp_path / "run" / name).write_bytes(run.read_bytes(name))
     check_whole(tmp_path / "run", place / "quiet")
     assert '"event": "summary"' in job.stdout
-    logs = [path for path in Path(head.folder).rglob("*") if path.is_file() and path.suffix in (".log", ".out", ".err")]
+    logs = [
+        path
+        for path in Path(head.folder).rglob("*")
+        if path.is_file() and path.suffix in (".log", ".out", ".err")
+    ]
     assert len(logs) > 10
     shown = [job.stdout, job.stderr, *(path.read_text(errors="replace") for path in logs)]
     assert not [text for text in shown if s3["secret"] in text]
-    assert not [path for path in (tmp_path / "run").rglob("*.json") if s3["secret"] in path.read_text()]
+    assert not [
+        path for path in (tmp_path / "run").rglob("*.json") if s3["secret"] in path.read_text()
+    ]
 
 
 def test_a_submitted_job_that_is_stopped_goes_on(head: Head, place: Path) -> None:

@@ -25,7 +25,7 @@ from pipeline.match.verify import VerifyShard
 from pipeline.photos.source import Folders, list_images, read_image
 from pipeline.report.rankings import draw_rankings
 from pipeline.report.text import rerank_text
-from pipeline.rerank.job import rerank, round_sizes
+from pipeline.rerank.job import rerank_with as rerank, round_sizes
 from pipeline.rerank.options import RerankOptions
 from pipeline.store.folder import Folder
 from pipeline.tables import QUERIES, RANKING

@@ -8,9 +8,8 @@ import click
 
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
-from pipeline.cli.options import executor_option
+from pipeline.cli.options import executor_option, opened
 from pipeline.demo.job import run_demo
-from pipeline.execute.choose import make_executor
 
 NOTHING = "nothing was reconstructed; see the report above"
 
@@ -29,7 +28,7 @@ def command(console: Console, /, output: Path, executor: str) -> ExitCode:
 
     Nothing is downloaded. Run it again to go on where it stopped.
     """
-    with make_executor(executor, quiet=True) as carrying:
+    with opened(executor) as carrying:
         summary = run_demo(output, carrying, console)
     console.finish(summary.text(), summary.fields())
     if not summary.reconstruction.models:

@@ -1,11 +1,13 @@
-"""What every stage of a pair costs, without the exact savings and with them, and how near the chip's limit it runs.
+"""What every stage of a pair costs, without the exact savings and with them, and how near the
+chip's limit it runs.
 
-    python benchmarks/stages.py [--quick] [--device cuda] [--out results.json]
+    python benchmarks/speed/stages.py [--quick] [--device cuda] [--out results.json]
 
-One pair of overlapping images, both encoded and then matched: by the product, and by itself without all the savings of
-savings.py. On a GPU the figures are of a pair of a batch of 64. Seconds are medians of `--rounds` turns; operations are
-the counted floating-point ones of the product on a CPU; the limit is the rate of a product of two large matrices on the
-same device, measured in the same run.
+One pair of overlapping images, both encoded and then matched: by the product, and by itself without
+all the savings of savings.py. On a GPU the figures are of a pair of a batch of 64. Seconds are
+medians of `--rounds` turns; operations are the counted floating-point ones of the product on a CPU;
+the limit is the rate of a product of two large matrices on the same device, measured in the same
+run.
 """
 
 from __future__ import annotations
@@ -26,10 +28,9 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.matcher import (  # noqa: E402
+from benchmarks.speed.matcher import (
     Pairs,
     environment,
     flop_counter,
@@ -38,9 +39,9 @@ from benchmarks.matcher import (  # noqa: E402
     shape_of,
     windows,
 )
-from benchmarks.savings import SAVINGS, Side, Variant  # noqa: E402
-from eloftr import backbone, model, sparse_fusion, transformer  # noqa: E402
-from eloftr.matching.matcher import DTYPES, pairs_at_once  # noqa: E402
+from benchmarks.speed.savings import SAVINGS, Side, Variant
+from eloftr import backbone, model, sparse_fusion, transformer
+from eloftr.matching.matcher import DTYPES, pairs_at_once
 
 STAGES: dict[str, tuple[Any, str]] = {
     "backbone": (backbone.RepVGG, "forward"),
@@ -88,11 +89,15 @@ def stage_seconds(side: Side, images: np.ndarray, pairs: Pairs, rounds: int) -> 
         with side.patched(), measured(lambda: synchronized(device)) as spent:
             side.matcher(images, pairs)
         turns.append(spent)
-    return {stage: statistics.median(turn[stage] for turn in turns) / len(pairs) for stage in STAGES}
+    return {
+        stage: statistics.median(turn[stage] for turn in turns) / len(pairs) for stage in STAGES
+    }
 
 
 def stage_operations(weights: Path, images: np.ndarray) -> dict[str, float]:
-    """Operations of every stage of the pair of the first two images, counted on the CPU: kernels count none."""
+    """Operations of every stage of the pair of the first two images, counted on the CPU: kernels
+    count none.
+    """
     side = Side(Variant(), weights, torch.device("cpu"), torch.float32)
     counter = flop_counter()
     with counter, measured(lambda: float(counter.get_total_flops())) as operations:
@@ -113,13 +118,26 @@ def limit(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--weights", help="checkpoint folder with Hugging Face keys (default: of the published size)")
+    add(
+        "--weights",
+        help="checkpoint folder with Hugging Face keys (default: of the published size)",
+    )
     add("--size", type=shape_of, default=(640, 480), help="WIDTHxHEIGHT (default: 640x480)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
+    add(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="(default: %(default)s)",
+    )
     add("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
-    add("--photographs", type=Path, help="folder of what the images are cut from (default: generated textures)")
+    add(
+        "--photographs",
+        type=Path,
+        help="folder of what the images are cut from (default: generated textures)",
+    )
     add("--rounds", type=int, default=5, help="turns of both (default: %(default)s)")
     add("--quick", action="store_true", help="one round")
     add("--out", type=Path, help="write the results as JSON")
@@ -140,12 +158,19 @@ def main(arguments: list[str] | None = None) -> int:
     for stage in STAGES:
         rate = operations[stage] / product[stage] if product[stage] else 0.0
         before, after = 1000 * without[stage], 1000 * product[stage]
-        print(f"{stage:22} {before:7.2f} ms {after:7.2f} ms {operations[stage] / 1e9:6.1f} GFLOP   {rate / most:8.0%}")
+        print(
+            f"{stage:22} {before:7.2f} ms {after:7.2f} ms {operations[stage] / 1e9:6.1f} GFLOP"
+            f"   {rate / most:8.0%}"
+        )
     totals = [1000 * sum(side.values()) for side in (without, product)]
     print(f"{'a pair, both encoded':22} {totals[0]:7.2f} ms {totals[1]:7.2f} ms")
     if options.out:
         options.out.write_text(
-            json.dumps(results | {"operations": operations, "without": without, "product": product}, indent=1) + "\n"
+            json.dumps(
+                results | {"operations": operations, "without": without, "product": product},
+                indent=1,
+            )
+            + "\n"
         )
     return 0
 

@@ -1,23 +1,27 @@
 """Judge a matcher on pairs with ground truth, next to SIFT on the same images.
 
-    pip install .[eval]
-    python benchmarks/quality.py --weights NAME_OR_PATH --out results.json
+    pip install .[test]
+    python benchmarks/quality/quality.py --weights NAME_OR_PATH --out results.json
 
-Both methods see the same grey image: longer side 640 (`--long-side`), sides multiples of 32, never enlarged.
-Matches are mapped back to the original images, with their exact scale in x and in y, and judged there:
+Both methods see the same grey image: longer side 640 (`--long-side`), sides multiples of 32, never
+enlarged. Matches are mapped back to the original images, with their exact scale in x and in y, and
+judged there:
 
 matches    mean number per pair
 right %    mean over pairs of the share of right matches; a pair without matches counts 0. Right is
              homography   within 3 original pixels of where the homography sends them in image 1
-             epipolar     within 3 original pixels of both epipolar lines, fitted to the marked points
+             epipolar     within 3 original pixels of both epipolar lines, fitted to the marked
+                          points
              pose         within 2 pixels of both epipolar lines of the true pose
-AUC        area under recall over the pose error up to 5, 10 and 20 degrees (SuperGlue, section 5). The error
-           is the larger of the angles of rotation and translation (its sign left open), from an essential
-           matrix by RANSAC at 0.5 pixels over the mean focal length. A pair without an estimate is infinitely
-           wrong. RANSAC's luck moves an AUC by 1 to 2 points on sets of this size: each pair is estimated
-           five times, its matches in other orders, and all the errors count.
+AUC        area under recall over the pose error up to 5, 10 and 20 degrees (SuperGlue, section 5).
+           The error is the larger of the angles of rotation and translation (its sign left open),
+           from an essential matrix by RANSAC at 0.5 pixels over the mean focal length. A pair
+           without an estimate is infinitely wrong. RANSAC's luck moves an AUC by 1 to 2 points on
+           sets of this size: each pair is estimated five times, its matches in other orders, and
+           all the errors count.
 
-The pixels of poses are those of the evaluated size, or of the original images with `--pixels original`.
+The pixels of poses are those of the evaluated size, or of the original images with `--pixels
+original`.
 """
 
 from __future__ import annotations
@@ -37,10 +41,10 @@ import cv2
 import numpy as np
 import PIL
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.datasets import (  # noqa: E402
+from benchmarks.environment import PROJECT, commit, versions
+from benchmarks.quality.datasets import (
     KINDS,
     RANSAC_CONFIDENCE,
     RANSAC_SEED,
@@ -51,8 +55,8 @@ from benchmarks.datasets import (  # noqa: E402
     load_pairs,
     load_view,
 )
-from benchmarks.environment import commit, versions  # noqa: E402
-from benchmarks.sift import RATIO, SiftFeatures, detect_sift, match_sift  # noqa: E402
+from benchmarks.quality.sift import RATIO, SiftFeatures, detect_sift, match_sift
+from eloftr.errors import ArgumentError, EloftrError
 
 POINT_PIXELS = 3.0  # homography and marked points: pixels of the original images
 POSE_PIXELS = 2.0  # poses, and
@@ -68,8 +72,9 @@ Record = dict[str, Any]
 def pose_auc(errors: list[float], threshold: float) -> float:
     """Area under recall over pose error from 0 to `threshold` degrees, over `threshold`: 0 to 1.
 
-    Recall is joined by straight lines between the sorted errors and stays level after the last one within the
-    threshold, as in the evaluations of SuperGlue and LoFTR. Infinite errors count as pairs that failed.
+    Recall is joined by straight lines between the sorted errors and stays level after the last one
+    within the threshold, as in the evaluations of SuperGlue and LoFTR. Infinite errors count as
+    pairs that failed.
     """
     ordered = np.sort(np.asarray(errors, np.float64))
     within = ordered[ordered < threshold]
@@ -81,7 +86,9 @@ def pose_auc(errors: list[float], threshold: float) -> float:
     return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / threshold)
 
 
-def judge(pair: Pair, views: tuple[View, View], keypoints: Keypoints, pixel: float, ransac: float) -> Record:
+def judge(
+    pair: Pair, views: tuple[View, View], keypoints: Keypoints, pixel: float, ransac: float
+) -> Record:
     """The record of one method on one pair.
 
     Args:
@@ -110,10 +117,13 @@ def judge(pair: Pair, views: tuple[View, View], keypoints: Keypoints, pixel: flo
 def summarise(records: list[Record]) -> dict[str, float]:
     """Means over the pairs of a set, and the pose AUC where the set has poses."""
     summary: dict[str, float] = {
-        name: float(np.mean([record[name] for record in records])) for name in ("matches", "right", "share")
+        name: float(np.mean([record[name] for record in records]))
+        for name in ("matches", "right", "share")
     }
     if "rotation_translation_errors_deg" in records[0]:
-        runs = [angles for record in records for angles in record["rotation_translation_errors_deg"]]
+        runs = [
+            angles for record in records for angles in record["rotation_translation_errors_deg"]
+        ]
         errors = [np.inf if angles is None else max(angles) for angles in runs]
         summary |= {f"auc{degrees}": pose_auc(errors, degrees) for degrees in AUC_DEGREES}
     return summary
@@ -124,7 +134,9 @@ def match_with_sift(features: dict[str, SiftFeatures], pairs: list[Pair]) -> lis
 
 
 def match_with(matcher: Any, views: dict[str, View], pairs: list[Pair]) -> list[Keypoints]:
-    found = matcher.match([views[pair.image0].grey for pair in pairs], [views[pair.image1].grey for pair in pairs])
+    found = matcher.match(
+        [views[pair.image0].grey for pair in pairs], [views[pair.image1].grey for pair in pairs]
+    )
     return [(matches.keypoints0, matches.keypoints1) for matches in found]
 
 
@@ -172,11 +184,15 @@ def evaluate_set(
 
 
 def _tolerances(pair: Pair, views: tuple[View, View], pixels: str) -> tuple[float, float]:
-    """Original pixels per pixel that poses are judged in, and the RANSAC threshold in focal lengths."""
+    """Original pixels per pixel that poses are judged in, and the RANSAC threshold in focal
+    lengths.
+    """
     if pair.cameras is None:
         return 1.0, 0.0
     scales = [view.scale if pixels == "evaluated" else np.ones(2) for view in views]
-    focals = [np.diag(k)[:2] / scale for k, scale in zip(pair.cameras.intrinsics, scales, strict=True)]
+    focals = [
+        np.diag(k)[:2] / scale for k, scale in zip(pair.cameras.intrinsics, scales, strict=True)
+    ]
     return float(np.mean(scales)), RANSAC_PIXELS / float(np.mean(focals))
 
 
@@ -202,20 +218,24 @@ def settings(long_side: int, pixels: str) -> dict[str, Any]:
     }
 
 
-def load_sift(path: Path, expected: dict[str, Any], digests: dict[str, str], methods: list[str]) -> dict[str, Any]:
+def load_sift(
+    path: Path, expected: dict[str, Any], digests: dict[str, str], methods: list[str]
+) -> dict[str, Any]:
     """SIFT's records of an earlier run: set → (image0, image1) → method → record.
 
     Raises:
-        ValueError: the file is of other settings or other images, or lacks a set or a method.
+        ArgumentError: the file is of other settings or other images, or lacks a set or a method.
     """
     try:
-        earlier = json.loads(path.read_text())
-        found, sets = earlier["settings"], earlier["sets"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"--sift-from {path}: not a result of this script ({error!r}).") from error
+        earlier = json.loads(path.read_bytes())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ArgumentError(f"--sift-from {path}: cannot be read ({error}).") from error
+    if not isinstance(earlier, dict) or not {"settings", "sets"} <= earlier.keys():
+        raise ArgumentError(f"--sift-from {path}: not a result of this script.")
+    found, sets = earlier["settings"], earlier["sets"]
     for name, value in expected.items():
         if found.get(name) != value:
-            raise ValueError(
+            raise ArgumentError(
                 f"--sift-from {path}: {name} was {found.get(name)} there and is {value} here; "
                 "leave --sift-from out to compute SIFT again."
             )
@@ -223,10 +243,14 @@ def load_sift(path: Path, expected: dict[str, Any], digests: dict[str, str], met
     for name, sha256 in digests.items():
         if name not in sets or sets[name]["sha256"] != sha256:
             reason = "holds other images" if name in sets else "is missing there"
-            raise ValueError(f"--sift-from {path}: {name} {reason}; leave --sift-from out to compute SIFT again.")
+            raise ArgumentError(
+                f"--sift-from {path}: {name} {reason}; leave --sift-from out to compute SIFT again."
+            )
         for method in methods:
             if method not in sets[name]["summary"]:
-                raise ValueError(f"--sift-from {path}: {name} has no {method} there; run that with --sift-full.")
+                raise ArgumentError(
+                    f"--sift-from {path}: {name} has no {method} there; run that with --sift-full."
+                )
         known[name] = {
             (record["image0"], record["image1"]): {method: record[method] for method in methods}
             for record in sets[name]["pairs"]
@@ -235,7 +259,7 @@ def load_sift(path: Path, expected: dict[str, Any], digests: dict[str, str], met
 
 
 def table(sets: dict[str, Any]) -> str:
-    """An aligned Markdown table with a row a set; a cell holds the figure of each method in turn."""
+    """An aligned Markdown table with a row a set; a cell holds the figure of each method."""
     methods = list(next(iter(sets.values()))["summary"])
     titles = {"ours": "ours", "sift": "SIFT", "sift_full": "SIFT at full size"}
     columns = {"matches": ("matches", "{:.0f}", 1), "share": ("right %", "{:.1f}", 100)}
@@ -245,12 +269,16 @@ def table(sets: dict[str, Any]) -> str:
         row = [name, str(len(result["pairs"]))]
         for key, (_, form, factor) in columns.items():
             values = [result["summary"][method].get(key) for method in methods]
-            row.append("–" if values[0] is None else " / ".join(form.format(v * factor) for v in values))
+            row.append(
+                "–" if values[0] is None else " / ".join(form.format(v * factor) for v in values)
+            )
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([f"Each cell: {' / '.join(titles[m] for m in methods)}", "", lines[0], rule, *lines[1:]])
+    return "\n".join(
+        [f"Each cell: {' / '.join(titles[m] for m in methods)}", "", lines[0], rule, *lines[1:]]
+    )
 
 
 def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
@@ -279,26 +307,42 @@ def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--weights", help="checkpoint, by name or path; without it SIFT is judged alone")
-    parser.add_argument("--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)")
-    parser.add_argument("--sets", default=",".join(KINDS), help="comma-separated (default: %(default)s)")
+    parser.add_argument(
+        "--weights", help="checkpoint, by name or path; without it SIFT is judged alone"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)"
+    )
+    parser.add_argument(
+        "--sets", default=",".join(KINDS), help="comma-separated (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="about 8 pairs of each set")
-    parser.add_argument("--long-side", type=int, default=640, help="evaluated size in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--long-side", type=int, default=640, help="evaluated size in pixels (default: %(default)s)"
+    )
     parser.add_argument(
         "--pixels",
         choices=("evaluated", "original"),
         default="evaluated",
         help="of poses (default: %(default)s)",
     )
-    parser.add_argument("--sift-full", action="store_true", help="also SIFT on the full-size images")
-    parser.add_argument("--sift-from", type=Path, help="take SIFT's records from an earlier --out file")
-    parser.add_argument("--out", type=Path, help="write the table, every pair and the settings as JSON")
+    parser.add_argument(
+        "--sift-full", action="store_true", help="also SIFT on the full-size images"
+    )
+    parser.add_argument(
+        "--sift-from", type=Path, help="take SIFT's records from an earlier --out file"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="write the table, every pair and the settings as JSON"
+    )
     options = parser.parse_args(arguments)
     try:
         run(options)
-    except ValueError as error:
+    except EloftrError as error:
         print(f"quality: {error}", file=sys.stderr)
         return 2
     return 0
@@ -307,7 +351,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluate, print the table, write the JSON and return what it holds."""
     if options.long_side < 32:
-        raise ValueError(f"--long-side {options.long_side}: at least 32 pixels are needed.")
+        raise ArgumentError(f"--long-side {options.long_side}: at least 32 pixels are needed.")
     data = options.data or Path(os.environ.get("ELOFTR_DATA") or PROJECT.parent / "shared" / "data")
     names = [name.strip() for name in options.sets.split(",")]
     pairs = {name: load_pairs(data / name, options.quick) for name in names}
@@ -315,27 +359,44 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     known = None
     if options.sift_from is not None:
         wanted = ["sift", "sift_full"] if options.sift_full else ["sift"]
-        known = load_sift(options.sift_from, settings(options.long_side, options.pixels), digests, wanted)
+        known = load_sift(
+            options.sift_from, settings(options.long_side, options.pixels), digests, wanted
+        )
         for name in names:
             if any(_names(pair) not in known[name] for pair in pairs[name]):
-                raise ValueError(f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a --quick run?")
+                raise ArgumentError(
+                    f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a --quick run?"
+                )
     cv2.setNumThreads(1)  # the order of sums, and so the result, must not depend on the machine
     matcher = None
     if options.weights is not None:
         from eloftr import load_matcher
 
         matcher = load_matcher(options.weights)
-    measured_with = environment(options.weights, matcher)  # now: a training run may replace the file meanwhile
+    measured_with = environment(
+        options.weights, matcher
+    )  # now: a training run may replace the file meanwhile
     sets = {}
     for name in names:
         start = time.perf_counter()
         earlier = None if known is None else known[name]
         records = evaluate_set(
-            data / name, pairs[name], options.long_side, matcher, options.pixels, options.sift_full, earlier
+            data / name,
+            pairs[name],
+            options.long_side,
+            matcher,
+            options.pixels,
+            options.sift_full,
+            earlier,
         )
         methods = [key for key in records[0] if key not in ("image0", "image1")]
         summary = {method: summarise([record[method] for record in records]) for method in methods}
-        sets[name] = {"kind": KINDS[name], "sha256": digests[name], "summary": summary, "pairs": records}
+        sets[name] = {
+            "kind": KINDS[name],
+            "sha256": digests[name],
+            "summary": summary,
+            "pairs": records,
+        }
         print(
             f"{name}: {len(records)} pairs in {time.perf_counter() - start:.1f} s",
             file=sys.stderr,

@@ -1,11 +1,14 @@
-"""What reduced precision does to the matches, and what it costs: each type against float32 on the same pairs.
+"""What reduced precision does to the matches, and what it costs: each type against float32 on the
+same pairs.
 
-    python benchmarks/precision.py [--weights small] [--images FOLDER] [--device cuda] [--out results.json]
+    python benchmarks/speed/precision.py [--weights small] [--images FOLDER] [--device cuda] [--out
+    results.json]
 
-equal   share of float32's matches, pairs of 8×8 cells, that are found too, and of those found that float32 has
-shift   pixels between the keypoints of image 1 of equal matches whose keypoints in image 0 are the same; `moved` is the
-        share of equal matches whose keypoint in image 0 is another pixel of the cell
-seconds one pair, encoded and matched, the median of the pairs
+equal   share of float32's matches, pairs of 8×8 cells, that are found too, and of those found that
+        float32 has
+shift   pixels between the keypoints of image 1 of equal matches whose keypoints in image 0 are the
+        same; `moved` is the share of equal matches whose keypoint in image 0 is another pixel of
+        the cell seconds one pair, encoded and matched, the median of the pairs
 
 Pairs are neighbours in the folder's order; without a folder, windows of a generated texture.
 """
@@ -24,18 +27,28 @@ from typing import Any
 import numpy as np
 import torch
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.matcher import PairsToMatch, environment, near_pairs, published, shape_of, windows  # noqa: E402
-from eloftr import load_model  # noqa: E402
-from eloftr.matching.matcher import DTYPES, Matcher  # noqa: E402
-from eloftr.model import PairMatches  # noqa: E402
+from benchmarks.speed.matcher import (
+    PairsToMatch,
+    environment,
+    near_pairs,
+    published,
+    shape_of,
+    windows,
+)
+from eloftr import load_model
+from eloftr.matching.matcher import DTYPES, Matcher
+from eloftr.model import PairMatches
 
 
 def photographs(folder: Path | None, height: int, width: int, count: int) -> np.ndarray:
     """(count, H, W) uint8: photographs, or overlapping windows of a texture."""
-    what = near_pairs(count, 1) if folder is None else PairsToMatch(pictures=count, each=1, step=0, pairs=[])
+    what = (
+        near_pairs(count, 1)
+        if folder is None
+        else PairsToMatch(pictures=count, each=1, step=0, pairs=[])
+    )
     return windows(folder, height, width, what)
 
 
@@ -58,10 +71,16 @@ def compare(expected: list[PairMatches], found: list[PairMatches]) -> dict[str, 
     shifts = []
     for one, other in zip(expected, found, strict=True):
         rows = {tuple(cell): n for n, cell in enumerate(one.cells.tolist())}
-        common = [(rows[key], n) for n, cell in enumerate(other.cells.tolist()) if (key := tuple(cell)) in rows]
+        common = [
+            (rows[key], n)
+            for n, cell in enumerate(other.cells.tolist())
+            if (key := tuple(cell)) in rows
+        ]
         both, least, most = both + len(common), least + len(one.scores), most + len(other.scores)
         if common:
-            a, b = (torch.tensor(index, device=one.cells.device) for index in zip(*common, strict=True))
+            a, b = (
+                torch.tensor(index, device=one.cells.device) for index in zip(*common, strict=True)
+            )
             same = (one.keypoints0[a] == other.keypoints0[b]).all(1)
             moved += int((~same).sum())
             shifts.append((one.keypoints1[a] - other.keypoints1[b])[same].norm(dim=1).float().cpu())
@@ -77,13 +96,19 @@ def compare(expected: list[PairMatches], found: list[PairMatches]) -> dict[str, 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--weights", help="checkpoint (default: of the published size)")
     add("--images", type=Path, help="folder of photographs")
     add("--count", type=int, default=8, help="images (default: %(default)s)")
     add("--size", type=shape_of, default=(640, 480), help="WIDTHxHEIGHT (default: 640x480)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
+    add(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="(default: %(default)s)",
+    )
     add("--quick", action="store_true", help="three images")
     add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
@@ -99,12 +124,18 @@ def main(arguments: list[str] | None = None) -> int:
             expected = expected or found
             rows[name] = row = {"seconds": seconds, **compare(expected, found)}
             print(
-                f"{name:9} {seconds:7.3f} s a pair  equal {row['found']:.1%} and {row['right']:.1%}  "
-                f"moved {row['moved']:.1%}  shift median {row['shift_median']:.4f} px, 99 % {row['shift_99']:.3f} px",
+                f"{name:9} {seconds:7.3f} s a pair  equal {row['found']:.1%} and {row['right']:.1%}"
+                f"  moved {row['moved']:.1%}  shift median {row['shift_median']:.4f} px, "
+                f"99 % {row['shift_99']:.3f} px",
                 flush=True,
             )
         options.dtype = "each"
-        results = {"environment": environment(options), "size": [width, height], "images": len(images), "types": rows}
+        results = {
+            "environment": environment(options),
+            "size": [width, height],
+            "images": len(images),
+            "types": rows,
+        }
     if options.out:
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0

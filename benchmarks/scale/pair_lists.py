@@ -1,6 +1,7 @@
 """Time and memory of making pair lists: each way by itself, in a process of its own.
 
-    python benchmarks/pair_lists.py [--images 10000 100000] [--only retrieval] [--out results.json]
+    python benchmarks/scale/pair_lists.py [--images 10000 100000] [--only retrieval] [--out
+    results.json]
 
 exhaustive   all pairs; where they are more than a list may hold, only counted
 sequential   every image with the 10 that follow and those 1, 2, 4, … 512 on
@@ -8,16 +9,15 @@ retrieval    the 20 most similar of each, of 256 numbers an image in clusters of
 spatial      the 20 nearest of each, of places spread over a square of 100 m² an image
 write        the list of retrieval, or a random one of as many pairs, as Parquet and as text
 
-Seconds are of the wall clock with as many threads as OMP_NUM_THREADS says. `memory` is the peak of the process above
-what it held before the work began, its input included. On a GPU where there is one: its memory is not counted.
+Seconds are of the wall clock with as many threads as OMP_NUM_THREADS says. `memory` is the peak of
+the process above what it held before the work began, its input included. On a GPU where there is
+one: its memory is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
 import resource
 import sys
 import tempfile
@@ -29,16 +29,15 @@ from typing import Any
 import numpy as np
 import torch
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import commit, versions  # noqa: E402
-from pipeline.pairs.descriptors import Descriptors  # noqa: E402
-from pipeline.pairs.formats import MOST, of_pairs, write_list  # noqa: E402
-from pipeline.pairs.pair_list import exhaustive  # noqa: E402
-from pipeline.pairs.retrieval import similar  # noqa: E402
-from pipeline.pairs.sequential import overlaps, sequences  # noqa: E402
-from pipeline.pairs.spatial import Positions, neighbours  # noqa: E402
+from benchmarks.environment import write_results
+from pipeline.pairs.descriptors import Descriptors
+from pipeline.pairs.formats import MOST, of_pairs, write_list
+from pipeline.pairs.pair_list import exhaustive
+from pipeline.pairs.retrieval import similar
+from pipeline.pairs.sequential import overlaps, sequences
+from pipeline.pairs.spatial import Positions, neighbours
 
 DIMENSIONS, CLUSTER, TOP_K, WINDOW = 256, 50, 20, 10
 
@@ -120,13 +119,23 @@ def peak() -> int:
 def measured(name: str, images: int) -> dict[str, Any]:
     before = peak()
     seconds, pairs = WORK[name](images)
-    return {"list": name, "images": images, "pairs": pairs, "seconds": seconds, "memory_bytes": peak() - before}
+    return {
+        "list": name,
+        "images": images,
+        "pairs": pairs,
+        "seconds": seconds,
+        "memory_bytes": peak() - before,
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--only", nargs="+", choices=WORK, default=[*WORK], help="some of the lists")
+    parser.add_argument(
+        "--only", nargs="+", choices=WORK, default=[*WORK], help="some of the lists"
+    )
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -135,21 +144,16 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     for name in options.only:
         for images in options.images:
-            with multiprocessing.get_context("spawn").Pool(1) as alone:  # its peak is of this work only
+            with multiprocessing.get_context("spawn").Pool(
+                1
+            ) as alone:  # its peak is of this work only
                 row = alone.apply(measured, (name, images))
             rows.append(row)
             numbers = f"{row['pairs']:15,}{row['seconds']:10.2f}{row['memory_bytes'] / 1e6:12,.0f}"
             print(f"{name:14}{images:11,}{numbers}", flush=True)
     if options.out:
-        results = {
-            "device": device,
-            "threads": torch.get_num_threads(),
-            "cpus": os.cpu_count(),
-            "versions": versions("torch", "numpy", "scipy", "pyarrow"),
-            "commit": commit(),
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        results = {"device": device, "threads": torch.get_num_threads(), "rows": rows}
+        write_results(options.out, results, "torch", "numpy", "scipy", "pyarrow")
     return 0
 
 

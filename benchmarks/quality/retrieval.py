@@ -1,27 +1,29 @@
-"""What the matcher's own descriptors are worth: labelled photographs ranked, verified pairs of an exhaustive run found.
+"""What the matcher's own descriptors are worth: labelled photographs ranked, verified pairs of an
+exhaustive run found.
 
-    python benchmarks/retrieval.py --data FOLDER [--sets sacre_coeur17 …] [--long-side 480] [--out results.json]
+    python benchmarks/quality/retrieval.py --data FOLDER [--sets sacre_coeur17 …] [--long-side 480]
+    [--out results.json]
 
-FOLDER holds retrieval.json: queries, database and, for each query, the images of its scene (positives). Every query is
-ranked against the database without itself.
+FOLDER holds retrieval.json: queries, database and, for each query, the images of its scene
+(positives). Every query is ranked against the database without itself.
 
     Recall@k     queries with an image of their scene among the first k
     same@k       images of the scene among the first k, of those there are, mean over queries
     mAP          mean over queries of the average precision
 
-covariance is what `plan_pairs describe` writes, reduced what `plan_pairs retrieval` compares without a file. The others
-are what was tried: statistics of the same features, and thumbnails without a network. random is the expectation of a
-shuffled list, over 20 of them.
+covariance is what `plan_pairs describe` writes, reduced what `plan_pairs retrieval` compares
+without a file. The others are what was tried: statistics of the same features, and thumbnails
+without a network. random is the expectation of a shuffled list, over 20 of them.
 
-Of the --sets together all pairs are matched and verified; lists of the k most similar of each image are then as good as
-the share of the verified pairs that they hold. A random list of as many pairs holds the same share as of all pairs.
+Of the --sets together all pairs are matched and verified; lists of the k most similar of each image
+are then as good as the share of the verified pairs that they hold. A random list of as many pairs
+holds the same share as of all pairs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -33,25 +35,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import commit, versions  # noqa: E402
-from benchmarks.pipeline import match_without_ray  # noqa: E402
-from eloftr import load_model  # noqa: E402
-from eloftr.matching.resizing import resize  # noqa: E402
-from eloftr.model import EfficientLoFTRForKeypointMatching  # noqa: E402
-from pipeline.match.options import (
-    MatchingOptions,  # noqa: E402
-    RunOptions,  # noqa: E402
-    VerificationOptions,  # noqa: E402
-)
-from pipeline.match.run import Run  # noqa: E402
-from pipeline.match.verify import VERIFIED  # noqa: E402
-from pipeline.pairs.descriptors import LONG_SIDE, describe_images, nearest, reduced, unit  # noqa: E402
-from pipeline.pairs.retrieval import OWN_DIMENSIONS, similar  # noqa: E402
-from pipeline.photos.source import read_image  # noqa: E402
-from pipeline.store.folder import Folder  # noqa: E402
+from benchmarks.environment import write_results
+from benchmarks.speed.pipeline import match_without_ray
+from eloftr import EfficientLoFTRForKeypointMatching, load_model
+from eloftr.matching.resizing import resize
+from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
+from pipeline.match.run import Run
+from pipeline.pairs.descriptors import LONG_SIDE, describe_images, nearest, reduced, unit
+from pipeline.pairs.retrieval import OWN_DIMENSIONS, similar
+from pipeline.photos.source import read_image
+from pipeline.store.folder import Folder
+from pipeline.vocabulary import VERIFIED, Device
 
 CUTS = (1, 5, 10, 20)
 TOP_K = (1, 2, 3, 5, 10)
@@ -65,12 +61,16 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {  # (C, L) → (D,)
 
 
 @torch.inference_mode()
-def alternatives(folder: Folder, names: list[str], model: EfficientLoFTRForKeypointMatching) -> dict[str, np.ndarray]:
+def alternatives(
+    folder: Folder, names: list[str], model: EfficientLoFTRForKeypointMatching
+) -> dict[str, np.ndarray]:
     """(N, D) of every image by each of POOLINGS, and thumbnails."""
     rows: dict[str, list[np.ndarray]] = {name: [] for name in (*POOLINGS, "thumbnail")}
     for name in names:
         pixels, _ = read_image(folder, name, long_side=LONG_SIDE)
-        coarse = model.efficientloftr.backbone(torch.tensor(pixels)[None, None].float() / 255)[2][0].flatten(1)
+        coarse = model.efficientloftr.backbone(torch.tensor(pixels)[None, None].float() / 255)[2][
+            0
+        ].flatten(1)
         for pooling, pool in POOLINGS.items():
             rows[pooling].append(pool(coarse).numpy())
         small = resize(pixels, (16, 16)).astype(np.float32).ravel()
@@ -79,11 +79,15 @@ def alternatives(folder: Folder, names: list[str], model: EfficientLoFTRForKeypo
 
 
 def ranked(order: np.ndarray, truth: list[np.ndarray]) -> dict[str, float]:
-    """order (Q, N): the database, best first. truth: of each query, which images are of its scene. The measures."""
+    """order (Q, N): the database, best first. truth: of each query, which images are of its scene.
+    The measures.
+    """
     found = [np.flatnonzero(np.isin(row, true)) for row, true in zip(order, truth, strict=True)]
     measures = {f"recall@{k}": np.mean([(places < k).any() for places in found]) for k in CUTS}
     measures |= {f"same@{k}": np.mean([(places < k).mean() for places in found]) for k in CUTS[1:]}
-    measures["mAP"] = np.mean([((np.arange(len(places)) + 1) / (places + 1)).mean() for places in found])
+    measures["mAP"] = np.mean(
+        [((np.arange(len(places)) + 1) / (places + 1)).mean() for places in found]
+    )
     return {name: float(value) for name, value in measures.items()}
 
 
@@ -92,7 +96,10 @@ def against_labels(data: Path, model: EfficientLoFTRForKeypointMatching) -> list
     names = sorted(labels["database"])
     place = {name: number for number, name in enumerate(names)}
     queries = np.array([place[name] for name in labels["queries"]])
-    truth = [np.array([place[name] for name in labels["positives"][query]]) for query in labels["queries"]]
+    truth = [
+        np.array([place[name] for name in labels["positives"][query]])
+        for query in labels["queries"]
+    ]
     started = time.process_time()
     described = describe_images(Folder(str(data)), model, names)
     seconds = (time.process_time() - started) / len(names)
@@ -100,14 +107,19 @@ def against_labels(data: Path, model: EfficientLoFTRForKeypointMatching) -> list
 
     rng, shuffled = np.random.default_rng(0), []
     for _ in range(SHUFFLES):
-        order = np.stack([rng.permutation(np.delete(np.arange(len(names)), query)) for query in queries])
+        order = np.stack(
+            [rng.permutation(np.delete(np.arange(len(names)), query)) for query in queries]
+        )
         shuffled.append(ranked(order, truth))
     rows: list[dict[str, Any]] = [
         {"descriptor": "random", "dimensions": 0}
         | {measure: float(np.mean([row[measure] for row in shuffled])) for measure in shuffled[0]}
     ]
     vectors = alternatives(Folder(str(data)), names, model)
-    vectors |= {"covariance": described.vectors, "reduced": reduced(described.vectors, OWN_DIMENSIONS)}
+    vectors |= {
+        "covariance": described.vectors,
+        "reduced": reduced(described.vectors, OWN_DIMENSIONS),
+    }
     for name, values in vectors.items():
         order = nearest(values, None, len(names))[0][queries]
         rows.append({"descriptor": name, "dimensions": values.shape[1], **ranked(order, truth)})
@@ -118,7 +130,9 @@ def against_labels(data: Path, model: EfficientLoFTRForKeypointMatching) -> list
 def against_matches(
     data: Path, sets: list[str], long_side: int, model: EfficientLoFTRForKeypointMatching
 ) -> dict[str, Any]:
-    """Match all pairs of the sets; of each k, the pairs of the list and the share of the verified ones among them."""
+    """Match all pairs of the sets; of each k, the pairs of the list and the share of the verified
+    ones among them.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         images = Path(scratch) / "images"
         for name in sets:
@@ -127,26 +141,39 @@ def against_matches(
                 (images / name / path.name).write_bytes(path.read_bytes())
         verification = VerificationOptions(long_side=long_side)
         options = RunOptions(
-            str(images), f"{scratch}/run", matching=MatchingOptions(long_side), verification=verification
+            str(images),
+            f"{scratch}/run",
+            matching=MatchingOptions(long_side),
+            verification=verification,
         )
         started = time.process_time()
-        match_without_ray(Run(options, "cpu"))
+        match_without_ray(Run(options, Device.CPU))
         seconds = time.process_time() - started
         run = Folder(f"{scratch}/run")
         verified = set()
         for name in run.names("matches"):
             table = run.read_table(name, ["image0", "image1", "geometry"])
-            for image0, image1, geometry in zip(*(column.to_pylist() for column in table), strict=True):
+            for image0, image1, geometry in zip(
+                *(column.to_pylist() for column in table), strict=True
+            ):
                 if geometry in VERIFIED:
                     verified.add((image0, image1))
         described = describe_images(Folder(str(images)), model)
     names, total = described.names, len(described.names) * (len(described.names) - 1) // 2
     rows = []
-    for kind, vectors in (("covariance", described.vectors), ("reduced", reduced(described.vectors, OWN_DIMENSIONS))):
+    for kind, vectors in (
+        ("covariance", described.vectors),
+        ("reduced", reduced(described.vectors, OWN_DIMENSIONS)),
+    ):
         for k in TOP_K:
             pairs = similar(type(described)(names, unit(vectors)), k).pairs
             hits = sum((names[i], names[j]) in verified for i, j in pairs.tolist())
-            row = {"descriptor": kind, "k": k, "pairs": len(pairs), "share_of_pairs": len(pairs) / total}
+            row = {
+                "descriptor": kind,
+                "k": k,
+                "pairs": len(pairs),
+                "share_of_pairs": len(pairs) / total,
+            }
             rows.append({**row, "share_of_verified": hits / len(verified)})
     return {
         "sets": sets,
@@ -160,10 +187,18 @@ def against_matches(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with retrieval.json and its photographs")
-    parser.add_argument("--sets", nargs="*", default=[], help="folders of it whose pairs are all matched")
-    parser.add_argument("--long-side", type=int, default=480, help="of the matched photographs (%(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with retrieval.json and its photographs"
+    )
+    parser.add_argument(
+        "--sets", nargs="*", default=[], help="folders of it whose pairs are all matched"
+    )
+    parser.add_argument(
+        "--long-side", type=int, default=480, help="of the matched photographs (%(default)s)"
+    )
     parser.add_argument("--weights", default="small")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
@@ -172,13 +207,20 @@ def main(arguments: list[str] | None = None) -> int:
     measures = [name for name in labels[0] if name not in ("descriptor", "dimensions")]
     print("descriptor    numbers " + "".join(f"{name:>11}" for name in measures))
     for row in labels:
-        print(f"{row['descriptor']:12}{row['dimensions']:9,} " + "".join(f"{row[name]:11.3f}" for name in measures))
-    print(f"{labels[-2]['cpu_seconds_per_image'] * 1000:.0f} ms of one core an image, reading included", flush=True)
+        print(
+            f"{row['descriptor']:12}{row['dimensions']:9,} "
+            + "".join(f"{row[name]:11.3f}" for name in measures)
+        )
+    milliseconds = labels[-2]["cpu_seconds_per_image"] * 1000
+    print(f"{milliseconds:.0f} ms of one core an image, reading included", flush=True)
     results: dict[str, Any] = {"weights": options.weights, "labels": labels}
     if options.sets:
         found = against_matches(options.data, options.sets, options.long_side, model)
         cost = f"{found['cpu_seconds']:.0f} s of one core at {found['long_side']} px"
-        print(f"{', '.join(found['sets'])}: {found['images']} images, all {found['pairs']} pairs matched in {cost}")
+        print(
+            f"{', '.join(found['sets'])}: {found['images']} images, "
+            f"all {found['pairs']} pairs matched in {cost}"
+        )
         print(f"{found['verified']} verified; the lists of the k most similar of each image hold:")
         print("descriptor     k  pairs  of all pairs  of the verified")
         for row in found["lists"]:
@@ -186,8 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{row['descriptor']:12}{row['k']:4}{row['pairs']:7}{shares}")
         results["matches"] = found
     if options.out:
-        results |= {"versions": versions("torch", "numpy", "pillow"), "cpus": os.cpu_count(), "commit": commit()}
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        write_results(options.out, results, "torch", "numpy", "pillow")
     return 0
 
 

@@ -1,6 +1,6 @@
 """What a command costs before it works, and a small job as a whole, beside an older checkout.
 
-    python benchmarks/startup.py --images FOLDER [--before CHECKOUT] [--rounds 5] [--out FILE]
+    python benchmarks/speed/startup.py --images FOLDER [--before CHECKOUT] [--rounds 5] [--out FILE]
 
 The job matches all 21 pairs of the first seven photographs of the folder, in a new run folder each
 time: with the local executor, with Ray, and with `jobs/match_dataset.py` of the older checkout. All
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import json
 import os
 import shutil
 import statistics
@@ -24,12 +23,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import commit, versions  # noqa: E402
+from benchmarks.environment import PROJECT, write_results
 
 PHOTOGRAPHS = 7
 # The same as the installed script, but of this checkout.
@@ -144,15 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
         found = measure(options.images.resolve(), before, Path(scratch), options.rounds)
     print(table(found), end="")
     if options.out:
-        results: dict[str, Any] = {
-            "versions": versions("torch", "ray", "click", "numpy", "pyarrow"),
-            "cpus": os.cpu_count(),
-            "commit": commit(),
-            "rounds": options.rounds,
-            "photographs": PHOTOGRAPHS,
-            "seconds": found,
-        }
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        results = {"rounds": options.rounds, "photographs": PHOTOGRAPHS, "seconds": found}
+        write_results(options.out, results, "torch", "ray", "click", "numpy", "pyarrow")
     return 0
 
 

@@ -1,13 +1,16 @@
-"""What the import of a run into a COLMAP database costs: seconds, memory and disk, by the number of pairs.
+"""What the import of a run into a COLMAP database costs: seconds, memory and disk, by the number of
+pairs.
 
-    python benchmarks/importing.py [--pairs 10000 100000] [--matches 300] [--scratch FOLDER] [--out results.json]
+    python benchmarks/scale/importing.py [--pairs 10000 100000] [--matches 300] [--scratch FOLDER]
+    [--out results.json]
 
-Writes run folders of made-up matches with the pipeline's own schemas and imports each in a process of its own. Every
-image has pairs with 100 others, names are in no order, and half of the matches lie on points that recur in the other
-pairs of an image, so that merging has its usual work. All matches are inliers. The database is opened again and its
-rows are counted.
+Writes run folders of made-up matches with the pipeline's own schemas and imports each in a process
+of its own. Every image has pairs with 100 others, names are in no order, and half of the matches
+lie on points that recur in the other pairs of an image, so that merging has its usual work. All
+matches are inliers. The database is opened again and its rows are counted.
 
-anonymous  the process's own memory at its highest; with files   what it mapped of files besides, the kernel's to drop
+anonymous  the process's own memory at its highest; with files   what it mapped of files besides,
+           the kernel's to drop
 disk       the database, and everything below the output folder at its highest
 """
 
@@ -27,12 +30,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import commit, versions  # noqa: E402
-from pipeline import tables  # noqa: E402
-from pipeline.store.folder import Folder  # noqa: E402
+from benchmarks.environment import PROJECT, write_results
+from pipeline import tables
+from pipeline.store.folder import Folder
 
 WIDTH, HEIGHT, LONG_SIDE = 1600, 1200, 640
 NEXT = 50  # pairs an image begins; it is in twice as many
@@ -54,15 +56,21 @@ print(dumps(asdict(import_matches(Folder(run), Path(database), long_side=int(lon
 
 
 def write_run(folder: Path, pairs: int, matches: int) -> int:
-    """A run folder of so many pairs with so many inliers each; returns the bytes of its match tables."""
+    """A run folder of so many pairs with so many inliers each; returns the bytes of its match
+    tables.
+    """
     images = max(pairs // NEXT, 2 * NEXT + 1)
-    names = np.random.default_rng(0).permutation([f"{i % 100:02}/{i:08}.jpg" for i in range(images)])
+    names = np.random.default_rng(0).permutation(
+        [f"{i % 100:02}/{i:08}.jpg" for i in range(images)]
+    )
     run, written = Folder(str(folder)), 0
     for number, start in enumerate(range(0, pairs, SHARD_PAIRS)):
         rows = np.arange(start, min(start + SHARD_PAIRS, pairs))
         first = rows // NEXT % images
         couples = np.stack([first, (first + 1 + rows % NEXT) % images], axis=1)
-        run.publish_table(f"matches/{number:08}.parquet", matches_table(names, couples, matches, seed=number))
+        run.publish_table(
+            f"matches/{number:08}.parquet", matches_table(names, couples, matches, seed=number)
+        )
         run.publish_table(f"images/{number:08}.parquet", images_table(names[np.unique(couples)]))
         written += os.path.getsize(folder / f"matches/{number:08}.parquet")
     return written
@@ -75,21 +83,32 @@ def matches_table(names: np.ndarray, couples: np.ndarray, matches: int, seed: in
     columns: dict[str, pa.Array] = {
         "status": pa.array(["matched"] * count),
         "reason": pa.nulls(count, pa.string()),
-        "scores": tables.ragged([*rng.uniform(0.2, 1, shape).astype(np.float32)], pa.list_(pa.float32())),
+        "scores": tables.ragged(
+            [*rng.uniform(0.2, 1, shape).astype(np.float32)], pa.list_(pa.float32())
+        ),
         "geometry": pa.array(["calibrated"] * count),
         "inliers": tables.ragged([*np.ones(shape, bool)], pa.list_(pa.bool_())),
         "num_inliers": pa.array(np.full(count, matches), pa.int32()),
     }
-    # Different points of each pair, as one-to-one matches have; the first half recurs, the rest is this pair's own.
+    # Different points of each pair, as one-to-one matches have; the first half recurs, the rest is
+    # this pair's own.
     point = rng.integers(POINTS, size=(count, 1)) + np.arange(matches) * (POINTS // matches)
     for side in (0, 1):
         places = point % POINTS + couples[:, side, None] * POINTS
-        xy = np.stack([places * 0.7548776662, places * 0.5698402910], axis=2) % 1 * [WIDTH - 1, HEIGHT - 1]
+        xy = (
+            np.stack([places * 0.7548776662, places * 0.5698402910], axis=2)
+            % 1
+            * [WIDTH - 1, HEIGHT - 1]
+        )
         xy[:, : matches // 2] += rng.normal(0, NOISE, (count, matches // 2, 2))
-        xy[:, matches // 2 :] = rng.uniform(0, [WIDTH - 1, HEIGHT - 1], (count, matches - matches // 2, 2))
+        xy[:, matches // 2 :] = rng.uniform(
+            0, [WIDTH - 1, HEIGHT - 1], (count, matches - matches // 2, 2)
+        )
         xy = np.clip(xy, 0, [WIDTH - 1, HEIGHT - 1]).astype(np.float32)
         columns[f"image{side}"] = pa.array(names[couples[:, side]].tolist(), pa.string())
-        columns[f"keypoints{side}"] = tables.ragged([*xy], tables.MATCHES.field(f"keypoints{side}").type)
+        columns[f"keypoints{side}"] = tables.ragged(
+            [*xy], tables.MATCHES.field(f"keypoints{side}").type
+        )
     for name in ("E", "F", "H", "pose"):
         kind = tables.MATCHES.field(name).type
         values = rng.normal(size=(count, kind.list_size))
@@ -99,13 +118,21 @@ def matches_table(names: np.ndarray, couples: np.ndarray, matches: int, seed: in
 
 def images_table(names: np.ndarray) -> pa.Table:
     """IMAGES of photographs of one size without EXIF."""
-    row = {"width": WIDTH, "height": HEIGHT, "stored_width": WIDTH, "stored_height": HEIGHT, "orientation": 1}
+    row = {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "stored_width": WIDTH,
+        "stored_height": HEIGHT,
+        "orientation": 1,
+    }
     rows = [{"image": name, "focal": None, "camera": None, **row} for name in names.tolist()]
     return pa.Table.from_pylist(rows, schema=tables.IMAGES)
 
 
 def import_run(run: Path, output: Path) -> dict[str, Any]:
-    """Import in a process of its own and watch it: seconds, the most memory and disk it took, bytes and rows."""
+    """Import in a process of its own and watch it: seconds, the most memory and disk it took, bytes
+    and rows.
+    """
     database = output / "database.db"
     command = [sys.executable, "-c", IMPORT, str(run), str(database), str(LONG_SIDE)]
     started = time.monotonic()
@@ -115,13 +142,19 @@ def import_run(run: Path, output: Path) -> dict[str, Any]:
     anonymous = resident = disk = 0
     while process.poll() is None:
         private, everything = memory(process.pid)
-        anonymous, resident, disk = max(anonymous, private), max(resident, everything), max(disk, size_of(output))
+        anonymous, resident, disk = (
+            max(anonymous, private),
+            max(resident, everything),
+            max(disk, size_of(output)),
+        )
         time.sleep(INTERVAL)
     seconds = time.monotonic() - started
     assert process.stdout is not None
     printed = process.stdout.read()
     if process.returncode:
-        raise SystemExit(f"importing: the import ended with exit code {process.returncode}; see its message above")
+        raise SystemExit(
+            f"importing: the import ended with code {process.returncode}; see its message above"
+        )
     return {
         "seconds": seconds,
         "anonymous_bytes": anonymous,
@@ -134,7 +167,9 @@ def import_run(run: Path, output: Path) -> dict[str, Any]:
 
 
 def memory(pid: int) -> tuple[int, int]:
-    """(anonymous memory now, the largest resident size so far), bytes; zeros where the process has ended."""
+    """(anonymous memory now, the largest resident size so far), bytes; zeros where the process has
+    ended.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -161,7 +196,9 @@ def count_rows(database: Path) -> dict[str, int]:
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as opened:
         (keypoints,) = opened.execute("SELECT sum(rows) FROM keypoints").fetchone()
         pairs, matches = opened.execute("SELECT count(*), sum(rows) FROM matches").fetchone()
-        geometries, inliers = opened.execute("SELECT count(*), sum(rows) FROM two_view_geometries").fetchone()
+        geometries, inliers = opened.execute(
+            "SELECT count(*), sum(rows) FROM two_view_geometries"
+        ).fetchone()
     opened.close()
     return {
         "keypoints": keypoints,
@@ -184,47 +221,72 @@ def measure(pairs: int, matches: int, scratch: Path) -> dict[str, Any]:
         shutil.rmtree(folder)
     rows, summary = result["rows"], result["summary"]
     if not (rows["pairs"] == rows["geometries"] == summary["verified"] == pairs):
-        raise SystemExit(f"importing: {pairs} pairs became {rows['pairs']} rows, {rows['geometries']} geometries")
+        raise SystemExit(
+            f"importing: {pairs} pairs became {rows['pairs']} rows, {rows['geometries']} geometries"
+        )
     if not (rows["matches"] == rows["inlier_matches"] == summary["merged_matches"]):
-        raise SystemExit("importing: the database holds another number of matches than the import reports")
-    return {"pairs": pairs, "matches_a_pair": matches, "run_bytes": run_bytes, "writing_seconds": writing, **result}
+        raise SystemExit(
+            "importing: the database holds another number of matches than the import reports"
+        )
+    return {
+        "pairs": pairs,
+        "matches_a_pair": matches,
+        "run_bytes": run_bytes,
+        "writing_seconds": writing,
+        **result,
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """What was measured, as Markdown."""
-    lines = [
-        "| pairs | images | keypoints | matches | seconds | µs a pair | anonymous | with files | database | disk |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|---|---|")
+    counted, sized = (
+        "pairs | images | keypoints | matches",
+        "anonymous | with files | database | disk",
+    )
+    lines = [f"| {counted} | seconds | µs a pair | {sized} |", "|" + "---|" * 10]
     for row in rows:
-        counts = [row["pairs"], row["summary"]["images"], row["rows"]["keypoints"], row["rows"]["matches"]]
-        sizes = [row[f"{name}_bytes"] / 1e9 for name in ("anonymous", "resident", "database", "disk")]
+        counts = [
+            row["pairs"],
+            row["summary"]["images"],
+            row["rows"]["keypoints"],
+            row["rows"]["matches"],
+        ]
+        sizes = [
+            row[f"{name}_bytes"] / 1e9 for name in ("anonymous", "resident", "database", "disk")
+        ]
         cells = [f"{count:,}" for count in counts] + [f"{row['seconds']:.0f}"]
-        cells += [f"{row['seconds'] / row['pairs'] * 1e6:.0f}", *(f"{size:.2f} GB" for size in sizes)]
+        cells += [
+            f"{row['seconds'] / row['pairs'] * 1e6:.0f}",
+            *(f"{size:.2f} GB" for size in sizes),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, nargs="+", default=[10_000, 100_000], help="sizes (%(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pairs", type=int, nargs="+", default=[10_000, 100_000], help="sizes (%(default)s)"
+    )
     parser.add_argument("--matches", type=int, default=300, help="inliers a pair (%(default)s)")
-    parser.add_argument("--scratch", type=Path, help="folder for runs and databases (default the temporary folder)")
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for runs and databases (default the temporary folder)"
+    )
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     scratch = options.scratch or Path(tempfile.gettempdir())
     rows = []
     for pairs in options.pairs:
         rows.append(measure(pairs, options.matches, scratch))
-        print(table(rows).splitlines()[-1] if rows[1:] else table(rows), end="\n" if rows[1:] else "", flush=True)
+        print(
+            table(rows).splitlines()[-1] if rows[1:] else table(rows),
+            end="\n" if rows[1:] else "",
+            flush=True,
+        )
     if options.out:
-        results = {
-            "versions": versions("pycolmap", "numpy", "pyarrow"),
-            "cpus": os.cpu_count(),
-            "commit": commit(),
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        write_results(options.out, {"rows": rows}, "pycolmap", "numpy", "pyarrow")
     return 0
 
 

@@ -1,17 +1,18 @@
-"""The main job as a user runs it: photographs in, verified Parquet out; wall time, stages and memory.
+"""The main job as a user runs it: photographs in, verified Parquet out; wall time, stages and
+memory.
 
-    python benchmarks/end_to_end.py --images FOLDER [--out results.json]
+    python benchmarks/speed/end_to_end.py --images FOLDER [--out results.json]
 
-Runs `jobs/match_dataset.py` on all pairs of the folder in a new run folder, and samples the memory of the driver and of
-all its processes together (proportional set size: a page that several processes share is counted once) every two
-seconds. Prints one table; the JSON holds the run's own summary beside it.
+Runs `jobs/match_dataset.py` on all pairs of the folder in a new run folder, and samples the memory
+of the driver and of all its processes together (proportional set size: a page that several
+processes share is counted once) every two seconds. Prints one table; the JSON holds the run's own
+summary beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,16 +20,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import commit, versions  # noqa: E402
+from benchmarks.environment import PROJECT, write_results
 
 INTERVAL = 2.0  # seconds; a look at every process costs about a tenth of one
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and all that came from it; Ray's daemons leave the tree, so the session counts too."""
+    """A process and all that came from it, by session too: Ray's daemons leave the tree."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -39,7 +39,9 @@ def descendants(pid: int) -> list[int]:
             found.append((int(entry.name), int(fields[1]), int(fields[3])))
     family = {pid}
     while True:
-        more = {child for child, parent, session in found if parent in family or session == pid} - family
+        more = {
+            child for child, parent, session in found if parent in family or session == pid
+        } - family
         if not more:
             return sorted(family)
         family |= more
@@ -68,13 +70,17 @@ def run(images: Path, output: Path, arguments: list[str]) -> dict[str, Any]:
         time.sleep(INTERVAL)
     seconds = time.monotonic() - started
     if job.returncode:
-        raise SystemExit(f"end_to_end: the job ended with exit code {job.returncode}; see its message above")
+        raise SystemExit(
+            f"end_to_end: the job ended with exit code {job.returncode}; see its message above"
+        )
     summary = json.loads((output / "summary.json").read_text())
     return {"seconds": seconds, "driver_bytes": driver, "total_bytes": total, "summary": summary}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options, job_arguments = parser.parse_known_args(arguments)
@@ -82,21 +88,21 @@ def main(arguments: list[str] | None = None) -> int:
         result = run(options.images.resolve(), Path(scratch) / "run", job_arguments)
     summary = result["summary"]
     session = summary["session"]
+    starting = f"the start of {session['executor']} {session['start_seconds']} s"
+    stages = [f"{stage} {seconds:.1f} s" for stage, seconds in summary["stage_seconds"].items()]
+    driver, total = result["driver_bytes"] / 1e6, result["total_bytes"] / 1e9
     rows = [
         ("images", f"{summary['images']}"),
         ("pairs", f"{summary['pairs']}, verified {summary['verified']}"),
-        ("wall time", f"{result['seconds']:.1f} s, of which Ray's start {session['ray_start_seconds']} s"),
+        ("wall time", f"{result['seconds']:.1f} s, of which {starting}"),
         ("pairs/s", f"{summary['pairs'] / result['seconds']:.2f}"),
-        ("stages", "  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary["stage_seconds"].items())),
-        ("peak memory", f"driver {result['driver_bytes'] / 1e6:.0f} MB, all {result['total_bytes'] / 1e9:.2f} GB"),
+        ("stages", "  ".join(stages)),
+        ("peak memory", f"driver {driver:.0f} MB, all {total:.2f} GB"),
     ]
     for name, value in rows:
         print(f"{name:12} {value}")
     if options.out:
-        result["versions"] = versions("torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow")
-        result["cpus"] = os.cpu_count()
-        result["commit"] = commit()
-        options.out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+        write_results(options.out, result, "torch", "ray", "pycolmap", "pyarrow", "numpy", "pillow")
     return 0
 
 

@@ -1,12 +1,15 @@
-"""What matching a hundred million photographs would take: bytes, hours, shards and objects, computed from unit costs.
+"""What matching a hundred million photographs would take: bytes, hours, shards and objects,
+computed from unit costs.
 
-    python benchmarks/scale_plan.py                  prints the tables of docs/scale.md from results/scale.json
-    python benchmarks/scale_plan.py --measure RUN    measures the unit costs anew and writes results/scale.json
+    python benchmarks/scale/scale_plan.py                  prints the tables of results/scale.md
+    python benchmarks/scale/scale_plan.py --measure RUN    measures the unit costs anew
 
-RUN is a finished run folder of real photographs made on this machine; its files and summary give bytes and seconds.
-The network's operations are counted, and its CPU seconds taken, at 640×480 in the published configuration, one thread,
-for pairs that match everywhere: an upper bound. Import costs are those that benchmarks/importing.py wrote to
-results/importing.json. What is assumed and not measured stands in ASSUMED, and is printed as such.
+RUN is a finished run folder of real photographs made on this machine; its files and summary give
+bytes and seconds. The network's operations are counted, and its CPU seconds taken, at 640×480 in
+the published configuration, one thread, for pairs that match everywhere: an upper bound. The unit
+costs are written to results/scale.json. Import costs are those that benchmarks/scale/importing.py
+wrote to results/importing.json. What is assumed and not measured stands in ASSUMED, and
+is printed as such.
 """
 
 from __future__ import annotations
@@ -22,10 +25,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import commit, versions  # noqa: E402
+from benchmarks.environment import PROJECT, write_results
 
 RESULTS = PROJECT / "benchmarks" / "results"
 UNITS, IMPORTING = RESULTS / "scale.json", RESULTS / "importing.json"
@@ -43,15 +45,20 @@ Row = tuple[str, str, str]  # what, arithmetic, result
 
 
 def measure_files(run: Path) -> dict[str, float]:
-    """Bytes of a finished run folder; CPU seconds of reading its photographs and verifying its pairs once more."""
+    """Bytes of a finished run folder; CPU seconds of reading its photographs and verifying its
+    pairs once more.
+    """
     from pipeline.match.options import VerificationOptions
     from pipeline.match.verify import VerifyShard
     from pipeline.photos.source import read_image
     from pipeline.store.folder import Folder
 
-    summary, described = (json.loads((run / f"{name}.json").read_text()) for name in ("summary", "run"))
+    summary, described = (
+        json.loads((run / f"{name}.json").read_text()) for name in ("summary", "run")
+    )
     sizes = {
-        kind: sum(path.stat().st_size for path in (run / kind).iterdir()) for kind in ("matches", "images", "done")
+        kind: sum(path.stat().st_size for path in (run / kind).iterdir())
+        for kind in ("matches", "images", "done")
     }
     folder, photographs = Folder(str(run)), Folder(described["images"])
     tables = [
@@ -77,22 +84,29 @@ def measure_files(run: Path) -> dict[str, float]:
 
 def measure_plan(images: int = 20_000) -> dict[str, float]:
     """A retrieval list of 20 neighbours cut into shards of the sizes for GPUs, and its bytes."""
-    from benchmarks.planning import retrieval
+    from benchmarks.scale.planning import retrieval
     from pipeline.match.plan import SHARD_SIZES
     from pipeline.match.shards import encodes, plan_shards, shards_table
     from pipeline.store.folder import Folder
     from pipeline.tables import PAIRS
+    from pipeline.vocabulary import Device
 
     pairs = retrieval(images)
     started = time.process_time()
-    shards = plan_shards(pairs, *SHARD_SIZES["cuda"])
+    shards = plan_shards(pairs, *SHARD_SIZES[Device.CUDA])
     seconds = time.process_time() - started
     names = np.array([f"{i % 1000:03}/{i:09}.jpg" for i in range(images)], dtype=object)
-    listed = [pa.array(names[pairs[:, 0]]), pa.array(names[pairs[:, 1]]), pa.nulls(len(pairs), pa.float32())]
+    listed = [
+        pa.array(names[pairs[:, 0]]),
+        pa.array(names[pairs[:, 1]]),
+        pa.nulls(len(pairs), pa.float32()),
+    ]
     with tempfile.TemporaryDirectory() as scratch:
         Folder(scratch).publish_table("plan.parquet", shards_table(names.tolist(), shards))
         Folder(scratch).publish_table("pairs.parquet", pa.table(listed, schema=PAIRS))
-        plan, listing = ((Path(scratch) / f"{name}.parquet").stat().st_size for name in ("plan", "pairs"))
+        plan, listing = (
+            (Path(scratch) / f"{name}.parquet").stat().st_size for name in ("plan", "pairs")
+        )
     return {
         "encodes an image": encodes(shards) / images,
         "pairs a shard": len(pairs) / len(shards),
@@ -103,10 +117,12 @@ def measure_plan(images: int = 20_000) -> dict[str, float]:
 
 
 def measure_network(height: int = 480, width: int = 640) -> dict[str, float]:
-    """Operations of an encode and of a pair, fusion of both whole images counted; CPU seconds where all cells match."""
+    """Operations of an encode and of a pair, fusion of both whole images counted; CPU seconds where
+    all cells match.
+    """
     import torch
 
-    from benchmarks.matcher import operations, published, texture
+    from benchmarks.speed.matcher import operations, published, texture
     from eloftr import Matcher, load_model
 
     torch.set_num_threads(1)
@@ -124,7 +140,10 @@ def measure_network(height: int = 480, width: int = 640) -> dict[str, float]:
         features = matcher.encode(image)
         encoded = time.process_time()
         matcher.match_features(features, features)
-        found |= {"CPU s an encode": encoded - started, "CPU s a pair": time.process_time() - encoded}
+        found |= {
+            "CPU s an encode": encoded - started,
+            "CPU s a pair": time.process_time() - encoded,
+        }
     return found
 
 
@@ -144,30 +163,60 @@ def plan(unit: dict[str, float], assumed: dict[str, float]) -> list[Row]:
     """The plan, a row a line: what, arithmetic, result."""
     images, pairs = assumed["images"], assumed["pairs"]
     encodes, shards = images * unit["encodes an image"], pairs / unit["pairs a shard"]
-    models, pairs_a_model = images / assumed["images a sub-model"], pairs / images * assumed["images a sub-model"]
+    models, pairs_a_model = (
+        images / assumed["images a sub-model"],
+        pairs / images * assumed["images a sub-model"],
+    )
     rate, matches, photograph = (
-        assumed[name] for name in ("effective TFLOP/s of a GPU", "matches a pair", "MB a photograph")
+        assumed[name]
+        for name in ("effective TFLOP/s of a GPU", "matches a pair", "MB a photograph")
     )
     flop = encodes * unit["GFLOP an encode"] + pairs * unit["GFLOP a pair"]
     gpu_hours = flop / (rate * 1e3) / 3600
-    read_hours, verify_hours = encodes * unit["s to read an image"] / 3600, pairs * unit["s to verify a pair"] / 3600
+    read_hours, verify_hours = (
+        encodes * unit["s to read an image"] / 3600,
+        pairs * unit["s to verify a pair"] / 3600,
+    )
     cpu_hours = (encodes * unit["CPU s an encode"] + pairs * unit["CPU s a pair"]) / 3600
 
     def product(count: float, name: str, scale: float, ending: str) -> tuple[str, str]:
-        return f"{number(count)} × {number(unit[name])} {name}", f"{number(count * unit[name] / scale)} {ending}"
+        return (
+            f"{number(count)} × {number(unit[name])} {name}",
+            f"{number(count * unit[name] / scale)} {ending}",
+        )
 
     return [
-        ("photographs", f"{number(images)} × {number(photograph)} MB", f"{number(images * photograph / 1e6)} TB"),
+        (
+            "photographs",
+            f"{number(images)} × {number(photograph)} MB",
+            f"{number(images * photograph / 1e6)} TB",
+        ),
         ("pair lists", *product(pairs, "bytes a listed pair", 1e9, "GB")),
-        ("sub-models, a run each", f"{number(images)} / {number(assumed['images a sub-model'])}", number(models)),
+        (
+            "sub-models, a run each",
+            f"{number(images)} / {number(assumed['images a sub-model'])}",
+            number(models),
+        ),
         ("pairs of a run", f"{number(pairs)} / {number(models)}", number(pairs_a_model)),
         ("planning a run", *product(pairs_a_model, "µs to plan a pair", 1e6, "s")),
-        ("shards", f"{number(pairs)} / {number(unit['pairs a shard'])} pairs a shard", number(shards)),
+        (
+            "shards",
+            f"{number(pairs)} / {number(unit['pairs a shard'])} pairs a shard",
+            number(shards),
+        ),
         ("shards of a run", f"{number(shards)} / {number(models)}", number(shards / models)),
         ("objects", f"{number(shards)} × 3 (matches, images, marker)", number(shards * 3)),
         ("encodes", *(product(images, "encodes an image", 1, "")[0], number(encodes))),
-        ("requests", f"{number(encodes)} reads + {number(shards * 3)} writes", number(encodes + shards * 3)),
-        ("bytes read", f"{number(encodes)} × {number(photograph)} MB", f"{number(encodes * photograph / 1e6)} TB"),
+        (
+            "requests",
+            f"{number(encodes)} reads + {number(shards * 3)} writes",
+            number(encodes + shards * 3),
+        ),
+        (
+            "bytes read",
+            f"{number(encodes)} × {number(photograph)} MB",
+            f"{number(encodes * photograph / 1e6)} TB",
+        ),
         ("match tables", *product(pairs * matches, "bytes a match", 1e12, "TB")),
         ("image tables", *product(encodes, "bytes an image row", 1e9, "GB")),
         ("plans", *product(pairs, "bytes a planned pair", 1e9, "GB")),
@@ -178,7 +227,11 @@ def plan(unit: dict[str, float], assumed: dict[str, float]) -> list[Row]:
             f" + {number(pairs)} × {number(unit['GFLOP a pair'])} GFLOP",
             f"{number(flop / 1e9)} EFLOP",
         ),
-        ("**GPU hours**", f"{number(flop / 1e9)} EFLOP / {number(rate)} TFLOP/s", f"{number(gpu_hours)} h"),
+        (
+            "**GPU hours**",
+            f"{number(flop / 1e9)} EFLOP / {number(rate)} TFLOP/s",
+            f"{number(gpu_hours)} h",
+        ),
         ("days on 100 GPUs", f"{number(gpu_hours)} h / 100 / 24", number(gpu_hours / 2400)),
         ("reading, CPU", *product(encodes, "s to read an image", 3600, "h")),
         ("verifying, CPU", *product(pairs, "s to verify a pair", 3600, "h")),
@@ -216,21 +269,40 @@ def number(value: float) -> str:
 
 def tables(unit: dict[str, float]) -> str:
     """The three tables as Markdown."""
-    lines = ["| assumed | |", "|---|---|", *(f"| {name} | {number(value)} |" for name, value in ASSUMED.items()), ""]
-    lines += ["| measured | |", "|---|---|", *(f"| {name} | {number(value)} |" for name, value in unit.items()), ""]
+    lines = [
+        "| assumed | |",
+        "|---|---|",
+        *(f"| {name} | {number(value)} |" for name, value in ASSUMED.items()),
+        "",
+    ]
+    lines += [
+        "| measured | |",
+        "|---|---|",
+        *(f"| {name} | {number(value)} |" for name, value in unit.items()),
+        "",
+    ]
     lines += ["| what | arithmetic | |", "|---|---|---|"]
-    lines += [f"| {what} | {arithmetic} | {result} |" for what, arithmetic, result in plan(unit, ASSUMED)]
+    lines += [
+        f"| {what} | {arithmetic} | {result} |" for what, arithmetic, result in plan(unit, ASSUMED)
+    ]
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", type=Path, metavar="RUN", help="a finished run folder of real photographs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--measure", type=Path, metavar="RUN", help="a finished run folder of real photographs"
+    )
     options = parser.parse_args(arguments)
     if options.measure:
-        unit: dict[str, Any] = {**measure_files(options.measure), **measure_plan(), **measure_network()}
-        described = {"versions": versions("torch", "numpy", "pyarrow", "pillow", "pycolmap"), "commit": commit()}
-        UNITS.write_text(json.dumps({**described, "units": unit}, indent=1, ensure_ascii=False) + "\n")
+        unit: dict[str, Any] = {
+            **measure_files(options.measure),
+            **measure_plan(),
+            **measure_network(),
+        }
+        write_results(UNITS, {"units": unit}, "torch", "numpy", "pyarrow", "pillow", "pycolmap")
     print(tables({**json.loads(UNITS.read_text())["units"], **measured_import()}), end="")
     return 0
 

@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from eloftr.errors import ArgumentError
+
 KINDS = {
     "homography16": "homography",
     "kusvod22": "epipolar",
@@ -47,7 +49,9 @@ class Cameras:
     def normalise(self, points0: np.ndarray, points1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(M, 2) pixels of each original image → (M, 2) undistorted rays, x/z and y/z, float64."""
         rays = []
-        for points, intrinsics, distortion in zip((points0, points1), self.intrinsics, self.distortion, strict=True):
+        for points, intrinsics, distortion in zip(
+            (points0, points1), self.intrinsics, self.distortion, strict=True
+        ):
             columns = np.ascontiguousarray(points, np.float64).reshape(-1, 1, 2)
             rays.append(cv2.undistortPoints(columns, intrinsics, distortion).reshape(-1, 2))
         return rays[0], rays[1]
@@ -58,11 +62,13 @@ class Cameras:
         x, y, z = self.translation
         return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ self.rotation
 
-    def pose_errors(self, points0: np.ndarray, points1: np.ndarray, threshold: float) -> tuple[float, float] | None:
+    def pose_errors(
+        self, points0: np.ndarray, points1: np.ndarray, threshold: float
+    ) -> tuple[float, float] | None:
         """Angles in degrees by which the pose estimated from matches misses.
 
-        The first is the rotation's (0 to 180), the second the translation's (0 to 90, its sign left open).
-        None where the matches give no essential matrix.
+        The first is the rotation's (0 to 180), the second the translation's (0 to 90, its sign left
+        open). None where the matches give no essential matrix.
 
         Args:
             points0, points1: (M, 2) pixels of the original images.
@@ -79,7 +85,8 @@ class Cameras:
             return None
         best, estimate = 0, None
         for essential in essentials.reshape(-1, 3, 3):
-            # By name: OpenCV takes a fifth positional number for an output and keeps its depth limit of 50.
+            # By name: OpenCV takes a fifth positional number for an output and keeps its depth
+            # limit of 50.
             count, rotation, translation, _, _ = cv2.recoverPose(
                 essential, rays0, rays1, np.eye(3), distanceThresh=1e9, mask=inliers.copy()
             )
@@ -107,8 +114,8 @@ class Pair:
     def errors(self, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
         """How wrong each match is, (M,) in pixels of the original images.
 
-        A homography gives the distance in image 1. Otherwise the larger of the two distances to the epipolar
-        lines counts, with poses after the distortion is taken out.
+        A homography gives the distance in image 1. Otherwise the larger of the two distances to the
+        epipolar lines counts, with poses after the distortion is taken out.
         """
         if len(points0) == 0:
             return np.zeros(0)
@@ -120,7 +127,9 @@ class Pair:
         assert self.cameras is not None
         intrinsics0, intrinsics1 = self.cameras.intrinsics
         rays0, rays1 = self.cameras.normalise(points0, points1)
-        fundamental = np.linalg.inv(intrinsics1).T @ self.cameras.essential @ np.linalg.inv(intrinsics0)
+        fundamental = (
+            np.linalg.inv(intrinsics1).T @ self.cameras.essential @ np.linalg.inv(intrinsics0)
+        )
         undistorted0 = (homogeneous(rays0) @ intrinsics0.T)[:, :2]
         undistorted1 = (homogeneous(rays1) @ intrinsics1.T)[:, :2]
         return np.abs(epipolar_residuals(fundamental, undistorted0, undistorted1)).max(0)
@@ -134,12 +143,15 @@ class View:
     scale: np.ndarray  # (2,) original width and height over those of `grey`
 
     def to_original(self, keypoints: np.ndarray) -> np.ndarray:
-        """(M, 2) pixels of `grey` → (M, 2) float64 pixels of the original, pixel centres at integers."""
+        """(M, 2) pixels of `grey` → (M, 2) float64 pixels of the original, pixel centres at
+        integers.
+        """
         return (keypoints.astype(np.float64) + 0.5) * self.scale - 0.5
 
 
 def load_view(path: Path, long_side: int | None) -> View:
-    """Read an image as grey, its longer side reduced to `long_side` and both sides to multiples of 32.
+    """Read an image as grey, its longer side reduced to `long_side` and both sides to multiples of
+    32.
 
     An image is never enlarged, not even to reach a multiple of 32. None keeps its size.
     """
@@ -151,25 +163,35 @@ def load_view(path: Path, long_side: int | None) -> View:
     shrink = min(1.0, long_side / size.max())
     target = np.minimum(np.round(size * shrink / 32), size // 32).astype(int) * 32
     if target.min() < 32:
-        raise ValueError(f"{path}: {size[0]}×{size[1]} leaves no 32 pixels at --long-side {long_side}; ask for more.")
+        raise ArgumentError(
+            f"{path}: {size[0]}×{size[1]} leaves no 32 pixels at --long-side {long_side}."
+        )
     resized = grey.resize((int(target[0]), int(target[1])), Image.Resampling.LANCZOS)
     return View(np.asarray(resized), size / target)
 
 
 def load_pairs(folder: Path, quick: bool = False) -> list[Pair]:
-    """The pairs of one set: all, or a fixed sample of 200; of these every n-th, at most 8, when `quick`.
+    """The pairs of one set: all, or a fixed sample of 200; of these every n-th, at most 8, when
+    `quick`.
 
     Raises:
-        ValueError: the folder is no known set, or its pairs.json is missing.
+        ArgumentError: the folder is no known set, or its pairs.json is missing.
     """
     if folder.name not in KINDS:
-        raise ValueError(f"{folder.name}: not a set with ground truth; known are {', '.join(KINDS)}.")
+        raise ArgumentError(
+            f"{folder.name}: not a set with ground truth; known are {', '.join(KINDS)}."
+        )
     listing = folder / "pairs.json"
     if not listing.is_file():
-        raise ValueError(f"{listing}: no such file; give the folder that holds the sets with --data.")
+        raise ArgumentError(
+            f"{listing}: no such file; give the folder that holds the sets with --data."
+        )
     rows = json.loads(listing.read_text())
     if len(rows) > LARGEST_SET:
-        rows = [rows[i] for i in sorted(random.Random(SAMPLE_SEED).sample(range(len(rows)), LARGEST_SET))]
+        rows = [
+            rows[i]
+            for i in sorted(random.Random(SAMPLE_SEED).sample(range(len(rows)), LARGEST_SET))
+        ]
     if quick:
         rows = rows[:: -(-len(rows) // QUICK_SET)]
     return [_pair(row, KINDS[folder.name]) for row in rows]
@@ -188,7 +210,9 @@ def homogeneous(points: np.ndarray) -> np.ndarray:
     return np.concatenate([points, np.ones((len(points), 1))], axis=1)
 
 
-def epipolar_residuals(fundamental: np.ndarray, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
+def epipolar_residuals(
+    fundamental: np.ndarray, points0: np.ndarray, points1: np.ndarray
+) -> np.ndarray:
     """Signed distances to the epipolar lines, (2, M): in image 0 and in image 1."""
     points0, points1 = homogeneous(points0), homogeneous(points1)
     lines0, lines1 = points1 @ fundamental, points0 @ fundamental.T
@@ -197,10 +221,12 @@ def epipolar_residuals(fundamental: np.ndarray, points0: np.ndarray, points1: np
 
 
 def fit_fundamental(points0: np.ndarray, points1: np.ndarray, iterations: int = 200) -> np.ndarray:
-    """The rank-2 matrix with the smallest sum of squared distances to the epipolar lines, over all points.
+    """The rank-2 matrix with the smallest sum of squared distances to the epipolar lines, over all
+    points.
 
-    The normalised eight-point solution minimises an algebraic error instead and misses some hand-marked
-    points by over 20 px; it is where the iteration starts (Hartley and Zisserman, section 11.4).
+    The normalised eight-point solution minimises an algebraic error instead and misses some
+    hand-marked points by over 20 px; it is where the iteration starts (Hartley and Zisserman,
+    section 11.4).
 
     Args:
         points0, points1: (N, 2), N at least 8.
@@ -221,9 +247,12 @@ def fit_fundamental(points0: np.ndarray, points1: np.ndarray, iterations: int = 
     parameters = np.concatenate([(left[:, :2] * root).ravel(), (root[:, None] * right[:2]).ravel()])
     current, damping, step = residuals(parameters), 1e-3, 1e-6
     for _ in range(iterations):
-        jacobian = np.stack([(residuals(parameters + step * e) - current) / step for e in np.eye(12)], 1)
+        jacobian = np.stack(
+            [(residuals(parameters + step * e) - current) / step for e in np.eye(12)], 1
+        )
         normal = jacobian.T @ jacobian
-        # The two factors have a free 2×2 matrix between them: damping also picks one of the equal solutions.
+        # The two factors have a free 2×2 matrix between them: damping also picks one of the equal
+        # solutions.
         damped = normal + damping * np.diag(np.diag(normal) + 1e-9)
         proposal = parameters - np.linalg.solve(damped, jacobian.T @ current)
         proposed = residuals(proposal)
@@ -250,7 +279,10 @@ def _pair(row: dict, kind: str) -> Pair:
         none = [0.0, 0.0, 0.0, 0.0]
         cameras = Cameras(
             (np.array(row["K0"]), np.array(row["K1"])),
-            (np.array(row.get("dist0", none), np.float64), np.array(row.get("dist1", none), np.float64)),
+            (
+                np.array(row.get("dist0", none), np.float64),
+                np.array(row.get("dist1", none), np.float64),
+            ),
             transform[:3, :3],
             transform[:3, 3],
         )

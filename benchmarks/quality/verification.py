@@ -1,10 +1,12 @@
-"""What verifying a pair costs, and what it lets pass, where no photograph has EXIF: each with a camera of its own, as
-the product has it, against one camera for both, of which COLMAP then looks for the focal length.
+"""What verifying a pair costs, and what it lets pass, where no photograph has EXIF: each with a
+camera of its own, as the product has it, against one camera for both, of which COLMAP then looks
+for the focal length.
 
-    python benchmarks/verification.py --data FOLDER [--quick] [--out results.json]
+    python benchmarks/quality/verification.py --data FOLDER [--quick] [--out results.json]
 
 same    pairs of the sets with known poses; of those with matches enough:
-        true     at least 25 matches and 30 % of them within 4 px of the truth, and how many of these are verified
+        true     at least 25 matches and 30 % of them within 4 px of the truth, and how many of
+                 these are verified
         wrong    verified pairs of whose inliers less than 70 % are within 4 px of the truth
 apart   pairs of images of two sets, which show nothing in common; none should be verified
 seconds of all pairs of a kind, the best of `--rounds`, each way by turns
@@ -13,7 +15,6 @@ seconds of all pairs of a kind, the best of `--rounds`, each way by turns
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import time
@@ -24,14 +25,14 @@ from unittest.mock import patch
 
 import numpy as np
 
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.datasets import KINDS, Pair, View, load_pairs, load_view  # noqa: E402
-from benchmarks.environment import commit, versions  # noqa: E402
-from eloftr import Matcher, Matches, load_matcher  # noqa: E402
-from pipeline.match.options import VerificationOptions  # noqa: E402
-from pipeline.match.verify import VERIFIED, VerifyShard, _Camera  # noqa: E402
+from benchmarks.environment import write_results
+from benchmarks.quality.datasets import KINDS, Pair, View, load_pairs, load_view
+from eloftr import Matcher, Matches, load_matcher
+from pipeline.match.options import VerificationOptions
+from pipeline.match.verify import VerifyShard, _Camera
+from pipeline.vocabulary import VERIFIED
 
 LONG_SIDE = 640
 APART = 400  # pairs
@@ -39,7 +40,9 @@ RIGHT = 4.0  # pixels of the images as the network saw them
 
 
 class Matched(NamedTuple):
-    """A pair with at least the least number of matches, in pixels of the network, and which are right; None: apart."""
+    """A pair with at least the least number of matches, in pixels of the network, and which are
+    right; None: apart.
+    """
 
     matches: Matches
     cameras: tuple[_Camera, _Camera]
@@ -53,7 +56,10 @@ def match(matcher: Matcher, views: tuple[View, View], pair: Pair | None) -> Matc
     right = None
     if pair is not None:
         scale = np.mean([view.scale for view in views])
-        points = (view.to_original(p) for view, p in zip(views, (found.keypoints0, found.keypoints1), strict=True))
+        points = (
+            view.to_original(p)
+            for view, p in zip(views, (found.keypoints0, found.keypoints1), strict=True)
+        )
         right = pair.errors(*points) < RIGHT * scale
     cameras = (_Camera(view.grey.shape[1], view.grey.shape[0], None) for view in views)
     return Matched(found, tuple(cameras), right)  # type: ignore[arg-type]
@@ -83,7 +89,9 @@ def verify(pairs: list[Matched]) -> tuple[list[np.ndarray | None], float]:
     started = time.perf_counter()
     geometries = [stage._verify(m.keypoints0, m.keypoints1, *cameras) for m, cameras, _ in pairs]
     seconds = time.perf_counter() - started
-    return [geometry.inliers if geometry.name in VERIFIED else None for geometry in geometries], seconds
+    return [
+        geometry.inliers if geometry.name in VERIFIED else None for geometry in geometries
+    ], seconds
 
 
 def one_camera(self: _Camera, number: int) -> object:
@@ -99,7 +107,11 @@ def judge(same: list[Matched], apart: list[Matched], rounds: int) -> dict[str, d
         for way, camera in (("two cameras", TWO_CAMERAS), ("one camera", one_camera)):
             with patch.object(_Camera, "pycolmap", camera):
                 (inliers, seconds), (others, seconds_apart) = verify(same), verify(apart)
-            pairs = [(pair.right, found) for pair, found in zip(same, inliers, strict=True) if pair.right is not None]
+            pairs = [
+                (pair.right, found)
+                for pair, found in zip(same, inliers, strict=True)
+                if pair.right is not None
+            ]
             true = [found for right, found in pairs if right.sum() >= 25 and right.mean() > 0.3]
             before = results.get(way, {"seconds_same": np.inf, "seconds_apart": np.inf})
             results[way] = {
@@ -107,7 +119,9 @@ def judge(same: list[Matched], apart: list[Matched], rounds: int) -> dict[str, d
                 "true": len(true),
                 "true_verified": sum(found is not None for found in true),
                 "verified": sum(found is not None for _, found in pairs),
-                "wrong": sum(found is not None and bool(right[found].mean() < 0.7) for right, found in pairs),
+                "wrong": sum(
+                    found is not None and bool(right[found].mean() < 0.7) for right, found in pairs
+                ),
                 "apart": len(apart),
                 "apart_verified": sum(found is not None for found in others),
                 "seconds_same": min(seconds, before["seconds_same"]),
@@ -117,23 +131,31 @@ def judge(same: list[Matched], apart: list[Matched], rounds: int) -> dict[str, d
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the sets with ground truth")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of both ways (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of the sets with ground truth"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns of both ways (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="8 pairs a set, one round")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
-    results = judge(*gather(options.data, options.quick), rounds=1 if options.quick else options.rounds)
+    results = judge(
+        *gather(options.data, options.quick), rounds=1 if options.quick else options.rounds
+    )
     for way, row in results.items():
         print(
-            f"{way:12} same: {1000 * row['seconds_same'] / row['same']:6.1f} ms a pair, {row['true_verified']} of "
-            f"{row['true']} true ones verified, {row['wrong']} of {row['verified']} verified ones wrong; apart: "
-            f"{1000 * row['seconds_apart'] / max(1, row['apart']):6.1f} ms a pair, {row['apart_verified']} of "
-            f"{row['apart']} verified"
+            f"{way:12} same: {1000 * row['seconds_same'] / row['same']:6.1f} ms a pair, "
+            f"{row['true_verified']} of {row['true']} true ones verified, "
+            f"{row['wrong']} of {row['verified']} verified ones wrong; "
+            f"apart: {1000 * row['seconds_apart'] / max(1, row['apart']):6.1f} ms a pair, "
+            f"{row['apart_verified']} of {row['apart']} verified"
         )
     if options.out:
-        found = {"ways": results, "versions": versions("pycolmap", "numpy", "torch"), "commit": commit()}
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_results(options.out, {"ways": results}, "pycolmap", "numpy", "torch")
     return 0
 
 

@@ -1,16 +1,18 @@
-"""The benchmarks of speed: what they compare computes the same thing, and they count what they say they count."""
+"""The benchmarks of speed: what they compare computes the same thing, and they count what they say
+they count.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pictures import write_views
 
-from benchmarks import matcher, planning, precision, savings, stages, verification, widened
+from benchmarks.speed import matcher, pipeline, precision, savings, stages, widened
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
 from eloftr.matching.matcher import Matcher
 from eloftr.model import PairMatches
@@ -20,7 +22,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained weights, without the border and with a threshold that let a small texture match itself moved."""
+    """Untrained weights, without the border and with a threshold that let a small texture match
+    itself moved.
+    """
     torch.manual_seed(0)
     config = EfficientLoFTRConfig(
         stage_num_blocks=[1, 1, 2, 2],
@@ -54,12 +58,16 @@ def test_every_saving_changes_the_cost_and_not_the_matches(name: str, weights: P
     if name == "output projection in fc1":
         assert found["predicted"] < 1
     if name == "image's half of the fusion":
-        assert found["predicted"] > 1  # a 3×3 an image for a 1×1 a pair: few pairs an image never pay
+        assert (
+            found["predicted"] > 1
+        )  # a 3×3 an image for a 1×1 a pair: few pairs an image never pay
 
 
 def test_a_variant_that_computes_something_else_is_refused(weights: Path) -> None:
     images = matcher.windows(None, 64, 96, matcher.near_pairs(2, 1, step=32))
-    product, other = (savings.Side(savings.Variant(), weights, CPU, torch.float32) for _ in range(2))
+    product, other = (
+        savings.Side(savings.Variant(), weights, CPU, torch.float32) for _ in range(2)
+    )
     other.matcher.matcher.model.config.coarse_matching_threshold = 0.5
     with pytest.raises(SystemExit, match="computes something else"):
         savings.compare(product, other, images, [(0, 1)], rounds=1)
@@ -69,7 +77,10 @@ def test_the_three_methods_match_the_same_pairs(weights: Path) -> None:
     pytest.importorskip("transformers")
     what = matcher.near_pairs(3, 2, step=32)
     images, pairs = matcher.windows(None, 64, 96, what), what.pairs
-    methods = {name: matcher.method(name, weights, CPU, torch.float32) for name in ("ours", "plain", "transformers")}
+    methods = {
+        name: matcher.method(name, weights, CPU, torch.float32)
+        for name in ("ours", "plain", "transformers")
+    }
     ours, plain, theirs = (run(images, pairs) for run in methods.values())
     assert ours == plain > 10
     assert theirs > 10  # it lists each match by both of its cells; see docs/differences.md
@@ -125,25 +136,11 @@ def test_the_same_precision_changes_nothing_and_another_is_seen() -> None:
         "shift_99": 0.0,
     }
     other = precision.compare([one], [matches([[0, 3, 5], [0, 4, 7], [0, 9, 9]], [1.5, 2.0, 3.0])])
-    assert (other["found"], other["right"], other["shift_median"]) == (0.5, pytest.approx(1 / 3), 0.5)
-
-
-def test_plans_are_checked_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = planning.exhaustive(40)
-    row: dict[str, Any] = planning.measure("exhaustive", 40, pairs)
-    assert (row["pairs"], row["shards"], row["planned"], row["bound"]) == (780, 1, 1.0, 1.0)
-    shards = planning.plan_shards(pairs, planning.MAX_IMAGES, planning.MAX_PAIRS)
-    with pytest.raises(AssertionError, match="other pairs"):
-        planning.check(np.concatenate([pairs, [[0, 99]]]), shards)
-    monkeypatch.setattr(planning, "MAX_IMAGES", 3)
-    # 0-1, 0-2 and 1-2 fill a shard; 2-3 needs a fourth image, and so does 4-5 after it.
-    assert planning.as_given(np.array([[0, 1], [0, 2], [1, 2], [2, 3], [4, 5]])) == 3 + 2 + 2
-
-
-def test_retrieval_lists_hold_each_pair_once() -> None:
-    pairs = planning.retrieval(300)
-    assert len(np.unique(np.sort(pairs, axis=1), axis=0)) == len(pairs) > 300 * planning.TOP_K / 2
-    assert (pairs[:, 0] != pairs[:, 1]).all()
+    assert (other["found"], other["right"], other["shift_median"]) == (
+        0.5,
+        pytest.approx(1 / 3),
+        0.5,
+    )
 
 
 def test_stages_are_timed_and_counted_without_the_savings_and_with_them(
@@ -158,13 +155,23 @@ def test_stages_are_timed_and_counted_without_the_savings_and_with_them(
     assert f"{1000 * results['product']['fusion']:7.2f} ms" in capsys.readouterr().out
 
 
-def test_two_cameras_verify_every_true_pair_and_none_apart(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert verification.main(["--data", str(data), "--quick", "--out", str(tmp_path / "results.json")]) == 0
-    ways = json.loads((tmp_path / "results.json").read_text())["ways"]
-    for row in ways.values():
-        assert row["true_verified"] == row["true"] > 15
-        assert row["wrong"] < row["verified"] <= row["same"]
-        assert row["apart_verified"] == 0
-    assert "verified ones wrong" in capsys.readouterr().out
+def test_an_executor_costs_what_it_takes_beyond_its_start() -> None:
+    loop = [{"seconds": 10.0, "start_seconds": 2.0, "cpu_seconds": 15.0}]
+    ray = [{"seconds": 20.0, "start_seconds": 10.0, "cpu_seconds": 18.0}]
+    assert pipeline.costs(loop, loop) == ([0.0], [0.0])
+    assert pipeline.costs(ray, loop) == ([0.25], [pytest.approx(0.2)])
+
+
+def test_the_parts_of_the_loop_match_every_shard_once(tmp_path: Path) -> None:
+    write_views(tmp_path / "photos", 9, (96, 64))
+
+    def run_parts(way: str, asked: list[str], output: Path) -> None:
+        command = [*asked, "--loop-into", str(output), "--part"]
+        assert [pipeline.main([*command, part]) for part in ("0/2", "1/2")] == [0, 0], way
+
+    asked = ["--images", str(tmp_path / "photos"), "--long-side", "96"]
+    turn = pipeline.timed(run_parts, "loop", asked, tmp_path / "run")
+    assert 0 < turn["start_seconds"] < turn["seconds"]
+    pairs = [(row["image0"], row["image1"]) for row in pipeline.rows(tmp_path / "run")]
+    assert len(set(pairs)) == len(pairs) == 36
+    assert len([*(tmp_path / "run" / "done").iterdir()]) == 2

@@ -1,4 +1,5 @@
-"""SIFT, the baseline every table of match quality is read against (OpenCV's detector with its defaults).
+"""SIFT, the baseline every table of match quality is read against (OpenCV's detector with its
+defaults).
 
 Nearest neighbours are mutual and pass Lowe's ratio test at 0.8.
 """
@@ -15,7 +16,9 @@ ROWS_AT_ONCE = 2048  # bounds the distance matrix: a full-size photograph has ov
 
 
 class SiftFeatures(NamedTuple):
-    keypoints: np.ndarray  # (N, 2) float32, x and y in pixels, centre of the top-left pixel at (0, 0)
+    keypoints: (
+        np.ndarray
+    )  # (N, 2) float32, x and y in pixels, centre of the top-left pixel at (0, 0)
     descriptors: np.ndarray  # (N, 128) float32, whole numbers
 
 

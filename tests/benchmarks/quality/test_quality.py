@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.datasets import (
+from benchmarks.quality.datasets import (
     Cameras,
     Pair,
     View,
@@ -19,8 +19,8 @@ from benchmarks.datasets import (
     load_pairs,
     load_view,
 )
-from benchmarks.quality import evaluate_set, judge, main, pose_auc, summarise, table
-from benchmarks.sift import detect_sift, match_sift
+from benchmarks.quality.quality import evaluate_set, judge, main, pose_auc, summarise, table
+from benchmarks.quality.sift import detect_sift, match_sift
 
 INTRINSICS = np.array([[900.0, 0, 500], [0, 910.0, 380], [0, 0, 1]])
 DISTORTION = np.array([-0.1, 0.02, 0.001, -0.0005])
@@ -28,7 +28,9 @@ DISTORTION = np.array([-0.1, 0.02, 0.001, -0.0005])
 
 def two_cameras(degrees: float = 12.0) -> Cameras:
     rotation, _ = cv2.Rodrigues(np.radians([[3.0], [degrees], [-2.0]]))
-    return Cameras((INTRINSICS, INTRINSICS), (DISTORTION, DISTORTION), rotation, np.array([-1.0, 0.1, 0.2]))
+    return Cameras(
+        (INTRINSICS, INTRINSICS), (DISTORTION, DISTORTION), rotation, np.array([-1.0, 0.1, 0.2])
+    )
 
 
 def seen_points(cameras: Cameras, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +39,9 @@ def seen_points(cameras: Cameras, count: int = 300) -> tuple[np.ndarray, np.ndar
     rotation, _ = cv2.Rodrigues(cameras.rotation)
     zero = np.zeros(3)
     points0, _ = cv2.projectPoints(scene, zero, zero, cameras.intrinsics[0], cameras.distortion[0])
-    points1, _ = cv2.projectPoints(scene, rotation, cameras.translation, cameras.intrinsics[1], cameras.distortion[1])
+    points1, _ = cv2.projectPoints(
+        scene, rotation, cameras.translation, cameras.intrinsics[1], cameras.distortion[1]
+    )
     return points0[:, 0], points1[:, 0]
 
 
@@ -59,7 +63,9 @@ def texture(size: int = 480) -> np.ndarray:
 
 @pytest.fixture
 def homography_set(tmp_path: Path) -> Path:
-    """A photograph-like texture and its turned copy under the name of a real set; returns the data folder."""
+    """A photograph-like texture and its turned copy under the name of a real set; returns the data
+    folder.
+    """
     image = texture()
     matrix = np.array([[0.9, -0.2, 60.0], [0.15, 0.95, 10.0], [1e-4, -5e-5, 1.0]])
     marked = np.random.default_rng(1).uniform(50, 400, (8, 2))
@@ -124,7 +130,9 @@ def test_four_matches_or_none_are_a_failed_pose_without_a_crash() -> None:
 
 def test_fundamental_matrix_is_fitted_to_distances_not_to_algebra() -> None:
     cameras = two_cameras()
-    flat = Cameras(cameras.intrinsics, (np.zeros(4), np.zeros(4)), cameras.rotation, cameras.translation)
+    flat = Cameras(
+        cameras.intrinsics, (np.zeros(4), np.zeros(4)), cameras.rotation, cameras.translation
+    )
     points0, points1 = seen_points(flat, 12)
     exact = fit_fundamental(points0, points1)
     assert np.abs(epipolar_residuals(exact, points0, points1)).max() < 1e-4
@@ -174,7 +182,9 @@ def test_a_matcher_is_judged_beside_sift_on_the_same_images(homography_set: Path
     shapes: list[tuple[int, ...]] = []
 
     class Exact:
-        def match(self, images0: list[np.ndarray], images1: list[np.ndarray]) -> list[SimpleNamespace]:
+        def match(
+            self, images0: list[np.ndarray], images1: list[np.ndarray]
+        ) -> list[SimpleNamespace]:
             shapes.extend(image.shape for image in images0 + images1)
             assert pairs[0].homography is not None
             keypoints0 = np.random.default_rng(5).uniform(50, 400, (40, 2)).astype(np.float32)
@@ -182,7 +192,9 @@ def test_a_matcher_is_judged_beside_sift_on_the_same_images(homography_set: Path
             mapped = homogeneous((keypoints0 + 0.5) * scale - 0.5) @ pairs[0].homography.T
             keypoints1 = ((mapped[:, :2] / mapped[:, 2:] + 0.5) / scale - 0.5).astype(np.float32)
             keypoints1[:10] += 5
-            return [SimpleNamespace(keypoints0=keypoints0, keypoints1=keypoints1, scores=np.ones(40))]
+            return [
+                SimpleNamespace(keypoints0=keypoints0, keypoints1=keypoints1, scores=np.ones(40))
+            ]
 
     [record] = evaluate_set(homography_set / "homography16", pairs, 416, Exact())
     assert shapes == [(416, 416), (416, 416)]
@@ -216,7 +228,9 @@ def test_saved_sift_results_give_the_same_table_and_are_refused_elsewhere(
     assert "holds other images" in capsys.readouterr().err
 
 
-def test_an_unknown_set_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_set_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--data", str(tmp_path), "--sets", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
 
@@ -242,7 +256,9 @@ def test_real_sets_hold_their_own_marked_points_and_sample_the_same_pairs(data: 
         assert pair.errors(np.array(row["pts0"]), np.array(row["pts1"])).max() < 1.5, pair.image0
     fox = load_pairs(data / "fox50")
     assert len(fox) == 200
-    assert [p.image0 + p.image1 for p in fox] == [p.image0 + p.image1 for p in load_pairs(data / "fox50")]
+    assert [p.image0 + p.image1 for p in fox] == [
+        p.image0 + p.image1 for p in load_pairs(data / "fox50")
+    ]
 
 
 def test_sift_finds_the_pose_of_neighbouring_fountain_views(data: Path) -> None:
