@@ -37,9 +37,7 @@ def test_loop_closures_join_the_sequence_s_pairs(tmp_path: Path) -> None:
     assert found.duplicates == 0
 
 
-def test_every_way_to_choose_pairs_is_a_command_whose_options_are_its_own_with_the_same_defaults() -> (
-    None
-):
+def test_every_way_to_choose_pairs_is_a_command_with_its_options_and_defaults() -> None:
     from inspect import signature
 
     assert set(MAKERS) | {"describe"} == set(METHODS)

@@ -1,4 +1,6 @@
-"""What a file, a name or a link from elsewhere must not do: escape, exhaust, execute; and what no report may tell."""
+"""What a file, a name or a link from elsewhere must not do: escape, exhaust, execute; and what no
+report may tell.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +141,9 @@ def jpeg_that_says(width: int, height: int) -> bytes:
 
 
 def jpeg_of_scans(repeats: int) -> bytes:
-    """A progressive JPEG whose last pass comes again and again; each costs the decoder the whole image."""
+    """A progressive JPEG whose last pass comes again and again; each costs the decoder the whole
+    image.
+    """
     data = encoded(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * repeats + b"\xff\xd9"
 
@@ -191,7 +195,10 @@ def test_the_made_files_are_images_where_they_ask_for_little() -> None:
 
 
 # A host's limit of Pillow stays as it is, and comes before ours.
-OF_PILLOW = r"more pixels than Pillow opens \(.*exceeds limit of 178956970 pixels.*raise PIL.Image.MAX_IMAGE_PIXELS"
+OF_PILLOW = (
+    r"more pixels than Pillow opens \(.*exceeds limit of 178956970 pixels.*"
+    r"raise PIL.Image.MAX_IMAGE_PIXELS"
+)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
