@@ -53,7 +53,7 @@ def compare_with_truth(poses: Mapping[str, Pose], truth: DemoTruth) -> PoseError
         )
     estimated = np.array([-R.T @ t for R, t in (poses[name] for name in names)])
     true = np.array([-R.T @ t for R, t in (truth.poses[name] for name in names)])
-    scale, turn, shift = similarity(estimated, true)
+    scale, turn, shift = umeyama(estimated, true)
     every = np.array([-R.T @ t for R, t in truth.poses.values()])
     spread = float(np.sqrt(((every - every.mean(0)) ** 2).sum(1).mean()))
     position = np.linalg.norm(scale * estimated @ turn.T + shift - true, axis=1) / spread
@@ -64,7 +64,7 @@ def compare_with_truth(poses: Mapping[str, Pose], truth: DemoTruth) -> PoseError
     return PoseErrors(names, rotation, position, missing, spread)
 
 
-def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+def umeyama(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Find the scale, R (3, 3) and t (3,) that bring `scale · R @ source + t` closest to target.
 
     source, target: (n, 3). The squared error is the least possible. Umeyama, "Least-squares
