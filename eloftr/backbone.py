@@ -14,6 +14,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from eloftr.config import NetworkConfig
 from eloftr.fast.forms import kernels_for, slope_of
@@ -47,7 +48,8 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(outputs, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+        normed: Tensor = self.norm(self.conv(x))
+        return normed
 
 
 class RepVGGBlock(nn.Module):
@@ -63,7 +65,8 @@ class RepVGGBlock(nn.Module):
         y = self.conv1(x) + self.conv2(x)
         if self.identity is not None:
             y = y + self.identity(x)
-        return self.activation(y)
+        activated: Tensor = self.activation(y)
+        return activated
 
 
 class FusedBlock(nn.Module):
@@ -87,9 +90,17 @@ class FusedBlock(nn.Module):
             scale, shift = fold_norm(ones, block.identity)
             self.scale = nn.Parameter(scale[:, 0].to(dense.weight))
             bias += shift
-        self.conv = nn.Conv2d(
-            dense.in_channels, dense.out_channels, 3, dense.stride[0], padding=1
-        ).to(dense.weight)
+        # Without its own random weights: these would be drawn from the host's random numbers.
+        self.conv = skip_init(
+            nn.Conv2d,
+            dense.in_channels,
+            dense.out_channels,
+            3,
+            dense.stride[0],
+            padding=1,
+            device=dense.weight.device,
+            dtype=dense.weight.dtype,
+        )
         self.conv.weight.copy_(weight)
         assert self.conv.bias is not None
         self.conv.bias.copy_(bias)
@@ -99,9 +110,11 @@ class FusedBlock(nn.Module):
         slope = slope_of(self.activation)
         if slope is not None and (kernels := kernels_for(x)):
             y = F.conv2d(x, self.conv.weight, None, self.conv.stride, padding=1)
-            return kernels.finish(y, self.conv.bias, slope, x, self.scale)
+            finished: Tensor = kernels.finish(y, self.conv.bias, slope, x, self.scale)
+            return finished
         y = self.conv(x)
-        return self.activation(y if self.scale is None else y.addcmul_(x, self.scale))
+        activated: Tensor = self.activation(y if self.scale is None else y.addcmul_(x, self.scale))
+        return activated
 
 
 class RepVGGStage(nn.Module):

@@ -34,7 +34,8 @@ def flatten(features: Tensor) -> Tensor:
     In float32 whatever the network's type: bfloat16 keeps two digits of a similarity, and where many then tie or cross
     the softmax loses most matches.
     """
-    return (features.float() * features.shape[1] ** -0.5).flatten(2).transpose(1, 2)
+    flat: Tensor = (features.float() * features.shape[1] ** -0.5).flatten(2).transpose(1, 2)
+    return flat
 
 
 def similarity(features0: Tensor, features1: Tensor, temperature: float) -> Tensor:

@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from eloftr.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CONFIG_FILE = "config.json"
 CELL = 8  # pixels: one coarse cell of the image is CELL×CELL of them
@@ -30,7 +33,6 @@ NOT_NEGATIVE = {
     "fine_matching_least_squares_radius": "pixels, 0 for none",
 }
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu")
-Config = TypeVar("Config", bound="NetworkConfig")
 
 
 @dataclass
@@ -193,7 +195,7 @@ class NetworkConfig:
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     @classmethod
-    def from_dict(cls: type[Config], values: Mapping[str, Any], **overrides: Any) -> Config:
+    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
         """From the dictionary of a `config.json`, ours or any that transformers has written.
 
         Derived entries (`stage_in_channels`, `embedding_size` …) and those that describe no parameter of this model are
@@ -217,7 +219,7 @@ class NetworkConfig:
         known["rope_parameters"] = {**rope, **known.get("rope_parameters", {})}
         return cls(**known).replace(**overrides)
 
-    def replace(self: Config, **values: Any) -> Config:
+    def replace(self, **values: Any) -> Self:
         """A copy with other values. Raises ArgumentError for a name that is no parameter."""
         unknown = sorted(values.keys() - self.__dataclass_fields__.keys())
         if unknown:

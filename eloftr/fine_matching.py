@@ -29,7 +29,7 @@ RING = (
 )  # image 1's window carries one more pixel on each side, for the 3×3 of the second stage
 # Samples of the half-resolution map that a ring interpolates, per axis, by `centered`.
 SAMPLES = {False: range(-1, 5), True: range(-3, 4)}
-CHUNK = (
+REFINED_AT_ONCE = (
     256  # matches refined at a time: bounds memory (M·64·100 floats), and stays in a CPU's cache
 )
 
@@ -69,7 +69,7 @@ def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool, border: int
         .index_select(0, samples)
         .unflatten(0, (len(cell), -1))
     )
-    found = interpolation_weights(border, centered, fused.device, fused.dtype) @ patches
+    found: Tensor = interpolation_weights(border, centered, fused.device, fused.dtype) @ patches
     pixels = torch.arange(-border, WINDOW + border, device=fused.device) - (
         WINDOW // 2 if centered else 0
     )
@@ -99,7 +99,8 @@ def first_stage_similarity(window0: Tensor, ring1: Tensor, config: NetworkConfig
 def first_stage_log_probability(similarity: Tensor) -> Tensor:
     """Dual-softmax log-probability (M, 64, 64) of a pixel pair; the ring takes part in it and is then cut off."""
     log_probability = similarity.log_softmax(1) + similarity.log_softmax(2)
-    return log_probability.unflatten(2, (RING, RING))[:, :, 1:-1, 1:-1].flatten(2)
+    inner: Tensor = log_probability.unflatten(2, (RING, RING))[:, :, 1:-1, 1:-1].flatten(2)
+    return inner
 
 
 def most_probable(log_probability: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +170,7 @@ def refine(
     fused0, fused1 = (
         fused.contiguous(memory_format=torch.channels_last) for fused in (fused0, fused1)
     )
-    for chunk in cells.split(CHUNK):
+    for chunk in cells.split(REFINED_AT_ONCE):
         _, cell0, cell1 = chunk.unbind(1)
         windows = window_features(fused0, fused1, chunk, config)
         pixel0, pixel1 = most_probable(

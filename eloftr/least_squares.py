@@ -21,10 +21,10 @@ from torch import Tensor
 STEPS = 4
 # Standard deviations: of a grey value (0…1) around what the map explains, of the network's keypoint (pixels), and of
 # the numbers of the map's 2×2 matrix. Gain and offset are free.
-GREY, SHIFT, STRETCH, FREE = 3 / 255, 0.5, 0.3, 1e3
+NOISE, SHIFT, STRETCH, FREE = 3 / 255, 0.5, 0.3, 1e3
 FARTHEST = 1.5  # pixels: whoever went farther has found another place
 # Matches at a time: bounds memory (M·P·8 floats), and on a CPU stays in cache.
-CHUNK = {"cpu": 1 << 10, "cuda": 1 << 13}
+MOVED_AT_ONCE = {"cpu": 1 << 10, "cuda": 1 << 13}
 
 
 def least_squares(
@@ -43,7 +43,7 @@ def least_squares(
     of the top-left pixel at (0, 0). radius: pixels from the centre of a patch to its edge; its weights fall off as a
     Gaussian of two thirds of it.
     """
-    size = CHUNK.get(pair.device.type, CHUNK["cpu"])
+    size = MOVED_AT_ONCE.get(pair.device.type, MOVED_AT_ONCE["cpu"])
     chunks = zip(pair.split(size), keypoints0.split(size), keypoints1.split(size), strict=True)
     images0, images1 = images0.float(), images1.float()
     return torch.cat(
@@ -64,16 +64,16 @@ def _moved(
     template, jacobian = template_and_jacobian(images0, pair, keypoints0, radius)
     weighted = jacobian * weights[:, None]
     spread = jacobian.new_tensor([SHIFT] * 2 + [STRETCH] * 4 + [FREE] * 2)
-    prior = (GREY / spread) ** 2
+    prior = (NOISE / spread) ** 2
     inverse = torch.linalg.inv_ex(weighted.mT @ jacobian + prior.diag())[
         0
     ]  # not finite where there is none
 
     centre = keypoints1.round()
     start = shift = keypoints1 - centre
-    around = cut(images1, pair, centre.long(), 2 * radius)
+    around = cut_patches(images1, pair, centre.long(), 2 * radius)
     still = matrix = torch.eye(2, device=grid.device).expand(len(pair), 2, 2)
-    before = seen = sample(around, grid + shift[:, None])
+    before = seen = sample_patches(around, grid + shift[:, None])
     for _ in range(STEPS):
         slope = ((seen - template)[:, None] @ weighted)[:, 0]
         way = (torch.linalg.inv_ex(matrix)[0] @ (shift - start)[:, :, None])[:, :, 0]
@@ -82,7 +82,7 @@ def _moved(
         # The step was found in image 0: its inverse goes before the map.
         matrix = matrix @ torch.linalg.inv_ex(still + step[:, 2:6].unflatten(1, (2, 2)))[0]
         shift = shift - (matrix @ step[:, :2, None])[:, :, 0]
-        seen = sample(around, grid @ matrix.mT + shift[:, None])
+        seen = sample_patches(around, grid @ matrix.mT + shift[:, None])
     better = correlation(template, seen, weights) > correlation(template, before, weights)
     better &= (shift - start).norm(dim=1) < FARTHEST
     return torch.where(better[:, None], centre + shift, keypoints1)
@@ -94,8 +94,10 @@ def template_and_jacobian(
     """Grey values (M, P) around the keypoints (M, 2), and their derivatives (M, P, 8) by shift x and y, by the matrix
     row by row, by gain and by offset."""
     centre = keypoints.floor()
-    wide = cut(images, pair, centre.long(), radius + 3)
-    values = sample(wide, (keypoints - centre)[:, None] + square(radius + 2, keypoints.device))
+    wide = cut_patches(images, pair, centre.long(), radius + 3)
+    values = sample_patches(
+        wide, (keypoints - centre)[:, None] + square(radius + 2, keypoints.device)
+    )
     values = values.unflatten(1, (2 * radius + 5, -1))
     by_x, by_y = (
         derivative(v, dim).flatten(1) for v, dim in ((values[:, 2:-2], 2), (values[:, :, 2:-2], 1))
@@ -129,7 +131,7 @@ def square(radius: int, device: torch.device) -> Tensor:
     return torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).flatten(0, 1)
 
 
-def cut(images: Tensor, pair: Tensor, centre: Tensor, reach: int) -> Tensor:
+def cut_patches(images: Tensor, pair: Tensor, centre: Tensor, reach: int) -> Tensor:
     """Squares of images (B, 1, H, W) around the pixels `centre` (M, 2), two samples a pixel: (M, 1, S, S) with
     S = 4·reach + 1. Edges repeat."""
     height, width = images.shape[2:]
@@ -156,8 +158,11 @@ def doubling(count: int, device: torch.device) -> Tensor:
     return matrix.to(device)
 
 
-def sample(patches: Tensor, offsets: Tensor) -> Tensor:
-    """Grey values (M, P) of `cut` patches (M, 1, S, S) at offsets (M, P, 2), (x, y) in pixels from their centre."""
+def sample_patches(patches: Tensor, offsets: Tensor) -> Tensor:
+    """Grey values (M, P) of patches of `cut_patches`, (M, 1, S, S).
+
+    offsets (M, P, 2): (x, y) in pixels from the centre of the patch.
+    """
     reach = (patches.shape[-1] - 1) / 4
     values = F.grid_sample(
         patches, offsets[:, None] / reach, padding_mode="border", align_corners=True

@@ -9,8 +9,10 @@ classes of that port, with `forward`, loading and saving, extend these: see `elo
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from eloftr.config import DEFAULT_INITIALIZER_RANGE, NetworkConfig
 from eloftr.errors import ArgumentError
 from eloftr.fine_matching import refine
 from eloftr.least_squares import least_squares
-from eloftr.sparse_fusion import FineFusion, Maps, Region, groups
+from eloftr.sparse_fusion import Area, FineFusion, Maps, groups
 from eloftr.transformer import LocalFeatureTransformer
 
 
@@ -75,7 +77,10 @@ class PairMatches:
     scores: Tensor
 
 
-Matching = TypeVar("Matching", bound="MatchingNetwork")
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Network(nn.Module):
@@ -133,7 +138,7 @@ class MatchingNetwork(Network):
         self.refinement_layer = FineFusion(config)
         self.apply(self._initialise)
 
-    def fuse(self: Matching) -> Matching:
+    def fuse(self) -> Self:
         """Fold branches and batch norms into single convolutions, in place; changes no result. For inference only."""
         self.efficientloftr.backbone.fuse()
         self.refinement_layer.fuse()
@@ -169,7 +174,7 @@ class MatchingNetwork(Network):
             for coarse, features in ((coarse0, features0), (coarse1, features1))
         )
         parts = groups(maps0, maps1, cells)
-        found = [self._refined(maps0, maps1, cells[members], region) for region, members in parts]
+        found = [self._refined(maps0, maps1, cells[members], area) for area, members in parts]
         order = torch.cat([members for _, members in parts]).argsort()
         keypoints0, keypoints1 = (torch.cat(side)[order] for side in zip(*found, strict=True))
         if radius := self.config.fine_matching_least_squares_radius:
@@ -178,11 +183,21 @@ class MatchingNetwork(Network):
         return PairMatches(cells, keypoints0, keypoints1, scores)
 
     def _refined(
-        self, maps0: Maps, maps1: Maps, cells: Tensor, region: Region
+        self, maps0: Maps, maps1: Maps, cells: Tensor, area: Area
     ) -> tuple[Tensor, Tensor]:
         """Keypoints (M, 2) in both images of cells (M, 3) that are fused together."""
         fused0, fused1, local, origin0, origin1 = self.refinement_layer.around(
-            maps0, maps1, cells, region
+            maps0, maps1, cells, area
         )
         keypoints0, keypoints1 = refine(fused0, fused1, local, self.config)
         return keypoints0 + origin0, keypoints1 + origin1
+
+
+def sharing_weights(module: Module) -> Module:
+    """A copy of the modules with the very same parameters and buffers.
+
+    Hooks, modes and options of the one do not touch the other.
+    """
+    return copy.deepcopy(
+        module, {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+    )

@@ -21,7 +21,7 @@ from eloftr.config import CELL, NetworkConfig
 from eloftr.fast.forms import add_product, kernels_for, slope_of
 
 
-class Region(Enum):
+class Area(Enum):
     """Which part of the maps is fused for some matches."""
 
     TIGHT = (
@@ -36,7 +36,7 @@ SPAN = 2 * MARGIN + 1
 # The half-resolution convolutions of a loose patch need only so many cells in a row, from one before the middle on.
 INNER = 4
 # The work of one match, in cells of two maps. Both blocks cost about the same for one cell.
-WORK = {Region.TIGHT: 30, Region.LOOSE: SPAN**2 + INNER**2}
+WORK = {Area.TIGHT: 30, Area.LOOSE: SPAN**2 + INNER**2}
 SCALES = (1, 2, 4)  # of the coarse, quarter and half maps
 # Values of a map at half resolution that are fused at a time: 8 MB stay in a cache. A map larger than 32 MB would come
 # from the system page by page each time, because malloc keeps none.
@@ -109,7 +109,8 @@ class FineFusion(nn.Module):
             return self._in_bands(x, half)
         image = torch.arange(len(x), device=x.device)
         x = cut(up(x), image, SCALES[2] * inner, SCALES[2] * INNER)
-        return self.out_conv_layers[1](x, half)
+        fused: Tensor = self.out_conv_layers[1](x, half)
+        return fused
 
     def _in_bands(self, x: Tensor, half: Tensor) -> Tensor:
         """The last layer on up(x), x (B, C2, H/4, W/4), and half (B, C1, H/2, W/2), by bands of rows: see BAND."""
@@ -144,7 +145,7 @@ class FineFusion(nn.Module):
         return F.pad(x, (1, 3, 1, 3))
 
     def around(
-        self, maps0: Maps, maps1: Maps, cells: Tensor, region: Region
+        self, maps0: Maps, maps1: Maps, cells: Tensor, area: Area
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """`forward` of both images where the windows of the cells (M, 3), M > 0, depend on it.
 
@@ -154,18 +155,18 @@ class FineFusion(nn.Module):
         (x, y) of each match's in the two images (M or 1, 2), pixels.
         """
         pair, cell0, cell1 = cells.unbind(1)
-        if region is Region.RECTANGLE and len(maps0[0]) > 1:
+        if area is Area.RECTANGLE and len(maps0[0]) > 1:
             survivors, pair = pair.unique(return_inverse=True)
             if len(survivors) < len(maps0[0]):
                 maps0, maps1 = (
                     (coarse[survivors], quarter[survivors], half[survivors])
                     for coarse, quarter, half in (maps0, maps1)
                 )
-        if region is Region.RECTANGLE or len(maps0[0]) == 1:
+        if area is Area.RECTANGLE or len(maps0[0]) == 1:
             crop0, local0, origin0 = rectangle(maps0, cell0)
             crop1, local1, origin1 = rectangle(maps1, cell1)
             work = crop0[0][0, 0].numel() + crop1[0][0, 0].numel()
-            if region is Region.RECTANGLE or len(cells) * WORK[region] >= work:
+            if area is Area.RECTANGLE or len(cells) * WORK[area] >= work:
                 return (
                     self(*crop0),
                     self(*crop1),
@@ -173,15 +174,15 @@ class FineFusion(nn.Module):
                     origin0,
                     origin1,
                 )
-        return self._in_patches(maps0, maps1, cells, region)
+        return self._in_patches(maps0, maps1, cells, area)
 
     def _in_patches(
-        self, maps0: Maps, maps1: Maps, cells: Tensor, region: Region
+        self, maps0: Maps, maps1: Maps, cells: Tensor, area: Area
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """`around` with a patch of its own, TIGHT or LOOSE, for every match."""
         match, count = torch.arange(len(cells), device=cells.device), len(cells)
         pair, cell0, cell1 = (rounded_up(column) for column in cells.unbind(1))
-        if region is Region.TIGHT:
+        if area is Area.TIGHT:
             fused0, fused1 = (
                 self.tight(*tight_patches(maps, pair, cell))
                 for maps, cell in ((maps0, cell0), (maps1, cell1))
@@ -202,8 +203,8 @@ class FineFusion(nn.Module):
             layer.fuse()
 
 
-def groups(maps0: Maps, maps1: Maps, cells: Tensor) -> list[tuple[Region, Tensor]]:
-    """Which of the cells (M, 3), M > 0, are fused and refined together, and in which region.
+def groups(maps0: Maps, maps1: Maps, cells: Tensor) -> list[tuple[Area, Tensor]]:
+    """Which of the cells (M, 3), M > 0, are fused and refined together, and in which area.
 
     Pairs whose patches are less work than their maps: their cells away from the edges are one group, their others the
     next. The cells of all other pairs are the last. The indices of a group (N,) are int64; none is empty.
@@ -214,11 +215,11 @@ def groups(maps0: Maps, maps1: Maps, cells: Tensor) -> list[tuple[Region, Tensor
     matches, edge_matches = (
         torch.bincount(of, minlength=len(maps0[0])) for of in (pair, pair[~inner])
     )
-    tight, loose = WORK[Region.TIGHT], WORK[Region.LOOSE]
+    tight, loose = WORK[Area.TIGHT], WORK[Area.LOOSE]
     few = (tight * matches + (loose - tight) * edge_matches < size0.numel() + size1.numel())[pair]
-    edge = Region.LOOSE if min(*size0, *size1) >= SPAN else Region.RECTANGLE
-    found = ((Region.TIGHT, few & inner), (edge, few & ~inner), (Region.RECTANGLE, ~few))
-    return [(region, index) for region, members in found if len(index := members.nonzero()[:, 0])]
+    edge = Area.LOOSE if min(*size0, *size1) >= SPAN else Area.RECTANGLE
+    found = ((Area.TIGHT, few & inner), (edge, few & ~inner), (Area.RECTANGLE, ~few))
+    return [(area, index) for area, members in found if len(index := members.nonzero()[:, 0])]
 
 
 def rounded_up(x: Tensor) -> Tensor:
@@ -277,7 +278,8 @@ def rectangle(maps: Maps, cell: Tensor) -> tuple[Maps, Tensor, Tensor]:
 def up(x: Tensor) -> Tensor:
     """(B, C, h, w) → (B, C, 2·h, 2·w)."""
     if kernels := kernels_for(x):
-        return kernels.upsample(x, 2)
+        doubled: Tensor = kernels.upsample(x, 2)
+        return doubled
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 

@@ -100,7 +100,10 @@ class Attention(nn.Module):
         message = F.scaled_dot_product_attention(
             q, k, v, dropout_p=self.dropout if self.training else 0.0
         )
-        return self.o_proj(message.transpose(1, 2).reshape(batch, height, width, channels))
+        projected: Tensor = self.o_proj(
+            message.transpose(1, 2).reshape(batch, height, width, channels)
+        )
+        return projected
 
 
 class MLP(nn.Module):
@@ -126,11 +129,15 @@ class MLP(nn.Module):
         if slope is not None and (kernels := kernels_for(x)):
             hidden = kernels.add_upsampled(F.linear(x, on_cells), hidden, self.size, slope)
             norm = self.layer_norm
-            return kernels.add_norm(self.fc2(hidden), x, norm.weight, norm.bias, norm.eps)
+            updated: Tensor = kernels.add_norm(
+                self.fc2(hidden), x, norm.weight, norm.bias, norm.eps
+            )
+            return updated
         hidden = F.interpolate(hidden, scale_factor=self.size, mode="bilinear", align_corners=False)
         hidden = hidden.permute(0, 2, 3, 1).flatten(0, 2)
         hidden = add_product(hidden, x.flatten(0, 2), on_cells)
-        return self.layer_norm(self.fc2(self.activation(hidden))).view_as(x).add_(x)
+        sharpened: Tensor = self.layer_norm(self.fc2(self.activation(hidden))).view_as(x).add_(x)
+        return sharpened
 
 
 class AggregatedAttention(nn.Module):
@@ -149,7 +156,8 @@ class AggregatedAttention(nn.Module):
             _, height, width, channels = query.shape
             table = rotary_table(height, width, channels, self.theta, query.device, query.dtype)
         message = self.attention(query, tokens, table)
-        return self.mlp(x.permute(0, 2, 3, 1), message).permute(0, 3, 1, 2)
+        updated: Tensor = self.mlp(x.permute(0, 2, 3, 1), message).permute(0, 3, 1, 2)
+        return updated
 
 
 class AttentionRound(nn.Module):
@@ -175,7 +183,8 @@ class LocalFeatureTransformer(nn.Module):
         """The part that depends on one image alone: the first self-attention, (B, C, h, w) → the same shape."""
         first = self.layers[0]
         assert isinstance(first, AttentionRound)
-        return first.self_attention(x, x)
+        attended: Tensor = first.self_attention(x, x)
+        return attended
 
     def forward(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
         """The part that needs both images: `encode` results (B, C, h, w) and (B, C, h', w') → the same shapes."""

@@ -1,1 +1,1 @@
-"""Command-line jobs: parse the arguments, call one function, print its summary."""
+"""Scripts for `ray job submit`: each is one command of `eloftr`."""

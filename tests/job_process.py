@@ -1,4 +1,4 @@
-"""The main job as a process of its own, and what it leaves."""
+"""Commands as processes of their own, and what the main one leaves."""
 
 from __future__ import annotations
 
@@ -20,10 +20,33 @@ import pyarrow.parquet as pq
 PROJECT = Path(__file__).resolve().parents[1]
 JOB = PROJECT / "jobs" / "match_dataset.py"
 WAIT = 280  # seconds for anything that starts Ray; the machine may be busy
-# Workers of Ray step back behind whatever else the machine does, and a test would wait for them.
-CONDITIONS = {"RAY_AUTH_MODE": "disabled", "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}', "CUDA_VISIBLE_DEVICES": ""}
+CONDITIONS = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}',
+    "CUDA_VISIBLE_DEVICES": "",
+}
+# Workers of clusters that tests start: Ray's own default is the lowest priority.
 CONDITIONS |= {"RAY_worker_niceness": "0"}
-MARK = "ELOFTR_TEST_MARK"  # an environment variable, by which the processes of a job are found again
+COMMAND = "import sys; from pipeline.cli import main; sys.exit(main())"
+MARK = (
+    "ELOFTR_TEST_MARK"  # an environment variable, by which the processes of a job are found again
+)
+
+
+def eloftr(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command line of `eloftr`, carried out by a process of its own on this machine."""
+    command = [sys.executable, "-c", COMMAND, *map(str, arguments)]
+    conditions = {"PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": "", **environment}
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**inherited, **conditions},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def marked(mark: str, title: str = "") -> list[int]:
@@ -40,14 +63,25 @@ def marked(mark: str, title: str = "") -> list[int]:
 
 
 class Job:
-    """The job in a process group of its own, in `cwd`; on a Ray node of two CPUs unless the environment says else."""
+    """The main job in a process group of its own, in `cwd`.
+
+    A Ray node that it starts has two CPUs, unless the environment says else.
+    """
 
     def __init__(
-        self, *arguments: object, cwd: Path, program: tuple[str, ...] = (str(JOB),), **environment: str
+        self,
+        *arguments: object,
+        cwd: Path,
+        program: tuple[str, ...] = (str(JOB),),
+        **environment: str,
     ) -> None:
         self.mark = uuid.uuid4().hex
         self.environment = {
-            **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if name not in ("RAY_ADDRESS", "PYTHONPATH")
+            },
             **CONDITIONS,
             **environment,
             MARK: self.mark,
@@ -80,7 +114,9 @@ class Job:
         """Wait for something to happen while the job runs."""
         deadline = time.monotonic() + WAIT
         while not met():
-            assert self.process.poll() is None, f"ended with {self.process.poll()}: {self.out}{self.err}"
+            assert self.process.poll() is None, (
+                f"ended with {self.process.poll()}: {self.out}{self.err}"
+            )
             assert time.monotonic() < deadline, f"waited too long: {self.out}{self.err}"
             time.sleep(0.02)
 
@@ -91,7 +127,7 @@ class Job:
             deadline = time.monotonic() + 60
             while self.left() and time.monotonic() < deadline:
                 time.sleep(0.1)
-            assert not self.left(), "processes of Ray are left over"
+            assert not self.left(), "processes are left over"
         finally:
             for pid in self.left():
                 os.kill(pid, signal.SIGKILL)
@@ -115,7 +151,9 @@ def tables(run: Path) -> dict[str, bytes]:
 
 
 def rows(run: Path) -> list[dict]:
-    return pa.concat_tables([pq.read_table(path) for path in sorted((run / "matches").iterdir())]).to_pylist()
+    return pa.concat_tables(
+        [pq.read_table(path) for path in sorted((run / "matches").iterdir())]
+    ).to_pylist()
 
 
 def free_port() -> int:

@@ -11,17 +11,43 @@ import torch
 from job_process import Job, rows, tables
 from pictures import write_views
 
-from benchmarks.pipeline import match_without_ray
+from pipeline.match.job import stages_of
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
-from pipeline.match.run import Run
+from pipeline.match.run import Run, RunSummary
+from pipeline.match.shards import planned_shards
+from pipeline.vocabulary import Device
 
 LONG_SIDE = 192
 COUNT = 12  # photographs
 PLAN = ("--long-side", LONG_SIDE, "--shard-pairs", 3)
 
 
+def match_plainly(options: RunOptions) -> RunSummary:
+    """The main job without an executor: all stages of one shard after another, in this process."""
+    threads = torch.get_num_threads()
+    run = Run(options, Device.CPU)
+    run.begin()
+    works = [stage.make() for stage in stages_of(run)]
+    pairs = 0
+    for shard in planned_shards(run.pending()):
+        value = shard
+        for work in works:
+            value = work(value, 1)
+        pairs += value["counts"]["pairs"]
+    torch.set_num_threads(threads)
+    return run.finish(
+        {
+            "pairs": pairs,
+            "seconds": 1.0,
+            "start_seconds": 0.0,
+            "pairs_per_second": 1.0,
+            "executor": "none",
+        }
+    )
+
+
 def write_quiet_run(place: Path) -> None:
-    """`photos`, and `quiet`: a run of all their pairs in one process, without Ray."""
+    """`photos`, and `quiet`: a run of all their pairs in one process, without an executor."""
     write_views(place / "photos", COUNT, (192, 144))
     options = RunOptions(
         *(str(place / "photos"), str(place / "quiet")),
@@ -29,12 +55,7 @@ def write_quiet_run(place: Path) -> None:
         verification=VerificationOptions(long_side=LONG_SIDE),
         max_pairs=3,
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as an actor; other numbers round sums another way
-    run = Run(options, "cpu")
-    match_without_ray(run)
-    run.finish({"session": {}})
-    torch.set_num_threads(threads)
+    match_plainly(options)
 
 
 def start(place: Path, output: str, *more: object, **how: Any) -> Job:
@@ -45,9 +66,13 @@ def start(place: Path, output: str, *more: object, **how: Any) -> Job:
 def check_whole(run: Path, quiet: Path) -> None:
     """Every planned pair has one row, and all tables are byte for byte those of the quiet run."""
     pairs = Counter((row["image0"], row["image1"]) for row in rows(run))
-    planned = set(combinations(sorted(path.name for path in (quiet.parent / "photos").iterdir()), 2))
+    planned = set(
+        combinations(sorted(path.name for path in (quiet.parent / "photos").iterdir()), 2)
+    )
     assert set(pairs) == planned
     assert set(pairs.values()) == {1}
     assert tables(run) == tables(quiet)
     left = {path.relative_to(run) for path in run.rglob("*")}
-    assert left == {path.relative_to(quiet) for path in quiet.rglob("*")}  # no lock and no temporary file, either
+    assert left == {
+        path.relative_to(quiet) for path in quiet.rglob("*")
+    }  # no lock and no temporary file, either

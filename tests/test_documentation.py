@@ -22,7 +22,7 @@ from test_house import MODULES, RANKS
 from benchmarks.pipeline import match_without_ray
 from eloftr import EfficientLoFTRConfig, load_model
 from eloftr.training.losses import ALPHA, GAMMA, WEIGHTS
-from eloftr.training.recipe import TrainingOptions
+from eloftr.training.options import TrainingOptions
 from jobs import match_dataset, reconstruct
 from pipeline import tables
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions

@@ -130,7 +130,7 @@ def whole_fusion(
     maps0: sparse_fusion.Maps,
     maps1: sparse_fusion.Maps,
     cells: Tensor,
-    region: sparse_fusion.Region,
+    area: sparse_fusion.Area,
 ) -> tuple[Tensor, ...]:
     """FineFusion.around of the whole images of every pair that has matches."""
     survivors, pair = cells[:, 0].unique(return_inverse=True)
@@ -141,9 +141,9 @@ def whole_fusion(
 
 def all_together(
     maps0: sparse_fusion.Maps, maps1: sparse_fusion.Maps, cells: Tensor
-) -> list[tuple[sparse_fusion.Region, Tensor]]:
+) -> list[tuple[sparse_fusion.Area, Tensor]]:
     """groups that are one."""
-    return [(sparse_fusion.Region.RECTANGLE, torch.arange(len(cells), device=cells.device))]
+    return [(sparse_fusion.Area.RECTANGLE, torch.arange(len(cells), device=cells.device))]
 
 
 def no_early_exit(

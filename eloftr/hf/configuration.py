@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from eloftr.config import CONFIG_FILE, NetworkConfig
 from eloftr.weights.locate import find_file, read_json
 
-Config = TypeVar("Config", bound="EfficientLoFTRConfig")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass
@@ -20,7 +21,7 @@ class EfficientLoFTRConfig(NetworkConfig):
     """
 
     @classmethod
-    def from_pretrained(cls: type[Config], name_or_path: str | Path, **overrides: Any) -> Config:
+    def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> Self:
         """Read `config.json` of a folder, a bundled name or a hub id, or a configuration file itself.
 
         overrides: parameters that take precedence. Raises CheckpointError (a ValueError) where there is none.

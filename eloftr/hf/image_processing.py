@@ -32,7 +32,7 @@ OTHER_STEPS = (
     "do_pad",
     "do_convert_rgb",
 )  # the port's, of other models
-GREY = (0.2989, 0.587, 0.114)  # of red, green and blue
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue
 
 
 class BatchFeature(dict[str, Any]):
@@ -130,9 +130,10 @@ def to_array(source: Any, input_data_format: str | None = None) -> np.ndarray:
         input_data_format = "channels_last"
     elif isinstance(source, Tensor):
         source = source.detach().cpu().numpy()
-    if source.ndim == 2:
-        return source[None]
-    return source if channels_first(source.shape, input_data_format) else source.transpose(2, 0, 1)
+    array: np.ndarray = source
+    if array.ndim == 2:
+        return array[None]
+    return array if channels_first(array.shape, input_data_format) else array.transpose(2, 0, 1)
 
 
 class EfficientLoFTRImageProcessor:
@@ -279,7 +280,12 @@ class EfficientLoFTRImageProcessor:
         image = image[:3]  # without the opacity
         if image.shape[0] < 3 or ((image[0] == image[1]).all() and (image[1] == image[2]).all()):
             return image
-        return self._repeat((image[0] * GREY[0] + image[1] * GREY[1] + image[2] * GREY[2])[None], 3)
+        return self._repeat(
+            (image[0] * GREY_WEIGHTS[0] + image[1] * GREY_WEIGHTS[1] + image[2] * GREY_WEIGHTS[2])[
+                None
+            ],
+            3,
+        )
 
     def _repeat(self, image: Any, channels: int) -> Any:
         return np.repeat(image, channels, axis=0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eloftr.errors import ArgumentError
 from eloftr.hf.image_processing import (
-    GREY,
+    GREY_WEIGHTS,
     BatchFeature,
     EfficientLoFTRImageProcessor,
     channels_first,
@@ -56,7 +56,8 @@ class EfficientLoFTRImageProcessorFast(EfficientLoFTRImageProcessor):
             source = source[None]
         elif not channels_first(source.shape, input_data_format):
             source = source.permute(2, 0, 1)
-        return source.to(self.device) if self.device else source
+        moved: Tensor = source.to(self.device) if self.device else source
+        return moved
 
     def _resize(self, image: Tensor, size: tuple[int, int], resample: Image.Resampling) -> Tensor:
         if resample not in FILTERS:
@@ -82,7 +83,7 @@ class EfficientLoFTRImageProcessorFast(EfficientLoFTRImageProcessor):
         if len(image) < 3 or (torch.equal(image[0], image[1]) and torch.equal(image[1], image[2])):
             return image
         red, green, blue = image
-        grey = red * GREY[0] + green * GREY[1] + blue * GREY[2]
+        grey = red * GREY_WEIGHTS[0] + green * GREY_WEIGHTS[1] + blue * GREY_WEIGHTS[2]
         return self._repeat(grey.to(image.dtype)[None], 3)
 
     def _repeat(self, image: Tensor, channels: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,27 @@ from PIL import Image
 
 from eloftr.errors import ArgumentError, CheckpointError
 from eloftr.hf.image_loading import load_image
-from eloftr.hf.image_processing import EfficientLoFTRImageProcessor, flat_pairs
+from eloftr.hf.image_processing import PROCESSOR_FILE, EfficientLoFTRImageProcessor, flat_pairs
 from eloftr.hf.modeling import EfficientLoFTRForKeypointMatching
+from eloftr.model import sharing_weights
+from eloftr.weights.locate import find_file
 
 TASK = "keypoint-matching"
 Match = dict[str, Any]
 
 
 class KeypointMatchingPipeline:
-    """Loads the images, runs processor and model, and lists the matches. Make one with `pipeline`."""
+    """Loads the images, runs processor and model, and lists the matches. Make one with `pipeline`.
+
+    The model that is handed in keeps its mode; its weights are shared.
+    """
 
     def __init__(
         self,
         model: EfficientLoFTRForKeypointMatching,
         image_processor: EfficientLoFTRImageProcessor,
     ) -> None:
-        self.model = model.eval()
+        self.model = sharing_weights(model).eval()
         self.image_processor = image_processor
 
     def __call__(
@@ -80,6 +86,8 @@ def pipeline(
     source = model
     if not isinstance(model, EfficientLoFTRForKeypointMatching):
         model = EfficientLoFTRForKeypointMatching.from_pretrained(model)
+    elif device is not None or dtype is not None:
+        model = copy.deepcopy(model)  # the one that was handed in stays where it is
     if image_processor is None:
         image_processor = _processor_of(source)
     elif not isinstance(image_processor, EfficientLoFTRImageProcessor):
@@ -92,9 +100,11 @@ def pipeline(
 def _processor_of(
     source: EfficientLoFTRForKeypointMatching | str | Path,
 ) -> EfficientLoFTRImageProcessor:
+    """The processor that lies beside the weights, or the default one."""
     if isinstance(source, EfficientLoFTRForKeypointMatching) or Path(source).is_file():
         return EfficientLoFTRImageProcessor()
     try:
-        return EfficientLoFTRImageProcessor.from_pretrained(source)
-    except CheckpointError:
+        file = find_file(source, PROCESSOR_FILE)
+    except CheckpointError:  # there is none
         return EfficientLoFTRImageProcessor()
+    return EfficientLoFTRImageProcessor.from_pretrained(file)

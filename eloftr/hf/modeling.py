@@ -15,8 +15,8 @@ from torch import Tensor
 from eloftr.errors import ArgumentError
 from eloftr.hf.configuration import EfficientLoFTRConfig
 from eloftr.hf.outputs import BackboneOutput, EfficientLoFTRKeypointMatchingOutput
-from eloftr.hf.recording import record, sharing_weights
-from eloftr.model import FeatureNetwork, MatchingNetwork, Network, PairMatches
+from eloftr.hf.recording import record
+from eloftr.model import FeatureNetwork, MatchingNetwork, Network, PairMatches, sharing_weights
 from eloftr.training.losses import compute_losses
 from eloftr.weights.key_map import infer_sizes, is_base_alone
 from eloftr.weights.locate import find_weights

@@ -6,10 +6,8 @@ shares their weights, so two threads can record one model at once.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +15,6 @@ from torch import Tensor, nn
 from eloftr.backbone import FusedBlock, RepVGGBlock
 from eloftr.model import FeatureNetwork
 from eloftr.transformer import Attention, rotate
-
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def sharing_weights(module: Module) -> Module:
-    """A copy of the modules with the very same parameters and buffers.
-
-    Hooks, modes and options of the one do not touch the other.
-    """
-    return copy.deepcopy(
-        module, {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
-    )
 
 
 def attention_weights(

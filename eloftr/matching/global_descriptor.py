@@ -40,4 +40,5 @@ def _rotation(channels: int) -> Tensor:
     random = torch.randn(
         channels, CHANNELS, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    return torch.linalg.qr(random).Q.mT
+    rotation: Tensor = torch.linalg.qr(random).Q.mT
+    return rotation

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -29,33 +31,66 @@ def pairs_at_once(device: torch.device, *shapes: tuple[int, ...]) -> int:
     return max(1, PIXELS.get(device.type, 1) // max(height * width for height, width in shapes))
 
 
+# One thread at a time, for `float32_convolutions`.
+_CUDNN = threading.RLock()
+
+
+@contextmanager
+def float32_convolutions(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Float32 convolutions on a GPU are computed in float32: cuDNN's default is TF32, of 10 bits.
+
+    The setting is one of the whole process. So threads that need it take turns, and each leaves it as it was.
+    """
+    if device.type != "cuda" or dtype != torch.float32:
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    with (
+        _CUDNN,
+        cudnn.flags(
+            enabled=cudnn.enabled,
+            benchmark=cudnn.benchmark,
+            deterministic=cudnn.deterministic,
+            allow_tf32=False,
+        ),
+    ):
+        yield
+
+
 class Matcher:
-    """A fused model on its device. Make one with `load_matcher`."""
+    """A fused copy of a model on a device. `load_matcher` makes one of weights by name.
+
+    The model that is handed in stays as it is. One matcher can serve several threads at once.
+    """
 
     def __init__(self, model: MatchingNetwork, device: torch.device, dtype: torch.dtype) -> None:
-        self.model = model.eval().fuse().to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fused = copy.deepcopy(model).eval().fuse().to(device, dtype)
+        self.model: MatchingNetwork = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
         self.dtype = dtype
 
-    def _exactly(self) -> AbstractContextManager[None]:
-        """Convolutions of float32 in float32: a GPU's default is TF32, of 10 bits."""
-        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
     @torch.inference_mode()
     def encode(self, images: np.ndarray | Tensor) -> ImageFeatures:
-        """uint8 (B, H, W), H and W multiples of 32 → features of the B images, on the matcher's device."""
-        # From pinned memory the copy to a GPU goes on beside its work.
+        """uint8 (B, H, W), H and W multiples of 32 → features of the B images, on the matcher's device.
+
+        Raises ArgumentError for another type, and where a side is not a multiple of 32.
+        """
         pixels = torch.tensor(images) if isinstance(images, np.ndarray) else images
+        if pixels.dtype != torch.uint8 or pixels.ndim != 3:
+            raise ArgumentError(
+                f"Images of {pixels.dtype} {tuple(pixels.shape)}: give a stack of uint8 grey images, (B, H, W)."
+            )
+        # From pinned memory the copy to a GPU goes on beside its work.
         if self.device.type == "cuda" and not pixels.is_cuda:
             pixels = pixels.pin_memory()
         pixels = pixels.to(self.device, non_blocking=True)[:, None].to(self.dtype).div_(255)
-        with self._exactly():
+        with float32_convolutions(self.device, self.dtype):
             return self.model.encode(pixels.contiguous(memory_format=torch.channels_last))
 
     @torch.inference_mode()
     def match_features(self, features0: ImageFeatures, features1: ImageFeatures) -> list[Matches]:
         """Match B encoded images with B others; coordinates in pixels of the network's input."""
-        with self._exactly():
+        with float32_convolutions(self.device, self.dtype):
             found = self.model.match(features0, features1)
         counts = torch.bincount(found.cells[:, 0], minlength=len(features0)).cpu()
         ends = np.cumsum(counts.numpy())[:-1]

@@ -30,4 +30,5 @@ def to_original(
 ) -> np.ndarray:
     """(M, 2) float (x, y) in pixels of `shape` → float32 in pixels of `original`."""
     scale = np.array([original[1] / shape[1], original[0] / shape[0]])
-    return ((keypoints + 0.5) * scale - 0.5).astype(np.float32)
+    mapped: np.ndarray = ((keypoints + 0.5) * scale - 0.5).astype(np.float32)
+    return mapped

@@ -18,7 +18,7 @@ from torch import Tensor
 from eloftr.config import CONFIG_FILE
 from eloftr.errors import CheckpointError
 from eloftr.model import Network
-from eloftr.weights.key_map import from_original, is_original
+from eloftr.weights.key_map import from_original_keys, is_original
 from eloftr.weights.locate import WEIGHTS_FILE, read_json
 
 POSITIONS = ".rope_pos_enc."  # tables of positions, derived from sizes alone; some forks of the original store them
@@ -84,7 +84,7 @@ def saved_config(file: Path) -> dict[str, Any] | None:
 def load_strictly(network: Network, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Copy `state` (either key format) into `network`; raise CheckpointError naming every parameter that does not fit."""
     if is_original(state):
-        state = from_original(state, network.config)
+        state = from_original_keys(state, network.config)
     expected = network.state_dict()
     missing = [
         name for name in expected if name not in state and not name.endswith("num_batches_tracked")

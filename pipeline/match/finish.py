@@ -18,8 +18,10 @@ from pipeline.vocabulary import VERIFIED, Stage, Status
 
 
 class Counts(TypedDict):
-    """Pairs of a shard or a run, those matched, unmatched and verified; matches, inliers, and
-    images encoded.
+    """Numbers of a shard or a run.
+
+    pairs, and how many of them are matched, unmatched and verified; matches and inliers of all
+    pairs together; encodes: how many times an image was encoded.
     """
 
     pairs: int
@@ -32,7 +34,7 @@ class Counts(TypedDict):
 
 
 class Marker(TypedDict):
-    """What the done marker of a shard holds. failed: pairs by reason; seconds: by stage."""
+    """What the done marker of a shard holds. failed: pairs by reason. seconds: by stage."""
 
     counts: Counts
     failed: dict[str, int]
@@ -40,7 +42,7 @@ class Marker(TypedDict):
 
 
 class FinishShard:
-    """Verify a matched shard and write it: its tables, each whole, and last its done marker.
+    """Verify a matched shard and write its tables, each of them whole, and last its done marker.
 
     CPU only.
     """
@@ -50,9 +52,9 @@ class FinishShard:
         self.verify = VerifyShard(verification)
 
     def __call__(self, shard: MatchedShard, attempt: int = 1) -> Marker:
-        """Returns what the marker holds.
+        """Verify and write one shard; returns what the marker holds.
 
-        attempt: as of `MatchShard`; after TRIES all pairs of the shard fail.
+        attempt: as of `MatchShard`. After TRIES attempts all pairs of the shard fail.
         """
         started = time.monotonic()
         shard = shard if attempt <= TRIES else set_aside(shard)
@@ -60,7 +62,7 @@ class FinishShard:
         verified = time.monotonic()
         if shard.failures.num_rows:
             self.folder.publish_table(f"failures/{shard.shard}.parquet", shard.failures)
-        else:  # an attempt before this one may have met failures that have passed
+        else:  # an earlier attempt may have written failures that do not occur any more
             self.folder.remove(f"failures/{shard.shard}.parquet")
         self.folder.publish_table(f"images/{shard.shard}.parquet", shard.images)
         self.folder.publish_table(f"matches/{shard.shard}.parquet", matches)

@@ -1,7 +1,7 @@
-"""Which pairs to match: one function for each way to choose them, from folders and files to names and a PairList.
+"""Which pairs to match: one function for each way to choose them, which returns names and pairs.
 
-Every list is in canonical order (`pairs.canonical`) and without duplicates; similarities are its scores. Candidates of
-queries, for `jobs/rerank.py`, have an order and a direction instead.
+Every list is in canonical order (`pairs.canonical`) and without duplicates; similarities are its
+scores. Candidates of queries, for `eloftr rerank`, have an order and a direction instead.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +54,7 @@ def plan_exhaustive(images: str, storage: dict[str, Any]) -> Plan:
     count = len(names) * (len(names) - 1) // 2
     if count > MOST:
         raise PairListError(
-            f"{len(names):,} images have {count:,} pairs, too many for a list ({MOST:,}); plan fewer."
+            f"{len(names):,} images have {count:,} pairs, and a list holds {MOST:,}; plan fewer."
         )
     return names, PairList(exhaustive(len(names)), None, FAILURES.empty_table(), 0)
 
@@ -73,7 +73,10 @@ def plan_sequential(
     reduce: int | None = None,
     listen: Listener = nobody,
 ) -> Plan:
-    """Photographs taken one after another, see `pipeline.pairs.sequential`. loop_closure: images each is closed with, or 0."""
+    """Photographs taken one after another, see `pipeline.pairs.sequential`.
+
+    loop_closure: images each is closed with, or 0.
+    """
     names = images_of(images, storage)
     taken = sequences(names, across_folders)
     found = overlaps(taken, window, quadratic)
@@ -95,8 +98,8 @@ def plan_spatial(
 ) -> Plan:
     """Photographs taken near each other, see `positions.neighbours`.
 
-    positions: a table of them; None reads the EXIF data of the images. images: may be None with a table, whose images
-    are then all used.
+    positions: a table of them; None reads the EXIF data of the images. images: may be None with a
+    table, whose images are then all used.
     """
     if images is None and positions is None:
         raise PairListError("give --images, --positions or both.")
@@ -123,12 +126,18 @@ def plan_covisibility(
 
 
 def plan_transitive(run: str, storage: dict[str, Any], steps: int = 2) -> Plan:
-    """Images that verified matches of a run connect, see `covisibility.transitive`. steps: 0 for any number."""
+    """Images that verified matches of a run connect, see `covisibility.transitive`.
+
+    steps: 0 for any number.
+    """
     return transitive(Folder(run, storage), steps or None)
 
 
 def plan_union(lists: list[str], images: str | None, storage: dict[str, Any]) -> Plan:
-    """Every pair of any of the lists. images: the folder that they are of; None takes the names as they are."""
+    """Every pair of any of the lists.
+
+    images: the folder that they are of; None takes the names as they are.
+    """
     names, found = read_lists(lists, images_of(images, storage) if images else None, storage)
     return names, union(found)
 
@@ -164,15 +173,55 @@ MAKERS: dict[str, Callable[..., tuple[Names, PairList | Candidates]]] = {
     "sample": plan_sample,
 }
 
-WATCHED = (
-    "sequential",
-    "retrieval",
-    "describe",
-)  # the commands that may describe images, which takes long
+WATCHED = ("sequential", "retrieval")  # the methods that may describe images, which takes long
+
+
+class Spread(TypedDict):
+    """The smallest, largest and median value of some."""
+
+    least: float
+    most: float
+    median: float
+
+
+class Unusable(TypedDict):
+    """Images or lines that cannot be used for one reason: how many, and the first."""
+
+    count: int
+    first: str
+
+
+class ListSummary(TypedDict):
+    """What a list holds.
+
+    kind: `pairs` or `candidates`. images: of the folder or lists, or the queries of candidates;
+    used: those that are in a pair or have candidates. count: of pairs or candidates. partners: of
+    an image, or candidates of a query. repeated: pairs that the input has several times. unusable:
+    by reason. results: the file; None of a dry run.
+    """
+
+    kind: str
+    images: int
+    used: int
+    count: int
+    partners: Spread | None
+    scores: Spread | None
+    repeated: int
+    unusable: dict[str, Unusable]
+    results: str | None
+
+
+class DescriptorsSummary(TypedDict):
+    """What `describe_folder` wrote. dimensions: numbers of a descriptor. results: the file."""
+
+    described: int
+    dimensions: int
+    unusable: dict[str, Unusable]
+    results: str
 
 
 def plan(
-    command: str,
+    method: str,
     storage: dict[str, Any],
     output: str | None = None,
     format: str | None = None,
@@ -180,91 +229,104 @@ def plan(
     dry_run: bool = False,
     listen: Listener = nobody,
     **chosen: Any,
-) -> str:
-    """Make the list that a command of MAKERS asks for, or the descriptors of `describe`, and write it to `output`.
+) -> ListSummary:
+    """Make the list that a method of MAKERS chooses, and write it to `output`.
 
-    failures: where to write what cannot be used, .parquet. dry_run: write nothing. chosen: arguments of the function.
-    Returns what was made, for a person. Raises `PairListError`, DescriptorError, StorageError, RunError or
-    CheckpointError, each one sentence; a wrong ending before any work.
+    storage: options of the fsspec filesystems. format: one of FORMATS; None goes by the ending of
+    `output`. failures: where to write what cannot be used, .parquet. dry_run: write nothing.
+    chosen: arguments of the function. Raises `PairListError`, DescriptorError, StorageError,
+    RunError or CheckpointError, each one sentence; for a wrong ending before any work.
     """
     if not dry_run:
         if output is None:
             raise PairListError("give --output, the list to write, or --dry-run.")
-        if command != "describe":
-            format_of(output, format, OF_CANDIDATES if chosen.get("queries") else ENDINGS)
-        if failures is not None and not failures.endswith(".parquet"):
-            raise PairListError(
-                f"{redacted(failures)}: failures are a table; give a .parquet file."
-            )
-    if command in WATCHED:
+        format_of(output, format, OF_CANDIDATES if chosen.get("queries") else ENDINGS)
+        _check_failures(failures)
+    if method in WATCHED:
         chosen["listen"] = listen
-    if command == "describe":
-        assert output is not None
-        described = describe(output=output, storage=storage, **chosen)
-        bad, dimensions = described.failures, described.vectors.shape[1]
-        text = report(
-            [
-                ("described", f"{len(described.names):,} images, {dimensions:,} numbers each"),
-                *unusable(bad),
-            ]
-        )
+    names, found = MAKERS[method](storage=storage, **chosen)
+    summary = summarised(names, found)
+    if dry_run or output is None:
+        return summary
+    if isinstance(found, Candidates):
+        columns = [found.query, found.candidate, found.score]
+        write_candidates(output, pa.table(columns, schema=CANDIDATES), format, storage)
     else:
-        names, found = MAKERS[command](storage=storage, **chosen)
-        bad, text = found.failures, plan_text(names, found)
-        if dry_run:
-            return text
-        assert output is not None
-        if isinstance(found, Candidates):
-            columns = [found.query, found.candidate, found.score]
-            write_candidates(output, pa.table(columns, schema=CANDIDATES), format, storage)
-        else:
-            write_list(output, names, found, format, storage)
+        write_list(output, names, found, format, storage)
+    _write_failures(failures, found.failures, storage)
+    summary["results"] = redacted(output)
+    return summary
+
+
+def describe_folder(
+    images: str,
+    output: str,
+    storage: dict[str, Any],
+    weights: str = "small",
+    failures: str | None = None,
+    listen: Listener = nobody,
+) -> DescriptorsSummary:
+    """Write descriptors of a folder's images, made by the matcher's own backbone, to `output`.
+
+    Other arguments and errors as of `plan`.
+    """
+    _check_failures(failures)
+    described = describe(images, output, storage, weights, listen)
+    _write_failures(failures, described.failures, storage)
+    return {
+        "described": len(described.names),
+        "dimensions": described.vectors.shape[1],
+        "unusable": by_reason(described.failures),
+        "results": redacted(output),
+    }
+
+
+def _check_failures(failures: str | None) -> None:
+    if failures is not None and not failures.endswith(".parquet"):
+        raise PairListError(f"{redacted(failures)}: failures are a table; give a .parquet file.")
+
+
+def _write_failures(failures: str | None, table: pa.Table, storage: dict[str, Any]) -> None:
     if failures is not None:
         folder, name = Folder.of_file(failures, storage)
-        folder.publish_table(name, bad)
-    return text + report([("results", redacted(output))])
+        folder.publish_table(name, table)
 
 
-def report(lines: list[tuple[str, str]]) -> str:
-    """Names and values, aligned."""
-    return "".join(f"{name + ':':14}{value}\n" for name, value in lines)
-
-
-def plan_text(names: Names, found: PairList | Candidates) -> str:
-    """What a list holds, for a person: a few aligned lines. names: of the images, or of the queries."""
-    count = len(names)
+def summarised(names: Names, found: PairList | Candidates) -> ListSummary:
+    """What a list holds, in numbers. names: of the images, or of the queries."""
     if isinstance(found, Candidates):
-        partners, scores = np.diff(found.starts), found.score.to_numpy()
-        lines = [("queries", f"{count:,}, of which {len(partners):,} have candidates")]
-        lines.append(("candidates", f"{len(scores):,}"))
-        each = "a query"
+        kind, partners = "candidates", np.diff(found.starts)
+        scores, count = found.score.to_numpy(), len(found.score)
     else:
-        partners, scores = np.bincount(found.pairs.ravel(), minlength=count), found.scores
+        kind, partners = "pairs", np.bincount(found.pairs.ravel(), minlength=len(names))
         partners = partners[partners > 0]
-        lines = [("images", f"{count:,}, of which {len(partners):,} are in a pair")]
-        lines.append(("pairs", f"{len(found.pairs):,} of {count * (count - 1) // 2:,}"))
-        each = "an image"
-    if len(partners):
-        spread = (
-            f"{partners.min():,} to {partners.max():,} {each}, median {int(np.median(partners)):,}"
-        )
-        lines.append(("partners", spread))
-    if scores is not None and len(scores):
-        known = scores[~np.isnan(scores)]
-        lines.append(
-            ("scores", f"{known.min():.4g} to {known.max():.4g}, median {np.median(known):.4g}")
-        )
-    if found.duplicates:
-        lines.append(("repeated", f"{found.duplicates:,}, written once"))
-    lines += unusable(found.failures)
-    return report(lines)
+        scores, count = found.scores, len(found.pairs)
+    return {
+        "kind": kind,
+        "images": len(names),
+        "used": len(partners),
+        "count": count,
+        "partners": _spread(partners),
+        "scores": None if scores is None else _spread(scores[~np.isnan(scores)]),
+        "repeated": found.duplicates,
+        "unusable": by_reason(found.failures),
+        "results": None,
+    }
 
 
-def unusable(failures: pa.Table) -> list[tuple[str, str]]:
-    """Failures by reason, with the first of each, as lines of a report."""
+def _spread(values: np.ndarray) -> Spread | None:
+    """None where there are no values."""
+    if not len(values):
+        return None
+    ends = {"least": values.min(), "most": values.max(), "median": np.median(values)}
+    return cast(Spread, {name: value.item() for name, value in ends.items()})
+
+
+def by_reason(failures: pa.Table) -> dict[str, Unusable]:
+    """Failures by their reasons, in alphabetical order."""
     reasons = Counter(failures["reason"].to_pylist())
     firsts = {row["reason"]: row for row in reversed(failures.to_pylist())}
-    return [
-        ("unusable", f"{count:,} {reason} ({case(firsts[reason])})")
+    return {
+        reason: {"count": count, "first": case(firsts[reason])}
         for reason, count in sorted(reasons.items())
-    ]
+    }

@@ -1,76 +1,130 @@
-"""What a run did, for a person."""
+"""What the work came to, as text for a person."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from pipeline.events import duration
+from pipeline.match.run import RunSummary, Session
+from pipeline.pairs.plan import DescriptorsSummary, ListSummary, Unusable
 from pipeline.rerank.evaluation import table_text
+from pipeline.rerank.job import RerankSummary
 
 
-def summary_text(summary: dict[str, Any], output: str) -> str:
-    """The summary of `Run.finish` as a few aligned lines."""
-    session = summary["session"]
-    failed = (
-        ", ".join(f"{count:,} {reason}" for reason, count in summary["failed"].items()) or "none"
-    )
+def aligned(lines: Iterable[tuple[str, str]]) -> str:
+    """Names and values, a line each."""
+    return "".join(f"{name + ':':14}{value}\n" for name, value in lines)
+
+
+def summary_text(summary: RunSummary, output: str) -> str:
+    """The summary of `Run.finish` as a few lines."""
     lines = [
         ("images", f"{summary['images']:,}"),
         ("pairs", f"{summary['pairs']:,} of {summary['planned_pairs']:,} planned"),
         ("matched", f"{summary['matched']:,} pairs, {summary['matches']:,} matches"),
         ("verified", f"{summary['verified']:,} pairs, {summary['inliers']:,} inliers"),
-        ("failed", failed),
+        ("failed", _counts(summary["failed"]) or "none"),
         (
             "seconds",
-            "  ".join(f"{stage} {value:.1f}" for stage, value in summary["stage_seconds"].items()),
+            "  ".join(f"{name} {value:.1f}" for name, value in summary["stage_seconds"].items()),
         ),
-        (
-            "this session",
-            f"{session['pairs']:,} pairs in {duration(session['seconds'])}, {session['pairs_per_second']} pairs/s, "
-            f"of which {session['ray_start_seconds']} s to start Ray",
-        ),
+        ("this session", _session(summary["session"])),
         ("results", output),
     ]
     if summary["failed_images"]:
-        broken = ", ".join(
-            f"{count:,} {reason}" for reason, count in summary["failed_images"].items()
-        )
-        lines.insert(1, ("unusable", f"{broken} (failures/*.parquet)"))
-    return "".join(f"{name + ':':14}{value}\n" for name, value in lines)
+        broken = f"{_counts(summary['failed_images'])} (failures/*.parquet)"
+        lines.insert(1, ("unusable", broken))
+    return aligned(lines)
 
 
-def rerank_text(result: dict[str, Any], output: str) -> str:
-    """What `reranking.rerank` returns as a few aligned lines; with a truth, retrieval's own measures first."""
-    options, session = result["options"], result["session"]
-    failed = (
-        ", ".join(f"{count:,} {reason}" for reason, count in result["failed"].items()) or "none"
+def rerank_text(result: RerankSummary, output: str) -> str:
+    """The summary of a reranking as a few lines; with a truth, a table of measures, too."""
+    statuses = (
+        f"{result['verified']:,} verified",
+        f"{result['unverified']:,} unverified",
+        f"{result['skipped']:,} skipped",
     )
-    lines = [
-        ("queries", f"{result['queries']:,}, {result['candidates']:,} candidates"),
-        (
-            "pairs",
-            f"{result['pairs']:,} of {result['planned_pairs']:,} matched, {result['saved_pairs']:,} saved",
-        ),
-        (
-            "candidates",
-            "  ".join(f"{result[name]:,} {name}" for name in ("verified", "unverified", "skipped")),
-        ),
-        ("failed", failed),
-        (
-            "first places",
-            f"{result['changed_first']:,} changed, {result['gated_queries']:,} kept by the gate of "
-            f"{options['gate']} inliers",
-        ),
-        ("this session", f"{session.get('pairs', 0):,} pairs in {duration(session['seconds'])}"),
-        ("results", output),
-    ]
-    text = "".join(f"{name + ':':14}{value}\n" for name, value in lines)
+    gate = f"kept by the gate of {result['options']['gate']} inliers"
+    session = result["session"]
+    text = aligned(
+        [
+            ("queries", f"{result['queries']:,}, {result['candidates']:,} candidates"),
+            (
+                "pairs",
+                f"{result['pairs']:,} of {result['planned_pairs']:,} matched, "
+                f"{result['saved_pairs']:,} saved",
+            ),
+            ("candidates", "  ".join(statuses)),
+            ("failed", _counts(result["failed"]) or "none"),
+            (
+                "first places",
+                f"{result['changed_first']:,} changed, {result['gated_queries']:,} {gate}",
+            ),
+            (
+                "this session",
+                f"{session.get('pairs', 0):,} pairs in {duration(session['seconds'])}",
+            ),
+            ("results", output),
+        ]
+    )
     evaluation = result["evaluation"]
     if not evaluation:
         return text
     rows = {**evaluation["measures"], "change": evaluation["change"]}
-    return (
-        text
-        + f"{evaluation['queries']:,} queries with a truth, per cent [95 % interval]\n"
-        + table_text(rows)
-    )
+    title = f"{evaluation['queries']:,} queries with a truth, per cent [95 % interval]\n"
+    return text + title + table_text(rows)
+
+
+def list_text(summary: ListSummary) -> str:
+    """What a pair list or a list of candidates holds, as a few lines."""
+    count, images, used = summary["count"], summary["images"], summary["used"]
+    if summary["kind"] == "candidates":
+        lines = [
+            ("queries", f"{images:,}, of which {used:,} have candidates"),
+            ("candidates", f"{count:,}"),
+        ]
+        each = "a query"
+    else:
+        lines = [
+            ("images", f"{images:,}, of which {used:,} are in a pair"),
+            ("pairs", f"{count:,} of {images * (images - 1) // 2:,}"),
+        ]
+        each = "an image"
+    partners, scores = summary["partners"], summary["scores"]
+    if partners:
+        spread = f"{partners['least']:,} to {partners['most']:,} {each}"
+        lines.append(("partners", f"{spread}, median {int(partners['median']):,}"))
+    if scores:
+        spread = f"{scores['least']:.4g} to {scores['most']:.4g}"
+        lines.append(("scores", f"{spread}, median {scores['median']:.4g}"))
+    if summary["repeated"]:
+        lines.append(("repeated", f"{summary['repeated']:,}, written once"))
+    lines += _unusable(summary["unusable"])
+    if summary["results"]:
+        lines.append(("results", summary["results"]))
+    return aligned(lines)
+
+
+def descriptors_text(summary: DescriptorsSummary) -> str:
+    """How many images are described, as a few lines."""
+    made = f"{summary['described']:,} images, {summary['dimensions']:,} numbers each"
+    lines = [("described", made), *_unusable(summary["unusable"]), ("results", summary["results"])]
+    return aligned(lines)
+
+
+def _counts(of: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in of.items())
+
+
+def _session(session: Session) -> str:
+    done = f"{session['pairs']:,} pairs in {duration(session['seconds'])}"
+    rate = f"{session['pairs_per_second']} pairs/s"
+    if session["executor"] == "local":
+        return f"{done}, {rate} on this machine"
+    return f"{done}, {rate}, of which {session['start_seconds']} s to start Ray"
+
+
+def _unusable(of: Mapping[str, Unusable]) -> list[tuple[str, str]]:
+    return [
+        ("unusable", f"{one['count']:,} {reason} ({one['first']})") for reason, one in of.items()
+    ]

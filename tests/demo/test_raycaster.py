@@ -7,7 +7,9 @@ import pytest
 
 from pipeline.demo import textures
 from pipeline.demo.lighting import bake_light
-from pipeline.demo.raycaster import Scene, Surface, box, column, correspond, look_at, render
+from pipeline.demo.raycaster import Scene, Surface, correspond, render
+from pipeline.demo.scene import look_at
+from pipeline.demo.solids import box, column
 
 K = np.array([[150.0, 0, 79.5], [0, 150.0, 59.5], [0, 0, 1]])
 SHAPE = (120, 160)

@@ -19,7 +19,7 @@ from eloftr import (
     Matcher,
     load_model,
 )
-from eloftr.weights.key_map import to_original
+from eloftr.weights.key_map import to_original_keys
 
 TINY = {
     "stage_num_blocks": [1, 1, 1, 2],
@@ -216,7 +216,7 @@ def test_checkpoints_of_matchanything_and_minima_load(
     """Both save `{"state_dict": …}` under `matcher.`; a parallel run adds `module.`, a whole one its optimiser."""
     state = {
         prefix + name: value
-        for name, value in to_original(model.state_dict(), model.config).items()
+        for name, value in to_original_keys(model.state_dict(), model.config).items()
     }
     for table in ("sin", "cos", "sin4", "cos4"):  # positions, which some forks store
         state[f"{prefix}loftr_coarse.layers.0.rope_pos_enc.{table}"] = torch.zeros(1, 4, 4, 32)

@@ -18,8 +18,10 @@ from eloftr import EfficientLoFTRConfig
 from eloftr.fine_matching import position
 from eloftr.model import PairMatches
 from eloftr.training import recipe
+from eloftr.training.evaluation import evaluate
 from eloftr.training.losses import true_cells, true_pixels
-from eloftr.training.recipe import Run, TrainingOptions, evaluate, learning_rate, train
+from eloftr.training.options import TrainingOptions, learning_rate
+from eloftr.training.recipe import Run, train
 from eloftr.training.synthetic.views import Pair, Views
 from pipeline.demo import textures
 

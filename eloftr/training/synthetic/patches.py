@@ -30,7 +30,10 @@ class Patch:
     def to_pixel(self, cameras: tuple[Camera, Camera], view: int) -> np.ndarray:
         """(3, 3): (a, b, 1) to homogeneous pixels of the view, scaled by depth."""
         camera = cameras[view]
-        return camera.projection @ (self.frames[view] - np.outer(camera.centre, [0, 0, 1]))
+        mapped: np.ndarray = camera.projection @ (
+            self.frames[view] - np.outer(camera.centre, [0, 0, 1])
+        )
+        return mapped
 
 
 def random_patch(

@@ -61,7 +61,8 @@ def _expose(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     exposure = min(
         exposure, 0.75 / max(mean, 0.01)
     )  # a photographer does not burn most of the picture out
-    return (image - mean) * contrast + mean * exposure
+    exposed: np.ndarray = (image - mean) * contrast + mean * exposure
+    return exposed
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:

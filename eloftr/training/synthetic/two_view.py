@@ -63,7 +63,7 @@ def look(scene: TwoViewScene, view: int, raster: Raster) -> Sight:
     return Sight(ground, hits)
 
 
-def render(scene: TwoViewScene, sight: Sight, photographs: Sequence[Pyramid]) -> Tensor:
+def render_view(scene: TwoViewScene, sight: Sight, photographs: Sequence[Pyramid]) -> Tensor:
     """The view, (H, W) float32 grey levels."""
     image = sample(photographs[scene.photograph], affine(scene.texture, sight.ground))
     for hit in sight.hits:
@@ -75,7 +75,7 @@ def render(scene: TwoViewScene, sight: Sight, photographs: Sequence[Pyramid]) ->
     return image
 
 
-def correspond(
+def flow_and_visibility(
     scene: TwoViewScene, sight0: Sight, sight1: Sight, raster: Raster
 ) -> tuple[Tensor, Tensor]:
     """Flow (H, W, 2), pixels, from view 0 to view 1, and visibility (H, W)."""

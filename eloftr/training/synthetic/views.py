@@ -26,7 +26,7 @@ from eloftr.training.synthetic.cameras import Raster
 from eloftr.training.synthetic.photometric import photometric
 from eloftr.training.synthetic.placement import furnish, random_plane, well_placed
 from eloftr.training.synthetic.pyramid import load_pyramid
-from eloftr.training.synthetic.two_view import correspond, look, render
+from eloftr.training.synthetic.two_view import flow_and_visibility, look, render_view
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 HELD_OUT_EVERY = 20
@@ -124,10 +124,10 @@ class Views:
                 continue
             scene = furnish(rng, scene, extents, raster, ease)
             sight0, sight1 = look(scene, 0, raster), look(scene, 1, raster)
-            flow, visible = correspond(scene, sight0, sight1, raster)
+            flow, visible = flow_and_visibility(scene, sight0, sight1, raster)
             if visible.float().mean() < MIN_VISIBLE:
                 continue
-            images = [render(scene, sight, self._pyramids) for sight in (sight0, sight1)]
+            images = [render_view(scene, sight, self._pyramids) for sight in (sight0, sight1)]
             if (
                 not strict
                 or min(float(image.diff().abs().mean()) for image in images) >= MIN_TEXTURE

@@ -67,19 +67,34 @@ def without_ray(options: RunOptions) -> dict[str, Any]:
 
 @pytest.mark.timeout(600)
 def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
-    place: Path, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path,
+    here: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = Job(*ASKED, *EARLY, "--draw", 1, "--actors", 1, "--output", "run", cwd=place, program=JOB)
     assert job.ended() == 0, job.out + job.err
     summary = json.loads((place / "run" / "summary.json").read_text())
     assert [row["up_to"] for row in summary["rounds"]] == [5, 10]
     assert summary["saved_pairs"] == 28 - summary["pairs"] > 0
-    starts = [json.loads((place / f"run/rounds/{k:02}/summary.json").read_text())["session"] for k in range(2)]
+    starts = [
+        json.loads((place / f"run/rounds/{k:02}/summary.json").read_text())["session"]
+        for k in range(2)
+    ]
     assert starts[0]["ray_start_seconds"] > 0.5 > starts[1]["ray_start_seconds"]
-    for text in ("round 1: up to 10 candidates", "skipped", "gate of 25 inliers", "\nretrieval ", "\nchange "):
+    for text in (
+        "round 1: up to 10 candidates",
+        "skipped",
+        "gate of 25 inliers",
+        "\nretrieval ",
+        "\nchange ",
+    ):
         assert text in job.out
     assert (place / "run" / "pictures" / "00.png").stat().st_size > 10_000
-    (shown,) = re.findall(r"--draw 3\n(.*?)^```$", (PROJECT / "docs" / "reranking.md").read_text(), re.M | re.S)
+    (shown,) = re.findall(
+        r"--draw 3\n(.*?)^```$", (PROJECT / "docs" / "reranking.md").read_text(), re.M | re.S
+    )
     labels = re.findall(r"^[a-z]+(?: [a-z]+)*:|^[a-z]+(?: [a-z]+)*(?= {3})", shown, re.M)
     assert len(labels) == 11
     assert [label for label in labels if f"\n{label}" not in job.out] == []
@@ -97,7 +112,13 @@ def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
     lists = {"candidates": str(place / "candidates.trec"), "truth": str(place / "truth.json")}
     rerank(RerankOptions(options, **lists, saturation=60.0, top=2), without_ray, say=silent)
     torch.set_num_threads(threads)
-    for name in ("ranking.parquet", "ranking.csv", "ranking.trec", "queries.parquet", "evaluation.json"):
+    for name in (
+        "ranking.parquet",
+        "ranking.csv",
+        "ranking.trec",
+        "queries.parquet",
+        "evaluation.json",
+    ):
         assert (place / "run" / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
 
     # Again: nothing is matched, Ray is not started, and the ranking stays as it is.
@@ -105,10 +126,14 @@ def test_all_rounds_share_one_ray_and_ray_does_not_change_the_result(
     assert exit_code(*ASKED, *EARLY, "--output", "run") == 0
     assert "this session: 0 pairs" in capsys.readouterr().out
     assert not ray.is_initialized()
-    assert (place / "run" / "ranking.parquet").read_bytes() == (tmp_path / "run" / "ranking.parquet").read_bytes()
+    assert (place / "run" / "ranking.parquet").read_bytes() == (
+        tmp_path / "run" / "ranking.parquet"
+    ).read_bytes()
     # All candidates are other rounds: another folder is asked for.
     assert exit_code(*ASKED, "--output", "run") == 2
-    assert re.fullmatch(r"rerank: \S+/rounds/00: [^\n]+ give another --output[^\n]+\n", capsys.readouterr().err)
+    assert re.fullmatch(
+        r"rerank: \S+/rounds/00: [^\n]+ give another --output[^\n]+\n", capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +179,17 @@ def test_candidates_that_are_planned_are_reranked(
 ) -> None:
     """The list of `plan_pairs.py retrieval --queries`, with the descriptors that need nothing else."""
     listed = tmp_path / f"candidates.{ending}"
-    asked = ["retrieval", "--queries", "queries", "--images", "database", "--top-k", "3", "--output", str(listed)]
+    asked = [
+        "retrieval",
+        "--queries",
+        "queries",
+        "--images",
+        "database",
+        "--top-k",
+        "3",
+        "--output",
+        str(listed),
+    ]
     assert plan_pairs.main(asked) == 0
     assert "unusable:     1 truncated (database/cut.jpg: " in capsys.readouterr().out
     images = {"query": "queries", "database": "database"}
@@ -175,9 +210,16 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(
     before = sorted(here.rglob("*"))
     assert exit_code(*ASKED, "--output", "dry", "--dry-run") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("3 queries, 29 candidates, 28 pairs; 2 lines cannot be matched (line ")
-    assert lines[1:3] == ["round 0: up to 11 candidates of 3 queries", "13 images, 28 pairs in 5 shards"]
-    assert re.fullmatch(r"\d+ encodes and 28 pairs to do: about .* on one c\w+ like this one .*", lines[3])
+    assert lines[0].startswith(
+        "3 queries, 29 candidates, 28 pairs; 2 lines cannot be matched (line "
+    )
+    assert lines[1:3] == [
+        "round 0: up to 11 candidates of 3 queries",
+        "13 images, 28 pairs in 5 shards",
+    ]
+    assert re.fullmatch(
+        r"\d+ encodes and 28 pairs to do: about .* on one c\w+ like this one .*", lines[3]
+    )
     assert len(lines) == 4
     assert exit_code(*ASKED, "--output", "dry", "--dry-run", "--log", "json") == 0
     events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -188,7 +230,10 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(
     # With an early stop, what comes after the first round is not known: at most the rest.
     assert exit_code(*ASKED, *EARLY, "--output", "dry", "--dry-run") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:3] == ["round 0: up to 5 candidates of 3 queries", "13 images, 14 pairs in 3 shards"]
+    assert lines[1:3] == [
+        "round 0: up to 5 candidates of 3 queries",
+        "13 images, 14 pairs in 3 shards",
+    ]
     assert lines[4].startswith("later rounds, at most: ")
     assert lines[5] == "13 images, 14 pairs in 3 shards"
     assert sorted(here.rglob("*")) == before

@@ -1,4 +1,4 @@
-"""The main job as a person starts it: another process, a real Ray node, real files."""
+"""`eloftr match` as a person starts it: another process, a real Ray node, real files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,11 +26,10 @@ import torch
 from job_process import PROJECT, Job, done, free_port, rows, shards, tables
 from pictures import views
 from PIL import Image
+from quiet_run import match_plainly
 
-from benchmarks.pipeline import match_without_ray
-from jobs.match_dataset import main
+from pipeline.cli import main
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
-from pipeline.match.run import Run
 
 LONG_SIDE = 192
 SIZE = (192, 144)
@@ -46,13 +46,13 @@ GOOD = [
 ]
 JOB_IN_CLUSTER = """
 import sys, ray.data
-from jobs.match_dataset import main
+from pipeline.cli import main
 plain = ray.data.Dataset.iter_batches
 def watched(dataset, **how):
     yield from plain(dataset, **how)
     print(dataset.stats())
 ray.data.Dataset.iter_batches = watched
-sys.exit(main())
+sys.exit(main(["match", *sys.argv[1:]]))
 """
 
 
@@ -66,13 +66,17 @@ def write_photos(folder: Path) -> None:
     clear.save(folder / "alpha.png")
     view["cmyk.jpg"].convert("RGB").convert("CMYK").save(folder / "cmyk.jpg", quality=95)
     view["grey.png"].save(folder / "grey.png")
-    view["palette.png"].convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
+    view["palette.png"].convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE).save(
+        folder / "palette.png"
+    )
     view["plain.jpg"].convert("RGB").save(folder / "plain.jpg", quality=95)
     view["sub/deep er/Plain.JPG"].convert("RGB").save(folder / "sub/deep er/Plain.JPG", quality=95)
     view["tagged.tiff"].convert("RGB").save(folder / "tagged.tiff", compression="tiff_deflate")
     exif = Image.Exif()
     exif[0x0112] = 6
-    view["turned.jpg"].transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", exif=exif, quality=95)
+    view["turned.jpg"].transpose(Image.Transpose.ROTATE_90).save(
+        folder / "turned.jpg", exif=exif, quality=95
+    )
     view["web.webp"].save(folder / "web.webp", quality=95)
 
     (folder / "broken.jpg").write_bytes((folder / "plain.jpg").read_bytes()[:4000])
@@ -90,19 +94,42 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_photos(place / "photos")
     pairs = [*combinations(sorted([*GOOD, *BAD]), 2), ("plain.jpg", "grey.png")]
     pairs += [("plain.jpg", "plain.jpg"), ("plain.jpg", "absent.jpg"), ("gone.jpg", "absent.jpg")]
-    (place / "pairs.csv").write_text("image0,image1\n" + "".join(f"{first},{second}\n" for first, second in pairs))
+    (place / "pairs.csv").write_text(
+        "image0,image1\n" + "".join(f"{first},{second}\n" for first, second in pairs)
+    )
     return place
 
 
-LISTED = ("--images", "photos", "--pairs", "pairs.csv", "--long-side", LONG_SIDE, "--shard-pairs", 6)
+class Finished(NamedTuple):
+    """A job that has ended, its run folder, and its executor."""
+
+    job: Job
+    run: Path
+    executor: str
 
 
-@pytest.fixture(scope="module")
-def finished(place: Path) -> Job:
-    """The job, run once from start to end; its run folder is `run`."""
-    job = Job(*LISTED, "--output", "run", cwd=place)
+LISTED = (
+    "--images",
+    "photos",
+    "--pairs",
+    "pairs.csv",
+    "--long-side",
+    LONG_SIDE,
+    "--shard-pairs",
+    6,
+)
+
+
+EXECUTORS = ("local", "ray")
+
+
+@pytest.fixture(scope="module", params=EXECUTORS)
+def finished(place: Path, request: pytest.FixtureRequest) -> Finished:
+    """The job, run once from start to end."""
+    output = f"run by {request.param}"
+    job = Job(*LISTED, "--output", output, "--executor", request.param, cwd=place)
     assert job.ended() == 0, job.out + job.err
-    return job
+    return Finished(job, place / output, request.param)
 
 
 @pytest.fixture
@@ -117,10 +144,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def exit_code(*arguments: object) -> int:
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse
-        return int(stop.code or 0)
+    return main(["match", *map(str, arguments)])
 
 
 # Without Ray
@@ -156,13 +180,15 @@ def test_wrong_arguments_end_with_code_two_and_one_sentence(
     assert exit_code("--images", "photos", "--output", "refused", *arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"match_dataset: [^\n]+\n", err)
+    assert re.fullmatch(r"eloftr match: [^\n]+\n", err)
     assert message in err
     assert "hidden" not in err
     assert sorted(here.iterdir()) == before
 
 
-def test_a_bucket_that_may_not_be_read_ends_likewise(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bucket_that_may_not_be_read_ends_likewise(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("s3fs", reason="s3fs is not installed")
 
     class Refuse(http.server.BaseHTTPRequestHandler):
@@ -179,21 +205,31 @@ def test_a_bucket_that_may_not_be_read_ends_likewise(here: Path, capsys: pytest.
         endpoint = f"http://127.0.0.1:{server.server_port}"
         storage = json.dumps({"endpoint_url": endpoint, "key": "hidden", "secret": "hidden"})
         for arguments in (("--images", "s3://closed/photos"), ("--output", "s3://closed/run")):
-            command = ("--images", "photos", "--output", "refused", *arguments, "--storage-options", storage)
+            command = (
+                "--images",
+                "photos",
+                "--output",
+                "refused",
+                *arguments,
+                "--storage-options",
+                storage,
+            )
             assert exit_code(*command) == 2
             out, err = capsys.readouterr()
-            assert re.fullmatch(r"match_dataset: s3://closed/\w+: [^\n]+\n", err)
+            assert re.fullmatch(r"eloftr match: s3://closed/\w+: [^\n]+\n", err)
             assert "rights" in err
             assert "hidden" not in err + out
         server.shutdown()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--images", "photos"], ["--variant", "half"], ["--threshold", "low"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--images", "photos"], ["--variant", "half"], ["--threshold", "low"]]
+)
 def test_arguments_that_make_no_command_end_with_code_two(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert exit_code(*arguments) == 2
-    assert "error: " in capsys.readouterr().err
+    assert re.fullmatch(r"eloftr match: [^\n]+\n", capsys.readouterr().err)
 
 
 def test_a_wrong_ray_address_ends_with_code_two_and_one_sentence(
@@ -204,16 +240,21 @@ def test_a_wrong_ray_address_ends_with_code_two_and_one_sentence(
     assert exit_code("--images", "photos", "--output", "refused") == 2
     assert time.monotonic() - started < 20  # Ray by itself tries for a quarter of an hour
     assert re.fullmatch(
-        r"match_dataset: RAY_ADDRESS=127\.0\.0\.1:\d+: no Ray cluster [^\n]+\n", capsys.readouterr().err
+        r"eloftr match: RAY_ADDRESS=127\.0\.0\.1:\d+: no Ray cluster [^\n]+\n",
+        capsys.readouterr().err,
     )
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = sorted(here.rglob("*"))
     assert exit_code(*LISTED, "--output", "dry", "--dry-run") == 0
     out, err = capsys.readouterr()
     plan, cost = out.splitlines()
-    assert plan.startswith("15 images, 105 pairs in 18 shards; 1 duplicate dropped; 3 lines of the list cannot be")
+    assert plan.startswith(
+        "15 images, 105 pairs in 18 shards; 1 duplicate dropped; 3 lines of the list cannot be"
+    )
     assert re.match(r"\d+ encodes and 105 pairs to do: about \d+ (s|min)", cost)
     assert err == ""
     assert sorted(here.rglob("*")) == before
@@ -222,19 +263,24 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(here: Path, capsys: pytest
 # One undisturbed run
 
 
-def test_the_job_prints_plan_progress_and_summary(finished: Job, place: Path) -> None:
-    assert finished.out.startswith("15 images, 105 pairs in 18 shards; 1 duplicate dropped; 3 lines")
+def test_the_job_prints_plan_progress_and_summary(finished: Finished) -> None:
+    job = finished.job
+    assert job.out.startswith("15 images, 105 pairs in 18 shards; 1 duplicate dropped; 3 lines")
     for text in ("matched:", "verified:", "unusable:", "this session: 105 pairs in"):
-        assert text in finished.out
-    lines = finished.err.split("\n")
+        assert text in job.out
+    told = {"local": "on this machine", "ray": "to start Ray"}
+    assert told[finished.executor] in job.out
+    lines = job.err.split("\n")
     assert lines[-2].startswith("105 of 105 pairs · ")
     expected = re.compile(r"[\d,]+ of 105 pairs · [\d.]+ pairs/s · \d+ failed · .* left$")
     assert [line for line in lines if not expected.match(line)] == [""]
 
 
-def test_every_pair_has_one_row_and_all_pairs_of_photographs_are_matched(finished: Job, place: Path) -> None:
-    found = {(row["image0"], row["image1"]): row for row in rows(place / "run")}
-    assert len(rows(place / "run")) == len(found) == 105
+def test_every_pair_has_one_row_and_all_pairs_of_photographs_are_matched(
+    finished: Finished,
+) -> None:
+    found = {(row["image0"], row["image1"]): row for row in rows(finished.run)}
+    assert len(rows(finished.run)) == len(found) == 105
     assert set(found) == set(combinations(sorted([*GOOD, *BAD]), 2))
     for (first, second), row in found.items():
         reasons = {BAD[name] for name in (first, second) if name in BAD}
@@ -248,19 +294,20 @@ def test_every_pair_has_one_row_and_all_pairs_of_photographs_are_matched(finishe
     assert verified["planar"] + verified["uncalibrated"] + verified["planar_or_panoramic"] > 20
 
 
-def test_unusable_photographs_become_failure_rows_with_the_reason(finished: Job, place: Path) -> None:
-    failures = [pq.read_table(path) for path in (place / "run" / "failures").glob("0*.parquet")]
+def test_unusable_photographs_become_failure_rows_with_the_reason(finished: Finished) -> None:
+    failures = [pq.read_table(path) for path in (finished.run / "failures").glob("0*.parquet")]
     found = {
-        (row["image0"], row["image1"], row["stage"], row["reason"]) for row in pa.concat_tables(failures).to_pylist()
+        (row["image0"], row["image1"], row["stage"], row["reason"])
+        for row in pa.concat_tables(failures).to_pylist()
     }
     assert found == {(name, None, "read", reason) for name, reason in BAD.items()}
-    plan = pq.read_table(place / "run" / "failures" / "plan.parquet")
+    plan = pq.read_table(finished.run / "failures" / "plan.parquet")
     assert sorted(plan["reason"].to_pylist()) == ["self_pair", "unknown_image", "unknown_image"]
 
 
-def test_the_summary_counts_what_is_in_the_tables(finished: Job, place: Path) -> None:
-    summary = json.loads((place / "run" / "summary.json").read_text())
-    found = rows(place / "run")
+def test_the_summary_counts_what_is_in_the_tables(finished: Finished) -> None:
+    summary = json.loads((finished.run / "summary.json").read_text())
+    found = rows(finished.run)
     reasons = Counter(row["reason"] for row in found if row["reason"])
     reasons.update({"self_pair": 1, "unknown_image": 2})
     assert summary["failed"] == dict(reasons)
@@ -269,11 +316,13 @@ def test_the_summary_counts_what_is_in_the_tables(finished: Job, place: Path) ->
     assert summary["matches"] == sum(len(row["scores"]) for row in found)
     assert summary["inliers"] == sum(row["num_inliers"] for row in found)
     assert summary["session"]["pairs"] == 105
-    assert 0 < summary["session"]["ray_start_seconds"] < summary["session"]["seconds"]
+    assert summary["session"]["executor"] == finished.executor
+    assert 0 <= summary["session"]["start_seconds"] < summary["session"]["seconds"]
+    assert (summary["session"]["start_seconds"] > 0.5) == (finished.executor == "ray")
 
 
-def test_ray_does_not_change_the_result(
-    finished: Job, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_executor_changes_the_result(
+    finished: Finished, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     options = RunOptions(
@@ -284,64 +333,72 @@ def test_ray_does_not_change_the_result(
         verification=VerificationOptions(long_side=LONG_SIDE),
         max_pairs=6,
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as an actor; other numbers round sums another way
-    match_without_ray(Run(options, "cpu"))
-    torch.set_num_threads(threads)
-    assert tables(tmp_path / "run") == tables(place / "run")
+    match_plainly(options)
+    assert tables(tmp_path / "run") == tables(finished.run)
 
 
-def test_rerun_skips_finished_shards(finished: Job, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rerun_skips_finished_shards(
+    finished: Finished, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def times() -> dict[Path, int]:
-        files = (path for path in (here / "run").rglob("*") if path.is_file() and path.name != "summary.json")
+        files = (
+            path
+            for path in finished.run.rglob("*")
+            if path.is_file() and path.name != "summary.json"
+        )
         return {path: path.stat().st_mtime_ns for path in files}
 
-    before, summary = times(), json.loads((here / "run" / "summary.json").read_text())
-    assert exit_code(*LISTED, "--output", "run") == 0
+    before, summary = times(), json.loads((finished.run / "summary.json").read_text())
+    assert exit_code(*LISTED, "--output", finished.run) == 0
     out, err = capsys.readouterr()
     assert "18 shards done" in out
     assert "this session: 0 pairs" in out
     assert err == ""
     assert times() == before
-    again = json.loads((here / "run" / "summary.json").read_text())
+    again = json.loads((finished.run / "summary.json").read_text())
     assert {**again, "session": None} == {**summary, "session": None}
 
 
 def test_other_options_on_a_finished_run_are_refused(
-    finished: Job, here: Path, capsys: pytest.CaptureFixture[str]
+    finished: Finished, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code(*LISTED, "--output", "run", "--long-side", "256") == 2
+    assert exit_code(*LISTED, "--output", finished.run, "--long-side", "256") == 2
     assert "long_side was 192, now 256" in capsys.readouterr().err
-    assert exit_code(*LISTED, "--output", "run", "--threshold", "0.3", "--dry-run") == 2
+    assert exit_code(*LISTED, "--output", finished.run, "--threshold", "0.3", "--dry-run") == 2
     assert "threshold was 0.2, now 0.3" in capsys.readouterr().err
-    assert exit_code(*LISTED, "--output", "run", "--least-squares", "0", "--dry-run") == 2
+    assert exit_code(*LISTED, "--output", finished.run, "--least-squares", "0", "--dry-run") == 2
     assert "least_squares was 5, now 0" in capsys.readouterr().err
 
 
 # Disturbed runs; others are in test_faults.py
 
 
-STOPPED = "match_dataset: stopped; run the same command again to go on"
+STOPPED = "eloftr match: stopped; run the same command again to go on"
 
 
-def test_ctrl_c_ends_with_code_130_and_a_sentence(place: Path) -> None:
-    run = place / "interrupted"
-    job = Job("--images", "photos", "--output", "interrupted", "--long-side", 96, "--shard-pairs", 2, cwd=place)
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_ctrl_c_ends_with_code_three_and_a_sentence(place: Path, executor: str) -> None:
+    run = place / f"interrupted {executor}"
+    small = ("--long-side", 96, "--shard-pairs", 2, "--executor", executor)
+    job = Job("--images", "photos", "--output", run, *small, cwd=place)
     job.until(lambda: done(run) > 0)
     os.killpg(job.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
-    assert job.ended() == 130, job.out + job.err
+    assert job.ended() == 3, job.out + job.err
     assert job.err.splitlines()[-1] == STOPPED
     assert "Traceback" not in job.err
     assert 0 < done(run) < shards(run)
 
 
-def test_sigterm_while_ray_starts_ends_likewise(place: Path) -> None:
-    job = Job("--images", "photos", "--output", "terminated early", "--long-side", 96, cwd=place)
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_sigterm_while_processes_start_ends_likewise(place: Path, executor: str) -> None:
+    output = f"terminated early {executor}"
+    small = ("--long-side", 96, "--executor", executor)
+    job = Job("--images", "photos", "--output", output, *small, cwd=place)
     job.until(lambda: len(job.left()) > 1)
     job.process.terminate()
-    assert job.ended() == 130, job.out + job.err
+    assert job.ended() == 3, job.out + job.err
     assert job.err.splitlines()[-1] == STOPPED
-    assert done(place / "terminated early") == 0
+    assert done(place / output) == 0
 
 
 # An existing cluster, of one CPU
@@ -351,9 +408,23 @@ def test_sigterm_while_ray_starts_ends_likewise(place: Path) -> None:
 def cluster() -> Iterator[str]:
     """A Ray node of one CPU that is there before the job; its address."""
     port = free_port()
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a long path would not fit into the names of its sockets
-    command = ("-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1", f"--port={port}")
-    ports = (f"--ray-client-server-port={free_port()}", "--include-dashboard=false", f"--temp-dir={folder}")
+    folder = tempfile.mkdtemp(
+        prefix="ray", dir="/tmp"
+    )  # a long path would not fit into the names of its sockets
+    command = (
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=1",
+        f"--port={port}",
+    )
+    ports = (
+        f"--ray-client-server-port={free_port()}",
+        "--include-dashboard=false",
+        f"--temp-dir={folder}",
+    )
     at_once = {"RAY_OVERRIDE_RESOURCES": "{}", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     head = Job(*ports, "--object-store-memory=200000000", cwd=PROJECT, program=command, **at_once)
 
@@ -370,7 +441,17 @@ def cluster() -> Iterator[str]:
 
 
 def in_cluster(cluster: str, output: Path, place: Path, *more: object, **environment: str) -> Job:
-    arguments = ("--images", place / "photos", "--output", output, "--long-side", 96, "--shard-pairs", 40, *more)
+    arguments = (
+        "--images",
+        place / "photos",
+        "--output",
+        output,
+        "--long-side",
+        96,
+        "--shard-pairs",
+        40,
+        *more,
+    )
     program = ("-c", JOB_IN_CLUSTER)
     job = Job(*arguments, cwd=PROJECT, program=program, RAY_ADDRESS=cluster, **environment)
     job.ended()
@@ -391,7 +472,9 @@ def test_a_cluster_of_one_cpu_is_enough_and_reading_is_a_stage_of_its_own(
 
 
 def test_more_actors_than_cpus_are_refused(cluster: str, place: Path, tmp_path: Path) -> None:
-    job = in_cluster(cluster, tmp_path / "run", place, "--actors", 2)  # they would leave no room for a task
+    job = in_cluster(
+        cluster, tmp_path / "run", place, "--actors", 2
+    )  # they would leave no room for a task
     assert job.code == 2
     assert "2 actors: there are 1 CPUs" in job.err
     assert "Traceback" not in job.err
@@ -404,6 +487,10 @@ def test_an_output_that_cannot_be_written_ends_with_code_two_and_one_sentence(
     (tmp_path / "run" / "matches").touch()  # a file where a folder must be
     job = in_cluster(cluster, tmp_path / "run", place)
     assert job.code == 2, job.out + job.err
-    assert re.search(r"^match_dataset: .*matches/\d+\.parquet: cannot be written: File exists", job.err, re.MULTILINE)
+    assert re.search(
+        r"^eloftr match: .*matches/\d+\.parquet: cannot be written: File exists",
+        job.err,
+        re.MULTILINE,
+    )
     assert "Traceback" not in job.err
     assert done(tmp_path / "run") == 0

@@ -1,0 +1,121 @@
+"""The group of all commands, and what a command does to its process.
+
+Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+import eloftr
+from pipeline.cli.command import STOPPED, LazyGroup
+from pipeline.cli.console import MEANINGS, ExitCode
+from pipeline.errors import EloftrError
+from pipeline.extras import missing
+
+NAME = "eloftr"
+OWN = ("eloftr", "pipeline")  # packages; every other one that is missing is an extra's
+COMMANDS = {
+    "match": "Match photographs: images in, verified matches as Parquet out.",
+    "pairs": "Choose which pairs of photographs to match, and write them as a list.",
+    "rerank": "Rerank retrieval's candidates by their verified matches.",
+    "reconstruct": "Make a COLMAP database and a sparse model of a run's matches.",
+    "draw": "Draw the matches of two images, or of some pairs of a run.",
+    "demo": "Match and reconstruct a scene that is drawn for it, and compare with the truth.",
+    "train": "Train a small matcher on synthetic views of photographs.",
+    "info": "Show what is installed, what the work would run on, and what a run folder holds.",
+}
+COMPLETION = 'eval "$(_ELOFTR_COMPLETE=bash_source eloftr)"'
+CODES = "\n".join(f"  {code.value}  {meaning}" for code, meaning in MEANINGS.items())
+EPILOG = f"""\b
+Exit codes:
+{CODES}
+
+\b
+Shell completion, a line for ~/.bashrc (or zsh_source, fish_source):
+  {COMPLETION}
+"""
+SETTINGS = {"max_content_width": 100, "show_default": True}
+
+
+def _load(name: str) -> click.Command:
+    """The command of that name. Raises MissingExtraError where a package is not installed."""
+    try:
+        module = import_module(f"pipeline.cli.commands.{name}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in OWN:
+            raise
+        raise missing(package, error) from error
+    command: click.Command = module.command
+    return command
+
+
+def _show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"{NAME} {eloftr.__version__}")
+        ctx.exit()
+
+
+@click.group(
+    NAME, cls=LazyGroup, lines=COMMANDS, load=_load, epilog=EPILOG, context_settings=SETTINGS
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+def app() -> None:
+    """Match photographs with EfficientLoFTR, rerank by matches, and reconstruct with COLMAP."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out a command line. Returns the exit code; exceptions that are bugs pass."""
+    _own_process()
+    try:
+        code: int = app.main(list(arguments), NAME, standalone_mode=False) or ExitCode.DONE
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else NAME
+        code = _say(f"{where}: {error.format_message()} See {where} --help.", ExitCode.UNUSABLE)
+    except EloftrError as error:  # before the command began
+        code = _say(f"{' '.join([NAME, *arguments[:1]])}: {error}", ExitCode.UNUSABLE)
+    except click.Abort:
+        code = _say(f"{NAME}: {STOPPED}", ExitCode.STOPPED)
+    return int(code)
+
+
+def _say(sentence: str, code: ExitCode) -> ExitCode:
+    click.echo(sentence, err=True)
+    return code
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _own_process() -> None:
+    """Make SIGTERM end the work as Ctrl-C does, and libraries quiet.
+
+    A command may do this to its process, a library may not.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    environment = {
+        "GLOG_minloglevel": "3",  # of COLMAP: what matters also comes as an exception
+        "RAY_BACKEND_LOG_LEVEL": "fatal",  # it warns of actors that carry their weights
+        "RAY_idle_worker_killing_time_threshold_ms": "30000",  # the next shard may take as long
+        "RAY_worker_niceness": str(os.nice(0)),  # Ray's own default is the lowest priority
+    }
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

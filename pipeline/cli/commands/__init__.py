@@ -1,0 +1,1 @@
+"""The commands of `eloftr`: each module holds one, as `command`."""

@@ -1,0 +1,132 @@
+"""`eloftr draw`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+from pipeline.cli.command import Command
+from pipeline.cli.console import Console, ExitCode
+from pipeline.cli.options import DEFAULTS, storage_option
+from pipeline.errors import ArgumentError, RunError, StorageError
+from pipeline.report.matches import SEVERAL, draw_pairs
+from pipeline.store.folder import Folder
+from pipeline.store.opening import storage_options
+
+LINES = 200  # matches of two images that are drawn
+USAGE = "Give two images, or --run."
+
+
+@click.command("draw", cls=Command)
+@click.argument("images", metavar="[IMAGE0 IMAGE1]", nargs=-1)
+@click.option(
+    "--run", metavar="RUN", help="Draw pairs of this run instead, the output of eloftr match."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Picture to write, whose ending chooses the format; with --run, a folder of pictures.",
+)
+@click.option(
+    "--weights", default=DEFAULTS["weights"], help="Bundled name, file, folder or hub id."
+)
+@click.option(
+    "--long-side",
+    type=int,
+    default=DEFAULTS["long_side"],
+    metavar="PIXELS",
+    help="Longer side at which two images are matched.",
+)
+@click.option(
+    "--threshold", type=float, help="Lowest score of a match.  [default: the weights' own]"
+)
+@click.option(
+    "--lines",
+    type=click.IntRange(min=0),
+    default=LINES,
+    help="Matches of two images that are drawn, at most.",
+)
+@click.option(
+    "--pairs",
+    type=int,
+    default=SEVERAL,
+    metavar="N",
+    help="Draw N pairs of the run, from the strongest to the weakest.",
+)
+@click.option("--pair", nargs=2, metavar="A B", help="Draw this pair of the run.")
+@click.option(
+    "--images", "photographs", help="The folder of the run's photographs.  [default: the run's]"
+)
+@storage_option
+@click.pass_obj
+def command(
+    console: Console, /, images: tuple[str, ...], run: str | None, output: Path, **given: Any
+) -> ExitCode:
+    """Draw the matches of two images, or of some pairs of a run.
+
+    Of a run, inliers are green and other matches red. The command ends with exit code 1 where there
+    is no match to draw.
+    """
+    if len(images) != (2 if run is None else 0):
+        raise click.UsageError(USAGE)
+    if run is None:
+        return _draw_two(console, images[0], images[1], output, given)
+    return _draw_run(console, run, output, given)
+
+
+def _draw_two(
+    console: Console, image0: str, image1: str, output: Path, given: dict[str, Any]
+) -> ExitCode:
+    from eloftr import match  # loads torch, which pictures of a run do not need
+
+    if output.suffix.lower() not in Image.registered_extensions():
+        raise ArgumentError(f"{output}: its ending is no picture format; use .png or .jpg.")
+    long_side, threshold = given["long_side"], given["threshold"]
+    found = match(image0, image1, given["weights"], size=long_side, threshold=threshold)
+    _save(found.draw(most=given["lines"]), output)
+    text = f"{len(found)} matches, drawn in {output}"
+    console.finish(text, {"matches": len(found), "pictures": [output]})
+    return ExitCode.DONE if len(found) else ExitCode.NOTHING
+
+
+def _draw_run(console: Console, /, run: str, output: Path, given: dict[str, Any]) -> ExitCode:
+    storage = storage_options(given["storage"])
+    folder = Folder(run, storage)
+    photographs = Folder(given["photographs"] or _photographs(folder), storage)
+    lines, pictures = [], []
+    for number, drawn in enumerate(draw_pairs(folder, photographs, given["pairs"], given["pair"])):
+        path = output / f"matches_{number}.png"
+        _save(drawn.picture, path)
+        pair = {"image0": drawn.image0, "image1": drawn.image1}
+        counts = {"inliers": drawn.inliers, "matches": drawn.matches}
+        pictures.append({"picture": path, **pair, **counts})
+        found = f"{drawn.inliers:,} inliers of {drawn.matches:,} matches"
+        lines.append(f"{path}: {drawn.image0} - {drawn.image1}, {found}\n")
+    text = "".join(lines) or f"{folder.shown}: no pair is verified, there is nothing to draw\n"
+    console.finish(text, {"pictures": pictures})
+    matched = any(one["matches"] for one in pictures)
+    return ExitCode.DONE if matched else ExitCode.NOTHING
+
+
+def _photographs(run: Folder) -> str:
+    """The folder of a run's photographs, as its run.json says."""
+    try:
+        return str(run.read_json("run.json")["images"])
+    except FileNotFoundError as error:
+        cure = "give the output folder of eloftr match"
+        raise RunError(f"{run.shown}: holds no run.json; {cure}.") from error
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except OSError as error:
+        why = error.strerror or error
+        raise StorageError(
+            f"{path}: cannot be written ({why}); check folder and rights."
+        ) from error

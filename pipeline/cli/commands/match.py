@@ -1,0 +1,42 @@
+"""`eloftr match`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import pipeline
+from pipeline.cli.command import Command
+from pipeline.cli.console import Console, ExitCode
+from pipeline.cli.options import dry_run_option, matching_options, prepared
+from pipeline.report.text import summary_text
+from pipeline.store.retries import redacted
+
+
+@click.command("match", cls=Command)
+@click.option(
+    "--images",
+    required=True,
+    help="Folder of photographs, read with its subfolders; a path or an fsspec URL.",
+)
+@click.option("--output", required=True, help="Run folder; a path or an fsspec URL.")
+@click.option("--pairs", help="Pair list (.txt, .csv, .parquet).  [default: all pairs]")
+@matching_options
+@dry_run_option
+@click.pass_obj
+def command(
+    console: Console, /, images: str, output: str, pairs: str | None, dry_run: bool, **given: Any
+) -> ExitCode:
+    """Match photographs: images in, verified matches as Parquet out.
+
+    Run it again to go on where it stopped. It ends with exit code 1 where no pair matched.
+    """
+    with prepared(given) as arguments:
+        if dry_run:
+            counts = pipeline.estimate(images, output, pairs=pairs, progress=console, **arguments)
+            console.finish("", counts)
+            return ExitCode.DONE
+        summary = pipeline.match(images, output, pairs=pairs, progress=console, **arguments)
+    console.finish(summary_text(summary, redacted(output)), summary)
+    return ExitCode.DONE if summary["matched"] else ExitCode.NOTHING

@@ -1,0 +1,89 @@
+"""`eloftr reconstruct`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+import pipeline
+from pipeline.cli.command import Command
+from pipeline.cli.console import Console, ExitCode
+from pipeline.cli.options import storage_option
+from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.mapping import MAPPERS
+from pipeline.store.opening import storage_options
+
+DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
+
+
+@click.command("reconstruct", cls=Command)
+@click.argument("run", metavar="RUN")
+@click.option("--output", help="Local folder for the results.  [default: RUN/sfm]")
+@click.option(
+    "--mapper",
+    type=click.Choice(MAPPERS),
+    default=DEFAULTS["mapper"],
+    help="COLMAP's: one image after another, or all poses at once.",
+)
+@click.option(
+    "--camera",
+    default=CameraOptions.model,
+    metavar="MODEL[:PARAMS]",
+    help="COLMAP camera model. With PARAMS (f,cx,cy,… in its order) cameras are known and kept.",
+)
+@click.option(
+    "--camera-sharing",
+    default=CameraOptions.sharing,
+    metavar="image|folder|single",
+    help="One camera an image, a folder, or for all; always one an image size.",
+)
+@click.option(
+    "--radius",
+    type=float,
+    default=DEFAULTS["radius"],
+    metavar="PIXELS",
+    help="Merge keypoints within this distance, pixels of what the network saw.",
+)
+@click.option(
+    "--threads",
+    type=int,
+    default=DEFAULTS["threads"],
+    help="Of the mapper: 1 gives the same model every time, more a faster one; -1 for all cores.",
+)
+@click.option(
+    "--images", help="The photographs, for the colours of the points.  [default: the run's]"
+)
+@storage_option
+@click.pass_obj
+def command(
+    console: Console,
+    /,
+    run: str,
+    output: str | None,
+    mapper: str,
+    camera: str,
+    camera_sharing: str,
+    radius: float,
+    threads: int,
+    images: str | None,
+    storage: str,
+) -> ExitCode:
+    """Make a COLMAP database and a sparse model of a run's matches.
+
+    RUN is the output of eloftr match, a path or an fsspec URL. The command ends with exit code 1
+    where nothing could be mapped.
+    """
+    summary = pipeline.reconstruct(
+        run,
+        output,
+        images=images,
+        mapper=mapper,
+        cameras=CameraOptions.parse(camera, camera_sharing),
+        radius=radius,
+        threads=threads,
+        storage=storage_options(storage),
+        progress=console,
+    )
+    console.finish(f"{summary.text()}results:  {summary.output}\n", asdict(summary))
+    return ExitCode.DONE if summary.models else ExitCode.NOTHING

@@ -1,0 +1,152 @@
+"""Options that several commands have. Their defaults are those of the functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+import pipeline
+from pipeline.execute.executor import EXECUTORS, Actors, make_executor
+from pipeline.match.options import DTYPES, VerificationOptions
+from pipeline.photos.limits import ImageLimits
+from pipeline.store.opening import storage_options
+
+F = TypeVar("F", bound=Callable[..., Any])
+DEFAULTS = pipeline.MATCH_DEFAULTS
+VERIFICATION = VerificationOptions()
+LIMITS = ", ".join(vars(ImageLimits()))
+
+storage_option = click.option(
+    "--storage-options",
+    "storage",
+    default="{}",
+    help="JSON for the fsspec filesystems, as an endpoint.",
+)
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Print the plan and its cost, write nothing."
+)
+executor_option = click.option(
+    "--executor",
+    type=click.Choice(EXECUTORS),
+    default=DEFAULTS["executor"],
+    help="What carries out the work: processes of this machine, or Ray. auto is ray where "
+    "RAY_ADDRESS names a cluster and where this machine has several GPUs, else local.",
+)
+MATCHING = (
+    click.option(
+        "--weights",
+        default=DEFAULTS["weights"],
+        help="Bundled name, checkpoint file or folder, URL or hub id.",
+    ),
+    click.option(
+        "--variant",
+        default=DEFAULTS["variant"],
+        help="full, or opt: the efficiency variant, without softmax.",
+    ),
+    click.option(
+        "--threshold", type=float, help="Lowest score of a match.  [default: the variant's]"
+    ),
+    click.option(
+        "--least-squares",
+        type=int,
+        metavar="PIXELS",
+        help="Radius of patches that sharpen keypoints, 0 for none.  [default: the weights' own]",
+    ),
+    click.option(
+        "--long-side",
+        type=int,
+        default=DEFAULTS["long_side"],
+        metavar="PIXELS",
+        help="Longer side of what the network sees.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(DTYPES),
+        help="Of the network.  [default: float16 on a GPU, float32 on a CPU]",
+    ),
+    click.option(
+        "--batch-size",
+        type=int,
+        help="Pairs that go through the network at once.  [default: by device]",
+    ),
+    click.option(
+        "--min-inliers",
+        type=int,
+        default=VERIFICATION.min_num_inliers,
+        help="Least inliers of a verified pair.",
+    ),
+    click.option(
+        "--max-error",
+        type=float,
+        default=VERIFICATION.max_error,
+        metavar="PIXELS",
+        help="Largest error of an inlier, pixels of what the network sees.",
+    ),
+    click.option(
+        "--limit",
+        "limits",
+        multiple=True,
+        metavar="NAME=N",
+        help=f"A limit of photographs, as max_side=30000; of {LIMITS}.",
+    ),
+    click.option(
+        "--follow-links",
+        is_flag=True,
+        help="Symbolic links may lead out of the folder of images.",
+    ),
+    click.option(
+        "--shard-images",
+        "max_images",
+        type=int,
+        help="Most images of a shard, which bounds memory.  [default: by device]",
+    ),
+    click.option(
+        "--shard-pairs",
+        "max_pairs",
+        type=int,
+        help="Most pairs of a shard, the unit of restart.  [default: by device]",
+    ),
+    executor_option,
+    click.option(
+        "--actors",
+        metavar="N|N-M",
+        help="Processes that hold the model, a number or a range as 1-8.  "
+        "[default: one a GPU, else one a CPU]",
+    ),
+    click.option(
+        "--actor-gpus",
+        type=float,
+        help="GPUs of an actor, a part of one or whole ones.  [default: by their number]",
+    ),
+    storage_option,
+)
+
+
+def matching_options(function: F) -> F:
+    """Add the options that say how pairs are matched; `prepared` makes arguments of them."""
+    for option in reversed(MATCHING):
+        function = option(function)
+    return function
+
+
+@contextmanager
+def prepared(given: dict[str, Any], geometry: str = VERIFICATION.model) -> Iterator[dict[str, Any]]:
+    """The values of `matching_options` → arguments of `pipeline.match`, with an open executor.
+
+    geometry: what is estimated for a pair. Raises an EloftrError for what cannot be used.
+    """
+    given = dict(given)
+    given["verification"] = VerificationOptions(
+        max_error=given.pop("max_error"),
+        long_side=given["long_side"],
+        min_num_inliers=given.pop("min_inliers"),
+        model=geometry,
+    )
+    given["limits"] = ImageLimits.parse(given["limits"])
+    given["storage"] = storage_options(given["storage"])
+    given["actors"] = Actors.parse(given["actors"], given.pop("actor_gpus"))
+    with make_executor(given.pop("executor"), quiet=True) as executor:
+        yield {**given, "executor": executor}

@@ -1,0 +1,99 @@
+"""Pictures of a run's pairs: photographs side by side, inliers green over other matches in red."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image, ImageOps
+
+from pipeline.errors import ArgumentError, ImageError, RunError
+from pipeline.photos.decode import decode_image
+from pipeline.report.pictures import draw_matches
+from pipeline.store.folder import Folder
+from pipeline.tables import unragged
+from pipeline.vocabulary import Reason
+
+SEVERAL = 3  # pairs that are drawn unless told otherwise
+COLUMNS = ["image0", "image1", "num_inliers"]
+
+
+class DrawnPair(NamedTuple):
+    """A pair of a run and its picture. inliers, matches: how many it has."""
+
+    image0: str
+    image1: str
+    inliers: int
+    matches: int
+    picture: Image.Image
+
+
+def draw_pairs(
+    run: Folder, photographs: Folder, count: int = SEVERAL, pair: tuple[str, str] | None = None
+) -> Iterator[DrawnPair]:
+    """Draw some verified pairs of a run, from the one with most inliers to the one with fewest.
+
+    count: of pairs, at least 1; fewer are drawn where fewer are verified. pair: the names of one
+    that is drawn instead, verified or not. photographs: the folder that the names are of. Raises
+    ArgumentError for a count below 1 and a pair that the run does not have, RunError for a folder
+    without matches, ImageError for a photograph that cannot be read.
+    """
+    if count < 1:
+        raise ArgumentError(f"{count} pairs: give a number of 1 or more.")
+    files = run.names("matches")
+    if not files:
+        raise RunError(f"{run.shown}: holds no matches; give the output folder of eloftr match.")
+    tables = [run.read_table(file, COLUMNS) for file in files]
+    rows = np.concatenate([np.arange(len(table)) for table in tables])
+    file = np.repeat(np.arange(len(files)), [len(table) for table in tables])
+    table = pa.concat_tables(tables)
+    for row in _spread(table, count) if pair is None else [_row_of(table, pair, run)]:
+        yield _drawn(run.read_table(files[file[row]]).slice(int(rows[row]), 1), photographs)
+
+
+def _spread(table: pa.Table, count: int) -> list[int]:
+    """Rows of verified pairs, from most inliers to fewest, at even steps of their order."""
+    inliers = pc.fill_null(table["num_inliers"], 0).to_numpy()
+    verified = np.flatnonzero(inliers > 0)
+    verified = verified[np.argsort(-inliers[verified], kind="stable")]
+    chosen = np.unique(np.linspace(0, len(verified) - 1, count).astype(int))
+    return [int(row) for row in verified[chosen]] if len(verified) else []
+
+
+def _row_of(table: pa.Table, pair: tuple[str, str], run: Folder) -> int:
+    """The row of a pair, whose names may come in any order."""
+    first, second = sorted(pair)
+    found = pc.and_(pc.equal(table["image0"], first), pc.equal(table["image1"], second))
+    rows = np.flatnonzero(found.to_numpy())
+    if not len(rows):
+        raise ArgumentError(f"{first}, {second}: {run.shown} has no such pair; check both names.")
+    return int(rows[0])
+
+
+def _drawn(row: pa.Table, photographs: Folder) -> DrawnPair:
+    row = row.combine_chunks()
+    name0, name1 = row["image0"][0].as_py(), row["image1"][0].as_py()
+    points0, points1 = (unragged(row[name])[0] for name in ("keypoints0", "keypoints1"))
+    verified = row["inliers"][0].as_py() is not None
+    inliers = unragged(row["inliers"])[0] if verified else np.zeros(len(points0), bool)
+    image0, image1 = (_photograph(photographs, name) for name in (name0, name1))
+    title = f"{name0} - {name1}"
+    picture = draw_matches(image0, image1, points0, points1, inliers, title)
+    return DrawnPair(name0, name1, int(inliers.sum()), len(points0), picture)
+
+
+def _photograph(folder: Folder, name: str) -> Image.Image:
+    """A photograph, upright: in colour where the file is plain RGB, else in grey."""
+    try:
+        data = folder.read_bytes(name)
+    except FileNotFoundError as error:
+        raise ImageError(Reason.MISSING, f"{folder.shown} has no {name}") from error
+    photo = decode_image(data)  # which refuses what is no photograph
+    image = Image.open(io.BytesIO(data))
+    if image.mode != "RGB" or image.format == "TIFF":
+        return Image.fromarray(photo.gray)
+    return ImageOps.exif_transpose(image)

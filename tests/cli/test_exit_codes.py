@@ -1,0 +1,94 @@
+"""What the end of a command says, each by a process of its own. Code 3 is in test_match_command."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from job_process import PROJECT, eloftr
+from small_run import SMALL, Done
+
+from pipeline.store.folder import Folder
+from pipeline.store.lease import Lease
+
+BUG = """
+from pipeline.match import job
+
+def broken(*arguments, **named):
+    raise {error}("a bug")
+
+job.match_photographs = broken
+"""
+
+
+def test_done_is_zero_and_json_can_be_read(done: Done) -> None:
+    summary = json.loads(done.out)
+    assert summary == json.loads((done.place / "run" / "summary.json").read_text())
+    assert (summary["pairs"], summary["matched"]) == (6, 3)
+    assert summary["failed"] == {"truncated": 3}
+    assert summary["session"]["executor"] == "local"
+    events = [json.loads(line) for line in done.err.splitlines()]
+    assert [event["event"] for event in events] == ["plan", "progress"]
+    assert {"images": 4, "pairs": 6, "shards": 1}.items() <= events[0].items()
+    assert {"unit": "pairs", "done": 6, "total": 6, "failed": 3}.items() <= events[1].items()
+
+
+def test_nothing_matched_is_one(done: Done, tmp_path: Path) -> None:
+    (tmp_path / "pairs.txt").write_text('"cut.jpg" "view 0.jpg"\n')
+    options = ("--pairs", tmp_path / "pairs.txt", "--output", tmp_path / "run", *SMALL)
+    ended = eloftr("match", "--images", "photos", *options, cwd=done.place)
+    assert ended.returncode == 1, ended.stderr
+    assert "matched:      0 pairs" in ended.stdout
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("error", ["ValueError", "KeyError", "OSError", "RuntimeError"])
+def test_a_bug_is_one_and_keeps_its_traceback(done: Done, tmp_path: Path, error: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BUG.format(error=error))
+    paths = f"{tmp_path}{os.pathsep}{PROJECT}"
+    options = ("--images", "photos", "--output", tmp_path / "run", *SMALL)
+    ended = eloftr("match", *options, cwd=done.place, PYTHONPATH=paths)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Traceback")
+    assert error in ended.stderr.splitlines()[-1]
+    assert "a bug" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--images", "nowhere"), "nowhere: no such folder"),
+        (("--long-side", 8), "long_side must be at least 32"),
+        (("--executor", "ray", "--actors", "many"), "actors are a number or a range"),
+    ],
+)
+def test_what_cannot_be_used_is_two_and_one_sentence(
+    done: Done, tmp_path: Path, options: tuple[object, ...], sentence: str
+) -> None:
+    given = ("--images", "photos", "--output", tmp_path / "run", *SMALL, *options)
+    ended = eloftr("match", *given, cwd=done.place)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("eloftr match: ")
+    assert sentence in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_as_json_has_its_message_and_code(done: Done, tmp_path: Path) -> None:
+    given = ("--images", "nowhere", "--output", tmp_path / "run", *SMALL, "--json")
+    ended = eloftr("match", *given, cwd=done.place)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    error = json.loads(ended.stderr)
+    assert (error["event"], error["exit_code"]) == ("error", 2)
+    assert "nowhere: no such folder" in error["message"]
+
+
+def test_a_run_folder_in_use_is_four(done: Done, tmp_path: Path) -> None:
+    given = ("--images", "photos", "--output", tmp_path / "run", *SMALL)
+    with Lease(Folder(str(tmp_path / "run"))):
+        ended = eloftr("match", *given, cwd=done.place)
+    assert ended.returncode == 4, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert f"another command, process {os.getpid()} on " in line
