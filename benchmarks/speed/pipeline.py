@@ -37,7 +37,12 @@ from benchmarks.environment import PROJECT, write_results
 from pipeline.match.finish import FinishShard
 from pipeline.match.job import TORCH_THREADS
 from pipeline.match.match import MatchShard
-from pipeline.match.options import LONG_SIDE, MatchingOptions, RunOptions, VerificationOptions
+from pipeline.match.options import (
+    DEFAULT_LONG_SIDE,
+    MatchingOptions,
+    RunOptions,
+    VerificationOptions,
+)
 from pipeline.match.read import ReadShard
 from pipeline.match.run import Run
 from pipeline.match.shards import planned_shards
@@ -194,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--long-side",
         type=int,
-        default=LONG_SIDE,
+        default=DEFAULT_LONG_SIDE,
         help="of what the network sees, pixels (default: %(default)s)",
     )
     parser.add_argument("--quick", action="store_true", help="one round")
