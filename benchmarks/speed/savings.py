@@ -80,11 +80,12 @@ def fold_projection(matcher: Ours) -> None:
 def compile_network(matcher: Ours) -> None:
     """torch.compile of the three large networks; they compile when they first run."""
     network = matcher.matcher.model
-    for module in (
+    networks: list[torch.nn.Module] = [
         network.efficientloftr.backbone,
         network.efficientloftr.local_feature_transformer,
         network.refinement_layer,
-    ):
+    ]
+    for module in networks:
         module.forward = torch.compile(module.forward, dynamic=False)
 
 
