@@ -38,9 +38,8 @@ sys.path.insert(0, str(PROJECT))  # a script sees its own folder only
 
 from benchmarks.environment import commit, versions  # noqa: E402
 from benchmarks.pipeline import match_without_ray  # noqa: E402
-from eloftr import load_model  # noqa: E402
+from eloftr import EfficientLoFTRForKeypointMatching, load_model  # noqa: E402
 from eloftr.matching.resizing import resize  # noqa: E402
-from eloftr.model import EfficientLoFTRForKeypointMatching  # noqa: E402
 from pipeline.match.options import (
     MatchingOptions,  # noqa: E402
     RunOptions,  # noqa: E402
