@@ -15,10 +15,9 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from eloftr.config import NetworkConfig
-from eloftr.fast.forms import kernels_for, slope_of
+from eloftr.fast.forms import Undrawn, kernels_for, slope_of
 
 # In place where there is such a form. Nothing else reads the input, and new memory takes longer to
 # get from the system than the activation itself.
@@ -100,16 +99,16 @@ class FusedBlock(nn.Module):
             self.scale = nn.Parameter(scale[:, 0].to(dense.weight))
             bias += shift
         # Without its own random weights: these would be drawn from the host's random numbers.
-        self.conv = skip_init(
-            nn.Conv2d,
-            dense.in_channels,
-            dense.out_channels,
-            3,
-            dense.stride[0],
-            padding=1,
-            device=dense.weight.device,
-            dtype=dense.weight.dtype,
-        )
+        with Undrawn():
+            self.conv = nn.Conv2d(
+                dense.in_channels,
+                dense.out_channels,
+                3,
+                dense.stride[0],
+                padding=1,
+                device=dense.weight.device,
+                dtype=dense.weight.dtype,
+            )
         self.conv.weight.copy_(weight)
         assert self.conv.bias is not None
         self.conv.bias.copy_(bias)

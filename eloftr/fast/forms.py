@@ -6,9 +6,14 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+# What modules draw their first weights with: the functions of torch.nn.init, and those of tensors.
+DRAWING = ("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "uniform_", "normal_")
 
 
 def kernels_for(x: Tensor) -> ModuleType | None:
@@ -43,3 +48,16 @@ def add_product(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     ):  # not the same: autocast joins them
         return torch.addmm(y, x, weight.T)
     return y.addmm_(x, weight.T)
+
+
+class Undrawn(TorchFunctionMode):
+    """A context in which new modules draw no random weights, in this thread alone.
+
+    `skip_init` of torch does the same by its meta device, which imports other modules for half a
+    second of CPU time.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in DRAWING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from eloftr.errors import ArgumentError
+from eloftr.fast.forms import Undrawn
 from eloftr.hf.configuration import EfficientLoFTRConfig
 from eloftr.hf.outputs import BackboneOutput, EfficientLoFTRKeypointMatchingOutput
 from eloftr.hf.recording import record
@@ -26,9 +26,6 @@ from eloftr.weights.key_map import infer_sizes, is_base_alone
 from eloftr.weights.locate import find_weights
 from eloftr.weights.reading import load_strictly, read_state, saved_config
 from eloftr.weights.writing import save_model
-
-# What modules draw their first weights with.
-DRAWN = (Tensor.uniform_, Tensor.normal_)
 
 Output = TypeVar("Output", BackboneOutput, EfficientLoFTRKeypointMatchingOutput)
 
@@ -267,17 +264,7 @@ def _empty(
         config = EfficientLoFTRConfig.from_dict(
             infer_sizes(state, str(file)) if saved is None else saved
         )
-    with _Undrawn():
+    with Undrawn():
         return EfficientLoFTRForKeypointMatching(
             config.replace(**overrides) if overrides else config
         )
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves out the random values of new parameters, in this thread alone.
-
-    Torch's meta device would do the same and import half a second of other modules.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in DRAWN else func(*args, **(kwargs or {}))
