@@ -31,18 +31,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.speed.matcher import (
-    Ours,
-    Pairs,
-    all_pairs,
-    environment,
-    flop_counter,
-    near_pairs,
-    published,
-    seconds,
-    shape_of,
-    windows,
-)
+from benchmarks.speed.images import Pairs, all_pairs, near_pairs, windows
+from benchmarks.speed.matcher import Ours, environment, flop_counter, published, seconds, shape_of
 from eloftr import (
     EfficientLoFTRConfig,
     backbone,
