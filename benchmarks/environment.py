@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -22,11 +27,21 @@ def versions(*packages: str) -> dict[str, str]:
 def commit() -> str | None:
     """The commit of this checkout, marked where files differ from it; None outside one."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    git = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     return git.stdout.strip() or None
 
 
 def peak_memory() -> int:
-    """The most bytes this process has held in memory; unlike `getrusage`, not those of the process that started it."""
+    """The most bytes this process has held in memory; unlike `getrusage`, not those of the process
+    that started it.
+    """
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def write_results(path: Path, results: dict[str, Any], *packages: str) -> None:
+    """Write results as JSON, with the versions of packages, the number of CPUs and the commit."""
+    described = {"versions": versions(*packages), "cpus": os.cpu_count(), "commit": commit()}
+    path.write_text(
+        json.dumps({**described, **results}, indent=1, ensure_ascii=False) + "\n", "utf-8"
+    )

@@ -1,10 +1,11 @@
 """Adaptive least-squares matching: the last tenth of a pixel, from the grey values themselves.
 
-A patch around the keypoint of image 0 is laid over image 1 under an affine map; Gauss-Newton steps find the map that
-leaves the smallest squared difference of grey values, up to gain and offset (A. Gruen, "Adaptive least squares
-correlation", 1985; in the inverse compositional form of Baker and Matthews, IJCV 2004, which builds the normal matrix
-once). The network's keypoint and an undistorted patch are its prior, so what a patch cannot tell, an edge the way along
-itself, stays as it was. It is no part of the paper; `fine_matching_least_squares_radius` turns it on.
+A patch around the keypoint of image 0 is laid over image 1 under an affine map; Gauss-Newton steps
+find the map that leaves the smallest squared difference of grey values, up to gain and offset (A.
+Gruen, "Adaptive least squares correlation", 1985; in the inverse compositional form of Baker and
+Matthews, IJCV 2004, which builds the normal matrix once). The network's keypoint and an undistorted
+patch are its prior, so what a patch cannot tell, an edge the way along itself, stays as it was. It
+is no part of the paper; `fine_matching_least_squares_radius` turns it on.
 
 B pairs, M matches, P pixels of a patch.
     images (B, 1, H, W) ×2, keypoints (M, 2) ×2 → keypoints of image 1 (M, 2)
@@ -19,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STEPS = 4
-# Standard deviations: of a grey value (0…1) around what the map explains, of the network's keypoint (pixels), and of
-# the numbers of the map's 2×2 matrix. Gain and offset are free.
-GREY, SHIFT, STRETCH, FREE = 3 / 255, 0.5, 0.3, 1e3
+# Standard deviations: of a grey value (0…1) around what the map explains, of the network's keypoint
+# (pixels), and of the numbers of the map's 2×2 matrix. Gain and offset are free.
+NOISE, SHIFT, STRETCH, FREE = 3 / 255, 0.5, 0.3, 1e3
 FARTHEST = 1.5  # pixels: whoever went farther has found another place
 # Matches at a time: bounds memory (M·P·8 floats), and on a CPU stays in cache.
-CHUNK = {"cpu": 1 << 10, "cuda": 1 << 13}
+MOVED_AT_ONCE = {"cpu": 1 << 10, "cuda": 1 << 13}
 
 
 def least_squares(
@@ -35,15 +36,15 @@ def least_squares(
     keypoints1: Tensor,
     radius: int,
 ) -> Tensor:
-    """keypoints1 (M, 2), each moved to where image 1 looks most like image 0 around keypoints0 (M, 2).
+    """keypoints1 (M, 2), moved to where image 1 looks most like image 0 around keypoints0 (M, 2).
 
-    A keypoint stays where the patches do not correlate better for it, or would move by FARTHEST or more.
-
-    images: (B, 1, H, W), values 0…1; pair (M,) says which of the B each match is of. keypoints: (x, y), pixels, centre
-    of the top-left pixel at (0, 0). radius: pixels from the centre of a patch to its edge; its weights fall off as a
-    Gaussian of two thirds of it.
+    A keypoint stays where it was if the patches do not correlate better at the new place, or if it
+    would move by FARTHEST or more.
+    images: (B, 1, H, W), values 0…1. pair (M,) says which of the B each match is of. keypoints: (x,
+    y), pixels, centre of the top-left pixel at (0, 0). radius: pixels from the centre of a patch to
+    its edge; the weights fall off as a Gaussian of two thirds of it.
     """
-    size = CHUNK.get(pair.device.type, CHUNK["cpu"])
+    size = MOVED_AT_ONCE.get(pair.device.type, MOVED_AT_ONCE["cpu"])
     chunks = zip(pair.split(size), keypoints0.split(size), keypoints1.split(size), strict=True)
     images0, images1 = images0.float(), images1.float()
     return torch.cat(
@@ -64,16 +65,16 @@ def _moved(
     template, jacobian = template_and_jacobian(images0, pair, keypoints0, radius)
     weighted = jacobian * weights[:, None]
     spread = jacobian.new_tensor([SHIFT] * 2 + [STRETCH] * 4 + [FREE] * 2)
-    prior = (GREY / spread) ** 2
+    prior = (NOISE / spread) ** 2
     inverse = torch.linalg.inv_ex(weighted.mT @ jacobian + prior.diag())[
         0
     ]  # not finite where there is none
 
     centre = keypoints1.round()
     start = shift = keypoints1 - centre
-    around = cut(images1, pair, centre.long(), 2 * radius)
+    around = cut_patches(images1, pair, centre.long(), 2 * radius)
     still = matrix = torch.eye(2, device=grid.device).expand(len(pair), 2, 2)
-    before = seen = sample(around, grid + shift[:, None])
+    before = seen = sample_patches(around, grid + shift[:, None])
     for _ in range(STEPS):
         slope = ((seen - template)[:, None] @ weighted)[:, 0]
         way = (torch.linalg.inv_ex(matrix)[0] @ (shift - start)[:, :, None])[:, :, 0]
@@ -82,7 +83,7 @@ def _moved(
         # The step was found in image 0: its inverse goes before the map.
         matrix = matrix @ torch.linalg.inv_ex(still + step[:, 2:6].unflatten(1, (2, 2)))[0]
         shift = shift - (matrix @ step[:, :2, None])[:, :, 0]
-        seen = sample(around, grid @ matrix.mT + shift[:, None])
+        seen = sample_patches(around, grid @ matrix.mT + shift[:, None])
     better = correlation(template, seen, weights) > correlation(template, before, weights)
     better &= (shift - start).norm(dim=1) < FARTHEST
     return torch.where(better[:, None], centre + shift, keypoints1)
@@ -91,11 +92,15 @@ def _moved(
 def template_and_jacobian(
     images: Tensor, pair: Tensor, keypoints: Tensor, radius: int
 ) -> tuple[Tensor, Tensor]:
-    """Grey values (M, P) around the keypoints (M, 2), and their derivatives (M, P, 8) by shift x and y, by the matrix
-    row by row, by gain and by offset."""
+    """Grey values (M, P) around the keypoints (M, 2), and their derivatives (M, P, 8).
+
+    The derivatives are by shift x and y, by the matrix row by row, by gain and by offset.
+    """
     centre = keypoints.floor()
-    wide = cut(images, pair, centre.long(), radius + 3)
-    values = sample(wide, (keypoints - centre)[:, None] + square(radius + 2, keypoints.device))
+    wide = cut_patches(images, pair, centre.long(), radius + 3)
+    values = sample_patches(
+        wide, (keypoints - centre)[:, None] + square(radius + 2, keypoints.device)
+    )
     values = values.unflatten(1, (2 * radius + 5, -1))
     by_x, by_y = (
         derivative(v, dim).flatten(1) for v, dim in ((values[:, 2:-2], 2), (values[:, :, 2:-2], 1))
@@ -116,7 +121,10 @@ def template_and_jacobian(
 
 
 def derivative(values: Tensor, dim: int) -> Tensor:
-    """Along `dim`, which loses two values at either end; of fourth order: plain differences see too little slope."""
+    """The derivative along `dim`, of fourth order, because plain differences see too little slope.
+
+    The dimension loses two values at either end.
+    """
     before2, before1, _, after1, after2 = (
         values.narrow(dim, n, values.shape[dim] - 4) for n in range(5)
     )
@@ -129,9 +137,11 @@ def square(radius: int, device: torch.device) -> Tensor:
     return torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).flatten(0, 1)
 
 
-def cut(images: Tensor, pair: Tensor, centre: Tensor, reach: int) -> Tensor:
-    """Squares of images (B, 1, H, W) around the pixels `centre` (M, 2), two samples a pixel: (M, 1, S, S) with
-    S = 4·reach + 1. Edges repeat."""
+def cut_patches(images: Tensor, pair: Tensor, centre: Tensor, reach: int) -> Tensor:
+    """Squares of images (B, 1, H, W) around the pixels `centre` (M, 2), two samples a pixel.
+
+    Returns (M, 1, S, S) with S = 4·reach + 1. Edges repeat.
+    """
     height, width = images.shape[2:]
     steps = torch.arange(-reach, reach + 1, device=images.device)
     columns, rows = (centre[:, :, None] + steps).unbind(1)
@@ -145,8 +155,11 @@ def cut(images: Tensor, pair: Tensor, centre: Tensor, reach: int) -> Tensor:
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def doubling(count: int, device: torch.device) -> Tensor:
-    """(2·count − 1, count): values on and half-way between `count` others, these by the polynomial through the six
-    around. Bilinear sampling of the values themselves would blur half-way, and pull matches to whole pixels."""
+    """Matrix (2·count − 1, count) of the values on and half-way between `count` others.
+
+    Half-way values come from the polynomial through the six values around. Bilinear sampling would
+    blur half-way, and pull matches to whole pixels.
+    """
     between = torch.tensor([3, -25, 150, 150, -25, 3], dtype=torch.float32) / 256
     matrix = torch.zeros(2 * count - 1, count)
     matrix[::2] = torch.eye(count)
@@ -156,8 +169,11 @@ def doubling(count: int, device: torch.device) -> Tensor:
     return matrix.to(device)
 
 
-def sample(patches: Tensor, offsets: Tensor) -> Tensor:
-    """Grey values (M, P) of `cut` patches (M, 1, S, S) at offsets (M, P, 2), (x, y) in pixels from their centre."""
+def sample_patches(patches: Tensor, offsets: Tensor) -> Tensor:
+    """Grey values (M, P) of patches of `cut_patches`, (M, 1, S, S).
+
+    offsets (M, P, 2): (x, y) in pixels from the centre of the patch.
+    """
     reach = (patches.shape[-1] - 1) / 4
     values = F.grid_sample(
         patches, offsets[:, None] / reach, padding_mode="border", align_corners=True
@@ -166,7 +182,7 @@ def sample(patches: Tensor, offsets: Tensor) -> Tensor:
 
 
 def correlation(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    """Correlation (M,), −1 to 1, of a and b (M, P) under weights (P,); 0 where one of them is flat."""
+    """Correlation (M,), −1 to 1, of a and b (M, P) under weights (P,); 0 where one is flat."""
     weights = weights / weights.sum()
     a, b = a - (a @ weights)[:, None], b - (b @ weights)[:, None]
     return (a * b) @ weights / ((a.square() @ weights) * (b.square() @ weights) + 1e-12).sqrt()

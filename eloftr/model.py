@@ -3,14 +3,17 @@
     images (B, 1, H, W) float 0…1, H and W multiples of 32 → ImageFeatures
     ImageFeatures ×2 (B pairs; the two may differ in shape) → PairMatches
 
-Module and parameter names follow the Hugging Face port, so its weights are this network's weights. The documented
-classes of that port, with `forward`, loading and saving, extend these: see `eloftr/hf/modeling.py`.
+Module and parameter names follow the Hugging Face port, so its weights are this network's weights.
+The documented classes of that port, with `forward`, loading and saving, extend these: see
+`eloftr/hf/modeling.py`.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +24,16 @@ from eloftr.config import DEFAULT_INITIALIZER_RANGE, NetworkConfig
 from eloftr.errors import ArgumentError
 from eloftr.fine_matching import refine
 from eloftr.least_squares import least_squares
-from eloftr.sparse_fusion import FineFusion, Maps, Region, groups
+from eloftr.sparse_fusion import Area, FineFusion, Maps, groups
 from eloftr.transformer import LocalFeatureTransformer
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What matching needs of B images of one shape, whichever the partner: computed once per image.
+    """What matching needs of B images of one shape, whatever the partner: computed once per image.
 
-    images  (B, 1, H, W), as they were given: least-squares matching reads them
-    coarse  (B, C3, H/8, W/8), after the first self-attention
+    images (B, 1, H, W), as they were given: least-squares matching reads them
+    coarse (B, C3, H/8, W/8), after the first self-attention
     quarter (B, C2, H/4, W/4) and half (B, C1, H/2, W/2), from the backbone
     """
 
@@ -65,7 +68,8 @@ class PairMatches:
     """The M matches of a batch of pairs, ordered by pair and by cell of image 0.
 
     cells (M, 3) int64: pair, cell of image 0, cell of image 1 (row-major over H/8 × W/8)
-    keypoints0, keypoints1 (M, 2) float32: (x, y), pixels of the input, centre of the top-left pixel at (0, 0)
+    keypoints0, keypoints1 (M, 2) float32: (x, y), pixels of the input, centre of the top-left pixel
+    at (0, 0)
     scores (M,) float32
     """
 
@@ -75,11 +79,14 @@ class PairMatches:
     scores: Tensor
 
 
-Matching = TypeVar("Matching", bound="MatchingNetwork")
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Network(nn.Module):
-    """What both networks share: a configuration, where the weights live, and how random weights are drawn."""
+    """What both networks share: a configuration, where the weights live, and random weights."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -96,8 +103,10 @@ class Network(nn.Module):
         return next(self.parameters()).dtype
 
     def _initialise(self, module: nn.Module) -> None:
-        """Random weights as the original trains from: Kaiming for convolutions, Xavier for linear layers; or all from
-        a normal distribution, where the configuration gives its standard deviation."""
+        """Draw random weights as the original does: Kaiming, and Xavier for linear layers.
+
+        Where the configuration gives a standard deviation, all come from a normal distribution.
+        """
         if not isinstance(module, nn.Conv2d | nn.Linear):
             return
         if self.config.initializer_range != DEFAULT_INITIALIZER_RANGE:
@@ -133,8 +142,11 @@ class MatchingNetwork(Network):
         self.refinement_layer = FineFusion(config)
         self.apply(self._initialise)
 
-    def fuse(self: Matching) -> Matching:
-        """Fold branches and batch norms into single convolutions, in place; changes no result. For inference only."""
+    def fuse(self) -> Self:
+        """Fold branches and batch norms into single convolutions, in place, for inference only.
+
+        It changes no result beyond rounding.
+        """
         self.efficientloftr.backbone.fuse()
         self.refinement_layer.fuse()
         return self
@@ -147,7 +159,8 @@ class MatchingNetwork(Network):
         divisor = self.config.divisor
         if images.shape[2] % divisor or images.shape[3] % divisor:
             raise ArgumentError(
-                f"Image of {images.shape[2]}×{images.shape[3]} pixels: both sides must be multiples of {divisor}; "
+                f"Image of {images.shape[2]}×{images.shape[3]} pixels: both sides must be "
+                f"multiples of {divisor}; "
                 "resize it first (Matcher.match does)."
             )
         half, quarter, coarse = self.efficientloftr.backbone(images)
@@ -156,7 +169,10 @@ class MatchingNetwork(Network):
         )
 
     def match(self, features0: ImageFeatures, features1: ImageFeatures) -> PairMatches:
-        """Match image b of features0 with image b of features1. Pairs without coarse matches cost no refinement."""
+        """Match image b of features0 with image b of features1.
+
+        Pairs without coarse matches cost no refinement.
+        """
         coarse0, coarse1 = self.efficientloftr.local_feature_transformer(
             features0.coarse, features1.coarse
         )
@@ -169,7 +185,7 @@ class MatchingNetwork(Network):
             for coarse, features in ((coarse0, features0), (coarse1, features1))
         )
         parts = groups(maps0, maps1, cells)
-        found = [self._refined(maps0, maps1, cells[members], region) for region, members in parts]
+        found = [self._refined(maps0, maps1, cells[members], area) for area, members in parts]
         order = torch.cat([members for _, members in parts]).argsort()
         keypoints0, keypoints1 = (torch.cat(side)[order] for side in zip(*found, strict=True))
         if radius := self.config.fine_matching_least_squares_radius:
@@ -178,11 +194,21 @@ class MatchingNetwork(Network):
         return PairMatches(cells, keypoints0, keypoints1, scores)
 
     def _refined(
-        self, maps0: Maps, maps1: Maps, cells: Tensor, region: Region
+        self, maps0: Maps, maps1: Maps, cells: Tensor, area: Area
     ) -> tuple[Tensor, Tensor]:
         """Keypoints (M, 2) in both images of cells (M, 3) that are fused together."""
         fused0, fused1, local, origin0, origin1 = self.refinement_layer.around(
-            maps0, maps1, cells, region
+            maps0, maps1, cells, area
         )
         keypoints0, keypoints1 = refine(fused0, fused1, local, self.config)
         return keypoints0 + origin0, keypoints1 + origin1
+
+
+def sharing_weights(module: Module) -> Module:
+    """A copy of the modules with the very same parameters and buffers.
+
+    Hooks, modes and options of the one do not touch the other.
+    """
+    return copy.deepcopy(
+        module, {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+    )

@@ -1,21 +1,22 @@
 """Match, rerank and reconstruct photographs: what the commands do, as functions.
 
-    summary = pipeline.match(images="photos", output="run", progress=lambda event:
-    print(event.text)) pipeline.reconstruct("run")
+    summary = pipeline.match("photos", "run", progress=lambda event: print(event.text))
+    pipeline.reconstruct("run")
 
-Nothing is printed. Progress goes to a callback, the summary is returned, and every expected error
-is a `pipeline.errors.PipelineError` or another `eloftr.EloftrError`. The functions work in any
-thread, also several at once.
+Nothing is printed by the functions themselves. They report progress to a callback and return a
+summary. Every expected error is a `pipeline.errors.PipelineError` or another `eloftr.EloftrError`.
+The functions work in any thread, also several at once.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# The rooms are loaded before the functions of the same names are defined, and so never take their
-# places.
+# The rooms are loaded before the functions of the same names are defined. A later import of a room
+# therefore does not replace a function.
 import pipeline.match
 import pipeline.reconstruct
 import pipeline.rerank  # noqa: F401
@@ -58,34 +59,36 @@ def match(
     actors: str | Actors | None = None,
     progress: Listener = nobody,
 ) -> RunSummary:
-    """Match the pairs of a folder of photographs and write verified matches; goes on where it was
-    stopped.
+    """Match the pairs of a folder of photographs and write verified matches.
 
-    images, output: folder of photographs and run folder; a local path or an fsspec URL each.
+    A run that was stopped goes on where it was.
+
+    images, output: the folder of photographs and the run folder, each a local path or fsspec URL.
     pairs: a list (.txt, .csv, .parquet), its table of PAIRS, or None for all pairs.
-    weights: a bundled name, a file, a folder, a hub id or an fsspec URL. variant: `full`, or `opt`
-    without softmax.
-    threshold: lowest score of a match; None for the variant's. least_squares: radius in pixels of
-    the patches that sharpen keypoints, 0 for none; None for the weights' own.
-    long_side: longer side of what the network sees, pixels. dtype: of the network; None chooses by
-    device.
-    batch_size: pairs at once; None chooses by device. It changes no result.
-    verification, limits: see their classes; None for the defaults. max_images, max_pairs: of a
-    shard; None by device.
-    follow_links: symbolic links may lead out of the folder of images. storage: options of the
-    fsspec filesystems.
-    executor: `auto`, `local` or `ray`, or one that is made already and stays the caller's to close.
-    actors: how many processes hold the model, as `4` or `1-8`; None for one a GPU, or one a CPU
-    where there is none.
+    weights: a bundled name, a file, a folder, a hub id or an fsspec URL.
+    variant: `full`, or `opt` without softmax.
+    threshold: lowest score of a match. None takes the variant's.
+    least_squares: radius in pixels of the patches that sharpen keypoints, 0 for none. None takes
+        the weights' own.
+    long_side: longer side in pixels of what the network sees.
+    dtype: number format of the network. None chooses by device.
+    batch_size: pairs at once. None chooses by device. It changes no result.
+    verification, limits: see their classes. None takes the defaults.
+    max_images, max_pairs: bounds of a shard. None chooses by device.
+    follow_links: let symbolic links lead out of the folder of images.
+    storage: options of the fsspec filesystems.
+    executor: `auto`, `local` or `ray`, or an executor, which the caller has to close.
+    actors: how many processes hold the model, as `4` or `1-8`. None: one for each GPU, or one for
+        each CPU where there is no GPU.
     progress: called with an `Event` now and then, in the calling thread.
 
-    Returns the summary, which is also in `output/summary.json`. Raises an EloftrError, one
-    sentence, for whatever is wrong with the arguments, before any work.
+    Returns the summary, which is also in `output/summary.json`. Raises an EloftrError before any
+    work for everything that is wrong with the arguments.
     """
     from pipeline.match.job import match_photographs
 
     chosen = _run_options(locals())
-    with _made(executor) as carrying:
+    with _closing(executor) as carrying:
         return match_photographs(chosen, carrying, _actors(actors), progress)
 
 
@@ -95,16 +98,18 @@ MATCH_DEFAULTS: dict[str, Any] = dict(match.__kwdefaults__ or {})
 def estimate(
     images: str, output: str, *, progress: Listener = nobody, **options: Any
 ) -> PlanCounts:
-    """Plan a run and time two matches; writes nothing. Arguments as of `match`.
+    """Plan a run and time two matches. Writes nothing.
 
-    The plan and its cost come as events, `plan` and `estimate`; the numbers of the plan are
-    returned.
+    options: the other arguments of `match`.
+
+    The plan and its cost are reported as the events `plan` and `estimate`. Returns the numbers of
+    the plan. Raises as `match`.
     """
     from pipeline.match.job import estimate_run
 
     given = {**MATCH_DEFAULTS, **options}
     chosen = _run_options({"images": images, "output": output, **given})
-    with _made(given["executor"]) as carrying:
+    with _closing(given["executor"]) as carrying:
         return estimate_run(chosen, carrying, _actors(given["actors"]), progress)
 
 
@@ -127,15 +132,17 @@ def rerank(
     progress: Listener = nobody,
     **options: Any,
 ) -> RerankSummary | None:
-    """Put retrieval's candidates in the order of their verified matches; goes on where it was
-    stopped.
+    """Put retrieval's candidates in the order of their verified matches.
 
-    queries, database: folders of photographs; may be the same. candidates, truth: lists, see
-    `pipeline.pairs.candidates`.
-    score, budget, saturation, top, gate: see `RerankOptions`. draw: how many of the queries that
-    moved most are drawn.
-    dry_run: plan only and write nothing; returns None. options: arguments of `match` that say how
-    pairs are matched.
+    A run that was stopped goes on where it was.
+
+    queries, database: folders of photographs, which may be the same.
+    candidates, truth: lists; see `pipeline.pairs.candidates`.
+    score, budget, saturation, top, gate: see `RerankOptions`.
+    draw: so many of the queries whose candidates moved most are drawn.
+    dry_run: plan only, write nothing and return None.
+    executor, actors, progress: as of `match`.
+    options: arguments of `match` that say how pairs are matched.
 
     Returns the summary, which is also in `output/summary.json`. Raises as `match`.
     """
@@ -146,7 +153,7 @@ def rerank(
     images = {"query": queries, "database": database}
     run = _run_options({"images": images, "output": output, **MATCH_DEFAULTS, **options})
     chosen = RerankOptions(run, candidates, truth, score, budget, saturation, top, gate, draw)
-    with _made(executor) as carrying:
+    with _closing(executor) as carrying:
         found = rerank_candidates(chosen, carrying, _actors(actors), progress, dry_run)
     if found is None:
         return None
@@ -168,18 +175,18 @@ def reconstruct(
 ) -> ReconstructionSummary:
     """Import a finished run into a COLMAP database and map it.
 
-    run: the output of `match`, a path or an fsspec URL. output: a local folder; None for `sfm` in
-    the run's.
-    images: the photographs, for the colours of the points; None for those of the run. mapper:
-    `incremental` or `global`.
-    cameras: how images become cameras. radius: distance within which keypoints are merged, pixels
-    of the network's images. threads: of the mapper; with one the model is the same every time, −1
-    takes all cores.
+    run: the output of `match`, a local path or an fsspec URL.
+    output: a local folder. None takes `sfm` in the run folder.
+    images: the photographs, for the colours of the points. None takes those of the run.
+    mapper: `incremental` or `global`.
+    cameras: how images become cameras.
+    radius: distance within which keypoints are merged, in pixels of the network's images.
+    threads: of the mapper. With 1 the model is the same every time; −1 takes all cores.
     storage: options of the fsspec filesystem of the run.
+    progress: called with an `Event` now and then.
 
-    Returns the summary; it holds no model where nothing could be mapped, and its notes say why.
-    Raises ReconstructionError or StorageError, one sentence, for options and runs that cannot be
-    used.
+    Returns the summary. It holds no model where nothing could be mapped, and its notes say why.
+    Raises ReconstructionError or StorageError for options and runs that cannot be used.
     """
     from pipeline.reconstruct.job import reconstruct_run
     from pipeline.store.folder import Folder
@@ -197,9 +204,17 @@ def reconstruct(
 
 
 def _run_options(given: dict[str, Any]) -> Any:
-    """RunOptions from the arguments of `match`."""
+    """RunOptions from the arguments of `match`.
+
+    Raises TypeError for an argument that `match` does not have.
+    """
     from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
     from pipeline.photos.limits import ImageLimits
+
+    unknown = sorted(given.keys() - {"images", "output", *MATCH_DEFAULTS})
+    if unknown:
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
+    verification = given["verification"] or VerificationOptions()
 
     same = (
         "images",
@@ -216,15 +231,15 @@ def _run_options(given: dict[str, Any]) -> Any:
         **{name: given[name] for name in same},
         matching=MatchingOptions(given["long_side"], given["dtype"], given["batch_size"]),
         limits=given["limits"] or ImageLimits(),
-        verification=given["verification"] or VerificationOptions(long_side=given["long_side"]),
+        verification=replace(verification, long_side=given["long_side"]),
         follow_links=given["follow_links"],
         storage=given["storage"] or {},
     )
 
 
-def _made(executor: str | Executor) -> Any:
+def _closing(executor: str | Executor) -> Any:
     """A context that closes an executor made here, and leaves one that was given as it is."""
-    from pipeline.execute.executor import make_executor
+    from pipeline.execute.choose import make_executor
 
     return make_executor(executor) if isinstance(executor, str) else nullcontext(executor)
 

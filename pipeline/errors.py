@@ -1,6 +1,6 @@
-"""Every error that the pipeline raises on purpose. The tree hangs below `eloftr.EloftrError`.
+"""Every error that the pipeline raises on purpose. All of them are `eloftr.EloftrError`s.
 
-The message of each is one sentence for a person: what, where, and how to cure it. Commands catch
+Each message is one sentence for a person: what is wrong, where, and how to cure it. Commands catch
 this tree and nothing else, so that a bug keeps its traceback.
 """
 
@@ -42,7 +42,7 @@ class FolderAbsentError(StorageError):
 class ImageError(PipelineError):
     """A photograph cannot be used.
 
-    reason: a word of the vocabulary; detail: one sentence for a person.
+    reason: a word of the vocabulary. detail: one sentence for a person.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -54,7 +54,7 @@ class ImageError(PipelineError):
 
 
 class PairListError(PipelineError):
-    """A list of pairs, candidates, positions or a truth cannot be used."""
+    """A list of pairs, candidates, positions or true images cannot be used."""
 
 
 class DescriptorError(PipelineError):
@@ -62,11 +62,11 @@ class DescriptorError(PipelineError):
 
 
 class RunError(PipelineError):
-    """A run cannot start or go on."""
+    """A run cannot start or cannot go on."""
 
 
 class LeaseError(PipelineError):
-    """Another command works on the run folder."""
+    """Another command is working on the run folder."""
 
 
 class ExecutorError(PipelineError):
@@ -74,7 +74,7 @@ class ExecutorError(PipelineError):
 
 
 class ReconstructionError(PipelineError):
-    """The matches, cameras or options cannot be reconstructed from."""
+    """The matches, the cameras or the options do not allow a reconstruction."""
 
 
 class MissingExtraError(PipelineError, ImportError):

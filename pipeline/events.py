@@ -1,4 +1,4 @@
-"""What long work says while it goes on: events for a callback. Nothing here prints."""
+"""Events: what long work tells a callback while it goes on. Nothing here prints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 class Event:
     """Something that happened.
 
-    name: `plan`, `progress`, …; text: for a person; fields: the same for a machine.
+    name: the kind of event, such as `plan` or `progress`.
+    text: one line for a person. fields: the same facts for a machine.
     """
 
     name: str
@@ -24,13 +25,13 @@ Listener = Callable[[Event], None]
 
 
 def nobody(event: Event) -> None:
-    """The listener of work that nobody watches."""
+    """A listener that ignores every event, for work that nobody watches."""
 
 
 class Progress:
-    """Counts what is done and says so.
+    """Count finished work and send a `progress` event at each step.
 
-    total: of `unit` (pairs, images), still to do when the counting starts.
+    total: how much is to do when the counting starts, in `unit` (pairs, images).
     """
 
     def __init__(self, total: int, unit: str = "pairs", listen: Listener = nobody) -> None:
@@ -39,14 +40,14 @@ class Progress:
         self.started = time.monotonic()
 
     def advance(self, done: int, failed: int = 0) -> None:
-        """Count some more as done, `failed` of them without success."""
+        """Add finished work, `failed` of it without success, and send an event."""
         self.done += done
         self.failed += failed
         rate = self.done / max(time.monotonic() - self.started, 1e-9)
         left = (self.total - self.done) / rate if rate else None
         text = (
-            f"{self.done:,} of {self.total:,} {self.unit} · {rate:.1f} {self.unit}/s · {self.failed:,} failed · "
-            f"{duration(left)} left"
+            f"{self.done:,} of {self.total:,} {self.unit} · {rate:.1f} {self.unit}/s · "
+            f"{self.failed:,} failed · {duration(left)} left"
         )
         fields = {
             "unit": self.unit,
@@ -60,7 +61,10 @@ class Progress:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for a person: 42 s, 7 min 10 s, 3 h 05 min."""
+    """Format seconds for a person: 42 s, 7 min 10 s, 3 h 05 min.
+
+    None and values of 1e8 or more become "unknown time".
+    """
     if seconds is None or seconds >= 1e8:
         return "unknown time"
     minutes, rest = divmod(round(seconds), 60)
@@ -70,5 +74,5 @@ def duration(seconds: float | None) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 pair`, `1,200 pairs`."""
+    """Format a number with its noun: `1 pair`, `1,200 pairs`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
-import zlib  # noqa: F401  pycolmap's wheel exports its own zlib: the system's must be loaded first
+import zlib  # noqa: F401  The system's zlib must be loaded before the one that pycolmap exports.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
 from pipeline.errors import MissingExtraError
 
-# What importing pycolmap replaces by handlers of its own, which print a trace and have been seen to
-# deadlock.
-HANDLED = (
+# Importing pycolmap replaces the handlers of these signals. Its handlers print a trace, and they
+# have been seen to deadlock.
+REPLACED_SIGNALS = (
     signal.SIGTERM,
     signal.SIGSEGV,
     signal.SIGABRT,
@@ -22,16 +22,16 @@ HANDLED = (
     signal.SIGFPE,
     signal.SIGILL,
 )
-SIGACTION = 256  # bytes, more than the C structure of that name has on any Linux
+SIGACTION_BYTES = 256  # more than the C structure `sigaction` has on any Linux
 
 
 def import_pycolmap() -> ModuleType:
-    """pycolmap, without what its import does to the handlers of signals, in any thread.
+    """Import pycolmap from any thread, and keep the signal handlers of this process.
 
-    Raises MissingExtraError where it is not installed.
+    Raises MissingExtraError where pycolmap is not installed.
     """
     if "pycolmap" not in sys.modules:
-        with _handlers_kept():
+        with _signal_actions_kept():
             try:
                 import pycolmap
             except ImportError as error:
@@ -41,20 +41,21 @@ def import_pycolmap() -> ModuleType:
 
 
 def missing(package: str, error: ImportError, extra: str = "pipeline") -> MissingExtraError:
-    """The error that tells a person how to install what is missing."""
+    """Make the error that says how to install a missing package."""
     return MissingExtraError(
         f'{package} is not installed ({error}); pip install "eloftr-pipeline[{extra}]".'
     )
 
 
 @contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Put the handlers of signals back at the end.
+def _signal_actions_kept() -> Iterator[None]:
+    """Put the signal handlers back at the end.
 
-    Python's `signal` may do that in the main thread only; C may in any.
+    Python's `signal` module can do this in the main thread only. The C function can do it in any
+    thread.
     """
     sigaction = ctypes.CDLL(None, use_errno=True).sigaction
-    kept = {number: ctypes.create_string_buffer(SIGACTION) for number in HANDLED}
+    kept = {number: ctypes.create_string_buffer(SIGACTION_BYTES) for number in REPLACED_SIGNALS}
     for number, action in kept.items():
         sigaction(int(number), None, action)
     try:

@@ -1,9 +1,9 @@
 """Arrow schemas of every table that crosses a boundary, and the one builder of ragged columns.
 
 Coordinates are float32 (x, y) in pixels of the original image after its EXIF orientation is
-applied; the centre of the top-left pixel is (0, 0). Names of images are POSIX paths relative to the
-image root. Every schema carries its version, units and origin as metadata; `version` changes when
-the meaning of a column does.
+applied. The centre of the top-left pixel is (0, 0). Names of images are POSIX paths relative to the
+image root. Every schema carries its version, units and origin as metadata. `version` changes when
+the meaning of a column changes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PAIRS = _schema(
 
 CANDIDATES = _schema(
     ("query", pa.string()),  # relative to the folder of the queries
-    ("candidate", pa.string()),  # relative to that of the database
+    ("candidate", pa.string()),  # relative to the folder of the database
     ("score", pa.float32()),  # retrieval similarity
 )
 
@@ -67,14 +67,12 @@ MATCHES = _schema(
     ("keypoints0", pa.list_(POINT)),
     ("keypoints1", pa.list_(POINT)),
     ("scores", pa.list_(pa.float32())),
-    # null until verified:
-    # none | degenerate | calibrated | uncalibrated | planar | panoramic | …
-    ("geometry", pa.string()),
+    ("geometry", pa.string()),  # a word of vocabulary.Geometry, null until verified
     ("inliers", pa.list_(pa.bool_())),
     ("num_inliers", pa.int32()),
     ("E", MATRIX),  # row-major; null where the geometry has none
-    ("F", MATRIX),  # in pixels, origin as above
-    ("H", MATRIX),
+    ("F", MATRIX),  # in pixels, with the origin of the keypoints
+    ("H", MATRIX),  # likewise
     ("pose", POSE),  # camera 1 from camera 0: qx qy qz qw tx ty tz, translation of unknown scale
 )
 
@@ -89,16 +87,15 @@ FAILURES = _schema(
 KEYPOINTS = _schema(
     ("image", pa.string()),
     ("keypoints", pa.list_(POINT)),
-    # root mean square distance of the merged observations, pixels
-    ("spread", pa.list_(pa.float32())),
+    ("spread", pa.list_(pa.float32())),  # RMS distance of the merged observations, pixels
 )
 
 RANKING = _schema(
     ("query", pa.string()),
     ("candidate", pa.string()),
     ("rank", pa.int32()),  # from 1
-    ("score", pa.float32()),  # what candidates are ordered by; null where the pair was not matched
-    ("num_inliers", pa.int32()),  # null likewise
+    ("score", pa.float32()),  # orders the candidates; null where the pair was not matched
+    ("num_inliers", pa.int32()),  # null where the pair was not matched
     ("retrieval_score", pa.float32()),  # as given, null where the list gives none
     ("retrieval_rank", pa.int32()),  # from 1
     ("status", pa.string()),  # verified | unverified | skipped | failed
@@ -108,15 +105,13 @@ RANKING = _schema(
 QUERIES = _schema(
     ("query", pa.string()),
     ("candidates", pa.int32()),
-    ("matched", pa.int32()),  # of its candidates
-    # inliers of the best-supported candidate above those of the retrieval's first
-    ("margin", pa.int32()),
-    ("gated", pa.bool_()),  # whether the gate kept the retrieval's first in its place
+    ("matched", pa.int32()),  # how many of its candidates were matched
+    ("margin", pa.int32()),  # inliers of the best candidate minus those of retrieval's first one
+    ("gated", pa.bool_()),  # whether the gate kept retrieval's first candidate in the first place
     ("first_before", pa.string()),
     ("first_after", pa.string()),
-    # null without truth:
-    # rank of the first true candidate, null also where there is none
-    ("positive_before", pa.int32()),
+    # The columns below are null where no truth was given.
+    ("positive_before", pa.int32()),  # rank of the first true candidate, null where there is none
     ("positive_after", pa.int32()),
     ("ap_before", pa.float32()),  # average precision
     ("ap_after", pa.float32()),
@@ -124,12 +119,12 @@ QUERIES = _schema(
 
 
 def ragged(rows: Sequence[np.ndarray], kind: pa.DataType) -> pa.ListArray:
-    """Arrays of one row each → one Arrow list column, through offsets instead of Python objects.
+    """Build one Arrow list column from one numpy array per row, without Python objects per value.
 
-    rows: each (n,) for lists of scalars, (n, k) for lists of fixed-size lists; n may be 0.
+    rows: each (n,) for lists of scalars, or (n, k) for lists of fixed-size lists; n may be 0.
     kind: the column's type, `list<scalar>` or `list<fixed_size_list<scalar, k>>`.
-    Raises ValueError where a row has another k, or all rows together more values than one column
-    can hold.
+    Raises ValueError where a row has another k, or where all rows together have more values than
+    one column can hold.
     """
     inner = kind.value_type
     fixed = pa.types.is_fixed_size_list(inner)
@@ -149,9 +144,7 @@ def ragged(rows: Sequence[np.ndarray], kind: pa.DataType) -> pa.ListArray:
 
 
 def unragged(column: pa.ChunkedArray | pa.ListArray) -> list[np.ndarray]:
-    """The inverse of `ragged`: one numpy view per row, (n,) or (n, k); a null row gives an empty
-    array.
-    """
+    """Invert `ragged`: one numpy view per row, (n,) or (n, k). A null row gives an empty array."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     inner = array.type.value_type
     values = array.values
@@ -160,6 +153,6 @@ def unragged(column: pa.ChunkedArray | pa.ListArray) -> list[np.ndarray]:
     else:
         flat = values.to_numpy(zero_copy_only=False)
     offsets = array.offsets.to_numpy()
-    # a null row may own values all the same
+    # Arrow allows a null row to own values. They are left out.
     stops = np.where(array.is_null().to_numpy(zero_copy_only=False), offsets[:-1], offsets[1:])
     return [flat[start:stop] for start, stop in zip(offsets[:-1], stops, strict=True)]

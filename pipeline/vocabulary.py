@@ -1,7 +1,5 @@
 """Every word that tables, markers and messages share: statuses, stages, reasons, geometries.
 
-Each stands here once.
-
 Words are strings (`Status.MATCHED == "matched"`), so that tables and JSON hold plain text.
 """
 
@@ -37,9 +35,10 @@ class CandidateStatus(Word):
     FAILED = "failed"
 
 
-class Stage(Word):
-    """Where something failed (column `stage` of FAILURES) or time was spent (`seconds` of a done
-    marker).
+class StageName(Word):
+    """A stage of the work.
+
+    FAILURES names it in the column `stage`; a done marker names it in `seconds`.
     """
 
     PLAN = "plan"
@@ -51,7 +50,7 @@ class Stage(Word):
 
 
 class Reason(Word):
-    """Why an image, a pair or a line of a list failed. `MEANINGS` says it in words."""
+    """Why an image, a pair or a line of a list failed. `MEANINGS` explains each reason."""
 
     MISSING = "missing"
     UNREADABLE = "unreadable"
@@ -79,14 +78,18 @@ IMAGE_MEANINGS = {
     Reason.NOT_AN_IMAGE: "the bytes are no image of a known format",
     Reason.TRUNCATED: "the file starts as an image but its pixels cannot all be decoded",
     Reason.TOO_SMALL: "a side is below the limit",
-    Reason.TOO_LARGE: "a side, the number of pixels, of bytes, of pixels a byte or of scans is above the limit",
+    Reason.TOO_LARGE: (
+        "a side, the number of pixels, of bytes, of pixels a byte or of scans is above the limit"
+    ),
     Reason.TOO_ELONGATED: "the sides differ too much to resize to one of the shapes",
     Reason.CRASH: "every process that reads it dies",
 }
 PAIR_MEANINGS = {
     Reason.OUT_OF_MEMORY: "the pair needs more memory than there is, even by itself",
     Reason.WORKER_DIED: "every process that worked on its shard died",
-    Reason.BAD_NUMBERS: "its matches hold numbers that are not finite, or lists of different lengths",
+    Reason.BAD_NUMBERS: (
+        "its matches hold numbers that are not finite, or lists of different lengths"
+    ),
 }
 LINE_MEANINGS = {
     Reason.UNKNOWN_IMAGE: "the folder of images has none of this name",
@@ -103,7 +106,7 @@ MEANINGS = {**IMAGE_MEANINGS, **PAIR_MEANINGS, **LINE_MEANINGS, **LIST_MEANINGS}
 class Geometry(Word):
     """The two-view geometry of a pair, column `geometry` of MATCHES.
 
-    COLMAP's names, and NONE for a pair without matches.
+    The names are COLMAP's. NONE is added for a pair without matches.
     """
 
     NONE = "none"
@@ -114,7 +117,7 @@ class Geometry(Word):
     PLANAR = "planar"
     PANORAMIC = "panoramic"
     PLANAR_OR_PANORAMIC = "planar_or_panoramic"
-    WATERMARK = "watermark"  # a pure shift of the borders: two photographs with one overlay
+    WATERMARK = "watermark"  # a pure shift near the borders: both photographs carry one overlay
     MULTIPLE = "multiple"
 
 
@@ -131,7 +134,7 @@ VERIFIED = (
 
 
 class GeometryModel(Word):
-    """What verification estimates: what explains a pair best, or one kind of matrix for all pairs."""
+    """What verification estimates: whichever geometry fits a pair best, or one kind of matrix."""
 
     ANY = "any"
     FUNDAMENTAL = "fundamental"
@@ -139,7 +142,9 @@ class GeometryModel(Word):
 
 
 class Score(Word):
-    """What candidates are ordered by: verified inliers, their share of the matches, or the sum of
+    """What candidates are ordered by.
+
+    INLIERS: the number of verified inliers. RATIO: their share of the matches. SUM: the sum of
     their match scores.
     """
 
@@ -149,7 +154,7 @@ class Score(Word):
 
 
 class Device(Word):
-    """What a run's shards are sized for."""
+    """The kind of device that the shards of a run are sized for."""
 
     CPU = "cpu"
     CUDA = "cuda"

@@ -1,4 +1,4 @@
-"""Where the photographs and reference files are; servers on loopback."""
+"""Where the photographs and reference files are; servers on loopback; executors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import functools
 import http.server
 import importlib.util
 import os
+import signal
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,8 +16,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+from pipeline.execute.choose import make_executor
+from pipeline.execute.executor import Executor
 
 PROJECT = Path(__file__).resolve().parents[1]
+# The examples are the same in every run, and few: a property that fails is found all the same.
+settings.register_profile("same", derandomize=True, deadline=None, max_examples=60, database=None)
+settings.load_profile("same")
 
 
 def _folder(variable: str, default: Path) -> Path:
@@ -33,7 +42,9 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Outputs of the authors' code, and the script that writes the checkpoint they were computed from."""
+    """Outputs of the authors' code, and the script that writes the checkpoint they were computed
+    from.
+    """
     return _folder("ELOFTR_REFERENCE", PROJECT.parent / "shared" / "reference")
 
 
@@ -42,7 +53,9 @@ def reference_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFacto
     """The reference checkpoint, original keys, as one safetensors file."""
     from safetensors.numpy import save_file
 
-    spec = importlib.util.spec_from_file_location("reference_checkpoint", reference / "reference_checkpoint.py")
+    spec = importlib.util.spec_from_file_location(
+        "reference_checkpoint", reference / "reference_checkpoint.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -80,7 +93,11 @@ def s3() -> Iterator[dict[str, str]]:
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    options = {"endpoint_url": f"http://{host}:{port}", "key": "hidden-user", "secret": "hidden-password"}
+    options = {
+        "endpoint_url": f"http://{host}:{port}",
+        "key": "hidden-user",
+        "secret": "hidden-password",
+    }
     import fsspec
 
     # All servers of a process share their buckets: begin with none, whatever ran before.
@@ -89,6 +106,43 @@ def s3() -> Iterator[dict[str, str]]:
     fsspec.filesystem("s3", **options).mkdir("bucket")
     yield options
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def embedded_ray() -> Iterator[None]:
+    """A Ray node of two CPUs in this process, for all tests that need one."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    with pytest.MonkeyPatch.context() as patched:
+        # Workers of Ray step back behind whatever else the machine does, and a test would wait for
+        # them.
+        patched.setenv("RAY_worker_niceness", "0")
+        # Ray ends what has no work for a second, and the next test would wait for new processes.
+        patched.setenv("RAY_idle_worker_killing_time_threshold_ms", "30000")
+        patched.setenv("CUDA_VISIBLE_DEVICES", "")
+        patched.delenv("RAY_ADDRESS", raising=False)
+        handler = signal.getsignal(signal.SIGTERM)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            object_store_memory=1 << 28,
+            runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        )
+        signal.signal(signal.SIGTERM, handler)  # Ray has one of its own
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=["local", "ray"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    """What carries out stages, on two CPUs."""
+    if request.param == "ray":
+        request.getfixturevalue("embedded_ray")
+    with make_executor(request.param) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True, scope="session")

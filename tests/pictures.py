@@ -12,28 +12,42 @@ SIZE = (320, 240)
 
 
 def texture(width: int, height: int, seed: int) -> Image.Image:
-    """Clouds of four sizes under grey polygons: smooth areas and edges, nothing that repeats. Mode L."""
+    """Clouds of four sizes under grey polygons: smooth areas and edges, nothing that repeats. Mode
+    L.
+    """
     rng = np.random.default_rng(seed)
     clouds = np.full((height, width), 128.0)
     for cells, contrast in ((6, 60), (20, 40), (60, 30), (150, 15)):
-        noise = Image.fromarray(rng.normal(size=(cells * height // width, cells)).astype(np.float32))
+        noise = Image.fromarray(
+            rng.normal(size=(cells * height // width, cells)).astype(np.float32)
+        )
         clouds += contrast * np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))
     image = Image.fromarray(np.clip(clouds, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     for _ in range(60):
-        corners = rng.uniform(0, [width, height]) + rng.uniform(-1, 1, (rng.integers(3, 6), 2)) * width / 25
+        corners = (
+            rng.uniform(0, [width, height])
+            + rng.uniform(-1, 1, (rng.integers(3, 6), 2)) * width / 25
+        )
         draw.polygon([(x, y) for x, y in corners], fill=int(rng.integers(256)))
     return image
 
 
 def views(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[Image.Image]:
-    """Overlapping views of one texture, each through a gentle homography. Mode L, `size` (width, height)."""
+    """Overlapping views of one texture, each through a gentle homography.
+
+    Mode L, `size` (width, height).
+    """
     rng = np.random.default_rng(seed)
     ground = texture(2 * size[0], 2 * size[1], seed)
     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size
     found = []
     for _ in range(count):
-        seen = corners + np.array(size) / 2 + size[0] * (rng.uniform(-0.12, 0.12, 2) + rng.uniform(-0.04, 0.04, (4, 2)))
+        seen = (
+            corners
+            + np.array(size) / 2
+            + size[0] * (rng.uniform(-0.12, 0.12, 2) + rng.uniform(-0.04, 0.04, (4, 2)))
+        )
         rows = [
             row
             for (x, y), (u, v) in zip(corners, seen, strict=True)
@@ -41,7 +55,9 @@ def views(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[Image
         ]
         homography = np.linalg.solve(np.array(rows, float), seen.ravel())
         transform = Image.Transform.PERSPECTIVE
-        found.append(ground.transform(size, transform, homography.tolist(), Image.Resampling.BICUBIC))
+        found.append(
+            ground.transform(size, transform, homography.tolist(), Image.Resampling.BICUBIC)
+        )
     return found
 
 
@@ -57,7 +73,8 @@ def write_views(folder: Path, count: int, size: tuple[int, int] = SIZE, seed: in
 def write_places(root: Path, size: tuple[int, int], places: int = 3, count: int = 4) -> None:
     """`queries/` and `database/` of some places, `candidates.trec` and `truth.json`.
 
-    A query and three database views of each place, listed so that two false candidates precede each true one.
+    A query and three database views of each place, listed so that two false candidates precede
+    each true one.
 
     The first query's first candidates are a broken photograph and a name that does not exist.
     """
@@ -74,8 +91,14 @@ def write_places(root: Path, size: tuple[int, int], places: int = 3, count: int 
     whole = (root / "database" / "0" / "0.jpg").read_bytes()
     (root / "database" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     for place in range(places):
-        order = [f"{(place + step) % places}/{k}.jpg" for k in range(count - 1) for step in (1, 2, 0)]
+        order = [
+            f"{(place + step) % places}/{k}.jpg" for k in range(count - 1) for step in (1, 2, 0)
+        ]
         order = ["cut.jpg", "gone.jpg", *order] if place == 0 else order
-        lines += [f"{place}.jpg Q0 {name} {k + 1} {1 - k / 100:.2f} tag" for k, name in enumerate(order)]
+        lines += [
+            f"{place}.jpg Q0 {name} {k + 1} {1 - k / 100:.2f} tag" for k, name in enumerate(order)
+        ]
     (root / "candidates.trec").write_text("\n".join(lines) + "\n")
-    (root / "truth.json").write_text(json.dumps({"positives": {**truth, "elsewhere.jpg": ["0/0.jpg"]}}))
+    (root / "truth.json").write_text(
+        json.dumps({"positives": {**truth, "elsewhere.jpg": ["0/0.jpg"]}})
+    )

@@ -20,7 +20,9 @@ LONG_SIDE = 480
 
 @dataclass
 class Scene:
-    """Cameras on an arc around a cloud of points; upright images of `size`, the focal length in pixels."""
+    """Cameras on an arc around a cloud of points; upright images of `size`, the focal length in
+    pixels.
+    """
 
     cameras: int = 6
     size: tuple[int, int] = (720, 540)
@@ -79,7 +81,9 @@ class Scene:
             wrong = rng.random(len(chosen)) < self.outliers
             points[1, wrong] = rng.uniform(0, np.array(self.size) - 1, (int(wrong.sum()), 2))
             points = np.clip(points, 0, np.array(self.size) - 1)
-            rows.append((self.name(first), self.name(second), points, rng.uniform(0.3, 1, len(chosen))))
+            rows.append(
+                (self.name(first), self.name(second), points, rng.uniform(0.3, 1, len(chosen)))
+            )
         return matches_table(rows)
 
     def write(self, run: Path, shards: int = 3, verify: bool = True) -> None:
@@ -91,7 +95,9 @@ class Scene:
         for shard in range(shards):
             matches = self.matches_of(pairs[shard::shards])
             if verify:
-                matches = VerifyShard(VerificationOptions(long_side=LONG_SIDE))(matches, self.images())
+                matches = VerifyShard(VerificationOptions(long_side=LONG_SIDE))(
+                    matches, self.images()
+                )
             write_shard(run, f"{shard:05}", matches, self.images())
 
 

@@ -30,10 +30,20 @@ def loaded(name: str) -> dict[str, Any]:
 def closed(required: str, **properties: Any) -> dict[str, Any]:
     """An object with no other properties than these."""
     names = required.split()
-    return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": names,
+        "additionalProperties": False,
+    }
 
 
-TEXT, WHOLE, YES, POD = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}, {"type": "object"}
+TEXT, WHOLE, YES, POD = (
+    {"type": "string"},
+    {"type": "integer", "minimum": 0},
+    {"type": "boolean"},
+    {"type": "object"},
+)
 TEXTS = {"type": "object", "additionalProperties": TEXT}
 NAME = {"type": "string", "pattern": "^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$"}
 NEVER = {"properties": {"restartPolicy": {"const": "Never"}}}
@@ -87,11 +97,16 @@ def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
     cluster = job["spec"]["rayClusterSpec"]
     templates = [job["spec"]["submitterPodTemplate"], cluster["headGroupSpec"]["template"]]
     templates += [group["template"] for group in cluster["workerGroupSpecs"]]
-    return [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template} for template in templates]
+    return [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template}
+        for template in templates
+    ]
 
 
 def check_rayjob(job: dict[str, Any]) -> None:
-    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    kubernetes_validate = pytest.importorskip(
+        "kubernetes_validate", reason="kubernetes-validate is not installed"
+    )
     jsonschema.validate(job, RAYJOB)
     for pod in pods(job):
         kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
@@ -103,9 +118,13 @@ def check_cluster(config: dict[str, Any]) -> None:
     validate_config(fillout_defaults(copy.deepcopy(config)))
     botocore = pytest.importorskip("botocore.session", reason="botocore is not installed")
     validate = pytest.importorskip("botocore.validate")
-    shape = botocore.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    shape = (
+        botocore.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    )
     for kind in config["available_node_types"].values():
-        report = validate.ParamValidator().validate({"MinCount": 1, "MaxCount": 1, **kind["node_config"]}, shape)
+        report = validate.ParamValidator().validate(
+            {"MinCount": 1, "MaxCount": 1, **kind["node_config"]}, shape
+        )
         assert not report.has_errors(), report.generate_report()
         known = set(shape.members)
         assert set(kind["node_config"]) <= known
@@ -147,7 +166,9 @@ def test_the_cluster_fits_the_schemas_of_ray_and_ec2() -> None:
 
 def test_mistakes_in_a_cluster_are_found() -> None:
     config = loaded("cluster.yaml")
-    config["available_node_types"]["gpu_spot"]["node_config"]["InstanceMarketOptions"]["MarketType"] = 7
+    config["available_node_types"]["gpu_spot"]["node_config"]["InstanceMarketOptions"][
+        "MarketType"
+    ] = 7
     with pytest.raises(AssertionError, match="MarketType"):
         check_cluster(config)
     config = loaded("cluster.yaml")
@@ -156,7 +177,9 @@ def test_mistakes_in_a_cluster_are_found() -> None:
         check_cluster(config)
 
 
-def test_both_have_a_cpu_head_for_the_driver_and_gpu_workers_from_none_to_a_bound_on_spot_and_on_demand() -> None:
+def test_both_have_a_cpu_head_for_the_driver_and_gpu_workers_from_none_to_a_bound_on_spot_and_on_demand() -> (
+    None
+):
     cluster = loaded("rayjob.yaml")["spec"]["rayClusterSpec"]
     assert cluster["enableInTreeAutoscaling"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -165,7 +188,8 @@ def test_both_have_a_cpu_head_for_the_driver_and_gpu_workers_from_none_to_a_boun
         assert 0 == group["minReplicas"] <= group["maxReplicas"]
         (container,) = group["template"]["spec"]["containers"]
         assert (
-            container["resources"]["limits"]["nvidia.com/gpu"] == container["resources"]["requests"]["nvidia.com/gpu"]
+            container["resources"]["limits"]["nvidia.com/gpu"]
+            == container["resources"]["requests"]["nvidia.com/gpu"]
         )
     tolerated = {toleration["key"] for toleration in spot["template"]["spec"]["tolerations"]}
     assert set(spot["template"]["spec"]["nodeSelector"]) <= tolerated
@@ -176,10 +200,13 @@ def test_both_have_a_cpu_head_for_the_driver_and_gpu_workers_from_none_to_a_boun
     kinds = loaded("cluster.yaml")["available_node_types"]
     assert kinds["head"]["resources"]["CPU"] == 0
     markets = {
-        name: kind["node_config"].get("InstanceMarketOptions", {}).get("MarketType") for name, kind in kinds.items()
+        name: kind["node_config"].get("InstanceMarketOptions", {}).get("MarketType")
+        for name, kind in kinds.items()
     }
     assert markets == {"head": None, "gpu_spot": "spot", "gpu_on_demand": None}
-    assert loaded("cluster.yaml")["max_workers"] == sum(kind["max_workers"] for kind in kinds.values())
+    assert loaded("cluster.yaml")["max_workers"] == sum(
+        kind["max_workers"] for kind in kinds.values()
+    )
 
 
 def test_the_command_of_the_rayjob_is_one_of_the_job_and_its_actors_have_gpus_to_wait_for() -> None:
@@ -197,7 +224,9 @@ def test_the_command_of_the_rayjob_is_one_of_the_job_and_its_actors_have_gpus_to
 def test_no_secret_is_written_into_the_files() -> None:
     for path in DEPLOY.iterdir():
         text = path.read_text(encoding="utf-8").lower()
-        assert not [word for word in ("secret", "password", "access_key", "token") if word in text], path.name
+        assert not [
+            word for word in ("secret", "password", "access_key", "token") if word in text
+        ], path.name
 
 
 def test_the_versions_of_ray_agree() -> None:

@@ -22,7 +22,7 @@ from test_house import MODULES, RANKS
 from benchmarks.pipeline import match_without_ray
 from eloftr import EfficientLoFTRConfig, load_model
 from eloftr.training.losses import ALPHA, GAMMA, WEIGHTS
-from eloftr.training.recipe import TrainingOptions
+from eloftr.training.options import TrainingOptions
 from jobs import match_dataset, reconstruct
 from pipeline import tables
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
@@ -61,7 +61,9 @@ def blocks(language: str) -> list[Block]:
     return [
         Block(path.name, language, found[1])
         for path in DOCUMENTS
-        for found in re.finditer(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.M | re.S)
+        for found in re.finditer(
+            rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.M | re.S
+        )
     ]
 
 
@@ -83,14 +85,19 @@ def shown(start: str) -> str:
 
 def shape(text: str) -> str:
     """A text with every number and duration replaced, and `…`, which the documents print for some."""
-    text = re.sub(r"(\d+ h )?(\d+ min )?(\d+|…) s\b", "# s", re.sub(r"[\d,.]*\d", "#", text.replace("…", "0")))
+    text = re.sub(
+        r"(\d+ h )?(\d+ min )?(\d+|…) s\b", "# s", re.sub(r"[\d,.]*\d", "#", text.replace("…", "0"))
+    )
     return re.sub(r"(# h )?(# min )?# s", "# s", text.replace("one cuda", "one cpu"))
 
 
 def tables(text: str) -> list[list[list[str]]]:
     """Markdown tables as rows of cells, without backticks, header and rule left out."""
     found = re.findall(r"^\|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)
-    return [[[cell.strip().strip("`") for cell in row.split("|")[1:-1]] for row in rows.splitlines()] for rows in found]
+    return [
+        [[cell.strip().strip("`") for cell in row.split("|")[1:-1]] for row in rows.splitlines()]
+        for rows in found
+    ]
 
 
 def section(name: str, heading: str) -> str:
@@ -120,7 +127,9 @@ def finished(photos: Path) -> Path:
         verification=VerificationOptions(long_side=LONG_SIDE),
     )
     match_without_ray(Run(options, "cpu"))
-    assert match_dataset.main(arguments(photos, output)) == 0  # nothing is left to do: it writes the summary
+    assert (
+        match_dataset.main(arguments(photos, output)) == 0
+    )  # nothing is left to do: it writes the summary
     return output
 
 
@@ -140,7 +149,9 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         assert PROJECT in (target, *target.parents), link
         if anchor:
             headings = re.findall(r"^#+ (.*)", target.read_text(encoding="utf-8"), re.M)
-            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            slugs = {
+                re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+            }
             assert anchor in slugs, link
 
 
@@ -157,7 +168,9 @@ def test_every_command_is_understood(command: Command, monkeypatch: pytest.Monke
     module = importlib.import_module(words[script].removesuffix(".py").replace("/", "."))
     parse = argparse.ArgumentParser.parse_args
 
-    def parse_and_stop(self: argparse.ArgumentParser, arguments: Any = None, namespace: Any = None) -> None:
+    def parse_and_stop(
+        self: argparse.ArgumentParser, arguments: Any = None, namespace: Any = None
+    ) -> None:
         raise Parsed(parse(self, arguments, namespace))
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
@@ -165,7 +178,9 @@ def test_every_command_is_understood(command: Command, monkeypatch: pytest.Monke
         module.main(words[script + 1 :])
 
 
-@pytest.mark.parametrize("block", [*blocks("python"), *blocks("json")], ids=lambda block: block.document)
+@pytest.mark.parametrize(
+    "block", [*blocks("python"), *blocks("json")], ids=lambda block: block.document
+)
 def test_code_is_code(block: Block) -> None:
     if block.language == "json":
         assert EfficientLoFTRConfig.from_dict(json.loads(block.text)).fine_matching_centered
@@ -196,7 +211,9 @@ def test_the_pair_list_of_the_readme_is_read(tmp_path: Path) -> None:
     assert (found.pairs.tolist(), found.failures.num_rows) == ([[0, 1], [2, 3]], 0)
 
 
-def test_a_dry_run_prints_what_the_readme_shows(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_what_the_readme_shows(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert match_dataset.main(arguments(photos, photos.parent / "unused", "--dry-run")) == 0
     assert shape(capsys.readouterr().out) == shape(
         shown("python jobs/match_dataset.py --images photos --output run --dry-run")
@@ -205,15 +222,22 @@ def test_a_dry_run_prints_what_the_readme_shows(photos: Path, capsys: pytest.Cap
 
 
 def test_a_run_prints_what_the_readme_shows(
-    photos: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    photos: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plan, progress, *summary = shown("python jobs/match_dataset.py --images photos --output run").splitlines()
+    plan, progress, *summary = shown(
+        "python jobs/match_dataset.py --images photos --output run"
+    ).splitlines()
     monkeypatch.chdir(photos.parent)
     assert match_dataset.main(arguments(Path("photos"), Path("run"))) == 0
     printed = capsys.readouterr().out.splitlines()
     assert shape(printed[0]) == shape(plan) + "; # shard done"
     assert [shape(line) for line in printed[1:]] == [shape(line) for line in summary]
-    assert shape(Progress(21).line(time.monotonic())).replace("unknown time", "# s") == shape(progress)
+    assert shape(Progress(21).line(time.monotonic())).replace("unknown time", "# s") == shape(
+        progress
+    )
 
 
 def test_other_options_are_refused_as_the_readme_shows(
@@ -225,7 +249,9 @@ def test_other_options_are_refused_as_the_readme_shows(
     assert printed == output.replace("was 640", f"was {LONG_SIDE}")
 
 
-def test_a_reconstruction_prints_what_the_readme_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reconstruction_prints_what_the_readme_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Scene(cameras=5).write(tmp_path / "run")
     assert reconstruct.main([str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out.replace(str(tmp_path) + "/", "")
@@ -257,20 +283,34 @@ def test_every_file_of_a_run_is_in_the_listings(finished: Path, tmp_path: Path) 
     Scene(cameras=4).write(tmp_path / "run")
     assert reconstruct.main([str(tmp_path / "run")]) == 0
     made = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
-    made |= {f"sfm/{path.relative_to(tmp_path / 'run' / 'sfm')}" for path in (tmp_path / "run/sfm").rglob("*.*")}
-    made = {re.sub(r"\d{8}\.", "<shard>.", re.sub(r"sparse/\d+/\w+", "sparse/<n>/*", f"run/{name}")) for name in made}
-    listings = {block.document: tree(block.text) for block in blocks("text") if block.text.startswith("run/")}
+    made |= {
+        f"sfm/{path.relative_to(tmp_path / 'run' / 'sfm')}"
+        for path in (tmp_path / "run/sfm").rglob("*.*")
+    }
+    made = {
+        re.sub(r"\d{8}\.", "<shard>.", re.sub(r"sparse/\d+/\w+", "sparse/<n>/*", f"run/{name}"))
+        for name in made
+    }
+    listings = {
+        block.document: tree(block.text)
+        for block in blocks("text")
+        if block.text.startswith("run/")
+    }
     assert listings["run_folder.md"] == made
     assert listings["README.md"] == {name for name in made if not name.startswith("run/sfm/")}
 
 
 def test_the_columns_are_those_of_the_schemas() -> None:
     headings = re.findall(r"^### .*: `([A-Z]+)`$", text_of("docs/run_folder.md"), re.M)
-    assert set(headings) == {name for name, value in vars(schemas).items() if isinstance(value, pa.Schema)}
+    assert set(headings) == {
+        name for name, value in vars(schemas).items() if isinstance(value, pa.Schema)
+    }
     for name in headings:
         (heading,) = re.findall(rf"^### (.*: `{name}`)$", text_of("docs/run_folder.md"), re.M)
         (table,) = tables(section("docs/run_folder.md", heading))
-        assert [tuple(row[:2]) for row in table] == [(f.name, said(f.type)) for f in getattr(schemas, name)], name
+        assert [tuple(row[:2]) for row in table] == [
+            (f.name, said(f.type)) for f in getattr(schemas, name)
+        ], name
 
 
 def said(kind: pa.DataType) -> str:
@@ -283,7 +323,9 @@ def said(kind: pa.DataType) -> str:
 
 
 def test_the_reasons_and_geometries_are_those_of_the_code() -> None:
-    of_images, of_lines, of_pairs = (dict(table) for table in tables(section("docs/run_folder.md", "Reasons")))
+    of_images, of_lines, of_pairs = (
+        dict(table) for table in tables(section("docs/run_folder.md", "Reasons"))
+    )
     assert of_images == images.REASONS
     assert of_lines == pairs.REASONS
     assert of_pairs.pop("bad_numbers")
@@ -297,7 +339,10 @@ def test_the_fields_of_the_json_files_are_described(finished: Path) -> None:
     run = json.loads((finished / "run.json").read_text())
     options = {f"options.{name}" for name in run.pop("options")}
     assert described("run.json") == run.keys() | options
-    assert described("Done markers") == json.loads(next((finished / "done").iterdir()).read_text()).keys()
+    assert (
+        described("Done markers")
+        == json.loads(next((finished / "done").iterdir()).read_text()).keys()
+    )
     summary = json.loads((finished / "summary.json").read_text())
     assert described("summary.json") == summary.keys()
     (rows,) = tables(section("docs/run_folder.md", "summary.json"))
@@ -316,7 +361,9 @@ def test_the_ways_to_read_a_run_work(
 ) -> None:
     monkeypatch.chdir(finished.parent)
     for block in blocks("python"):
-        if block.document == "run_folder.md" and ("pandas" not in block.text or pytest.importorskip("pandas")):
+        if block.document == "run_folder.md" and (
+            "pandas" not in block.text or pytest.importorskip("pandas")
+        ):
             exec(compile(block.text, block.document, "exec"), {})
     assert "view 0.jpg" in capsys.readouterr().out
     (query,) = blocks("sql")
@@ -333,9 +380,13 @@ def modules_in_tables() -> Iterator[tuple[str, list[list[str]]]]:
 def test_the_modules_are_those_of_the_project() -> None:
     for package, rows in modules_in_tables():
         found = {
-            path.relative_to(PROJECT / package).as_posix() for path in MODULES if PROJECT / package in path.parents
+            path.relative_to(PROJECT / package).as_posix()
+            for path in MODULES
+            if PROJECT / package in path.parents
         }
-        assert {row[0] for row in rows} == {name for name in found if not name.endswith("__init__.py")}
+        assert {row[0] for row in rows} == {
+            name for name in found if not name.endswith("__init__.py")
+        }
     text = section("docs/design.md", "Modules")
     for path in MODULES:
         if path.parent.name in ("jobs", "benchmarks") and path.stem != "__init__":
@@ -344,13 +395,18 @@ def test_the_modules_are_those_of_the_project() -> None:
 
 def test_the_ranks_are_those_the_house_enforces() -> None:
     _, rows = tables(section("docs/design.md", "Modules"))
-    ranks = [{module.removesuffix(".py") for rank, module, _ in rows if int(rank) == k} for k in range(len(RANKS))]
+    ranks = [
+        {module.removesuffix(".py") for rank, module, _ in rows if int(rank) == k}
+        for k in range(len(RANKS))
+    ]
     assert ranks == RANKS
 
 
 def test_the_faults_are_those_of_the_tests_and_the_code() -> None:
     faults = text_of("docs/faults.md")
-    tested = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "tests").rglob("test_*.py"))
+    tested = "".join(
+        path.read_text(encoding="utf-8") for path in (PROJECT / "tests").rglob("test_*.py")
+    )
     named = set(re.findall(r"`(test_\w+)`", faults))
     assert len(named) >= 8
     assert not [name for name in named if f"def {name}(" not in tested]
@@ -361,21 +417,29 @@ def test_the_faults_are_those_of_the_tests_and_the_code() -> None:
     assert f"after {lease.EXPIRY:.0f} seconds without" in faults
     assert f"has {Folder('x').patience:.0f} seconds, and four tries" in faults
     assert (Folder("x").attempts, matching.TRIES, matching.SMALLER) == (4, 4, 8)
-    codes = {row[0] for row in tables(section("docs/faults.md", "Exit codes of `match_dataset.py`"))[0]}
+    codes = {
+        row[0] for row in tables(section("docs/faults.md", "Exit codes of `match_dataset.py`"))[0]
+    }
     assert codes - {"137"} == set(re.findall(r"(\d+) ", match_dataset.EPILOG))
 
 
 def test_decisions_are_three_lines_each() -> None:
-    entries = re.split(r"^\*\*.*\*\*\n", re.sub(r"^## .*\n", "", text_of("docs/decisions.md"), flags=re.M), flags=re.M)[
-        1:
-    ]
+    entries = re.split(
+        r"^\*\*.*\*\*\n",
+        re.sub(r"^## .*\n", "", text_of("docs/decisions.md"), flags=re.M),
+        flags=re.M,
+    )[1:]
     assert len(entries) > 40
     for entry in entries:
         assert [line[:4] for line in entry.strip().splitlines()] == ["- Wh", "- Wh", "- Re"], entry
 
 
 def test_the_training_options_and_losses_are_those_of_the_recipe() -> None:
-    (rows,) = [table for table in tables(section("docs/training.md", "The run")) if table[0][0].startswith("--")]
+    (rows,) = [
+        table
+        for table in tables(section("docs/training.md", "The run"))
+        if table[0][0].startswith("--")
+    ]
     defaults = {f"--{f.name.replace('_', '-')}": f.default for f in fields(TrainingOptions)}
     assert {name: value for name, value, _ in rows} == {
         name: "" if value is None else str(value) for name, value in defaults.items()
@@ -397,7 +461,12 @@ def test_the_model_card_is_of_the_bundled_weights() -> None:
 
 def test_a_run_folder_s_tables_have_the_declared_schemas(finished: Path) -> None:
     folder = Folder(str(finished))
-    kinds = {"matches": tables.MATCHES, "images": tables.IMAGES, "failures": tables.FAILURES, "plan": tables.SHARDS}
+    kinds = {
+        "matches": tables.MATCHES,
+        "images": tables.IMAGES,
+        "failures": tables.FAILURES,
+        "plan": tables.SHARDS,
+    }
     for place, schema in kinds.items():
         for name in folder.names(place):
             assert folder.read_table(name).schema.equals(schema, check_metadata=True), name

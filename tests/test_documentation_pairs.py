@@ -31,9 +31,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     metres = [0, 10, 20, 30, 40, 0]
     for number, (view, north) in enumerate(zip(views(6), metres, strict=True)):
         exif = Image.Exif()
-        exif[0x8825] = {1: "N", 2: (50.0, 5.0, north / 111_229 * 3600), 3: "E", 4: (14.0, 24.0, 0.0)}
+        exif[0x8825] = {
+            1: "N",
+            2: (50.0, 5.0, north / 111_229 * 3600),
+            3: "E",
+            4: (14.0, 24.0, 0.0),
+        }
         view.save(folder / "photos" / f"view_{number:02}.jpg", quality=92, exif=exif)
-    (folder / "photos" / "cut.jpg").write_bytes((folder / "photos" / "view_00.jpg").read_bytes()[:4000])
+    (folder / "photos" / "cut.jpg").write_bytes(
+        (folder / "photos" / "view_00.jpg").read_bytes()[:4000]
+    )
     names = [f"view_{number:02}.jpg" for number in range(6)]
     rows = [f"{name},{north},0" for name, north in zip(names, metres, strict=True)]
     (folder / "positions.csv").write_text("\n".join(["image,x,y", *rows]) + "\n")
@@ -44,13 +51,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scene.write(folder / "run", shards=0)
     near = [(i, j) for i, j in combinations(range(6), 2) if j - i <= 2]
     verify = VerifyShard(VerificationOptions(long_side=LONG_SIDE))
-    write_shard(folder / "run", "00000", verify(scene.matches_of(near), scene.images()), scene.images())
+    write_shard(
+        folder / "run", "00000", verify(scene.matches_of(near), scene.images()), scene.images()
+    )
     assert reconstruct.main([str(folder / "run")]) == 0
     return folder
 
 
 def local() -> list[Command]:
-    return [command for command in commands() if command.document == "pairs.md" and "s3://" not in command.text]
+    return [
+        command
+        for command in commands()
+        if command.document == "pairs.md" and "s3://" not in command.text
+    ]
 
 
 def test_every_command_prints_what_the_document_shows(
@@ -62,7 +75,12 @@ def test_every_command_prints_what_the_document_shows(
         assert plan_pairs.main(shlex.split(command.text)[2:]) == 0, command.text
         printed = capsys.readouterr()
         assert shape(printed.err + printed.out) == shape(command.output), command.text
-        for number in ("pairs", "images", "queries", "candidates"):  # no seconds: the same everywhere
+        for number in (
+            "pairs",
+            "images",
+            "queries",
+            "candidates",
+        ):  # no seconds: the same everywhere
             assert re.findall(rf"^{number}: .*", printed.out, re.M) == re.findall(
                 rf"^{number}: .*", command.output, re.M
             )
@@ -77,12 +95,16 @@ def test_the_formats_and_reasons_are_those_of_the_code() -> None:
     assert [row[0] for row in formats] == list(lists.FORMATS)
     for name, endings, _ in formats:
         known = lists.OF_CANDIDATES if name == "trec" else lists.ENDINGS
-        assert all(lists.format_of("p" + ending, name, known) for ending in re.findall(r"\.\w+", endings))
+        assert all(
+            lists.format_of("p" + ending, name, known) for ending in re.findall(r"\.\w+", endings)
+        )
     (reasons,) = tables(section("docs/pairs.md", "What cannot be used"))
     assert dict(reasons) == descriptors.REASONS | positions.REASONS
 
 
-def test_the_descriptors_of_the_document_s_code_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_descriptors_of_the_document_s_code_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (block,) = [block for block in blocks("python") if block.document == "pairs.md"]
     exec(compile(block.text, block.document, "exec"), {})
@@ -101,7 +123,10 @@ def test_the_measured_numbers_are_those_of_the_results() -> None:
     assert {row[0].partition(" (")[0]: row[2:] for row in labels} == rows
     lists_of = {(row["k"], row["descriptor"]): row for row in measured["matches"]["lists"]}
     for k, pairs, covariance, pairs_reduced, reduced in found:
-        for kind, count, share in (("covariance", pairs, covariance), ("reduced", pairs_reduced, reduced)):
+        for kind, count, share in (
+            ("covariance", pairs, covariance),
+            ("reduced", pairs_reduced, reduced),
+        ):
             row = lists_of[int(k), kind]
             assert count == f"{row['pairs']} ({row['share_of_pairs']:.0%})"
             assert share == f"{row['share_of_verified']:.0%}"

@@ -46,11 +46,13 @@ def test_every_command_before_matching_prints_what_the_document_shows(
         assert shape(printed.err + printed.out) == shape(command.output), command.text
         counts = r"^(?:queries:|candidates:|partners:|\d+ queries|\d+ images|round).*"
         assert re.findall(counts, printed.out, re.M) == re.findall(counts, command.output, re.M)
-    assert sorted(path.name for path in here.iterdir() if path.name not in ("photos", "queries")) == [
-        *("candidates.parquet", "candidates.trec", "photos.npz", "queries.npz")
-    ]
+    assert sorted(
+        path.name for path in here.iterdir() if path.name not in ("photos", "queries")
+    ) == [*("candidates.parquet", "candidates.trec", "photos.npz", "queries.npz")]
 
 
 def test_the_measured_numbers_are_those_of_the_results(capsys: pytest.CaptureFixture[str]) -> None:
-    assert reranking.main(["--table", str(PROJECT / "benchmarks" / "results" / "reranking.json")]) == 0
+    assert (
+        reranking.main(["--table", str(PROJECT / "benchmarks" / "results" / "reranking.json")]) == 0
+    )
     assert tables(section("docs/reranking.md", "Measured")) == tables(capsys.readouterr().out)

@@ -32,18 +32,25 @@ DATA = ["eloftr/weights/small/config.json", "eloftr/weights/small/model.safetens
 TYPED = ["eloftr/py.typed", "pipeline/py.typed"]
 EXTRAS = {"pipeline", "s3", "gs", "az", "hub", "all", "export", "docs", "test"}
 
-# Begins a program in which nothing of the extras can be imported, whatever is installed.
+# Begins a program for which nothing of the extras is installed.
 BASE_ALONE = """
 import sys
 
-REFUSED = "pyarrow pandas ray fsspec pycolmap scipy click tqdm huggingface_hub transformers".split()
+REFUSED = "pyarrow pandas ray fsspec pycolmap scipy click tqdm tenacity".split()
+REFUSED += "huggingface_hub transformers onnx cv2".split()
 
-class Refusal:
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in REFUSED:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name.partition(".")[0] not in REFUSED:
+            return self.finder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Refusal())
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
 """
 
 

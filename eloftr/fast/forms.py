@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 
 def kernels_for(x: Tensor) -> ModuleType | None:
-    """`eloftr.fast.kernels` for a tensor on a GPU that wants no gradient, where Triton is installed; else None."""
+    """The module `eloftr.fast.kernels` where it serves a tensor, else None.
+
+    It serves tensors on a GPU that want no gradient, where Triton is installed.
+    """
     served = x.is_cuda and not torch.is_grad_enabled() and x.dtype != torch.float64
     return _kernels() if served else None
 
@@ -30,8 +33,11 @@ def slope_of(activation: nn.Module) -> float | None:
 
 
 def add_product(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """y (N, O) + x (N, I) · weightᵀ (O, I), in the place of y where no gradient is wanted: to copy it takes longer than
-    what is added."""
+    """y (N, O) + x (N, I) · weightᵀ (O, I).
+
+    Where no gradient is wanted, the sum takes the place of y: copying y takes longer than adding to
+    it.
+    """
     if (
         torch.is_grad_enabled() or not x.dtype == y.dtype == weight.dtype
     ):  # not the same: autocast joins them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,32 +12,42 @@ from PIL import Image
 
 from eloftr.errors import ArgumentError, CheckpointError
 from eloftr.hf.image_loading import load_image
-from eloftr.hf.image_processing import EfficientLoFTRImageProcessor, flat_pairs
+from eloftr.hf.image_processing import PROCESSOR_FILE, EfficientLoFTRImageProcessor, flat_pairs
 from eloftr.hf.modeling import EfficientLoFTRForKeypointMatching
+from eloftr.model import sharing_weights
+from eloftr.weights.locate import find_file
 
 TASK = "keypoint-matching"
 Match = dict[str, Any]
 
 
 class KeypointMatchingPipeline:
-    """Loads the images, runs processor and model, and lists the matches. Make one with `pipeline`."""
+    """Loads the images, runs processor and model, and lists the matches. Make one with `pipeline`.
+
+    The model that is handed in keeps its mode; its weights are shared.
+    """
 
     def __init__(
         self,
         model: EfficientLoFTRForKeypointMatching,
         image_processor: EfficientLoFTRImageProcessor,
     ) -> None:
-        self.model = model.eval()
+        self.model = sharing_weights(model).eval()
         self.image_processor = image_processor
 
     def __call__(
         self, inputs: Sequence[Any], threshold: float = 0.0, timeout: float | None = None
     ) -> list[Match] | list[list[Match]]:
-        """inputs: a pair of paths, URLs or Pillow images, or a list of pairs. threshold: scores must exceed it.
+        """Match one pair of images or several.
 
-        Returns for a pair its matches, best first; for several pairs a list of such lists. A match is
-        `{"keypoint_image_0": {"x": …, "y": …}, "keypoint_image_1": {…}, "score": …}`, in pixels of the images.
-        timeout: seconds to wait for a URL. Raises ImageReadError where an image cannot be read.
+        inputs: a pair of paths, URLs or Pillow images, or a list of pairs. threshold: scores must
+        exceed it.
+        timeout: seconds to wait for a URL.
+        Returns for a pair its matches, best first; for several pairs a list of such lists. A match
+        is `{"keypoint_image_0": {"x": …, "y": …}, "keypoint_image_1": {…}, "score": …}`, in pixels
+        of the images.
+        Raises ImageReadError where an image cannot be read, ArgumentError for images that are no
+        pairs.
         """
         images = [load_image(image, timeout) for image in flat_pairs(inputs)]
         results = [self._match(images[n : n + 2], threshold) for n in range(0, len(images), 2)]
@@ -71,8 +82,9 @@ def pipeline(
 ) -> KeypointMatchingPipeline:
     """A matcher of images as users have them.
 
-    model, image_processor: objects, or what `from_pretrained` takes; the processor by default that of the model, or the
-    default one where the model brings none. device: default the CPU, or the model's; a number is that GPU.
+    model, image_processor: objects, or what `from_pretrained` takes; the processor by default that
+    of the model, or the default one where the model brings none. device: default the CPU, or the
+    model's; a number is that GPU.
     Raises ArgumentError for another task, CheckpointError where there is no such model.
     """
     if task != TASK:
@@ -80,6 +92,8 @@ def pipeline(
     source = model
     if not isinstance(model, EfficientLoFTRForKeypointMatching):
         model = EfficientLoFTRForKeypointMatching.from_pretrained(model)
+    elif device is not None or dtype is not None:
+        model = copy.deepcopy(model)  # the one that was handed in stays where it is
     if image_processor is None:
         image_processor = _processor_of(source)
     elif not isinstance(image_processor, EfficientLoFTRImageProcessor):
@@ -92,9 +106,11 @@ def pipeline(
 def _processor_of(
     source: EfficientLoFTRForKeypointMatching | str | Path,
 ) -> EfficientLoFTRImageProcessor:
+    """The processor that lies beside the weights, or the default one."""
     if isinstance(source, EfficientLoFTRForKeypointMatching) or Path(source).is_file():
         return EfficientLoFTRImageProcessor()
     try:
-        return EfficientLoFTRImageProcessor.from_pretrained(source)
-    except CheckpointError:
+        file = find_file(source, PROCESSOR_FILE)
+    except CheckpointError:  # there is none
         return EfficientLoFTRImageProcessor()
+    return EfficientLoFTRImageProcessor.from_pretrained(file)

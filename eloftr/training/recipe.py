@@ -1,7 +1,8 @@
-"""The recipe of the bundled weights: synthetic views of photographs, three losses, AdamW; resumable and seeded.
+"""The recipe of the bundled weights: synthetic views, three losses, AdamW; resumable and seeded.
 
-A run folder holds `model.safetensors` and `config.json` (the latest weights), `state.pt` (all that a resumed run needs)
-and `log.jsonl` (the curve: a line of losses every LOG_EVERY steps, a line of held-out measures every evaluation).
+A run folder holds `model.safetensors` and `config.json` (the latest weights), `state.pt` (all that
+a resumed run needs) and `log.jsonl` (the curve: a line of losses every LOG_EVERY steps, a line of
+held-out measures every evaluation).
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from eloftr.config import NetworkConfig
 from eloftr.errors import ArgumentError
 from eloftr.model import MatchingNetwork
+from eloftr.training.evaluation import evaluate, tensors
 from eloftr.training.losses import compute_losses
+from eloftr.training.options import REFINEMENT, TrainingOptions, learning_rate
 from eloftr.training.synthetic.views import Pair, Views, list_photographs, split
 from eloftr.weights.locate import find_weights
 from eloftr.weights.reading import load_strictly, read_state
@@ -31,92 +34,19 @@ from eloftr.weights.writing import save_model
 LOG_EVERY = 50
 HELD_OUT_PAIRS = 64  # of an evaluation
 STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
-
-# The bundled "small" model: the published architecture, thinner and shallower.
-SMALL = NetworkConfig(
-    stage_num_blocks=[1, 2, 2, 6],
-    out_features=[16, 48, 32, 64],
-    hidden_size=64,
-    num_attention_layers=2,
-    fine_matching_slice_dim=16,
-    fine_matching_centered=True,
-    fine_matching_least_squares_radius=5,
-)
+Report = Callable[[Mapping[str, float]], None]
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Knobs of a run.
-
-    steps: optimiser steps in all; the learning rate rises over `warmup`, stays, and falls to zero over the last
-    `decay` steps, so a run can be cut short by resuming it with fewer steps. size: side of the views, pixels.
-    easy: share of the pairs, 0 to 1, that are easier than all others. only: "fine" trains the refinement alone.
-    Raises ArgumentError for a number out of range, another autocast type or part, a part without weights to start from
-    and a device this machine lacks."""
-
-    steps: int = 20_000
-    batch: int = 8
-    size: int = 224
-    learning_rate: float = 1e-3
-    warmup: int = 300
-    decay: int = 5_000
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    seed: int = 0
-    autocast: str | None = None  # "bfloat16" where the hardware has it
-    evaluate_every: int = 1_000
-    workers: int = 1
-    threads: int | None = None
-    device: str = "cpu"
-    start: str | None = (
-        None  # weights a new run starts from, of the same configuration; default random ones
-    )
-    easy: float = 0.0
-    only: str | None = (
-        None  # "fine": backbone and transformer stay as they are, norms too, so coarse matches do
-    )
-
-    def __post_init__(self) -> None:
-        least = {
-            "steps": 1,
-            "batch": 1,
-            "size": 32,
-            "warmup": 0,
-            "decay": 0,
-            "evaluate_every": 1,
-            "workers": 0,
-        }
-        for name, number in least.items():
-            if getattr(self, name) < number:
-                raise ArgumentError(f"{name}={getattr(self, name)}: must be at least {number}.")
-        if not 0 <= self.easy <= 1:
-            raise ArgumentError(f"easy={self.easy}: a share, from 0 to 1.")
-        if self.only not in (None, "fine"):
-            raise ArgumentError(f"only={self.only!r}: the part that can be trained alone is fine.")
-        if self.only and not self.start:
-            raise ArgumentError(
-                f"only={self.only}: the other parts need weights; name them with start."
-            )
-        if self.autocast not in (None, "bfloat16"):
-            raise ArgumentError(
-                f"autocast={self.autocast!r}: only bfloat16 trains without scaled gradients."
-            )
-        if self.device != "cpu" and not (
-            self.device.startswith("cuda") and torch.cuda.is_available()
-        ):
-            raise ArgumentError(
-                f"device={self.device!r} is not on this machine; use cpu, or cuda where it has a GPU."
-            )
-
-
-def learning_rate(step: int, options: TrainingOptions) -> float:
-    rise = min(1.0, (step + 1) / max(1, options.warmup))
-    fall = min(1.0, (options.steps - step) / max(1, options.decay))
-    return options.learning_rate * rise * fall
+def print_entry(entry: Mapping[str, float]) -> None:
+    """Print an entry of the log on one line."""
+    print("  ".join(f"{name} {value:.4g}" for name, value in entry.items()), flush=True)
 
 
 class Batches(Dataset[Pair]):
-    """Batch n of the training stream, made from (seed, n) alone: any process, any order, after any restart."""
+    """The training stream. Batch n is made from (seed, n) alone.
+
+    So it is the same in any process, in any order and after any restart.
+    """
 
     def __init__(self, views: Views, options: TrainingOptions) -> None:
         self.views = views
@@ -129,73 +59,51 @@ class Batches(Dataset[Pair]):
         return self.views.batch(range(step * self.options.batch, (step + 1) * self.options.batch))
 
 
-def _tensors(pairs: Pair, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    images = [
-        torch.from_numpy(image).to(device).float()[:, None] / 255
-        for image in (pairs.image0, pairs.image1)
-    ]
-    return (
-        images[0],
-        images[1],
-        torch.from_numpy(pairs.flow).to(device),
-        torch.from_numpy(pairs.visible).to(device),
-    )
-
-
-@torch.inference_mode()
-def evaluate(model: MatchingNetwork, views: Views, pairs: int) -> dict[str, float]:
-    """Match the first `pairs` of `views`: matches a pair, share of right ones (3 px), median error of those (px)."""
-    model.eval()
-    device = next(model.parameters()).device
-    errors, total = [], 0
-    for start in range(0, pairs, 8):
-        batch = views.batch(range(start, min(start + 8, pairs)))
-        images0, images1, flow, visible = _tensors(batch, device)
-        found = model.match(model.encode(images0), model.encode(images1))
-        total += len(found.scores)
-        # Keypoints lie half-way between pixels of the image: the flow there is the mean of its four neighbours.
-        x, y = found.keypoints0.floor().long().unbind(1)
-        x, y, pair = x.clamp(0, flow.shape[2] - 2), y.clamp(0, flow.shape[1] - 2), found.cells[:, 0]
-        target = (
-            flow[pair, y, x]
-            + flow[pair, y, x + 1]
-            + flow[pair, y + 1, x]
-            + flow[pair, y + 1, x + 1]
-        ) / 4
-        error = (found.keypoints1 - target).norm(dim=1)
-        errors.append(torch.where(visible[pair, y, x], error, torch.inf).cpu())
-    model.train()
-    error = torch.cat(errors)
-    right = error[error < 3]
-    return {
-        "matches": total / pairs,
-        "right": len(right) / max(1, total),
-        "median_error": float(right.median()) if len(right) else math.nan,
-    }
-
-
 @contextmanager
 def _repeatable(device: torch.device) -> Iterator[None]:
-    """On the CPU, add gradients up in a fixed order: threads would add those of overlapping windows as they come."""
+    """On the CPU, add gradients up in a fixed order.
+
+    Threads would add those of overlapping windows in the order in which they come.
+    """
+    if device.type != "cpu":
+        yield
+        return
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+@contextmanager
+def _host_kept(options: TrainingOptions) -> Iterator[None]:
+    """Give the host its random states and its number of threads back when a run ends."""
+    threads = torch.get_num_threads()
+    device = torch.device(options.device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 class Run:
     """A training run and all of its state."""
 
     def __init__(self, folder: Path, config: NetworkConfig, options: TrainingOptions) -> None:
-        torch.manual_seed(options.seed)
         self.folder = folder
         self.options = options
         self.device = torch.device(options.device)
-        self.model = MatchingNetwork(config).to(self.device)
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(options.seed)
+            self.model = MatchingNetwork(config).to(self.device)
+            self.random_state = torch.get_rng_state()  # a dropout goes on from here
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if options.only == "fine":
+        if options.only == REFINEMENT:
             self.model.efficientloftr.requires_grad_(False)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.ndim > 1]
@@ -236,25 +144,25 @@ class Run:
         torch.save(state, part)
         part.replace(self.folder / STATE_FILE)
 
-    def log(self, entry: dict[str, float]) -> None:
+    def log(self, entry: Mapping[str, float]) -> None:
+        """Add a line to the log, in which a value that is not finite is null."""
         with (self.folder / LOG_FILE).open("a") as file:
             file.write(
                 json.dumps({k: v if math.isfinite(v) else None for k, v in entry.items()}) + "\n"
             )
-        print("  ".join(f"{name} {value:.4g}" for name, value in entry.items()), flush=True)
 
     def begin(self) -> None:
         """Training mode, of the parts that are trained."""
         self.model.train()
-        if self.options.only == "fine":
+        if self.options.only == REFINEMENT:
             self.model.efficientloftr.eval()
 
     def update(self, pairs: Pair) -> dict[str, float]:
-        """One optimiser step; returns the losses."""
+        """One optimiser step. Returns the losses."""
         options = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, options)
-        images0, images1, flow, visible = _tensors(pairs, self.device)
+        images0, images1, flow, visible = tensors(pairs, self.device)
         dtype = getattr(torch, options.autocast) if options.autocast else torch.float32
         losses = compute_losses(self.model, images0, images1, flow, visible, self.generator, dtype)
         self.optimizer.zero_grad(set_to_none=True)
@@ -273,12 +181,17 @@ def train(
     folder: str | Path,
     config: NetworkConfig,
     options: TrainingOptions,
+    report: Report = print_entry,
 ) -> MatchingNetwork:
-    """Train, or go on with the run in `folder`; returns the model after `options.steps` steps.
+    """Train, or go on with the run in `folder`; returns the network after `options.steps` steps.
 
     photographs: a folder of photographs or a list of files; every 20th is held out for evaluation.
-    Raises ArgumentError, before anything is written, for a size the network cannot take and for fewer than 2 photographs,
-    and for a run in `folder` of another configuration.
+    report: called with every entry of the log when it is written.
+    PyTorch's random states and number of threads are as before when it returns.
+    `load_model(folder)` reads the weights as the documented model.
+    Raises ArgumentError, before anything is written, for a size that the network cannot take and
+    for fewer than 2 photographs, and CheckpointError for a run in `folder` of another
+    configuration.
     """
     folder = Path(folder)
     if options.size % config.divisor:
@@ -292,16 +205,27 @@ def train(
         )
     training, held_out = split(paths)
     folder.mkdir(parents=True, exist_ok=True)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    run = Run(folder, config, options)
-    held_out_views = Views(held_out, options.size, options.seed + 1, easy=options.easy)
-    run.log({"step": run.step, "parameters": float(sum(p.numel() for p in run.model.parameters()))})
-    (folder / "options.json").write_text(json.dumps(asdict(options), indent=2) + "\n")
+    with _host_kept(options):
+        run = Run(folder, config, options)
+        views = Views(training, options.size, options.seed, easy=options.easy)
+        held_out_views = Views(held_out, options.size, options.seed + 1, easy=options.easy)
+        for entry in _entries(run, views, held_out_views):
+            run.log(entry)
+            report(entry)
+    return run.model.eval()
 
-    stream = Batches(Views(training, options.size, options.seed, easy=options.easy), options)
+
+def _entries(run: Run, views: Views, held_out: Views) -> Iterator[dict[str, float]]:
+    """Go through the steps that are left, and yield every entry of the log."""
+    options = run.options
+    torch.set_rng_state(run.random_state)
+    if run.device.type == "cuda":
+        with torch.cuda.device(run.device):
+            torch.cuda.manual_seed(options.seed)
+    yield {"step": run.step, "parameters": float(sum(p.numel() for p in run.model.parameters()))}
+    (run.folder / "options.json").write_text(json.dumps(asdict(options), indent=2) + "\n")
     loader = DataLoader(
-        stream,
+        Batches(views, options),
         batch_size=None,
         sampler=range(run.step, options.steps),
         num_workers=options.workers,
@@ -316,10 +240,9 @@ def train(
         if run.step % LOG_EVERY == 0:
             means = {name: float(np.mean(values)) for name, values in sums.items()}
             speed = (run.step - first_step) * options.batch / (time.monotonic() - started)
-            run.log({"step": run.step, **means, "pairs_per_second": speed})
+            yield {"step": run.step, **means, "pairs_per_second": speed}
             sums.clear()
         if run.step % options.evaluate_every == 0 or run.step == options.steps:
             run.save()
-            run.log({"step": run.step, **evaluate(run.model, held_out_views, HELD_OUT_PAIRS)})
+            yield {"step": run.step, **evaluate(run.model, held_out, HELD_OUT_PAIRS)}
             run.begin()
-    return run.model.eval()

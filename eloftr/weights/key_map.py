@@ -92,12 +92,12 @@ def _renamed(state: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str,
     return renamed
 
 
-def from_original(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
+def from_original_keys(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
     """A state dict in the original repository's keys → ours (Hugging Face's)."""
     return _renamed(state, original_keys(config))
 
 
-def to_original(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
+def to_original_keys(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
     """A state dict in our (Hugging Face's) keys → the original repository's."""
     return _renamed(state, {ours: original for original, ours in original_keys(config).items()})
 
@@ -108,7 +108,10 @@ def is_original(state: Mapping[str, Tensor]) -> bool:
 
 
 def is_base_alone(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are weights of backbone and transformer alone, as `EfficientLoFTRModel` saves them."""
+    """Whether these are weights of backbone and transformer alone.
+
+    `EfficientLoFTRModel` saves such weights.
+    """
     return any(name.startswith("backbone.stages.") for name in state)
 
 

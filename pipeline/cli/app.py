@@ -16,7 +16,7 @@ import click
 
 import eloftr
 from pipeline.cli.command import STOPPED, LazyGroup
-from pipeline.cli.console import MEANINGS, ExitCode
+from pipeline.cli.console import EXIT_MEANINGS, ExitCode
 from pipeline.errors import EloftrError
 from pipeline.extras import missing
 
@@ -33,7 +33,7 @@ COMMANDS = {
     "info": "Show what is installed, what the work would run on, and what a run folder holds.",
 }
 COMPLETION = 'eval "$(_ELOFTR_COMPLETE=bash_source eloftr)"'
-CODES = "\n".join(f"  {code.value}  {meaning}" for code, meaning in MEANINGS.items())
+CODES = "\n".join(f"  {code.value}  {meaning}" for code, meaning in EXIT_MEANINGS.items())
 EPILOG = f"""\b
 Exit codes:
 {CODES}

@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
     OCCUPIED = 4
 
 
-MEANINGS = {
+EXIT_MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.NOTHING: "the work is done and there is nothing to show for it, as no pair matched",
     ExitCode.UNUSABLE: "options, inputs or storage cannot be used; one sentence says why",

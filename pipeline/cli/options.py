@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 
 import pipeline
-from pipeline.execute.executor import EXECUTORS, Actors, Executor, make_executor
+from pipeline.execute.choose import EXECUTORS, make_executor
+from pipeline.execute.executor import Actors, Executor
 from pipeline.match.options import DTYPES, VerificationOptions
 from pipeline.photos.limits import ImageLimits
 from pipeline.store.opening import storage_options

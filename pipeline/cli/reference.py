@@ -11,7 +11,7 @@ import click
 
 from pipeline.cli.app import NAME, app
 from pipeline.cli.command import LazyGroup
-from pipeline.cli.console import MEANINGS
+from pipeline.cli.console import EXIT_MEANINGS
 
 WIDTH = 100
 HEAD = """# Commands
@@ -48,7 +48,7 @@ Put the line of your shell into its start file:
 
 def reference() -> str:
     """The page, Markdown."""
-    codes = "\n".join(f"| {code.value} | {meaning} |" for code, meaning in MEANINGS.items())
+    codes = "\n".join(f"| {code.value} | {meaning} |" for code, meaning in EXIT_MEANINGS.items())
     with click.Context(app, info_name=NAME, terminal_width=WIDTH, show_default=True) as top:
         sections = [f"\n## {path}\n\n```text\n{text}\n```\n" for path, text in _helps(top)]
     return HEAD.format(codes=codes) + "".join(sections)

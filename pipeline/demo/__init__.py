@@ -1,0 +1,1 @@
+"""The demo: a drawn courtyard, photographed from known cameras."""

@@ -1,4 +1,7 @@
-"""Light that falls on the surfaces of a scene, computed once: they are Lambertian, so it serves all views."""
+"""Light on the surfaces of a scene.
+
+The surfaces are Lambertian, so their light is the same in all views and is computed once.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +26,23 @@ def bake_light(
     sun_rays: int = 8,
     sky_rays: int = 24,
 ) -> list[np.ndarray]:
-    """Light on every surface: sun with soft shadows, open sky with occlusion, and a constant bounce.
+    """Compute the light on every surface: sun with soft shadows, sky with occlusion, and bounce.
 
-    sun: direction (3,) towards it. Colours are linear RGB. spacing: of the points where light is computed, in
-    world units, up to `most` of them along a side. Returns one map (rows, columns, 3) float32 a surface for
-    `Scene`, which multiplies the texture by it (display values, so light to the power 1/2.2).
+    sun: direction (3,) towards the sun. Colours are linear RGB.
+    spacing: distance in world units of the points where light is computed; at most `most` of them
+        lie along a side.
+    bounce: constant light from all other surfaces.
+    sun_rays, sky_rays: rays from each point towards the sun and the sky.
+
+    Returns one map (rows, columns, 3) float32 for each surface. `Scene` multiplies the texture by
+    it. Textures hold display values, so the maps hold light to the power 1/2.2.
     """
     towards = np.asarray(sun, float) / np.linalg.norm(sun)
-    suns = towards + 0.03 * rng.standard_normal(
-        (sun_rays, 3)
-    )  # a wider sun than ours: as on a hazy day
+    # The sun is wider than the real one, as on a hazy day.
+    suns = towards + 0.03 * rng.standard_normal((sun_rays, 3))
+    # The directions to the sky are spread evenly over the upper half sphere.
     k = np.arange(sky_rays) + 0.5
-    height, turn = (
-        1 - k / sky_rays,
-        np.pi * (1 + 5**0.5) * k,
-    )  # evenly spread over the upper half sphere
+    height, turn = 1 - k / sky_rays, np.pi * (1 + 5**0.5) * k
     level = np.sqrt(1 - height**2)
     skies = np.stack([level * np.cos(turn), level * np.sin(turn), height], -1)
 
@@ -47,16 +52,14 @@ def bake_light(
     ]
     coarse = [tuple(max(2, side // 4) for side in shape) for shape in fine]
     sunlight = _arriving(surfaces, suns, fine)
-    # Half: the cosines to an open sky average to it, and such a surface is to have all of the sky's light.
+    # The cosines to an open sky have a mean of one half, and a surface under an open sky shall have
+    # all of its light.
     skylight = [part / 0.5 for part in _arriving(surfaces, skies, coarse)]
     maps = []
     for direct, diffuse in zip(sunlight, skylight, strict=True):
         diffuse = _enlarge(diffuse, direct.shape)
-        linear = (
-            direct[..., None] * np.array(sun_colour)
-            + diffuse[..., None] * np.array(sky_colour)
-            + bounce
-        )
+        sunny, cloudy = direct[..., None] * sun_colour, diffuse[..., None] * sky_colour
+        linear = sunny + cloudy + bounce
         maps.append((linear ** (1 / _GAMMA)).astype(np.float32))
     return maps
 
@@ -64,7 +67,10 @@ def bake_light(
 def _arriving(
     surfaces: Sequence[Surface], rays: np.ndarray, shapes: Sequence[tuple[int, ...]]
 ) -> list[np.ndarray]:
-    """Mean over the rays of light (1 where it falls straight) on a grid of points of each surface."""
+    """Light on a grid of points of each surface, one array of its shape for each.
+
+    It is the mean over the rays of the cosine to the normal, or 0 where a surface blocks the ray.
+    """
     points = np.concatenate([_grid(s, shape) for s, shape in zip(surfaces, shapes, strict=True)])
     counts = [rows * columns for rows, columns in shapes]
     normals = np.array([s.outward() for s in surfaces])
@@ -80,16 +86,18 @@ def _arriving(
 
 
 def _grid(surface: Surface, shape: tuple[int, ...]) -> np.ndarray:
-    """Centres of rows × columns equal parts of a surface, (rows·columns, 3)."""
+    """Centres of rows × columns equal parts of a surface: (rows·columns, 3)."""
     b, a = ((np.arange(count) + 0.5) / count for count in shape)
-    return (surface.origin + b[:, None, None] * surface.down + a[:, None] * surface.right).reshape(
-        -1, 3
+    points: np.ndarray = (
+        surface.origin + b[:, None, None] * surface.down + a[:, None] * surface.right
     )
+    return points.reshape(-1, 3)
 
 
 def _unblocked(surfaces: Sequence[Surface], points: np.ndarray, ray: np.ndarray) -> np.ndarray:
-    """Which of the points (n, 3) meet no surface along `ray`: their numbers."""
-    # Sorted along one direction across the ray, the points that a surface can shade are one slice.
+    """The row numbers of the points (n, 3) that meet no surface along `ray`."""
+    # The points are sorted along one direction across the ray, so that those which a surface can
+    # shade are one slice.
     across = np.cross(ray, [0.6, 0.0, 0.8])
     order = np.argsort(points @ across)
     points = points[order].T
@@ -115,9 +123,10 @@ def _unblocked(surfaces: Sequence[Surface], points: np.ndarray, ray: np.ndarray)
 
 
 def _enlarge(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Bilinear between the centres of the texels; sides of 2 or more."""
+    """Interpolate bilinearly between the centres of the texels. Sides are 2 or more."""
     weights = []
     for small, side in zip(image.shape, shape, strict=True):
         at = np.clip((np.arange(side) + 0.5) * small / side - 0.5, 0, small - 1)
         weights.append(np.maximum(1 - np.abs(at[:, None] - np.arange(small)), 0))
-    return weights[0] @ image @ weights[1].T
+    enlarged: np.ndarray = weights[0] @ image @ weights[1].T
+    return enlarged

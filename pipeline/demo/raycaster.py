@@ -1,16 +1,17 @@
-"""A small ray-caster of textured flat surfaces: photographs with exact depth.
+"""A small ray-caster of textured flat surfaces, which gives photographs with exact depth.
 
-A scene is a list of parallelograms and discs, each showing a region of a texture under its own map of light. A flat
-surface seen through a pinhole is a homography from pixels to the surface, and its inverse depth is linear in the pixel.
+A scene is a list of parallelograms and discs. Each shows a region of a texture under its own map of
+light. A pinhole camera maps pixels to a flat surface by a homography, and the inverse depth of the
+surface is linear in the pixel.
 
-Conventions: pixel centres at integers, the top-left one at (0, 0); R (3, 3) and t (3,) map world to camera,
-`x_camera = R @ x_world + t`, with camera x right, y down, z forward; K (3, 3) is the pinhole matrix; depth is
-z in the camera; 0 means nothing was hit. World z is up (it matters for the sky only).
+Conventions: pixel centres are at integers, and the top-left one is (0, 0). R (3, 3) and t (3,) map
+world to camera, `x_camera = R @ x_world + t`, with camera x right, y down and z forward. K (3, 3)
+is the pinhole matrix. Depth is z in the camera, and 0 means that nothing was hit. World z is up,
+which matters for the sky only.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,18 +19,18 @@ import numpy as np
 
 from eloftr.errors import ArgumentError
 
-Region = tuple[
-    float, float, float, float
-]  # left, top, width, height in a texture; all of it is (0, 0, 1, 1)
-_NEAR = 0.01  # nothing nearer to the camera than this is drawn, world units
-_CHUNK = 1 << 17  # samples shaded at a time: about what the cache holds
+# Left, top, width and height of a part of a texture; all of it is (0, 0, 1, 1).
+Region = tuple[float, float, float, float]
+_NEAR = 0.01  # world units; nothing nearer to the camera is drawn
+_CHUNK = 1 << 17  # samples shaded at a time, about as many as the cache holds
 
 
 @dataclass(frozen=True)
 class Surface:
     """A parallelogram `origin + a·right + b·down`, a and b in 0…1, or the ellipse inscribed in it.
 
-    Seen from its outside, `right` and `down` point right and down; so does the texture. Both sides are drawn.
+    Seen from its outside, `right` and `down` point right and down, and the texture stands upright.
+    Both sides are drawn.
     """
 
     origin: np.ndarray  # (3,) world
@@ -42,16 +43,19 @@ class Surface:
     def outward(self) -> np.ndarray:
         """Unit normal (3,) on the outside."""
         normal = np.cross(self.down, self.right)
-        return normal / np.linalg.norm(normal)
+        unit: np.ndarray = normal / np.linalg.norm(normal)
+        return unit
 
 
 class Scene:
-    """Surfaces with their textures and light, packed for `render`. Knows nothing of cameras.
+    """Surfaces with their textures and light, packed for `render`. A scene has no cameras.
 
-    textures: each (h, w) or (h, w, 3) uint8, all grey or all colour; shown as they are where the light is 1.
-    light: one map a surface from `lighting.bake_light`, or None for full light everywhere.
+    textures: each (h, w) or (h, w, 3) uint8, all grey or all colour. Light of 1 shows them as they
+        are.
+    light: one map for each surface, from `lighting.bake_light`, or None for full light everywhere.
     sky: RGB 0…1 at the horizon and overhead.
-    Raises ArgumentError for no surface, textures of different kinds, or a surface whose texture does not exist.
+    Raises ArgumentError for no surface, for textures of different kinds, and for a surface whose
+    texture does not exist.
     """
 
     def __init__(
@@ -81,17 +85,14 @@ class Scene:
         starts = np.cumsum([0] + [part.shape[1] for part in packed[:-1]])
         self.light = np.concatenate(packed, axis=1)
         sides = np.array([part.shape[1::-1] for part in light])
-        self.light_maps = np.concatenate(
-            [starts[None], sides.T]
-        )  # first texel, columns, rows; a surface each
+        # (3, surfaces): the first texel, the columns and the rows of each map of light
+        self.light_maps = np.concatenate([starts[None], sides.T])
         self.sky = self._in_channels(np.asarray(sky, np.float32)) * 255
         self.texels, self.levels, self.depth, self.deepest = self._pyramids(textures)
 
-        # per surface: left, top, width, height of its region in texels of the finest level, (4, surfaces)
-        sizes = np.array(
-            [textures[s.texture].shape[1::-1] for s in self.surfaces], np.float32
-        ).reshape(-1, 2)
-        regions = np.array([s.region for s in self.surfaces], np.float32).reshape(-1, 4)
+        sizes = np.array([textures[s.texture].shape[1::-1] for s in self.surfaces], np.float32)
+        regions = np.array([s.region for s in self.surfaces], np.float32)
+        # (4, surfaces): left, top, width, height of each region in texels of the finest level
         self.texel_region = (regions * np.tile(sizes, 2)).T
         self.texture = np.array([s.texture for s in self.surfaces], np.int32)
 
@@ -101,11 +102,11 @@ class Scene:
     def _pyramids(
         self, textures: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
-        """Mip pyramids of all textures behind one another, so that one gather serves all surfaces.
+        """Mip pyramids of all textures one after the other, so that one gather serves all surfaces.
 
-        Returns the texels (channels, …) uint8; first texel, width and height of each level (3, textures ×
-        depth); levels a texture (depth, the same for all: short pyramids repeat their last); and its last own
-        level.
+        Returns the texels (channels, …) uint8; the first texel, width and height of each level (3,
+        textures × depth); the depth, which is the number of levels of every texture; and the last
+        level of each texture of its own. Smaller pyramids repeat their last level up to the depth.
         """
         texels: list[np.ndarray] = []
         levels: list[list[tuple[int, int, int]]] = []
@@ -127,16 +128,15 @@ class Scene:
         depth = max(len(rows) for rows in levels)
         table = np.array([rows + [rows[-1]] * (depth - len(rows)) for rows in levels], np.int64)
         deepest = np.array([len(rows) - 1 for rows in levels], np.int32)
-        return (
-            np.concatenate(texels, axis=1),
-            np.ascontiguousarray(table.reshape(-1, 3).T),
-            depth,
-            deepest,
-        )
+        table = np.ascontiguousarray(table.reshape(-1, 3).T)
+        return np.concatenate(texels, axis=1), table, depth, deepest
 
 
 def _packed(image: np.ndarray) -> np.ndarray:
-    """(h, w, channels) → (channels, (h + 1)·(w + 1)): last row and column twice, so taps need no test."""
+    """Pack an image for `_bilinear`: (h, w, channels) → (channels, (h + 1)·(w + 1)).
+
+    The last row and column are repeated, so that the lower right tap always exists.
+    """
     padded = np.pad(image, ((0, 1), (0, 1), (0, 0)), mode="edge")
     return padded.transpose(2, 0, 1).reshape(image.shape[2], -1)
 
@@ -152,9 +152,10 @@ def render(
     """Photograph a scene.
 
     shape: (h, w) of the picture in pixels.
-    samples: rays per pixel and side; 1 leaves jagged edges and is fastest, 3 is sharp on slanted surfaces.
-    Returns the image, (h, w) or (h, w, 3) uint8 as the textures are, and depth (h, w) float32 at the pixel
-    centres.
+    samples: rays per pixel and side. 1 is fastest and leaves jagged edges; 3 is sharp on slanted
+        surfaces.
+    Returns the image, (h, w) or (h, w, 3) uint8 as the textures are, and the depth, (h, w) float32,
+    at the pixel centres. Raises ArgumentError for fewer than 1 sample.
     """
     if samples < 1:
         raise ArgumentError(f"samples is {samples}, must be 1 or more.")
@@ -191,13 +192,15 @@ def correspond(
     depth1: np.ndarray,
     tolerance: float = 0.01,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where every pixel of image 0 is in image 1.
+    """Find where every pixel of image 0 is in image 1.
 
-    depth0, depth1: (h, w) of `render`; the two images may differ in size.
-    tolerance: how far off the surface seen in image 1 a visible point may lie, relative to its depth.
-    Returns flow (h, w, 2) float32, position (x, y) in image 1 minus position in image 0, and visible (h, w)
-    bool: inside image 1 and not behind another surface there. Flow is exact also where the point is hidden or
-    outside; it is 0 where image 0 shows no surface or the point is behind camera 1.
+    depth0, depth1: (h, w) of `render`. The two images may differ in size.
+    tolerance: the largest distance of a visible point from the surface seen in image 1, relative to
+        its depth.
+    Returns flow and visible. Flow, (h, w, 2) float32, is the position (x, y) in image 1 minus that
+    in image 0. It is exact also for hidden points and points outside image 1, and 0 where image 0
+    shows no surface or the point is behind camera 1. Visible, (h, w) bool, is true for points
+    inside image 1 that no other surface hides there.
     """
     height, width = depth0.shape
     y, x = np.mgrid[:height, :width].astype(np.float64)
@@ -208,19 +211,18 @@ def correspond(
     projected = np.stack([x, y, np.ones_like(x)], -1) @ rotation.T * z0[..., None] + shift
     z1 = projected[..., 2]
     seen = (z0 > 0) & (z1 > _NEAR)
-    x1, y1 = (
-        np.where(seen, projected[..., k] / np.where(seen, z1, 1), p) for k, p in ((0, x), (1, y))
-    )
+    divisor = np.where(seen, z1, 1)
+    x1 = np.where(seen, projected[..., 0] / divisor, x)
+    y1 = np.where(seen, projected[..., 1] / divisor, y)
     flow = np.stack([x1 - x, y1 - y], -1).astype(np.float32)
 
-    # Inverse depth is linear on a flat surface: its bilinear sample is exact where one fills the four taps.
+    # Inverse depth is linear on a flat surface, so its bilinear sample is exact where all four taps
+    # lie on one surface.
     height1, width1 = depth1.shape
     visible = seen & (x1 >= 0) & (y1 >= 0) & (x1 <= width1 - 1) & (y1 <= height1 - 1)
     u, v = x1[visible], y1[visible]
-    left, top = (
-        np.minimum(u.astype(int), max(width1 - 2, 0)),
-        np.minimum(v.astype(int), max(height1 - 2, 0)),
-    )
+    left = np.minimum(u.astype(int), max(width1 - 2, 0))
+    top = np.minimum(v.astype(int), max(height1 - 2, 0))
     right, bottom = np.minimum(left + 1, width1 - 1), np.minimum(top + 1, height1 - 1)
     inverse = np.where(depth1 > 0, 1 / np.where(depth1 > 0, depth1, 1), 0).astype(np.float64)
     a, b = u - left, v - top
@@ -230,71 +232,14 @@ def correspond(
     return flow, visible
 
 
-def look_at(centre: Sequence[float], target: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """R (3, 3), t (3,) of a camera at `centre` that looks at `target`, upright in a world whose z is up."""
-    where = np.asarray(centre, float)
-    forward = np.asarray(target, float) - where
-    forward /= np.linalg.norm(forward)
-    right = np.cross(forward, [0.0, 0.0, 1.0])
-    right /= np.linalg.norm(right)
-    R = np.stack([right, np.cross(forward, right), forward])
-    return R, -R @ where
-
-
-def box(
-    corner: np.ndarray, edges: np.ndarray, texture: int, regions: Sequence[Region]
-) -> list[Surface]:
-    """The faces of a box, without its bottom: front, right, back, left, top.
-
-    corner (3,): the front-left-bottom one; edges (3, 3): its rows lead right, backwards and up from there.
-    regions: of the texture, one a face.
-    """
-    right, back, up = edges
-    faces = [
-        (corner + up, right, -up),
-        (corner + right + up, back, -up),
-        (corner + right + back + up, -right, -up),
-        (corner + back + up, -back, -up),
-        (corner + back + up, right, -back),
-    ]
-    return [
-        Surface(o, u, v, texture, region) for (o, u, v), region in zip(faces, regions, strict=True)
-    ]
-
-
-def column(
-    foot: np.ndarray,
-    radius: float,
-    height: float,
-    texture: int,
-    region: Region,
-    cap: int,
-    cap_region: Region,
-    sides: int = 16,
-) -> list[Surface]:
-    """An upright round column: flat sides with one region of a texture around them, and a disc on top.
-
-    foot (3,): the centre of its bottom.
-    """
-    angle = 2 * np.pi * np.arange(sides + 1) / sides
-    ring = foot + radius * np.stack([np.cos(angle), np.sin(angle), 0 * angle], -1)
-    up = np.array([0.0, 0.0, height])
-    left, top, width, tall = region
-    surfaces = [
-        Surface(a + up, b - a, -up, texture, (left + k * width / sides, top, width / sides, tall))
-        for k, (a, b) in enumerate(itertools.pairwise(ring))
-    ]
-    across = 2 * radius * np.eye(3)
-    corner = foot + up - 0.5 * across[0] + 0.5 * across[1]
-    return [*surfaces, Surface(corner, across[0], -across[1], cap, cap_region, disc=True)]
-
-
 def _homographies(
     scene: Scene, K: np.ndarray, R: np.ndarray, t: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Per surface: pixel (x, y, 1) → (a, b, 1)/depth (n, 3, 3); its bounds in the image (n, 4): x, x, y, y.
+    """The homography of each surface, and its bounds in the image.
 
-    A surface seen edge-on, or wholly behind the camera, gets empty bounds.
+    Homographies (n, 3, 3) map a pixel (x, y, 1) to (a, b, 1)/depth on the surface. Bounds (n, 4)
+    are the first and last x, then the first and last y. They are empty for a surface seen edge-on
+    and for one wholly behind the camera.
     """
     height, width = shape
     K, R, t = (np.asarray(a, np.float64) for a in (K, R, t))
@@ -321,7 +266,7 @@ def _homographies(
 def _nearest(
     scene: Scene, to_plane: np.ndarray, bounds: np.ndarray, columns: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The surface seen along each ray, -1 for none, and its inverse depth; both (rows, columns)."""
+    """The surface seen along each ray, −1 for none, and its inverse depth; both (rows, columns)."""
     nearest = np.full((len(rows), len(columns)), -1, np.int16)
     inverse = np.zeros(nearest.shape, np.float32)
     for k, s in enumerate(scene.surfaces):
@@ -351,7 +296,10 @@ def _shade(
     rows: np.ndarray,
     samples: int,
 ) -> np.ndarray:
-    """Texture times light along each ray, (channels, rows, columns) float32 0…255; 0 where it hit nothing."""
+    """Texture times light along each ray: (channels, rows, columns) float32 0…255.
+
+    It is 0 where the ray hits nothing.
+    """
     colour = np.zeros((scene.channels, nearest.size), np.float32)
     hit = np.flatnonzero(nearest >= 0)
     j, i = np.divmod(hit, len(columns))
@@ -362,9 +310,9 @@ def _shade(
     b = (h[3] * x + h[4] * y + h[5]) * depth
     origin_x, origin_y, size_x, size_y = np.take(scene.texel_region, which, axis=1)
 
-    # Texels crossed by a step of one sample to the right and down, the longer of the two, choose the mip
-    # level. Each of a pixel's samples rounds at another threshold, so their mean blends two levels without a
-    # second lookup.
+    # A step of one sample to the right or down crosses some texels, and the larger number of the
+    # two gives the mip level. Each sample of a pixel rounds at another threshold, so the mean of
+    # the samples blends two levels without a second lookup.
     right = ((h[0] - a * h[6]) * size_x) ** 2 + ((h[3] - b * h[6]) * size_y) ** 2
     down = ((h[1] - a * h[7]) * size_x) ** 2 + ((h[4] - b * h[7]) * size_y) ** 2
     crossed = np.maximum(right, down) * (depth / samples) ** 2
@@ -389,9 +337,10 @@ def _bilinear(
     x: np.ndarray,
     y: np.ndarray,
 ) -> np.ndarray:
-    """Samples (channels, n) float32 of images stored by `_packed` in texels (channels, …).
+    """Interpolate images that `_packed` stored in texels (channels, …): (channels, n) float32.
 
-    start, width, height: of each sample's image; x, y (n,) in its texels, (0, 0) at its very corner.
+    start, width, height: (n,) the image of each sample: first texel and size. x, y: (n,) in texels
+    of that image, with (0, 0) at the outer corner of its first texel.
     """
     x = np.clip(x - 0.5, 0, (width - 1).astype(np.float32))
     y = np.clip(y - 0.5, 0, (height - 1).astype(np.float32))
@@ -409,20 +358,22 @@ def _bilinear(
 
 
 def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """`first` where share is 0, `second` where it is 1; float32."""
     first = first.astype(np.float32)
-    return first + (second - first) * share
+    mixed: np.ndarray = first + (second - first) * share
+    return mixed
 
 
 def _averaged(colour: np.ndarray, samples: int) -> np.ndarray:
-    """Mean over the samples of each pixel, (channels, h·samples, w·samples) → (channels, h, w)."""
-    # Strided sums: numpy reduces short inner axes slowly.
-    total = np.zeros(
-        (len(colour), colour.shape[1] // samples, colour.shape[2] // samples), np.float32
-    )
+    """Mean over the samples of each pixel: (channels, h·samples, w·samples) → (channels, h, w)."""
+    # The sums are strided because NumPy reduces short inner axes slowly.
+    channels, height, width = colour.shape
+    total = np.zeros((channels, height // samples, width // samples), np.float32)
     for row in range(samples):
         for column in range(samples):
             total += colour[:, row::samples, column::samples]
-    return total / samples**2
+    mean: np.ndarray = total / samples**2
+    return mean
 
 
 def _sky(
@@ -434,7 +385,7 @@ def _sky(
     columns: np.ndarray,
     rows: np.ndarray,
 ) -> None:
-    """Fill the rays that hit nothing with a smooth gradient by their elevation."""
+    """Fill the rays that hit nothing with a smooth gradient by their elevation, in place."""
     j, i = np.nonzero(nearest < 0)
     if len(j) == 0:
         return

@@ -1,9 +1,10 @@
-"""Procedural textures with the statistics of photographs, in colour: no two parts of one look alike.
+"""Procedural colour textures with the statistics of photographs.
 
-Every texture is structure (stones, bricks, planks, leaves, paint) over 1/f noise, whose power falls with
-frequency as that of photographs does (Field 1987); occluding shapes of power-law sizes give the rest (dead
-leaves: Lee, Mumford and Huang 2001). All functions take shape (h, w) in texels and a generator, and return
-(h, w, 3) uint8; the same generator state gives the same texture.
+No two parts of a texture look alike. Every texture is structure (stones, bricks, planks, leaves,
+paint) over 1/f noise, whose power falls with frequency as the power of photographs does (Field
+1987). Occluding shapes of power-law sizes add the other statistics (the dead leaves of Lee, Mumford
+and Huang 2001). All painters take a shape (h, w) in texels and a generator, and return (h, w, 3)
+uint8. The same state of the generator gives the same texture.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def fractal(
     slope: float = 1.0,
     stretch: tuple[float, float] = (1.0, 1.0),
 ) -> np.ndarray:
-    """Noise (h, w) float32 of mean 0 and standard deviation 1 whose amplitude falls as 1/frequency^slope.
+    """Noise whose amplitude falls as 1/frequency^slope: (h, w) float32, mean 0, deviation 1.
 
     stretch: how much longer features are along y and along x.
     """
@@ -34,18 +35,19 @@ def fractal(
     amplitude[0, 0] = 0
     phases = rng.standard_normal((2, *amplitude.shape), np.float32)
     noise = np.fft.irfft2((phases[0] + 1j * phases[1]) * amplitude.astype(np.float32), shape)
-    return (noise / noise.std()).astype(np.float32)
+    normalised: np.ndarray = (noise / noise.std()).astype(np.float32)
+    return normalised
 
 
 def plaster(shape: Shape, rng: np.random.Generator, base: Sequence[float]) -> np.ndarray:
-    """Weathered plaster of colour `base` (RGB 0…1): stains, trowel marks, cracks and scratches."""
+    """Paint weathered plaster of colour `base` (RGB 0…1), with stains, cracks and scratches."""
     return _finish(_plaster(shape, rng, base), rng)
 
 
 def bricks(
     shape: Shape, rng: np.random.Generator, course: float, base: Sequence[float]
 ) -> np.ndarray:
-    """Courses of bricks about `course` texels high, uneven in size, colour and line, with mortar."""
+    """Paint uneven bricks with mortar, in courses about `course` texels high."""
     return _finish(_bricks(shape, rng, course, base), rng)
 
 
@@ -56,7 +58,10 @@ def crumbling(
     brick: Sequence[float],
     coat: Sequence[float],
 ) -> np.ndarray:
-    """A brick wall whose plaster has come off in patches."""
+    """Paint a brick wall whose plaster has come off in patches.
+
+    course: height of a brick in texels. brick, coat: colours of the bricks and of the plaster.
+    """
     height = fractal(shape, rng, 1.6)
     below, above = _bricks(shape, rng, course, brick), _plaster(shape, rng, coat)
     bare = _step(height, 0.35, 0.40)
@@ -68,7 +73,10 @@ def crumbling(
 def stones(
     shape: Shape, rng: np.random.Generator, size: float, base: Sequence[float], joint: float = 0.08
 ) -> np.ndarray:
-    """Irregular stones about `size` texels across, cells of jittered points; joints are `joint` of that."""
+    """Paint irregular stones, the Voronoi cells of jittered points.
+
+    size: width of a stone in texels. joint: width of a joint as a share of it.
+    """
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32) / size
     x += 0.12 * fractal(shape, rng, 1.7)
     y += 0.12 * fractal(shape, rng, 1.7)
@@ -91,26 +99,25 @@ def planks(
     base: Sequence[float],
     upright: bool = False,
 ) -> np.ndarray:
-    """Boards about `width` texels wide along x (or y, if upright), each with its own grain and colour."""
+    """Paint boards along x (or y, if upright), each with its own grain and colour.
+
+    width: width of a board in texels.
+    """
     size = shape[::-1] if upright else shape
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    board, joint, along = _courses(
-        x, y + 0.02 * width * fractal(size, rng, 1.6), rng, width, 9 * width
-    )
+    y_bent = y + 0.02 * width * fractal(size, rng, 1.6)
+    board, joint, along = _courses(x, y_bent, rng, width, 9 * width)
     hue = _palette(rng, base, 4096, 0.13, 0.05)[board % 4096]
-    # Grain: distance to a wavering core far along the board, so that rings open into flames.
+    # The grain follows the distance to a wavering core that runs along the board. So the rings open
+    # into the shape of flames.
     bend = fractal(size, rng, 1.9, (1.0, 5.0))
     offset = rng.uniform(0, 60, 4096).astype(np.float32)[board % 4096]
-    rings = np.sin(
-        2.2 * (offset + 9 * y / width + 2.4 * bend) + 0.6 * fractal(size, rng, 1.2, (1.0, 8.0))
-    )
+    phase = 2.2 * (offset + 9 * y / width + 2.4 * bend)
+    rings = np.sin(phase + 0.6 * fractal(size, rng, 1.2, (1.0, 8.0)))
     fibres = fractal(size, rng, 0.7, (1.0, 14.0))
     shade = 1 + 0.10 * rings + 0.10 * fibres + 0.10 * fractal(size, rng, 1.4)
-    wood = (
-        hue
-        * shade[..., None]
-        * (0.25 + 0.75 * _step(joint, 0.012 * width, 0.06 * width))[..., None]
-    )
+    gap = 0.25 + 0.75 * _step(joint, 0.012 * width, 0.06 * width)
+    wood = hue * shade[..., None] * gap[..., None]
     for _ in range(int(size[0] * size[1] / (7 * width) ** 2) + 2):
         r = width * rng.uniform(0.05, 0.14)
         window, distance = _ellipse(size, rng.uniform(0, 1, 2) * size, r, 1.7 * r, 0.0)
@@ -128,14 +135,16 @@ def leaves(
     largest: float = 60.0,
     variety: float = 0.2,
 ) -> np.ndarray:
-    """Dead leaves: overlapping ellipses, radii `smallest` to `largest` texels, equal area at each scale.
+    """Paint dead leaves: overlapping ellipses, whose total area is the same at each scale.
 
-    Radii under 2 texels are not drawn: nobody sees them, and they are the most.
+    smallest, largest: radii in texels. Radii under 2 texels are not drawn: they are the most
+    frequent and cannot be seen.
+    variety: how much colours differ.
     """
     smallest = max(smallest, 2.0)
     largest = max(largest, 1.5 * smallest)
     image = np.zeros((*shape, 3), np.float32) + 0.25 * np.asarray(base, np.float32)
-    # The mean of πr² where the density of radii falls as 1/r³.
+    # This is the mean of πr² where the density of radii falls as 1/r³.
     area = 2 * np.pi * np.log(largest / smallest) / (smallest**-2 - largest**-2)
     count = int(4.5 * shape[0] * shape[1] / area)
     share = rng.uniform(0, 1, count)
@@ -162,7 +171,7 @@ def painted(
     ink: Sequence[float],
     letters: float = 0.0,
 ) -> np.ndarray:
-    """A painted board: blots, rings and brush strokes in `ink` and other colours over `base`, chipped.
+    """Paint a chipped board: blots, rings and brush strokes in `ink` and other colours over `base`.
 
     letters: height of made-up letters in texels; 0 for strokes only.
     """
@@ -197,10 +206,10 @@ def painted(
 
 
 def _plaster(shape: Shape, rng: np.random.Generator, base: Sequence[float]) -> np.ndarray:
+    """Plaster before `_finish`, (h, w, 3) float32 0…1."""
     large, medium, fine = (fractal(shape, rng, slope) for slope in (1.8, 1.2, 0.6))
-    image = (
-        np.asarray(base, np.float32) * (1 + 0.09 * large + 0.06 * medium + 0.03 * fine)[..., None]
-    )
+    shade = 1 + 0.09 * large + 0.06 * medium + 0.03 * fine
+    image = np.asarray(base, np.float32) * shade[..., None]
     tint = rng.uniform(-1, 1, 3).astype(np.float32)
     image += 0.022 * (tint - tint.mean()) * fractal(shape, rng, 1.5)[..., None]
     runs = fractal(shape, rng, 1.2, (9.0, 1.0))
@@ -209,9 +218,8 @@ def _plaster(shape: Shape, rng: np.random.Generator, base: Sequence[float]) -> n
     image *= (1 - 0.4 * (cracks & (fractal(shape, rng, 1.6) > 0.1)))[..., None].astype(np.float32)
     mean = image.mean((0, 1))
     for _ in range(int(shape[0] * shape[1] / 25000) + 3):
-        path = rng.uniform(0, 1, 2) * shape + np.cumsum(
-            rng.normal(0, 9, 2) + rng.normal(0, 3, (5, 2)), 0
-        )
+        start = rng.uniform(0, 1, 2) * shape
+        path = start + np.cumsum(rng.normal(0, 9, 2) + rng.normal(0, 3, (5, 2)), 0)
         _stroke(image, path, rng.uniform(0.5, 1.4), mean * rng.uniform(0.55, 1.25))
     return image
 
@@ -219,6 +227,7 @@ def _plaster(shape: Shape, rng: np.random.Generator, base: Sequence[float]) -> n
 def _bricks(
     shape: Shape, rng: np.random.Generator, course: float, base: Sequence[float]
 ) -> np.ndarray:
+    """Bricks before `_finish`, (h, w, 3) float32 0…1."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     x += 0.05 * course * fractal(shape, rng, 1.5)
     y += 0.07 * course * fractal(shape, rng, 1.5)
@@ -227,19 +236,22 @@ def _bricks(
     solid = _step(gap, 0.04 * course, 0.11 * course)
     hue = _palette(rng, base, 4096, 0.2, 0.06)[brick % 4096]
     shade = 1 + 0.13 * fractal(shape, rng, 1.0) + 0.08 * (to_course / course - 0.25)
-    mortar = (
-        np.array([0.60, 0.57, 0.52], np.float32) * (1 + 0.13 * fractal(shape, rng, 0.9))[..., None]
-    )
-    return mortar + (hue * shade[..., None] - mortar) * solid[..., None]
+    mortar_shade = 1 + 0.13 * fractal(shape, rng, 0.9)
+    mortar = np.array([0.60, 0.57, 0.52], np.float32) * mortar_shade[..., None]
+    bricked: np.ndarray = mortar + (hue * shade[..., None] - mortar) * solid[..., None]
+    return bricked
 
 
 def _courses(
     x: np.ndarray, y: np.ndarray, rng: np.random.Generator, height: float, length: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of uneven bricks: number of the brick, distance to the next row, distance to its own ends."""
-    edges = np.cumsum(
-        np.append(y.min() - 1, height * rng.uniform(0.8, 1.2, int(np.ptp(y) / height / 0.8) + 3))
-    )
+    """Rows of uneven bricks about `height` and `length` texels large.
+
+    Returns for each texel the number of its brick, the distance to the nearest edge of its row, and
+    the distance to the nearer end of its brick.
+    """
+    heights = height * rng.uniform(0.8, 1.2, int(np.ptp(y) / height / 0.8) + 3)
+    edges = np.cumsum(np.append(y.min() - 1, heights))
     row = np.searchsorted(edges, y.ravel()).reshape(y.shape) - 1
     to_row = np.minimum(y - edges[row], edges[row + 1] - y)
     number, to_end = np.empty(x.shape, np.int64), np.empty(x.shape, np.float32)
@@ -256,7 +268,11 @@ def _courses(
 def _cells(
     x: np.ndarray, y: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Voronoi cells of a jittered point per unit square: number, gap to the next, offset from its point."""
+    """Voronoi cells of jittered points, one in each unit square.
+
+    Returns for each place the number of its cell, the gap to the next cell, and the offset from its
+    point in x and in y.
+    """
     jitter = rng.uniform(0.08, 0.92, (2, 64, 64)).astype(np.float32)
     column, row = np.floor(x).astype(np.int32), np.floor(y).astype(np.int32)
 
@@ -284,15 +300,17 @@ def _palette(
 ) -> np.ndarray:
     """Colours (count, 3) float32 around `base`: brightness varies by `value`, channels by `hue`."""
     brightness = np.exp(value * rng.standard_normal((count, 1)))
-    return (np.asarray(base) * brightness * np.exp(hue * rng.standard_normal((count, 3)))).astype(
-        np.float32
-    )
+    colours = np.asarray(base) * brightness * np.exp(hue * rng.standard_normal((count, 3)))
+    return colours.astype(np.float32)
 
 
 def _ellipse(
     shape: Shape, at: np.ndarray, ry: float, rx: float, turn: float
 ) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The window around an ellipse centred at (y, x) and, in it, the distance from the centre in radii."""
+    """The window around an ellipse, and in it the distance from the centre in radii.
+
+    at: the centre (y, x). ry, rx: radii in texels. turn: radians.
+    """
     reach = 1.05 * max(ry, rx) + 1
     top, left = (max(0, int(c - reach)) for c in at)
     bottom = max(top, min(shape[0], int(at[0] + reach) + 1))
@@ -308,16 +326,14 @@ def _stroke(image: np.ndarray, path: np.ndarray, radius: float, colour: np.ndarr
     """Paint straight strokes along the points (n, 2) of (y, x), in place."""
     for start, stop in itertools.pairwise(path):
         low = np.maximum(np.floor(np.minimum(start, stop) - radius - 1), 0).astype(int)
-        high = np.minimum(np.ceil(np.maximum(start, stop) + radius + 2), image.shape[:2]).astype(
-            int
-        )
+        high = np.ceil(np.maximum(start, stop) + radius + 2)
+        high = np.minimum(high, image.shape[:2]).astype(int)
         if (low >= high).any():
             continue
         y, x = np.mgrid[low[0] : high[0], low[1] : high[1]].astype(np.float32)
         ahead = stop - start
-        along = np.clip(
-            ((y - start[0]) * ahead[0] + (x - start[1]) * ahead[1]) / max(ahead @ ahead, 1e-6), 0, 1
-        )
+        along = (y - start[0]) * ahead[0] + (x - start[1]) * ahead[1]
+        along = np.clip(along / max(ahead @ ahead, 1e-6), 0, 1)
         distance = np.hypot(y - start[0] - along * ahead[0], x - start[1] - along * ahead[1])
         cover = np.clip(radius + 0.5 - distance, 0, 1)[..., None].astype(np.float32)
         window = image[low[0] : high[0], low[1] : high[1]]
@@ -332,11 +348,9 @@ def _letter(
     radius: float,
     colour: np.ndarray,
 ) -> None:
-    """A letter of no alphabet: an upright and a few strokes between the nodes of a 3 × 2 grid."""
-    nodes = (
-        np.array(corner)
-        + np.stack(np.meshgrid([0, 0.5, 1], [0, 1], indexing="ij"), -1).reshape(-1, 2) * size
-    )
+    """Paint a made-up letter: an upright, and a few strokes between the nodes of a 3 × 2 grid."""
+    grid = np.stack(np.meshgrid([0, 0.5, 1], [0, 1], indexing="ij"), -1)
+    nodes = np.array(corner) + grid.reshape(-1, 2) * size
     _stroke(image, nodes[[0, 4]], radius, colour)
     for _ in range(rng.integers(2, 4)):
         _stroke(image, nodes[rng.choice(6, 2, replace=False)], radius, colour)
@@ -344,13 +358,13 @@ def _letter(
 
 def _step(value: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:
     """A smooth step from 0 at `low` to 1 at `high` (which may be the lower of the two)."""
-    share = np.clip((value - low) / (high - low), 0, 1)
-    return share * share * (3 - 2 * share)
+    share: np.ndarray = np.clip((value - low) / (high - low), 0, 1)
+    smooth: np.ndarray = share * share * (3 - 2 * share)
+    return smooth
 
 
 def _finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Dirt over everything, then 8 bits."""
-    dirt = (
-        1 + 0.06 * fractal(image.shape[:2], rng, 1.5) + 0.025 * fractal(image.shape[:2], rng, 0.5)
-    )
+    """Add dirt to the whole image and round it to uint8."""
+    shape = image.shape[:2]
+    dirt = 1 + 0.06 * fractal(shape, rng, 1.5) + 0.025 * fractal(shape, rng, 0.5)
     return np.clip(255 * image * dirt[..., None] + 0.5, 0, 255).astype(np.uint8)

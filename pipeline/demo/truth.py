@@ -1,4 +1,4 @@
-"""The true cameras of the demo scene, and how far others are from them."""
+"""The true cameras of the demo scene, and the errors of other cameras."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import ReconstructionError
+
 Pose = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class DemoTruth:
-    """Where the pictures are, and the camera of each, by name relative to `images`."""
+    """The folder of the pictures and the camera of each, by its name relative to `images`."""
 
     images: Path
     size: tuple[int, int]  # width, height
@@ -23,7 +25,7 @@ class DemoTruth:
 
 @dataclass(frozen=True)
 class PoseErrors:
-    """Errors of a reconstruction after the best similarity, per registered view."""
+    """Errors of n registered views after the best similarity."""
 
     names: list[str]
     rotation: np.ndarray  # (n,) degrees
@@ -33,11 +35,11 @@ class PoseErrors:
 
 
 def compare_with_truth(poses: Mapping[str, Pose], truth: DemoTruth) -> PoseErrors:
-    """Errors of poses (name → R, t, world to camera) in any coordinate frame, against the true
-    ones.
+    """Compare poses in any coordinate frame with the true ones.
 
-    The frame is aligned by the similarity that brings the camera centres closest (Umeyama 1991).
-    Raises ValueError for a name the truth does not have, or fewer than 3 poses.
+    poses: name → R, t from world to camera. Their frame is aligned by the similarity that brings
+    the camera centres closest (Umeyama 1991). Raises ValueError for a name that the truth does not
+    have, ReconstructionError for fewer than 3 poses.
     """
     names = sorted(poses)
     unknown = [name for name in names if name not in truth.poses]
@@ -46,12 +48,12 @@ def compare_with_truth(poses: Mapping[str, Pose], truth: DemoTruth) -> PoseError
             f"The scene has no view '{unknown[0]}'; names are relative to its images folder."
         )
     if len(names) < 3:
-        raise ValueError(
-            f"Only {len(names)} views are reconstructed; an alignment needs at least 3."
+        raise ReconstructionError(
+            f"only {len(names)} views are reconstructed; an alignment needs at least 3."
         )
     estimated = np.array([-R.T @ t for R, t in (poses[name] for name in names)])
     true = np.array([-R.T @ t for R, t in (truth.poses[name] for name in names)])
-    scale, turn, shift = similarity(estimated, true)
+    scale, turn, shift = umeyama(estimated, true)
     every = np.array([-R.T @ t for R, t in truth.poses.values()])
     spread = float(np.sqrt(((every - every.mean(0)) ** 2).sum(1).mean()))
     position = np.linalg.norm(scale * estimated @ turn.T + shift - true, axis=1) / spread
@@ -62,12 +64,11 @@ def compare_with_truth(poses: Mapping[str, Pose], truth: DemoTruth) -> PoseError
     return PoseErrors(names, rotation, position, missing, spread)
 
 
-def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Scale, R (3, 3), t (3,) with the least squared error of `scale · R @ source + t` to target,
-    (n, 3).
+def umeyama(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Find the scale, R (3, 3) and t (3,) that bring `scale · R @ source + t` closest to target.
 
-    Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
-    1991.
+    source, target: (n, 3). The squared error is the least possible. Umeyama, "Least-squares
+    estimation of transformation parameters between two point patterns", 1991.
     """
     mean0, mean1 = source.mean(0), target.mean(0)
     centred0, centred1 = source - mean0, target - mean1
@@ -79,8 +80,9 @@ def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarra
 
 
 def _angle(R: np.ndarray) -> float:
-    """Angle of a rotation in degrees; by its sine too, as the cosine cannot tell small angles from
-    none.
+    """Angle of a rotation in degrees.
+
+    The sine is used beside the cosine, which rounds to 1 for small angles.
     """
     sine = np.linalg.norm([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
     return float(np.degrees(np.arctan2(sine, np.trace(R) - 1)))

@@ -1,0 +1,1 @@
+"""Executors: carry out stages of work in processes of this machine, or on a Ray cluster."""

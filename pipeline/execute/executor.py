@@ -1,12 +1,11 @@
-"""How work is spread: stages, tasks, and the one protocol that this machine and a cluster carry
-out.
+"""Stages, tasks, and the protocol of executors, which carry them out here or on a cluster.
 
     tasks ──► stage ──► stage ──► stage ──► results, as they finish, in any order
 
-A task has a name and a small value. It can run twice: whatever it writes has names that follow from
-its own, and the same content. What is done is known from what was written alone, so a stopped run
-goes on by giving the rest of its tasks again. A process that dies costs the task one attempt; the
-stage is told the number and decides what to leave out.
+A task has a name and a small value. It can run twice: the names of the files it writes follow from
+its own name, and their content is the same. The files alone say what is done, so a stopped run goes
+on when the rest of its tasks is given again. A process that dies costs the task one attempt. The
+stage is told the number of the attempt and decides what to leave out.
 """
 
 from __future__ import annotations
@@ -21,20 +20,19 @@ from typing import Any, NamedTuple, Protocol
 from pipeline.errors import ArgumentError, ExecutorError
 from pipeline.events import Listener, nobody
 
-EXECUTORS = ("auto", "local", "ray")
 # the environment variable that names a cluster; Ray sets it inside its jobs
 CLUSTER = "RAY_ADDRESS"
 
 
 class Task(NamedTuple):
-    """One unit of work. value: what the first stage is given; it is pickled."""
+    """One unit of work. value: what the first stage is given. It is pickled."""
 
     name: str
     value: Any
 
 
-# What a stage does with a task: (value, attempt) → value of the next stage. attempt counts from 1;
-# it is higher where processes died while they were at this stage of this task.
+# What a stage does with a task: (value, attempt) → value of the next stage. attempt counts from 1,
+# and grows each time a process dies while it is at this stage of this task.
 Work = Callable[[Any, int], Any]
 
 
@@ -42,10 +40,10 @@ Work = Callable[[Any, int], Any]
 class Stage:
     """One step of every task.
 
-    make: called once in every process that carries the stage out, without arguments; picklable, as
-    a partial of a class.
-    holds_model: whether the processes are the few actors that hold a model, on a GPU where there is
-    one. Other stages run wherever a CPU is free.
+    make: called once, without arguments, in every process that carries out the stage. It must be
+        picklable, as a partial of a class is.
+    holds_model: whether the few actors that hold a model carry out the stage. They are on a GPU
+        where there is one. Other stages run wherever a CPU is free.
     """
 
     name: str
@@ -54,7 +52,7 @@ class Stage:
 
 
 class Capacity(NamedTuple):
-    """What there is to work on now: CPUs (at least 1) and GPUs."""
+    """What there is to work with now: CPUs (at least 1) and GPUs."""
 
     cpus: int
     gpus: int
@@ -62,13 +60,14 @@ class Capacity(NamedTuple):
 
 @dataclass(frozen=True)
 class Actors:
-    """How many processes hold the model, and what each takes.
+    """How many processes hold the model, and what each of them takes.
 
-    first, most: to begin with, and at most. Where they differ, the pool grows and shrinks with the
-    work, and an autoscaling cluster with it. None: one for each GPU there is now, or without GPUs
-    one for each CPU.
-    gpus: of one actor, a part of one or whole ones. None: one each, or a part where a fixed number
-    exceeds the GPUs.
+    first, most: the number to begin with, and the largest number. Where they differ, the pool grows
+        and shrinks with the work, and an autoscaling cluster with it. None: one for each GPU there
+        is now, or one for each CPU where there are no GPUs.
+    gpus: GPUs of one actor, a part of one GPU or whole GPUs. None: one each, or a part where a
+        fixed number of actors exceeds the GPUs.
+
     Raises ArgumentError for numbers out of range.
     """
 
@@ -89,7 +88,7 @@ class Actors:
 
     @classmethod
     def parse(cls, text: str | None, gpus: float | None = None) -> Actors:
-        """`4`, `1-8`, or None. Raises ArgumentError for other texts."""
+        """Actors from a text, `4` or `1-8`, or None. Raises ArgumentError for other texts."""
         if text is None:
             return cls(gpus=gpus)
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
@@ -103,11 +102,11 @@ class Actors:
         return self.first != self.most
 
     def resolved(self, capacity: Capacity, tasks: int) -> tuple[int, int, float]:
-        """Actors to begin with and at most, and GPUs of one.
+        """The number of actors to begin with, their largest number, and the GPUs of one.
 
-        Raises ExecutorError for more actors than CPUs, each of which computes on one, and for more
-        than there are GPUs for, which would wait for ever. Of a range with GPUs any part may wait
-        for new nodes.
+        Raises ExecutorError for more actors than CPUs, because each computes on one. Raises it also
+        for more actors than the GPUs suffice for, because the others would wait without end.
+        Neither holds for a range with a share of GPUs: its actors may wait for new nodes.
         """
         cpus, gpus = capacity
         share = self.gpus or 0.0
@@ -126,10 +125,13 @@ class Actors:
         return min(first, most), most, share
 
 
+DEFAULT_ACTORS = Actors()
+
+
 class Executor(Protocol):
     """Carries out stages.
 
-    Use it as a context manager: it starts what it needs when it is first asked to work.
+    Use an executor as a context manager. It starts what it needs when it is first asked to work.
     """
 
     name: str
@@ -139,62 +141,43 @@ class Executor(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
     def start(self) -> None:
-        """Join or start what the work runs on, where that takes time; nothing happens the second
-        time.
+        """Join or start what the work runs on, where that takes time.
+
+        A second call does nothing.
         """
 
     def capacity(self) -> Capacity:
-        """What there is to work on now."""
+        """What there is to work with now."""
 
     def threads(self, actors: Actors, tasks: int) -> int:
-        """Threads that each process which holds the model may have, so that no CPU is idle."""
+        """Threads for each process that holds the model, so that no CPU is idle."""
         ...
 
     def run(
         self,
         stages: Sequence[Stage],
         tasks: Sequence[Task],
-        actors: Actors = Actors(),
+        actors: Actors = DEFAULT_ACTORS,
         listen: Listener = nobody,
     ) -> Generator[Any, None, None]:
-        """Yield the last stage's result of every task, as they finish.
+        """Yield the last stage's result of every task, in the order in which they finish.
 
-        An exception of a stage ends the run and is raised here; expected errors (EloftrError) as
-        they are. At most a few tasks are in flight, so results that are not taken hold the work up.
-        Closing the iterator stops the work.
+        An exception of a stage ends the run and is raised here. Expected errors (EloftrError) are
+        raised as they are. At most a few tasks are in flight, so the work waits where results are
+        not taken. Closing the iterator stops the work.
         """
 
     def count(self, metric: str, amount: float, labels: Mapping[str, str]) -> None:
-        """Add to a counter that operators watch, where there is a place for it."""
+        """Add to a counter that operators watch, where the executor has such counters."""
 
 
 def local_capacity() -> Capacity:
-    """CPUs this process may use and GPUs that torch sees."""
+    """The CPUs that this process may use, and the GPUs that torch sees."""
     import torch
 
     return Capacity(max(1, len(os.sched_getaffinity(0))), torch.cuda.device_count())
 
 
-def make_executor(name: str = "auto", quiet: bool = False) -> Executor:
-    """The executor of that name.
-
-    `auto` is Ray where a cluster's address is given, as inside a Ray job, and where this machine
-    has several GPUs; else `local`.
-
-    quiet: see `RayExecutor`. Raises ArgumentError for another name, MissingExtraError where Ray is
-    wanted and not there.
-    """
-    if name not in EXECUTORS:
-        raise ArgumentError(f"executor {name!r} is unknown; give {', '.join(EXECUTORS)}.")
-    if name == "ray" or (name == "auto" and (os.environ.get(CLUSTER) or local_capacity().gpus > 1)):
-        from pipeline.execute.on_ray import RayExecutor
-
-        return RayExecutor(quiet=quiet)
-    from pipeline.execute.local import LocalExecutor
-
-    return LocalExecutor()
-
-
 def tasks_of(names: Iterable[str], values: Iterable[Any]) -> list[Task]:
-    """Tasks from their names and values, one each."""
+    """Tasks from their names and values, which must be equally many."""
     return [Task(name, value) for name, value in zip(names, values, strict=True)]

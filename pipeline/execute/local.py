@@ -1,11 +1,12 @@
-"""A handful of processes on this machine.
+"""The executor that works with a few processes of this machine, without Ray.
 
-No Ray, no start-up: a process is made when the first task is there for it.
+A process is started when the first task is there for it, so there is no start-up to wait for.
 
 Every stage of a task is one call of a process, and its result comes back before the next stage
-begins. So a process that dies costs one stage of one task, and the caller knows which. Without a
-GPU all processes carry out all stages, one on each CPU. With one, the actors that hold the model
-have processes of their own, and reading and writing go on beside.
+begins. A process that dies therefore costs one stage of one task, and the caller knows which.
+Without a GPU every process carries out all stages, and there is one process for each CPU. With a
+GPU the actors that hold the model have processes of their own, and other processes read and write
+at the same time.
 """
 
 from __future__ import annotations
@@ -21,11 +22,20 @@ from typing import Any, cast
 
 from pipeline.errors import ExecutorError
 from pipeline.events import Event, Listener, nobody
-from pipeline.execute.executor import Actors, Capacity, Stage, Task, Work, local_capacity
+from pipeline.execute.executor import (
+    DEFAULT_ACTORS,
+    Actors,
+    Capacity,
+    Stage,
+    Task,
+    Work,
+    local_capacity,
+)
 from pipeline.execute.worker import Died, Worker
 
 AHEAD = 2  # tasks in flight for every process
-# at one stage of one task; stages give up earlier, unless the process dies before they can
+# Deaths at one stage of one task that end the run. A stage gives up earlier, unless the process
+# dies before the stage is asked.
 MOST_DEATHS = 10
 
 
@@ -41,34 +51,36 @@ class LocalExecutor:
         pass
 
     def start(self) -> None:
-        """Nothing needs starting: `run` makes its processes itself."""
+        """Do nothing: `run` starts its processes itself."""
 
     def capacity(self) -> Capacity:
         """The CPUs and GPUs of this machine that this process may use."""
         return local_capacity()
 
     def threads(self, actors: Actors, tasks: int) -> int:
-        """More than one where there are fewer tasks than CPUs, no GPU, and nobody asked for a
-        number of processes.
+        """Threads for each process that holds the model.
+
+        They are more than one where there are fewer tasks than CPUs, no GPU, and the number of
+        actors was not given.
         """
         capacity = self.capacity()
         _, most, share = actors.resolved(capacity, tasks)
         return 1 if share or actors.first else capacity.cpus // most
 
     def count(self, metric: str, amount: float, labels: Mapping[str, str]) -> None:
-        """Nobody watches the counters of one machine."""
+        """Do nothing: one machine has no counters that operators watch."""
 
     def run(
         self,
         stages: Sequence[Stage],
         tasks: Sequence[Task],
-        actors: Actors = Actors(),
+        actors: Actors = DEFAULT_ACTORS,
         listen: Listener = nobody,
     ) -> Generator[Any, None, None]:
         """See `Executor.run`.
 
-        Raises ExecutorError for more actors than this machine holds, before any work, and where a
-        process dies at the same stage of the same task again and again.
+        Raises ExecutorError before any work for more actors than this machine holds. Raises it
+        later where processes die at the same stage of the same task MOST_DEATHS times.
         """
         capacity = self.capacity()
         _, most, share = actors.resolved(capacity, len(tasks))
@@ -84,9 +96,9 @@ class LocalExecutor:
 
 @dataclass(order=True)
 class _Job:
-    """A task on its way.
+    """A task on its way through the stages.
 
-    Jobs at later stages come first, so that work is finished before more is begun.
+    Jobs at later stages come first, so that work is finished before more of it is begun.
     """
 
     urgency: int  # minus the number of the next stage
@@ -101,7 +113,7 @@ class _Job:
 
 
 class _Pool:
-    """Processes, and the jobs that wait for one."""
+    """Processes, and the jobs that wait for one of them."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -109,12 +121,12 @@ class _Pool:
         self.waiting: list[_Job] = []
         self.working: dict[Worker, _Job] = {}
         self.idle: list[Worker] = []
-        self.knows: dict[Worker, set[int]] = {}  # the stages that a process has made
+        self.knows: dict[Worker, set[int]] = {}  # the stages that each process has made
 
     def begin(self, made: Sequence[bytes]) -> None:
-        """Give waiting jobs to processes, new ones where there is room.
+        """Give the waiting jobs to processes, and start processes while there is room.
 
-        made: pickled `Stage.make`, of every stage.
+        made: the pickled `Stage.make` of every stage.
         """
         while self.waiting and len(self.working) < self.size:
             worker = self.idle.pop() if self.idle else self._started()
@@ -128,7 +140,7 @@ class _Pool:
                     job.value,
                     job.attempts[job.stage] + 1,
                 )
-            except Died:  # while it had nothing to do; the job has not begun
+            except Died:  # the process died while it was idle, so the job has not begun
                 heapq.heappush(self.waiting, job)
                 del self.knows[worker]
                 continue
@@ -143,14 +155,14 @@ class _Pool:
         return worker
 
     def forget(self, worker: Worker) -> None:
-        """A process that died."""
+        """Take a process that died out of the pool."""
         del self.knows[worker]
 
 
 def _carry_out(
     stages: Sequence[Stage], pools: Sequence[_Pool], tasks: Sequence[Task], listen: Listener
 ) -> Generator[Any, None, None]:
-    """pools: of every stage."""
+    """Yield the results of all tasks as they finish. pools: the pool of every stage."""
     distinct = list({id(pool): pool for pool in pools}.values())
     made = [pickle.dumps(stage.make, protocol=5) for stage in stages]
     room = AHEAD * sum(pool.size for pool in distinct)
@@ -165,29 +177,35 @@ def _carry_out(
                 return
             for pool in distinct:
                 pool.begin(made)
-            of_connection = {
-                worker.connection: (pool, worker) for pool in distinct for worker in pool.working
-            }
-            for connection in wait(list(of_connection)):
-                pool, worker = of_connection[cast(Connection, connection)]
-                job = pool.working.pop(worker)
-                try:
-                    job.value = worker.receive()
-                except Died as death:
-                    pool.forget(worker)
-                    _count_death(job, stages[job.stage], death, listen)
+            for job in _advanced(distinct, stages, listen):
+                if job.stage == len(stages):
+                    in_flight -= 1
+                    yield job.value
                 else:
-                    pool.idle.append(worker)
-                    job.urgency -= 1
-                    if job.stage == len(stages):
-                        in_flight -= 1
-                        yield job.value
-                        continue
-                heapq.heappush(pools[job.stage].waiting, job)
+                    heapq.heappush(pools[job.stage].waiting, job)
     finally:
         for pool in distinct:
             for worker in pool.knows:
                 worker.close()
+
+
+def _advanced(
+    pools: Sequence[_Pool], stages: Sequence[Stage], listen: Listener
+) -> Generator[_Job, None, None]:
+    """Wait for answers, and yield the jobs that finished a stage or whose process died."""
+    of_connection = {worker.connection: (pool, worker) for pool in pools for worker in pool.working}
+    for connection in wait(list(of_connection)):
+        pool, worker = of_connection[cast(Connection, connection)]
+        job = pool.working.pop(worker)
+        try:
+            job.value = worker.receive()
+        except Died as death:
+            pool.forget(worker)
+            _count_death(job, stages[job.stage], death, listen)
+        else:
+            pool.idle.append(worker)
+            job.urgency -= 1
+        yield job
 
 
 def _count_death(job: _Job, stage: Stage, death: Died, listen: Listener) -> None:
@@ -207,13 +225,13 @@ def _count_death(job: _Job, stage: Stage, death: Died, listen: Listener) -> None
         )
 
 
-_made: dict[int, Work] = {}  # of a worker process: its stages, by their numbers
+_made: dict[int, Work] = {}  # in a worker process: its stages, by their numbers
 
 
 def _work(stage: int, make: bytes | None, value: Any, attempt: int) -> Any:
     """Carry out one stage of one task, in a worker process.
 
-    make: of the stage, where the process sees it first.
+    make: the pickled `Stage.make`, where the process sees the stage for the first time.
     """
     if make is not None:
         _made[stage] = pickle.loads(make)()

@@ -1,9 +1,9 @@
-"""The same stages on Ray. The only module that imports ray.
+"""The executor that works on Ray. This is the only module that imports ray.
 
-The graph is one Ray Data stage for each of ours: tasks where a CPU is free, actors where a model is
-held. A task is one row of one block throughout, so that whatever Ray repeats is exactly one task,
-and writing it twice gives one file with the same content. Ray repeats for ever what kills its
-process; an actor counts, and the stages give up in the end.
+Each of our stages is one stage of Ray Data: tasks where a CPU is free, or actors where a model is
+held. A task is one row of one block throughout, so whatever Ray repeats is exactly one task, and
+writing it twice gives one file with the same content. Ray repeats a task without end while it kills
+its processes. An actor therefore counts the attempts, and the stages give up in the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ import pyarrow as pa
 
 from pipeline.errors import EloftrError, ExecutorError, MissingExtraError
 from pipeline.events import Event, Listener, nobody
-from pipeline.execute.executor import CLUSTER, Actors, Capacity, Stage, Task, local_capacity
+from pipeline.execute.executor import (
+    CLUSTER,
+    DEFAULT_ACTORS,
+    Actors,
+    Capacity,
+    Stage,
+    Task,
+    local_capacity,
+)
 
 try:
     import ray
@@ -38,23 +46,25 @@ except ImportError as error:
         f'{cause}; pip install "eloftr-pipeline[pipeline]", or use --executor local.'
     ) from error
 
-# On a node of one CPU two tasks have room beside three actors, as they must when other nodes are
-# lost and their actors start again on what is left: Ray serves actors first, then the stages in
-# their order, and of a node's last CPU it may leave the part unused in which no further task has
-# room. Without room nothing would be finished before all is read, and a killed run would have
-# nothing to go on with. And as the shares differ, Ray does not fuse reading into the actors, where
-# it would run between matches instead of beside them.
+# With these shares two tasks have room beside three actors on a node of one CPU. They need that
+# room when other nodes are lost and their actors start again on what is left. Ray serves actors
+# first, then the stages in their order, and it may leave a part of a node's last CPU unused where
+# no further task fits. Without room no task would be finished before all are read, and a killed run
+# would have nothing to go on with. The shares also differ, because Ray would otherwise fuse reading
+# into the actors, where reading would run between matches instead of beside them.
 TASK_CPUS, ACTOR_CPUS = 0.4, 0.05
-OBJECT_STORE = 1 << 30  # bytes, of an embedded node: some tens of shards of decoded images
+OBJECT_STORE = 1 << 30  # bytes on an embedded node: some tens of shards of decoded images
 
 
 class RayExecutor:
-    """Stages on the cluster that RAY_ADDRESS names, as inside a Ray job; else on a node of this
-    machine that is started for it and ended with the executor. A Ray that the caller has started is
-    used and left as it is.
+    """Stages on a Ray cluster; see `Executor`.
 
-    quiet: nothing that Ray's core says while it starts reaches standard error, which is closed for
-    that moment.
+    The cluster is the one that RAY_ADDRESS names, as inside a Ray job. Without it, a node is
+    started on this machine and ended with the executor. A Ray that the caller has started is used
+    and left as it is.
+
+    quiet: hide what Ray's core writes to standard error while it starts. Standard error is closed
+        for that moment.
     """
 
     name = "ray"
@@ -66,7 +76,7 @@ class RayExecutor:
 
     def __enter__(self) -> RayExecutor:
         if os.environ.get(CLUSTER):
-            self.start()  # what the cluster has decides the plan
+            self.start()  # the plan depends on what the cluster has
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -78,22 +88,22 @@ class RayExecutor:
         """Join the cluster or start a node. Raises ExecutorError where no cluster answers."""
         if ray.is_initialized():
             return
-        with _handlers_kept():
+        with _sigterm_handler_kept():
             try:
                 _join_or_start(os.environ.get(CLUSTER), self.quiet)
-            except SystemExit as error:  # Ray's handler of SIGTERM, while it starts
+            except SystemExit as error:  # raised by Ray's handler of SIGTERM while Ray starts
                 raise KeyboardInterrupt from error
         self.started = True
 
     def capacity(self) -> Capacity:
-        """CPUs and GPUs of the cluster; before a node is started, of this machine."""
+        """The CPUs and GPUs of the cluster; before a node is started, those of this machine."""
         if not ray.is_initialized():
             return local_capacity()
         total = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return Capacity(max(1, int(total.get("CPU", 0))), int(total.get("GPU", 0)))
 
     def threads(self, actors: Actors, tasks: int) -> int:
-        """One: the other CPUs of an actor's node may be somebody else's."""
+        """One, because the other CPUs of an actor's node may belong to other work."""
         return 1
 
     def count(self, metric: str, amount: float, labels: Mapping[str, str]) -> None:
@@ -101,7 +111,7 @@ class RayExecutor:
 
         Only the driver counts, so nothing is counted twice.
         """
-        if not amount:  # Ray refuses to count nothing
+        if not amount:  # Ray refuses to add zero
             return
         if metric not in self.counters:
             self.counters[metric] = ray.util.metrics.Counter(metric, tag_keys=tuple(labels))
@@ -111,40 +121,47 @@ class RayExecutor:
         self,
         stages: Sequence[Stage],
         tasks: Sequence[Task],
-        actors: Actors = Actors(),
+        actors: Actors = DEFAULT_ACTORS,
         listen: Listener = nobody,
     ) -> Generator[Any, None, None]:
         """See `Executor.run`.
 
-        Raises ExecutorError for actors that this cluster cannot hold, before any work.
+        Results that are not taken hold the work up where they fill Ray's object store, and small
+        ones do not. Raises ExecutorError for actors that this cluster cannot hold, before any work.
         """
+        if not tasks:  # Ray Data has no dataset without blocks
+            return _nothing()
         self.start()
         capacity = self.capacity()
         first, most, share = actors.resolved(capacity, len(tasks))
         if most * share > capacity.gpus + 1e-6:
-            text = f"{most} actors of {share:g} GPUs: there are {capacity.gpus} now, the others wait for new nodes"
+            text = (
+                f"{most} actors of {share:g} GPUs: there are {capacity.gpus} now, "
+                "the others wait for new nodes"
+            )
             listen(Event("waiting", text, {"actors": most, "gpus": capacity.gpus}))
         pool = ray.data.ActorPoolStrategy(
-            # a number may shrink, too, where nodes are lost
+            # A fixed number of actors may shrink too, where nodes are lost.
             min_size=first if actors.ranged else 1,
             max_size=most,
             initial_size=first,
             max_tasks_in_flight_per_actor=4,
         )
-        # Without GPUs reading is a hundredth of the work, and readers that start by the dozen take
-        # the CPUs from the actors that start beside them. Nodes that a range of actors waits for
-        # bring CPUs to read with.
+        # Without GPUs, reading is a hundredth of the work, and dozens of readers would take the
+        # CPUs from the actors that start beside them. The nodes that a range of actors waits for
+        # bring CPUs of their own for reading.
         readers = ray.data.TaskPoolStrategy(
             None if share or actors.ranged else max(1, capacity.cpus // 2)
         )
-        # Not by `repartition`: its task wants a whole CPU, and waits for ever where every node has
-        # one CPU and an actor.
+        # `repartition` is not used, because its task wants a whole CPU and waits without end where
+        # every node has one CPU and an actor.
         dataset = ray.data.from_blocks([_pack(task) for task in tasks])
         dataset.context.target_max_block_size = None  # one task, one block, however large
-        # one that is killed while it starts is replaced
+        # An actor that is killed while it starts is replaced.
         dataset.context.max_consecutive_actor_init_deaths = 3
         dataset.context.enable_progress_bars = False
         dataset.context.print_on_execution_start = False
+        dataset.context.raise_original_map_exception = True  # a ZeroDivisionError stays one
         attempts = _attempts()
         one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
         for number, stage in enumerate(stages):
@@ -159,15 +176,19 @@ class RayExecutor:
                 dataset = dataset.map_batches(
                     carried.__call__, compute=compute, num_cpus=TASK_CPUS, **one_row
                 )
-        return _results(dataset, attempts)
+        return _stage_results(dataset, attempts)
+
+
+def _nothing() -> Generator[Any, None, None]:
+    """The results of no tasks."""
+    yield from ()
 
 
 class _Attempts:
     """How often a stage of a task was begun in processes that died before its end.
 
-    Every run begins anew.
-
-    Not Ray's own count of retries, which counts whatever waited for an actor that died.
+    Every run begins with new counts. Ray's own count of retries is not used, because it counts
+    every task that waited for an actor that died.
     """
 
     def __init__(self) -> None:
@@ -182,7 +203,7 @@ class _Attempts:
 
 
 def _attempts() -> Any:
-    """An actor on the driver's own node, which is there as long as the driver is."""
+    """An actor with `_Attempts` on the driver's own node, which lives as long as the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     made = ray.remote(_Attempts).options(
         num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
@@ -191,7 +212,7 @@ def _attempts() -> Any:
 
 
 class _Carried:
-    """One stage, as Ray calls it: a row in, a row out."""
+    """One stage as a Ray task: a row in, a row out."""
 
     def __init__(self, stage: Stage, attempts: Any) -> None:
         self.stage, self.attempts = stage, attempts
@@ -201,7 +222,7 @@ class _Carried:
 
 
 class _Held:
-    """One stage in an actor, which makes it once."""
+    """One stage in a Ray actor, which makes it once."""
 
     def __init__(self, stage: Stage, attempts: Any) -> None:
         self.name, self.attempts, self.work = stage.name, attempts, stage.make()
@@ -212,13 +233,13 @@ class _Held:
 
 def _carried_out(work: Any, stage: str, attempts: Any, row: pa.Table) -> pa.Table:
     name, value = _unpack(row)
-    if isinstance(value, EloftrError):  # of a stage before
+    if isinstance(value, EloftrError):  # an earlier stage raised it
         return row
     key = f"{stage}/{name}"
     attempt = ray.get(attempts.begin.remote(key))
     try:
         value = work(value, attempt)
-    # a full disk, say: for the driver to raise, without Ray's pages of trace
+    # An expected error (a full disk, say) goes to the driver, which raises it without Ray's trace.
     except EloftrError as error:
         value = error
     attempts.end.remote(key)
@@ -226,7 +247,7 @@ def _carried_out(work: Any, stage: str, attempts: Any, row: pa.Table) -> pa.Tabl
 
 
 def _pack(task: Task) -> pa.Table:
-    """Whatever passes from stage to stage, as one row. Pickle 5: arrays are copied, not walked."""
+    """A task as one row. Pickle's protocol 5 copies arrays instead of walking through them."""
     return pa.table({"task": pa.array([pickle.dumps(tuple(task), protocol=5)], pa.large_binary())})
 
 
@@ -234,7 +255,7 @@ def _unpack(row: pa.Table) -> Task:
     return Task(*pickle.loads(row["task"][0].as_buffer()))
 
 
-def _results(dataset: Any, attempts: Any) -> Generator[Any, None, None]:
+def _stage_results(dataset: Any, attempts: Any) -> Generator[Any, None, None]:
     try:
         for block in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             value = _unpack(block).value
@@ -275,18 +296,21 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
 
 
 @contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Ray installs a handler of SIGTERM when it starts; the one that was there is put back."""
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Put the handler of SIGTERM back, because Ray installs its own when it starts."""
     kept = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread() and kept is not None:
-        signal.signal(signal.SIGTERM, kept)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and kept is not None:
+            signal.signal(signal.SIGTERM, kept)
 
 
 @contextmanager
 def _silence(quiet: bool) -> Iterator[None]:
-    """No standard error where `quiet`: Ray's core says there, in a form of its own, that it was
-    told to keep quiet.
+    """Close standard error where `quiet`.
+
+    Ray's core otherwise says there, in its own format, that it was told to keep quiet.
     """
     if not quiet:
         yield
@@ -303,7 +327,7 @@ def _silence(quiet: bool) -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where nobody listens at `host:port`; Ray itself would try for many minutes."""
+    """Raise OSError where no server listens at `host:port`; Ray would try for many minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=30).close()

@@ -1,8 +1,8 @@
-"""A process of this machine that carries out calls, and whose death is an answer.
+"""A process of this machine that carries out calls, and whose death is an answer too.
 
-    call(function, *arguments)                  → the result, or `Died`
-    call_watched(function, *arguments, listen=) → the same; the function is given `listen`, too,
-    whose events come here
+    call(function, *arguments)                  → the result, or `Died` is raised
+    call_watched(function, *arguments, listen=) → the same, and the events that the function reports
+                                                  reach `listen` in the calling process
 
 The process is started by `subprocess` and talks over a socket pair. It does not import the caller's
 main module again, so a script or notebook needs no guard. It ends by itself when the caller is
@@ -24,17 +24,17 @@ from typing import Any, NamedTuple
 
 from pipeline.events import Listener, nobody
 
-# Not `-m`: the module would be there twice, and what it pickles could not be read here.
+# With `-m` the module would exist twice, and this process could not read what the other pickles.
 PROGRAM = "from pipeline.execute.worker import main; main()"
-FATAL = "3"  # COLMAP's level of logging: what matters also comes as an exception
+FATAL = "3"  # COLMAP's level of logging; what matters also comes as an exception
 
 
 class Died(Exception):
-    """The process ended without an answer; the message says of what."""
+    """The process ended without an answer. The message says what ended it."""
 
 
 class Answer(NamedTuple):
-    """What a call came to: a result, or an exception and its trace as text."""
+    """What a call led to: a result, or an exception and its trace as text."""
 
     result: Any
     error: BaseException | None = None
@@ -60,7 +60,8 @@ class RemoteTrace(Exception):
 class Worker:
     """One process.
 
-    number: of it among others. gpu: the only GPU that it may see; None leaves it all of them.
+    number: its number among other processes.
+    gpu: the only GPU that it may see. With None it sees all of them.
     """
 
     def __init__(self, number: int = 0, gpu: int | None = None) -> None:
@@ -91,7 +92,7 @@ class Worker:
         self.busy = True
 
     def receive(self, listen: Listener = nobody) -> Any:
-        """Wait for the call's result; events on the way go to `listen`.
+        """Wait for the call's result; events that arrive before it go to `listen`.
 
         Raises what the call raised, and Died where the process is gone.
         """
@@ -106,7 +107,7 @@ class Worker:
             listen(message)
 
     def close(self) -> None:
-        """End the process: at once where it is at work, else it ends by itself."""
+        """End the process: kill it where it is at work, otherwise let it end by itself."""
         self.connection.close()
         if self.busy:
             self.process.kill()
@@ -121,7 +122,8 @@ class Worker:
         self.busy = False
         self.connection.close()
         if code < 0:
-            return Died(f"killed by {signal.Signals(-code).name}")
+            known = {number.value: number.name for number in signal.Signals}
+            return Died(f"killed by {known.get(-code, f'signal {-code}')}")
         return Died(f"ended with exit code {code}")
 
 
@@ -139,7 +141,10 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def call_watched(function: Callable[..., Any], *arguments: Any, listen: Listener = nobody) -> Any:
-    """As `call`, for a function that takes `listen` by that name: its events come to the caller's."""
+    """As `call`, for a function that reports events to an argument named `listen`.
+
+    listen: receives these events in the calling process.
+    """
     worker = Worker()
     try:
         worker.send(_watched, function, arguments)
@@ -152,7 +157,7 @@ def _watched(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     return function(*arguments, listen=lambda event: _caller[-1].send_bytes(pickle.dumps(event)))
 
 
-_caller: list[Connection] = []  # of a worker process: the one connection to its caller
+_caller: list[Connection] = []  # in a worker process: the one connection to its caller
 
 
 def _answered(message: bytes) -> bytes:
@@ -160,11 +165,11 @@ def _answered(message: bytes) -> bytes:
     try:
         function, arguments = pickle.loads(message)
         return pickle.dumps(Answer(function(*arguments)), protocol=5)
-    except Exception as error:  # whatever it is, the caller raises it
+    except Exception as error:  # the caller raises it, whatever its type
         trace = traceback.format_exc()
         try:
             return pickle.dumps(Answer(None, error, trace), protocol=5)
-        except Exception:  # an exception that cannot be pickled goes as its text
+        except Exception:  # an exception that cannot be pickled is sent as its text
             return pickle.dumps(
                 Answer(None, RuntimeError(f"{type(error).__name__}: {error}"), trace), protocol=5
             )
@@ -172,7 +177,7 @@ def _answered(message: bytes) -> bytes:
 
 def main() -> None:
     """Answer calls until the caller is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the caller's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller handles a terminal's Ctrl-C
     connection = Connection(int(sys.argv[1]))
     _caller.append(connection)
     while True:
@@ -181,5 +186,5 @@ def main() -> None:
             connection.send_bytes(_answered(message))
         except (EOFError, OSError):
             break
-    # libraries that hold threads or handlers have nothing left to do, and may crash at it
+    # Libraries that hold threads or handlers have nothing left to do, and may crash at exit.
     os._exit(0)

@@ -1,0 +1,1 @@
+"""Matching: options, plan, shards, read, match, verify, the run folder and its summary."""

@@ -14,12 +14,18 @@ from pipeline.match.options import VerificationOptions
 from pipeline.match.read import TRIES
 from pipeline.match.verify import VerifyShard
 from pipeline.store.folder import Folder
-from pipeline.vocabulary import VERIFIED, Stage, Status
+from pipeline.tables import FAILURES
+from pipeline.vocabulary import PAIR_MEANINGS, VERIFIED, Reason, StageName, Status
+
+# StageName, reason and detail of a failure.
+_BAD_NUMBERS = (StageName.VERIFY.value, Reason.BAD_NUMBERS.value, PAIR_MEANINGS[Reason.BAD_NUMBERS])
 
 
 class Counts(TypedDict):
-    """Pairs of a shard or a run, those matched, unmatched and verified; matches, inliers, and
-    images encoded.
+    """Numbers of a shard or a run.
+
+    pairs, and how many of them are matched, unmatched and verified; matches and inliers of all
+    pairs together; encodes: how many times an image was encoded.
     """
 
     pairs: int
@@ -32,7 +38,7 @@ class Counts(TypedDict):
 
 
 class Marker(TypedDict):
-    """What the done marker of a shard holds. failed: pairs by reason; seconds: by stage."""
+    """What the done marker of a shard holds. failed: pairs by reason. seconds: by stage."""
 
     counts: Counts
     failed: dict[str, int]
@@ -40,7 +46,7 @@ class Marker(TypedDict):
 
 
 class FinishShard:
-    """Verify a matched shard and write it: its tables, each whole, and last its done marker.
+    """Verify a matched shard and write its tables, each of them whole, and last its done marker.
 
     CPU only.
     """
@@ -50,17 +56,18 @@ class FinishShard:
         self.verify = VerifyShard(verification)
 
     def __call__(self, shard: MatchedShard, attempt: int = 1) -> Marker:
-        """Returns what the marker holds.
+        """Verify and write one shard; returns what the marker holds.
 
-        attempt: as of `MatchShard`; after TRIES all pairs of the shard fail.
+        attempt: as of `MatchShard`. After TRIES attempts all pairs of the shard fail.
         """
         started = time.monotonic()
         shard = shard if attempt <= TRIES else set_aside(shard)
         matches = self.verify(shard.matches, shard.images)
         verified = time.monotonic()
-        if shard.failures.num_rows:
-            self.folder.publish_table(f"failures/{shard.shard}.parquet", shard.failures)
-        else:  # an attempt before this one may have met failures that have passed
+        failures = pa.concat_tables([shard.failures, _bad_numbers(matches)])
+        if failures.num_rows:
+            self.folder.publish_table(f"failures/{shard.shard}.parquet", failures)
+        else:  # an earlier attempt may have written failures that do not occur any more
             self.folder.remove(f"failures/{shard.shard}.parquet")
         self.folder.publish_table(f"images/{shard.shard}.parquet", shard.images)
         self.folder.publish_table(f"matches/{shard.shard}.parquet", matches)
@@ -81,9 +88,20 @@ class FinishShard:
             "failed": dict(Counter(reason for reason in matches["reason"].to_pylist() if reason)),
             "seconds": {
                 **shard.seconds,
-                Stage.VERIFY.value: verified - started,
-                Stage.WRITE.value: time.monotonic() - verified,
+                StageName.VERIFY.value: verified - started,
+                StageName.WRITE.value: time.monotonic() - verified,
             },
         }
         self.folder.mark_done(shard.shard, done)
         return done
+
+
+def _bad_numbers(matches: pa.Table) -> pa.Table:
+    """FAILURES with a row for every pair whose matches verification could not use."""
+    bad = matches.filter(pc.equal(matches["reason"], Reason.BAD_NUMBERS.value))
+    columns = [
+        bad["image0"],
+        bad["image1"],
+        *(pa.repeat(word, bad.num_rows) for word in _BAD_NUMBERS),
+    ]
+    return pa.Table.from_arrays(columns, schema=FAILURES)

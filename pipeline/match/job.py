@@ -1,4 +1,4 @@
-"""The main job: photographs in, verified matches out. It goes on where it was stopped.
+"""The main job: it matches photographs, and goes on where it was stopped.
 
 plan → pending shards ──► read ──► match ──► finish ──► summary       (stages of an executor)
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 
 from pipeline.events import Event, Listener, Progress, nobody
-from pipeline.execute.executor import Actors, Executor, Stage, tasks_of
+from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
 from pipeline.match.finish import FinishShard, Marker
 from pipeline.match.match import MatchShard
 from pipeline.match.options import MatchingOptions, RunOptions
@@ -23,20 +23,23 @@ from pipeline.match.shards import planned_shards
 from pipeline.store.lease import Lease
 from pipeline.vocabulary import Device, Status
 
-if TYPE_CHECKING:  # see pipeline/match/match.py
+if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
 
-# of a process without a GPU: two take twice the CPU time for the same pairs, so every CPU gets a
-# process
+# Threads of torch in a process without a GPU. Two threads take twice the CPU time for the same
+# pairs, so every CPU gets a process instead.
 TORCH_THREADS = 1
 
 
 def plan_run(
-    options: RunOptions, executor: Executor, actors: Actors = Actors(), listen: Listener = nobody
+    options: RunOptions,
+    executor: Executor,
+    actors: Actors = DEFAULT_ACTORS,
+    listen: Listener = nobody,
 ) -> Run:
-    """Read and check everything that a run needs, and tell its plan.
+    """Read and check everything that a run needs, and report its plan as an event.
 
-    Writes nothing. Raises as `Run` does, and ExecutorError for actors that cannot be had.
+    Writes nothing. Raises as `Run` does, and ExecutorError for more actors than there is room for.
     """
     capacity = executor.capacity()
     run = Run(options, Device.CUDA if actors.gpus or capacity.gpus else Device.CPU)
@@ -47,9 +50,12 @@ def plan_run(
 
 
 def estimate_run(
-    options: RunOptions, executor: Executor, actors: Actors = Actors(), listen: Listener = nobody
+    options: RunOptions,
+    executor: Executor,
+    actors: Actors = DEFAULT_ACTORS,
+    listen: Listener = nobody,
 ) -> PlanCounts:
-    """Plan a run and tell what it costs. Writes nothing."""
+    """Plan a run and report its plan and cost as events. Writes nothing. Raises as `plan_run`."""
     run = plan_run(options, executor, actors, listen)
     matching = run.options.matching
     text = cost_line(run.model, str(matching.dtype), matching.long_side, run.pending())
@@ -60,20 +66,21 @@ def estimate_run(
 def match_photographs(
     options: RunOptions,
     executor: Executor,
-    actors: Actors = Actors(),
+    actors: Actors = DEFAULT_ACTORS,
     listen: Listener = nobody,
     stage: type[MatchShard] = MatchShard,
 ) -> RunSummary:
-    """Plan, match what is not done yet, write and return the summary.
+    """Plan a run, match what is not done yet, and write and return the summary.
 
-    stage: what matches a shard, made once in every process that holds the model.
-    Whatever is wrong with the arguments is raised before any work, see `Run`; ExecutorError for
-    actors that cannot be had; LeaseError where another command works on the run folder.
+    stage: the class that matches a shard. It is made once in every process that holds the model.
+
+    Raises before any work what is wrong with the arguments (see `Run`), ExecutorError for more
+    actors than there is room for, and LeaseError where another command works on the run folder.
     """
     started = time.monotonic()
     run = plan_run(options, executor, actors, listen)
     with Lease(run.folder) as lease:
-        todo = run.pending()  # again: the driver before may have gone on until now
+        todo = run.pending()  # read again, because another driver may have worked until now
         pairs = int(pc.sum(pc.list_value_length(todo["pairs"])).as_py() or 0)
         run.begin()
         starting = time.monotonic()
@@ -106,7 +113,7 @@ def match_photographs(
 
 
 def stages_of(run: Run, stage: type[MatchShard] = MatchShard, threads: int = 1) -> list[Stage]:
-    """Read, match and finish, for the shards of a run. threads: of every process that matches."""
+    """The stages of a run: read, match and finish. threads: of every process that matches."""
     options = run.options
     return [
         Stage("read", partial(make_reader, run.source, options.limits, options.matching.long_side)),
@@ -125,7 +132,7 @@ def _make_matcher(
     options: MatchingOptions,
     threads: int,
 ) -> MatchShard:
-    """In a process of an executor, which belongs to it alone."""
+    """Make what matches, in an executor's process that does nothing else."""
     import torch
 
     if not torch.cuda.is_available():
@@ -136,8 +143,9 @@ def _make_matcher(
 
 
 def _count(executor: Executor, marker: Marker) -> None:
-    """What operators watch: pairs by status, failures by reason, images encoded, seconds of work by
-    stage.
+    """Add to the counters that operators watch.
+
+    They count pairs by status, failures by reason, encoded images, and seconds of work by stage.
     """
     counts = marker["counts"]
     failed = counts["pairs"] - counts["matched"] - counts["unmatched"]

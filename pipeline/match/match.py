@@ -3,9 +3,10 @@
     DecodedShard → MatchShard → MatchedShard (tables of MATCHES, IMAGES, FAILURES)
 
 An image is encoded once for all pairs of its shard. A pair whose image cannot be used becomes a row
-with status `failed` and the image's reason; the shard goes on. `attempt` counts how often the stage
-was begun for a shard, by processes that died before its end. From the second on it begins with
-fewer pairs, and after TRIES it sets all aside.
+with status `failed` and the image's reason, and the shard goes on. `attempt` counts the processes
+that began the stage for this shard, this one included; the earlier ones died before its end. From
+the second attempt on, the stage begins with fewer pairs. After TRIES attempts it sets all pairs
+aside.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from eloftr.matching.resizing import to_original
 from pipeline.match.options import MatchingOptions
 from pipeline.match.read import TRIES, DecodedShard
 from pipeline.tables import FAILURES, MATCHES, ragged
-from pipeline.vocabulary import Reason, Stage, Status
+from pipeline.vocabulary import Reason, StageName, Status
 
-# torch is imported where a model is: the many processes that read and verify would each lose 200 MB
-# to it.
+# torch is imported only where a model is used. Otherwise each of the many processes that read and
+# verify would need 200 MB more memory.
 if TYPE_CHECKING:
     from eloftr import EfficientLoFTRForKeypointMatching, Matches
     from eloftr.model import ImageFeatures
@@ -36,19 +37,22 @@ if TYPE_CHECKING:
 Shape = tuple[int, int]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-SMALLER = 8  # times fewer pairs at once with every try
+SMALLER = 8  # every attempt begins with so many times fewer pairs at once
 DETAILS = {
-    Reason.OUT_OF_MEMORY: "matching this pair by itself needs more memory than there is; lower --long-side",
-    Reason.WORKER_DIED: f"{TRIES} processes that worked on its shard died, with ever fewer pairs at once; see their logs",
+    Reason.OUT_OF_MEMORY: "matching this pair by itself needs more memory than there is; "
+    "lower --long-side",
+    Reason.WORKER_DIED: f"{TRIES} processes that worked on its shard died, "
+    "with ever fewer pairs at once; see their logs",
 }
 
 
 @dataclass(frozen=True)
 class MatchedShard:
-    """A shard whose pairs have been matched: a row of `matches` for every pair, in the order of the
-    plan.
+    """A shard whose pairs have been matched.
 
-    failures: an image that cannot be used, or a pair that was set aside, a row.
+    matches: a row for every pair, in the order of the plan.
+    failures: a row for every image that cannot be used and every pair that was set aside.
+    encodes: how many times an image was encoded. seconds: by stage.
     """
 
     shard: str
@@ -72,13 +76,16 @@ class MatchShard:
             model, device, getattr(torch, options.dtype or DEFAULT_DTYPE[device.type])
         )
         self.batch_size = options.batch_size
-        self.threads = 1  # of Python; each works on batches of its own, so they change no result
-        self.smaller = 1  # batches are smaller by this factor, once memory was short
-        self.largest = 0  # batch of the shard
+        self.threads = 1  # of Python; each works on batches of its own, so results do not change
+        self.smaller = 1  # divides the batch size, and grows where memory was short
+        self.largest = 0  # size of the largest batch of the shard
 
     def __call__(self, shard: DecodedShard, attempt: int = 1) -> MatchedShard:
-        """Where memory is short, smaller batches, then half of the pairs at a time, whose images
-        take less; every attempt after the first begins with fewer pairs.
+        """Match the pairs of one shard.
+
+        Where memory is short, batches become smaller. Where batches of one are still too large,
+        half of the pairs are matched at a time, because their images need less memory. Every
+        attempt after the first begins with fewer pairs.
         """
         self.smaller = 1
         count = len(shard.pairs)
@@ -89,7 +96,7 @@ class MatchShard:
             if not set_aside
             else []
         )
-        encodes, seconds = 0, {**shard.seconds, Stage.ENCODE: 0.0, Stage.MATCH: 0.0}
+        encodes, seconds = 0, {**shard.seconds, StageName.ENCODE: 0.0, StageName.MATCH: 0.0}
         while todo:
             members = todo.pop(0)
             part = _part(shard, members) if len(members) < count else shard
@@ -102,7 +109,7 @@ class MatchShard:
             except (MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
-            # outside of the handler, where the error still holds what filled the memory
+            # Here the error is gone; inside the handler it still holds what filled the memory.
             if self.largest > 1:
                 self.smaller *= 2
                 todo.insert(0, members)
@@ -124,7 +131,9 @@ class MatchShard:
             reasons.get(name0, reasons.get(name1, set_aside.get(pair)))
             for pair, (name0, name1) in enumerate(zip(*names, strict=True))
         ]
-        failures = pa.concat_tables([shard.failures, _failures_table(names, reason, Stage.MATCH)])
+        failures = pa.concat_tables(
+            [shard.failures, _failures_table(names, reason, StageName.MATCH)]
+        )
         return MatchedShard(
             shard.shard,
             shard.images,
@@ -135,7 +144,7 @@ class MatchShard:
         )
 
     def _match(self, shard: DecodedShard, seconds: dict[str, float]) -> dict[int, Matches]:
-        """Matches of every pair whose images could be read, by its number."""
+        """The matches of every pair whose images could be read, by the number of the pair."""
         from eloftr import Matches
         from eloftr.model import ImageFeatures
 
@@ -162,26 +171,27 @@ class MatchShard:
         found: dict[int, Matches] = {}
         for part in self._threaded(of_batch, self._batches(shard, row_of)):
             found |= part
-        seconds[Stage.ENCODE] += encoded - started
-        seconds[Stage.MATCH] += time.monotonic() - encoded
+        seconds[StageName.ENCODE] += encoded - started
+        seconds[StageName.MATCH] += time.monotonic() - encoded
         return found
 
     def _threaded(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The results of all items, in their order, by as many threads as there are."""
+        """The results of all items, in their order, computed by `self.threads` threads."""
         if self.threads == 1:
             yield from map(work, items)
             return
         import torch
 
-        # torch counts its own threads for every thread of Python, and sums round by their number.
+        # torch has a number of threads for each thread of Python, and sums are rounded by it.
         with ThreadPoolExecutor(
             self.threads, initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
             yield from pool.map(work, items)
 
     def _encode(self, pixels: list[np.ndarray]) -> list[ImageFeatures]:
-        """One ImageFeatures of one image each, in the order of `pixels`; encoded by batches of one
-        shape.
+        """The features of every image, each for itself, in the order of `pixels`.
+
+        Images are encoded in batches of one shape.
         """
         by_shape: dict[Shape, list[int]] = defaultdict(list)
         for k, image in enumerate(pixels):
@@ -201,7 +211,7 @@ class MatchShard:
         return [features[k] for k in range(len(pixels))]
 
     def _batches(self, shard: DecodedShard, row_of: dict[str, int]) -> Iterator[list[int]]:
-        """Pairs whose images were both read, in batches of one shape each side."""
+        """The pairs whose images were both read, in batches with one shape for each side."""
         groups: dict[tuple[Shape, Shape], list[int]] = defaultdict(list)
         for pair, (i, j) in enumerate(shard.pairs):
             k0, k1 = row_of.get(shard.names[i]), row_of.get(shard.names[j])
@@ -221,10 +231,11 @@ class MatchShard:
 
 
 def _return_memory() -> None:
-    """What the encodings of a shard filled goes back to the system: glibc keeps it in pieces, and
-    asks for more.
+    """Give the memory of a shard's encodings back to the system.
+
+    glibc otherwise keeps it in pieces and asks the system for more.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
     if trim:
         trim(0)
 
@@ -238,7 +249,7 @@ def _sizes(pixels: np.ndarray, row: dict[str, Any]) -> tuple[Shape, Shape]:
 
 
 def _part(shard: DecodedShard, members: list[int]) -> DecodedShard:
-    """Some pairs of a shard, and the images they need."""
+    """The shard reduced to some of its pairs and the images that they need."""
     pairs = shard.pairs[members]
     names = {shard.names[i] for i in pairs.ravel()}
     kept = [k for k, name in enumerate(shard.images["image"].to_pylist()) if name in names]
@@ -249,7 +260,7 @@ def _part(shard: DecodedShard, members: list[int]) -> DecodedShard:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory was short: on the CPU torch says so in words only."""
+    """Whether memory was short. On the CPU only the text of torch's error says so."""
     import torch
 
     words = ("can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
@@ -259,15 +270,15 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def set_aside(shard: MatchedShard) -> MatchedShard:
-    """A matched shard that every process died of which went on with it: its pairs fail."""
+    """A matched shard with all pairs failed, because every process that went on with it died."""
     names = [shard.matches[side].to_pylist() for side in ("image0", "image1")]
     reason = [why or Reason.WORKER_DIED for why in shard.matches["reason"].to_pylist()]
-    failures = pa.concat_tables([shard.failures, _failures_table(names, reason, Stage.VERIFY)])
+    failures = pa.concat_tables([shard.failures, _failures_table(names, reason, StageName.VERIFY)])
     return replace(shard, matches=matches_table(names, reason, {}), failures=failures)
 
 
 def _failures_table(names: list[list[str]], reason: list[str | None], stage: str) -> pa.Table:
-    """A row for every pair that was set aside; those of images have theirs."""
+    """FAILURES with a row for every pair that was set aside; images have rows of their own."""
     rows = [
         {"image0": name0, "image1": name1, "stage": stage, "reason": why, "detail": DETAILS[why]}
         for name0, name1, why in zip(*names, reason, strict=True)
@@ -279,7 +290,12 @@ def _failures_table(names: list[list[str]], reason: list[str | None], stage: str
 def matches_table(
     names: list[list[str]], reason: list[str | None], found: dict[int, Matches]
 ) -> pa.Table:
-    """MATCHES of pairs by their names, why they failed, and what was found by number of the pair."""
+    """MATCHES of pairs, not yet verified.
+
+    names: the images of both sides, each a list with a name per pair.
+    reason: why each pair failed, None where it did not.
+    found: the matches, by the number of the pair.
+    """
     nothing = np.empty((0, 2), np.float32), np.empty((0, 2), np.float32), np.empty(0, np.float32)
     status = [
         Status.FAILED

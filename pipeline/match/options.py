@@ -13,22 +13,21 @@ from pipeline.errors import ArgumentError
 from pipeline.photos.limits import ImageLimits
 from pipeline.vocabulary import GeometryModel
 
-LONG_SIDE = 640  # pixels of the longer side that the network sees, unless told otherwise
+DEFAULT_LONG_SIDE = 640  # pixels of the longer side that the network sees
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class MatchingOptions:
-    """Everything besides the weights that the matches of a pair depend on, and how they are
-    computed.
+    """What the matches of a pair depend on besides the weights, and how they are computed.
 
-    long_side: pixels of the longer side that the network sees. dtype: of the network; None chooses
-    by device, once for a run.
-    batch_size: pairs that go through the network at once; None chooses by device and shape. It
-    changes no result, and is halved where memory is short.
+    long_side: pixels of the longer side that the network sees.
+    dtype: number format of the network. None chooses by device, once for a run.
+    batch_size: pairs that go through the network at once. None chooses by device and shape. It
+        changes no result, and is halved where memory is short.
     """
 
-    long_side: int = LONG_SIDE
+    long_side: int = DEFAULT_LONG_SIDE
     dtype: str | None = None
     batch_size: int | None = None
 
@@ -46,17 +45,18 @@ class VerificationOptions:
     Distances are in pixels of the images as the network saw them.
 
     RANSAC finds inliers in anything. With the default distance, uniformly random matches gave up to
-    18 of 150 and 82 of 3000; wrong matches in clusters, as repeated structure makes them, up to 33
-    of 160 and 44 of 300. Each of the two minima refuses what the other lets pass; below 20 % RANSAC
-    rarely finds true ones anyway.
+    18 inliers of 150 matches and 82 of 3000. Wrong matches in clusters, which repeated structure
+    causes, gave up to 33 of 160 and 44 of 300. Each of the two minima refuses pairs that the other
+    accepts. Where fewer than 20 % of the matches are inliers, RANSAC rarely finds true ones anyway.
     """
 
-    # distance to the epipolar line or point; multiplied by the resize factor of the pair
+    # The distance to the epipolar line or point. It is multiplied by the resize factor of the pair.
     max_error: float = 2.0
-    long_side: int = LONG_SIDE  # longer side of the images as the network saw them, pixels
+    long_side: int = DEFAULT_LONG_SIDE  # longer side of the images as the network saw them, pixels
     min_num_inliers: int = 25
     min_inlier_ratio: float = 0.2
-    # finds 30 % inliers 9 times of 10 for F; 10 ms a pair at worst, 40 with EXIF
+    # So many trials find 30 % inliers 9 times of 10 for F. They take at most 10 ms a pair, or 40 ms
+    # with focal lengths from EXIF.
     max_num_trials: int = 2000
     confidence: float = 0.999
     random_seed: int = 0
@@ -65,7 +65,8 @@ class VerificationOptions:
     def __post_init__(self) -> None:
         if self.model not in tuple(GeometryModel):
             raise ArgumentError(
-                f"VerificationOptions: model is one of {', '.join(GeometryModel)}, not {self.model!r}."
+                f"VerificationOptions: model is one of {', '.join(GeometryModel)}, "
+                f"not {self.model!r}."
             )
         if not (np.isfinite(self.max_error) and self.max_error > 0 and self.long_side > 0):
             raise ArgumentError(
@@ -73,7 +74,8 @@ class VerificationOptions:
             )
         if self.min_num_inliers < 8 or self.max_num_trials < 1 or self.random_seed < 0:
             raise ArgumentError(
-                "VerificationOptions: give min_num_inliers ≥ 8, max_num_trials ≥ 1 and random_seed ≥ 0."
+                "VerificationOptions: give min_num_inliers ≥ 8, max_num_trials ≥ 1 "
+                "and random_seed ≥ 0."
             )
         if not (0 <= self.min_inlier_ratio <= 1 and 0 < self.confidence < 1):
             raise ArgumentError(
@@ -81,11 +83,13 @@ class VerificationOptions:
             )
 
     def trials(self, matches: int) -> int:
-        """Trials of RANSAC that find the fewest inliers that are accepted as surely as `confidence`
-        says, three times as many for noise, as COLMAP has it; at most max_num_trials. Of 30 matches
-        25 must agree: 100 trials find them.
+        """The number of RANSAC's trials for a pair of so many matches.
+
+        It is what finds the fewest accepted inliers with probability `confidence`, times three for
+        noise, as in COLMAP, and at most max_num_trials. Of 30 matches 25 must agree, which 100
+        trials find.
         """
-        # a fundamental matrix takes 7
+        # A fundamental matrix takes 7 matches.
         least = max(self.min_inlier_ratio, self.min_num_inliers / matches) ** 7
         if least >= 1:
             return min(100, self.max_num_trials)
@@ -97,12 +101,13 @@ class VerificationOptions:
 class RunOptions:
     """What a run is asked to do.
 
-    images, output: local folder or fsspec URL; several folders of images by label, see `Folders`.
+    images, output: local folder or fsspec URL. Several folders of images are given by label, see
+        `Folders`.
     pairs: a pair list, its table of PAIRS, or None for all pairs.
-    weights: as for `load_matcher`, also an fsspec URL. threshold: lowest score, None for the
-    weights' own.
-    least_squares: radius of least-squares matching, pixels, 0 for none; None for the weights' own.
-    max_images, max_pairs: of a shard; None chooses by device.
+    weights: as for `load_matcher`, or an fsspec URL.
+    threshold: lowest score of a match. None: the weights' own.
+    least_squares: radius of least-squares matching in pixels, 0 for none. None: the weights' own.
+    max_images, max_pairs: bounds of a shard. None chooses by device.
     """
 
     images: str | dict[str, str]

@@ -25,23 +25,23 @@ from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 from pipeline.vocabulary import Device
 
-if TYPE_CHECKING:  # see pipeline/match/match.py
+if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
 
 PLAN_FAILURES = "failures/plan.parquet"
-# (images, pairs) of a shard at most. A shard is the unit of restart, of overlap between stages and
-# of memory: it is small where a pair costs a tenth of a second.
+# Most images and pairs of a shard. A shard is the unit of restart, of overlap between stages, and
+# of memory. Shards are small on a CPU, where a pair costs a tenth of a second.
 SHARD_SIZES = {Device.CUDA: (64, 1024), Device.CPU: (32, 32)}
 LEAST_PAIRS = 32  # of a shard, where the list is short
-# A short list on a GPU is cut into so many shards: one CPU verifies a shard, and takes longer than
-# the GPU.
+# A short list on a GPU is cut into so many shards, because one CPU verifies a shard and takes
+# longer for it than the GPU.
 FEWEST_SHARDS = 64
 
 
 class PlanCounts(TypedDict):
-    """What a plan holds.
+    """The numbers of a plan.
 
-    unusable: lines of the list that cannot be matched; done: shards that are finished.
+    unusable: lines of the list that cannot be matched. done: shards that are finished.
     """
 
     images: int
@@ -54,7 +54,7 @@ class PlanCounts(TypedDict):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do: images by name, pairs, shards."""
+    """What a run will do: names of the images, pairs, and shards."""
 
     names: list[str]
     pairs: PairList
@@ -62,7 +62,7 @@ class Plan:
     encodes: int
 
     def counts(self, done: int = 0) -> PlanCounts:
-        """The numbers of it all. done: finished shards."""
+        """The numbers of the plan. done: finished shards."""
         return {
             "images": len(self.names),
             "pairs": len(self.pairs.pairs),
@@ -74,10 +74,10 @@ class Plan:
 
 
 def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> Plan:
-    """List the images, read or make the pairs, cut them into shards.
+    """List the images, read or make the pairs, and cut them into shards.
 
-    Raises RunError where there is no pair to match, PairListError and StorageError where list or
-    folder cannot be read.
+    Raises RunError where there is no pair to match, and PairListError or StorageError where the
+    list or the folder cannot be read.
     """
     names = list_images(source)
     if len(names) < 2:
@@ -93,7 +93,8 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> 
         if not len(pairs.pairs):
             first = next(iter(pairs.failures["detail"].to_pylist()), "it is empty")
             raise RunError(
-                f"{redacted(options.pairs)}: names no pair of photographs in {source.shown} ({first})."
+                f"{redacted(options.pairs)}: names no pair of photographs in {source.shown} "
+                f"({first})."
             )
     most_images, most_pairs = SHARD_SIZES[device]
     few_pairs = min(most_pairs, max(LEAST_PAIRS, math.ceil(len(pairs.pairs) / FEWEST_SHARDS)))
@@ -107,7 +108,8 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> 
 def plan_line(n: PlanCounts) -> str:
     """The plan for a person, in one line."""
     parts = [
-        f"{counted(n['images'], 'image')}, {counted(n['pairs'], 'pair')} in {counted(n['shards'], 'shard')}",
+        f"{counted(n['images'], 'image')}, {counted(n['pairs'], 'pair')} "
+        f"in {counted(n['shards'], 'shard')}",
         f"{counted(n['duplicates'], 'duplicate')} dropped" if n["duplicates"] else "",
         f"{counted(n['unusable'], 'line')} of the list cannot be matched ({PLAN_FAILURES})"
         if n["unusable"]
@@ -120,7 +122,7 @@ def plan_line(n: PlanCounts) -> str:
 def cost_line(
     model: EfficientLoFTRForKeypointMatching, dtype: str, long_side: int, pending: pa.Table
 ) -> str:
-    """What the pending shards cost, from two matches timed on this machine's device, in one line."""
+    """What the pending shards cost, in one line, from two matches timed on this machine."""
     import torch
 
     from eloftr import Matcher
@@ -129,7 +131,7 @@ def cost_line(
     matcher = Matcher(copy.deepcopy(model), device, getattr(torch, dtype))
     height, width = bucket(4, 3, long_side)
     noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8), np.uint8)
-    image = resize(noise, (height, width))[None]  # blobs, so that matches are found and refined
+    image = resize(noise, (height, width))[None]  # blobs, so that there are matches to refine
     times: list[float] = []
     for _ in range(2):  # the first warms up
         times = [time.perf_counter()]
@@ -144,8 +146,9 @@ def cost_line(
         int(pc.sum(pc.list_value_length(pending[name])).as_py() or 0)
         for name in ("images", "pairs")
     )
+    seconds = duration(images * encode + pairs * match)
     return (
-        f"{images:,} encodes and {pairs:,} pairs to do: about {duration(images * encode + pairs * match)} on one "
-        f"{device.type} like this one ({encode:.3f} s an encode, {match:.3f} s a pair at {width}×{height}), "
+        f"{images:,} encodes and {pairs:,} pairs to do: about {seconds} on one {device.type} "
+        f"like this one ({encode:.3f} s an encode, {match:.3f} s a pair at {width}×{height}), "
         "and less where pairs do not overlap"
     )

@@ -2,10 +2,11 @@
 
     PlannedShard → ReadShard → DecodedShard
 
-An image is read once for all pairs of its shard. One that cannot be used becomes a row of FAILURES,
-and the shard goes on. `attempt` counts how often the stage was begun for a shard, by processes that
-died before its end. From the second on every image is read by a process of its own, which may die
-of it. After TRIES all images of the shard are given up.
+An image is read once for all pairs of its shard. An image that cannot be used becomes a row of
+FAILURES, and the shard goes on. `attempt` counts the processes that began the stage for this shard,
+this one included; the earlier ones died before its end. From the second attempt on, every image is
+read by a process of its own, which may die. After TRIES attempts all images of the shard are given
+up.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from pipeline.photos.limits import ImageLimits
 from pipeline.photos.source import Folders, read_image
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, IMAGES
-from pipeline.vocabulary import Reason, Stage
+from pipeline.vocabulary import Reason, StageName
 
-READ_THREADS = 4  # a read waits for storage most of the time
-TRIES = 4  # of a stage with a shard, then it is set aside; of them the first is the quick one
-DEATHS = 2  # of a process that does nothing but read one image; then the image is to blame
+IMAGE_THREADS = 4  # a read waits for storage most of the time
+TRIES = 4  # attempts at a stage of a shard before the shard is set aside
+DEATHS = 2  # an image is to blame when so many processes died that read it alone
 
 ReadImage = tuple[np.ndarray, dict[str, Any]]  # pixels (h, w) uint8, and its row of IMAGES
 
@@ -39,9 +40,12 @@ ReadImage = tuple[np.ndarray, dict[str, Any]]  # pixels (h, w) uint8, and its ro
 class DecodedShard:
     """A shard whose images have been read.
 
-    names: all images of the shard; pairs (P, 2) int32: indices into them.
-    images: rows of IMAGES, and pixels: (h, w) uint8, of those that could be read, in the order of
-    names.
+    names: all images of the shard.
+    pairs: (P, 2) int32, indices into `names`.
+    images: rows of IMAGES for the images that could be read, in the order of `names`.
+    pixels: (h, w) uint8 of the same images, in the same order.
+    failures: a row of FAILURES for every other image.
+    seconds: by stage.
     """
 
     shard: str
@@ -62,12 +66,13 @@ class ReadShard:
         self.long_side = long_side
 
     def __call__(self, shard: PlannedShard, attempt: int = 1) -> DecodedShard:
-        """From the second attempt on, every image is read by a process of its own, which may die of
-        it.
+        """Read the images of one shard.
+
+        From the second attempt on, every image is read by a process of its own, which may die.
         """
         started = time.monotonic()
         how = self._read if attempt == 1 else self._read_isolated if attempt <= TRIES else _give_up
-        with ThreadPoolExecutor(READ_THREADS) as threads:
+        with ThreadPoolExecutor(IMAGE_THREADS) as threads:
             read = list(threads.map(how, shard.images))
         good = [result for result in read if not isinstance(result, ImageError)]
         bad = [
@@ -79,7 +84,7 @@ class ReadShard:
             {
                 "image0": name,
                 "image1": None,
-                "stage": Stage.READ,
+                "stage": StageName.READ,
                 "reason": error.reason,
                 "detail": error.detail,
             }
@@ -90,11 +95,11 @@ class ReadShard:
             pa.Table.from_pylist([row for _, row in good], schema=IMAGES),
             [pixels for pixels, _ in good],
             pa.Table.from_pylist(failures, schema=FAILURES),
-            {Stage.READ.value: time.monotonic() - started},
+            {StageName.READ.value: time.monotonic() - started},
         )
 
     def read(self, name: str) -> ReadImage:
-        """One image. Raises ImageError."""
+        """Read one image. Raises ImageError where it cannot be used."""
         return read_image(self.folder, name, self.limits, self.long_side)
 
     def _read(self, name: str) -> ReadImage | ImageError:
@@ -122,8 +127,9 @@ def _give_up(name: str) -> ImageError:
 
 
 def make_reader(folder: Folder | Folders, limits: ImageLimits, long_side: int) -> ReadShard:
-    """A ReadShard in a process of an executor, which belongs to it alone: Pillow opens what the
-    limits allow there.
+    """A ReadShard for an executor's process that does nothing else.
+
+    Pillow's limit, a setting of the whole process, is raised to what `limits` allow.
     """
     if Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.max_pixels)

@@ -1,10 +1,12 @@
-"""A run folder: what was asked (`run.json`), the plan, what is done, and the summary of it all.
+"""A run folder: what was asked (`run.json`), the plan, what is done, and the summary.
 
-run.json            options, identity of images, weights and code; written first, never changed
-plan/shards.parquet the pairs, cut into shards; written once
-matches/, images/, failures/<shard>.parquet and done/<shard>.json, the marker that is written last
+run.json                options, and identity of images, weights and code; written before the
+                        work, never changed
+plan/shards.parquet     the pairs, cut into shards; written once
+matches/, images/, failures/<shard>.parquet     the tables of a finished shard
+done/<shard>.json       the marker that says that a shard is finished; written last
 failures/plan.parquet   what was wrong with the pair list
-summary.json        counts and times of all finished shards
+summary.json            counts and times of all finished shards
 """
 
 from __future__ import annotations
@@ -31,17 +33,17 @@ from pipeline.photos.source import PREPROCESSING, Folders, image_source
 from pipeline.store.folder import Folder, place
 from pipeline.store.retries import redacted
 from pipeline.store.weights import load_weights, weights_digest
-from pipeline.vocabulary import Device, Stage
+from pipeline.vocabulary import Device, StageName
 
 RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.json"
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
-READ_THREADS = 16  # for done markers, which are small and many
+MARKER_THREADS = 16  # done markers are small and many
 
 
 class Session(TypedDict):
     """What one command did of a run.
 
-    start_seconds: of the executor, 0 where nothing had to be started.
+    start_seconds: time to start the executor, 0 where nothing had to be started.
     """
 
     pairs: int
@@ -52,9 +54,9 @@ class Session(TypedDict):
 
 
 class RunSummary(Counts):
-    """What a run came to.
+    """The summary of a run.
 
-    failed_images: distinct ones by reason; failed: pairs and lines of the list, likewise.
+    failed_images: distinct images by reason. failed: pairs and lines of the list by reason.
     """
 
     images: int
@@ -86,8 +88,8 @@ def _versions() -> dict[str, str]:
 class Run:
     """A run folder, new or existing, that fits its options.
 
-    Making one reads images, pair list and weights and writes nothing. It raises an EloftrError, one
-    sentence, for whatever would stop the work later.
+    Making a Run reads the images, the pair list and the weights, and writes nothing. It raises an
+    EloftrError for everything that would stop the work later.
     """
 
     def __init__(self, options: RunOptions, device: Device) -> None:
@@ -129,7 +131,8 @@ class Run:
             ) from error
         if not self.resumed and self.folder.done_names():
             raise RunError(
-                f"{self.folder.shown}: holds finished shards but no {RUN_FILE}; give another --output."
+                f"{self.folder.shown}: holds finished shards but no {RUN_FILE}; "
+                "give another --output."
             )
 
     def _describe(self) -> dict[str, Any]:
@@ -153,8 +156,9 @@ class Run:
         }
 
     def _check_same(self, before: dict[str, Any]) -> None:
-        """Refuse to mix results: every entry but the versions must equal what the folder was made
-        with.
+        """Refuse to mix results of different runs.
+
+        Every entry except the versions must equal what the folder was made with.
         """
         flat = _flat(before)
         for name, now in _flat(self.description).items():
@@ -167,49 +171,53 @@ class Run:
                 "images": f"its images were {then}",
             }.get(name, f"{name.removeprefix('options.')} was {then}, now {now}")
             raise RunError(
-                f"{self.folder.shown}: holds a run that does not fit: {what}; give another --output, or what it had."
+                f"{self.folder.shown}: holds a run that does not fit: {what}; "
+                "give another --output, or what it had."
             )
 
     def counts(self) -> PlanCounts:
-        """Of the plan, and how many of its shards are done."""
+        """The numbers of the plan, and how many of its shards are done."""
         return self.plan.counts(done=len(self.plan.shards) - self.pending().num_rows)
 
     def pending(self) -> pa.Table:
-        """The shards of the plan that no done marker names, SHARDS."""
+        """The shards of the plan without a done marker, as a table of SHARDS."""
         done = pa.array(sorted(self.folder.done_names()), pa.string())
         return self.plan.shards.filter(pc.invert(pc.is_in(self.plan.shards["shard"], done)))
 
     def begin(self) -> None:
-        """Write the plan, then `run.json`; a folder without it is not a run yet.
+        """Remove what killed writers left, write the plan, and last `run.json`.
 
-        Remove what killed writers left.
+        A folder without `run.json` is not a run yet.
         """
         self.folder.sweep()
         if not self.resumed:
             if self.folder.exists(RUN_FILE):
                 raise RunError(
-                    f"{self.folder.shown}: another command has begun here meanwhile; run this one again."
+                    f"{self.folder.shown}: another command has begun here meanwhile; "
+                    "run this one again."
                 )
             self.folder.publish_table(PLAN_FILE, self.plan.shards)
             self.folder.publish_table(PLAN_FAILURES, self.plan.pairs.failures)
             self.folder.publish_json(RUN_FILE, {**self.description, "versions": _versions()})
 
     def finish(self, session: Session) -> RunSummary:
-        """Add up the markers of all shards, write and return the summary.
+        """Add up the markers of all shards, and write and return the summary.
 
-        session: of this command alone.
+        session: what this command did.
 
-        Raises RunError where a shard has no marker: whatever executed them, what it lost is not
-        passed over.
+        Raises RunError where a shard has no marker, so that no shard is lost silently.
         """
         left = self.pending().num_rows
         if left:
-            cause = f"{counted(left, 'shard')} of {len(self.plan.shards):,} not done, though the work has ended"
+            cause = (
+                f"{counted(left, 'shard')} of {len(self.plan.shards):,} not done, "
+                "though the work has ended"
+            )
             raise RunError(f"{self.folder.shown}: {cause}; run the same command again.")
         totals: Counter[str] = Counter(dict.fromkeys(Counts.__annotations__, 0))
         seconds: Counter[str] = Counter()
         reasons: Counter[str] = Counter(self.plan.pairs.failures["reason"].to_pylist())
-        with ThreadPoolExecutor(READ_THREADS) as threads:
+        with ThreadPoolExecutor(MARKER_THREADS) as threads:
             markers: list[Marker] = list(
                 threads.map(self.folder.read_done, sorted(self.folder.done_names()))
             )
@@ -229,18 +237,18 @@ class Run:
             **totals,  # type: ignore[typeddict-item]  # its keys are those of Counts
         }
         self.folder.publish_json(SUMMARY_FILE, summary)
-        self.folder.sweep()  # of workers that were killed in this session
+        self.folder.sweep()  # files of workers that were killed in this session
         return summary
 
     def _failed_images(self) -> dict[str, int]:
-        """Distinct images that could not be used, by reason; an image may fail in several shards."""
+        """Images that could not be used, by reason. An image of several shards counts once."""
         names = [name for name in self.folder.names("failures") if name != PLAN_FAILURES]
         tables = [self.folder.read_table(name, ["image0", "stage", "reason"]) for name in names]
         if not tables:
             return {}
         table = pa.concat_tables(tables)
         table = (
-            table.filter(pc.equal(table["stage"], Stage.READ))
+            table.filter(pc.equal(table["stage"], StageName.READ))
             .group_by(["image0", "reason"])
             .aggregate([])
         )
@@ -248,7 +256,7 @@ class Run:
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries → one, with dotted names."""
+    """One dictionary with dotted names from nested dictionaries."""
     flat: dict[str, Any] = {}
     for name, inner in value.items():
         flat |= (

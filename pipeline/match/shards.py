@@ -1,17 +1,19 @@
-"""Pairs → shards that share images, and what a plan costs.
+"""Cut pairs into shards that share images, and say what a plan costs.
 
-    pairs (N, 2) int32 → shards, each of at most `max_images` images and `max_pairs` pairs of them
+    pairs (N, 2) int32 → shards, each of at most `max_images` images and `max_pairs` of their pairs
 
-A shard is matched by one worker on its own, and each of its images is read, decoded and encoded
-once for it. The matches are given, so the cost of a plan is its encodes: the images of all shards
-together. At best each image is encoded once.
+One worker matches a shard on its own. It reads, decodes and encodes each image of the shard once.
+The number of pairs is given, so the cost of a plan is its encodes: the images of all shards
+together. In the best plan each image is encoded once.
 
-The plan: put the images in an order that brings partners together, see the pairs as points of the
-upper triangle of the images × images matrix, sweep it in strips of a few rows, column by column,
-and cut where a bound is reached. High strips give square tiles, which suit dense lists; strips of
-one row give stars, which suit lists without structure; along a diagonal band every height does. The
-order of the names suits exhaustive and sequential lists, an order found by clustering suits others.
-All are tried and the cheapest is taken.
+The plan is made in three steps. The images are put in an order that brings partners together. The
+pairs are then points of the upper triangle of the images × images matrix, which is swept in strips
+of a few rows, column by column. The sweep is cut where a bound is reached.
+
+High strips give square tiles, which suit dense lists. Strips of one row give stars, which suit
+lists without structure. Along a diagonal band every height is good. The order of the names suits
+exhaustive and sequential lists, and an order found by clustering suits others. All combinations are
+tried and the cheapest is taken.
 """
 
 from __future__ import annotations
@@ -26,19 +28,25 @@ import pyarrow as pa
 from pipeline.errors import ArgumentError
 from pipeline.tables import SHARDS, ragged, unragged
 
-ROUNDS = 64  # of clustering at most; later ones join the last few clusters and change nothing
-GOOD_ENOUGH = 1.5  # times the lower bound: better is not worth the seconds of clustering
+CLUSTERING_ROUNDS = 64  # at most; later rounds join the last few clusters and change nothing
+GOOD_ENOUGH = 1.5  # times the lower bound; clustering such a plan is not worth its seconds
 
 
 class Shard(NamedTuple):
-    """images: (m,) int32, sorted indices into the names. pairs: (k, 2) int32, i < j, into `images`."""
+    """A shard of a plan.
+
+    images: (m,) int32, sorted indices into the names. pairs: (k, 2) int32, i < j, into `images`.
+    """
 
     images: np.ndarray
     pairs: np.ndarray
 
 
 class PlannedShard(NamedTuple):
-    """A row of SHARDS. shard: its name. images: names. pairs: (k, 2) int32, i < j, into `images`."""
+    """A row of SHARDS.
+
+    shard: its name. images: names. pairs: (k, 2) int32, i < j, into `images`.
+    """
 
     shard: str
     images: list[str]
@@ -52,10 +60,11 @@ def planned_shards(table: pa.Table) -> list[PlannedShard]:
 
 
 def plan_shards(pairs: np.ndarray, max_images: int = 128, max_pairs: int = 1024) -> list[Shard]:
-    """Pairs (N, 2) of image indices → shards that together hold each pair once, with few encodes.
+    """Cut pairs (N, 2) of image indices into shards that hold each pair once, with few encodes.
 
     The result depends on the set of pairs and the bounds alone, not on the order of the rows.
-    Raises ArgumentError where a bound is too small for one pair, ValueError where a pair is
+
+    Raises ArgumentError where a bound is too small for one pair, and ValueError where a pair is
     repeated or not of two images.
     """
     if max_images < 2 or max_pairs < 1:
@@ -85,7 +94,7 @@ def plan_shards(pairs: np.ndarray, max_images: int = 128, max_pairs: int = 1024)
 
     shards = []
     for start, stop in zip(best.cuts[:-1], best.cuts[1:], strict=True):
-        # rows of the sorted pairs: sorted again within the shard
+        # The pairs are sorted, so sorted rows give sorted pairs within the shard too.
         rows = np.sort(best.order[start:stop])
         members, local = np.unique(pairs[rows], return_inverse=True)
         shards.append(Shard(members.astype(np.int32), local.reshape(-1, 2).astype(np.int32)))
@@ -103,7 +112,7 @@ def shard_name(k: int) -> str:
 
 
 def shards_table(names: Sequence[str], shards: Sequence[Shard]) -> pa.Table:
-    """Shards of indices into names → a table of SHARDS, one row each, named by `shard_name`."""
+    """A table of SHARDS, one row for each shard, named by `shard_name`."""
     members = np.concatenate([np.empty(0, np.int32), *(shard.images for shard in shards)])
     offsets = np.cumsum([0, *(len(shard.images) for shard in shards)])
     images = pa.ListArray.from_arrays(
@@ -123,8 +132,9 @@ class _Plan(NamedTuple):
 
 
 def lower_bound(images: int, pairs: int, max_images: int, max_pairs: int) -> float:
-    """Encodes that no plan gets below: each image once, and no shard denser than all pairs of its
-    images.
+    """A number of encodes that no plan goes below.
+
+    Each image is encoded at least once, and no shard is denser than all pairs of its images.
     """
     clique = min(max_images, math.ceil((1 + math.sqrt(1 + 8 * max_pairs)) / 2))
     return max(images, pairs * clique / min(max_pairs, clique * (clique - 1) // 2))
@@ -133,19 +143,20 @@ def lower_bound(images: int, pairs: int, max_images: int, max_pairs: int) -> flo
 def _cut(
     pairs: np.ndarray, rank: np.ndarray, height: int, max_images: int, max_pairs: int
 ) -> _Plan:
-    """Sweep the pairs (N, 2) in strips of `height` rows, images placed by rank (n,); cut at the
-    bounds.
+    """Sweep the pairs (N, 2) in strips of `height` rows, and cut at the bounds.
+
+    rank: (n,), the place of each image in the order.
     """
     placed = np.sort(rank[pairs], axis=1)
     strip, row = np.divmod(placed[:, 0], height)
     order = np.argsort((strip * len(rank) + placed[:, 1]) * height + row, kind="stable")
-    # Of each end of each pair in this order: at which earlier pair its image was last met.
+    # For both ends of each pair in this order: the earlier pair at which the image was last met.
     ends = pairs[order].ravel()
     by_image = np.argsort(ends, kind="stable")
     again = np.flatnonzero(ends[by_image[1:]] == ends[by_image[:-1]])
     last = np.full((len(pairs), 2), -1)
     last.ravel()[by_image[again + 1]] = by_image[again] // 2
-    # An image is new to the shard that starts at `start` where it was last met before it.
+    # An image is new to the shard that begins at `start` where it was last met before `start`.
     cuts, total = [0], 0
     while cuts[-1] < len(pairs):
         start = cuts[-1]
@@ -157,12 +168,11 @@ def _cut(
 
 
 def _cluster(pairs: np.ndarray, n: int) -> np.ndarray:
-    """Ranks (n,) of the images in which images that share partners are near: agglomerative
-    clustering.
+    """Order images so that images with common partners are near, by agglomerative clustering.
 
-    In every round each cluster chooses the neighbour it has most pairs with, relative to the
-    smaller of both; clusters that choose each other join. The order is that of the leaves of the
-    resulting tree.
+    In every round each cluster chooses the neighbour with which it has most pairs, relative to the
+    size of the smaller of both. Clusters that choose each other join. The order is that of the
+    leaves of the resulting tree. Returns the ranks (n,) of the images.
     """
     first, second = np.concatenate([pairs, pairs[:, ::-1]]).T
     by_first = np.argsort(first, kind="stable")
@@ -170,9 +180,9 @@ def _cluster(pairs: np.ndarray, n: int) -> np.ndarray:
     weight: np.ndarray = np.ones(len(first))
     size: np.ndarray = np.ones(n)
     joined: list[np.ndarray] = []
-    while len(first) and len(joined) < ROUNDS:
-        # Equal weights are the rule in the first rounds: a hash of the pair breaks ties alike on
-        # both sides.
+    while len(first) and len(joined) < CLUSTERING_ROUNDS:
+        # Most weights are equal in the first rounds. A hash of the pair breaks ties in the same way
+        # on both sides.
         low, high = np.minimum(first, second), np.maximum(first, second)
         tie = (low * 0x9E3779B1 + high * 0x85EBCA77) % 65521
         strength = weight / np.minimum(size[first], size[second]) * (1 + 1e-9 * tie)
@@ -196,7 +206,7 @@ def _cluster(pairs: np.ndarray, n: int) -> np.ndarray:
         weight = np.bincount(same, weight[apart], len(key))
         first, second = np.divmod(key, len(kept))
     rank = np.arange(len(size))
-    # from the roots to the leaves: children stay together in their parent's place
+    # From the roots to the leaves of the tree, children stay together in their parent's place.
     for label in reversed(joined):
         by_parent = np.argsort(rank[label], kind="stable")
         rank = np.empty(len(label), np.int64)

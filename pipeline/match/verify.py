@@ -1,9 +1,9 @@
-"""Two-view geometry of every matched pair: which matches agree with one motion of the camera.
+"""Two-view geometry of every matched pair: the matches that agree with one motion of the camera.
 
     matches of one pair → E, F or H by RANSAC (pycolmap) → inliers, relative pose
 
-Cameras follow the tables: the centre of the top-left pixel is (0, 0), so the principal point of an
-image of `w × h` pixels is at ((w − 1) / 2, (h − 1) / 2) and F and H are in that frame.
+Cameras follow the tables: the centre of the top-left pixel is (0, 0). The principal point of an
+image of `w × h` pixels is therefore at ((w − 1) / 2, (h − 1) / 2), and F and H are in that frame.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ class VerifyShard:
         self.options = options or VerificationOptions()
 
     def __call__(self, matches: pa.Table, images: pa.Table) -> pa.Table:
-        """MATCHES and the IMAGES they name → MATCHES with `geometry` and all columns after it
-        filled.
+        """Fill the columns of MATCHES from `geometry` on.
 
-        Rows keep their order. A pair that is not `matched` gets geometry `none`; a pair whose
-        numbers no geometry can be computed from (not finite, or lists of different lengths) becomes
-        `failed`, reason `bad_numbers`. `inliers` has one value per match and is all false unless
-        the geometry is one of VERIFIED. A pair's result depends on nothing but that pair. `pose` of
+        images: rows of IMAGES for all images that `matches` name.
+
+        Rows keep their order. A pair that is not `matched` gets geometry `none`. A pair whose
+        numbers allow no geometry (not finite, or lists of different lengths) becomes `failed` with
+        reason `bad_numbers`. `inliers` has one value per match, and all are false unless the
+        geometry is one of VERIFIED. A pair's result depends on nothing but that pair. The `pose` of
         an uncalibrated pair assumes the default focal length.
 
         Raises ValueError where a matched image is missing from `images`.
@@ -59,7 +60,8 @@ class VerifyShard:
                 missing = [name for name in (name0, name1) if name not in cameras]
                 if missing:
                     raise ValueError(
-                        f"VerifyShard: matches name {missing[0]!r}, which is not in the images table."
+                        f"VerifyShard: matches name {missing[0]!r}, "
+                        "which is not in the images table."
                     )
                 geometry = self._verify(points0, points1, cameras[name0], cameras[name1])
             found.append(geometry)
@@ -102,13 +104,12 @@ class VerifyShard:
             return self._single(points0.astype(np.float64), points1.astype(np.float64), estimation)
         indices = np.repeat(np.arange(len(points0), dtype=np.uint32)[:, None], 2, axis=1)
         result = pycolmap.estimate_two_view_geometry(
-            *(
-                camera0.pycolmap(1),
-                points0.astype(np.float64),
-                camera1.pycolmap(2),
-                points1.astype(np.float64),
-            ),
-            *(indices, estimation),
+            camera0.pycolmap(1),
+            points0.astype(np.float64),
+            camera1.pycolmap(2),
+            points1.astype(np.float64),
+            indices,
+            estimation,
         )
         name = pycolmap.TwoViewGeometryConfiguration(result.config).name.lower()
         inliers = np.zeros(len(points0), bool)
@@ -123,8 +124,9 @@ class VerifyShard:
         return _Geometry(name, inliers, E, F, H, vector)
 
     def _single(self, points0: np.ndarray, points1: np.ndarray, estimation: Any) -> _Geometry:
-        """One fundamental matrix or homography (M, 2) → (M, 2), by the same minima as any other
-        geometry.
+        """Verify a pair of points (M, 2) by one fundamental matrix or one homography.
+
+        The minima are those of any other geometry.
         """
         if self.options.model == GeometryModel.HOMOGRAPHY:
             found = import_pycolmap().estimate_homography_matrix(
@@ -163,9 +165,11 @@ class _Camera:
     focal: float | None  # pixels; None where EXIF gives none
 
     def pycolmap(self, number: int) -> object:
-        """Two of one number are taken for one camera: where EXIF gives no focal length, COLMAP then
-        looks for one that both share, at nine times the cost, which photographs from anywhere need
-        not have.
+        """The camera for COLMAP.
+
+        number: must differ between the two images of a pair. COLMAP takes two cameras of one number
+            for one camera. Where EXIF gives no focal length, COLMAP then searches for one that both
+            share, which costs nine times as much. Two photographs need not share it.
         """
         focal = self.focal or DEFAULT_FOCAL * max(self.width, self.height)
         camera = import_pycolmap().Camera(

@@ -1,13 +1,12 @@
-"""What retrieval proposes, and what is true: lists of candidates and of relevant images, read and
-checked.
+"""Lists of candidates, which retrieval proposes, and lists of truth, read and checked.
 
     a list in Parquet, CSV, text or TREC's run format → Candidates: a row for every candidate of
-    every query, best first
-    a truth in Parquet, CSV, JSON or TREC's qrels      → a table of the (query, candidate) that
-    belong together
+                                                        every query, best first
+    a truth in Parquet, CSV, JSON or TREC's qrels     → a table of the (query, candidate) that
+                                                        belong together
 
-The order of the list is that of its scores; where it gives none, or equal ones, that of its lines.
-A line that cannot be used becomes a row of FAILURES. Everything is columns: a million lines make no
+Candidates are ordered by their scores, and by their lines where scores are equal or absent. A line
+that cannot be used becomes a row of FAILURES. Everything is columns, so a million lines make no
 Python objects.
 """
 
@@ -26,26 +25,28 @@ from pipeline.errors import PairListError, StorageError
 from pipeline.pairs.pair_list import ROWS, table_rows, text_rows
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES
-from pipeline.vocabulary import Reason, Stage
+from pipeline.vocabulary import Reason, StageName
 
-# The numbers of a TREC line are the candidate's place and its score; names may hold spaces where
-# tabs separate.
+# The numbers of a TREC line are the candidate's place and its score. Names may hold spaces where
+# tabs separate the fields.
 _SCORE = r"\+?(?P<score>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _RUN = r"^(?P<query>{0})\s+{0}\s+(?P<candidate>{0})\s+\d+\s+" + _SCORE + r"(?:\s+{0})?$"
 _QRELS = r"^(?P<query>{0})\s+{0}\s+(?P<candidate>{0})\s+" + _SCORE + "$"
-NAMES = (r"[^\t]+?", r"\S+")  # between tabs, between spaces
+NAME_PATTERNS = (r"[^\t]+?", r"\S+")  # of a name between tabs, and between spaces
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidates of every query, sorted by query and then best first; each pair once, none of
-    an image with itself.
+    """The candidates of every query, sorted by query and then best first.
 
-    query, candidate: (N,) string arrays, names relative to their folders. score: (N,) float32, null
-    where the list gives none. rank: (N,) int32 from 1. reason: (N,) string, `unknown_image` where a
-    folder has none of that name.
-    failures: table of FAILURES, one row for every line that cannot be matched. duplicates: lines
-    that repeat a pair.
+    Each pair is there once, and no image is its own candidate.
+
+    query, candidate: (N,) string arrays, names relative to their folders.
+    score: (N,) float32, null where the list gives none.
+    rank: (N,) int32, from 1 for each query.
+    reason: (N,) string, `unknown_image` where a folder has no image of that name, else null.
+    failures: table of FAILURES, one row for every line that cannot be matched.
+    duplicates: number of lines that repeat a pair.
     """
 
     query: pa.Array
@@ -58,7 +59,7 @@ class Candidates:
 
     @property
     def starts(self) -> np.ndarray:
-        """(Q + 1,) rows at which the queries start, and N."""
+        """The rows at which the queries start, and N: (Q + 1,)."""
         return np.append(np.flatnonzero(self.rank == 1), len(self.rank))
 
 
@@ -69,19 +70,21 @@ def read_candidates(
     same: Callable[[pa.Array, pa.Array], pa.Array],
     options: dict[str, Any] | None = None,
 ) -> Candidates:
-    """A list of candidates of a local path or fsspec URL, checked against the names of the images.
+    """A list of candidates at a local path or fsspec URL, checked against the names of the images.
 
-    `.parquet`: columns query, candidate and perhaps score (or image0, image1, score). `.csv`: the
-    same in this order, with or without a header. `.trec`, `.run`, or `.txt` whose first line is
-    such: `query Q0 candidate rank score tag`; the score decides, as in trec_eval. Any other `.txt`:
-    a pair list, also kapture's, the query first. See `pairs.read_pairs` for quotes, tabs and
-    comments.
+    `.parquet`: columns query, candidate and perhaps score (or image0, image1, score).
+    `.csv`: the same columns in this order, with or without a header.
+    `.trec`, `.run`, or a `.txt` whose first line has this form: `query Q0 candidate rank score
+        tag`. The score decides the order, as in trec_eval.
+    Any other `.txt`: a pair list, also kapture's, the query first. See `pair_list.read_pairs` for
+        quotes, tabs and comments.
 
-    same: tells for names of queries and of candidates, row by row, whether both are one file.
+    same: says, row by row, whether the names of a query and a candidate are one file.
+
     Raises `PairListError` where the list is missing, of another kind, without its columns or
     without a candidate.
     """
-    rows, name = _read(url, options, _RUN, ".run")
+    rows, name = _read_file(url, options, _RUN, ".run")
     if not len(rows):
         raise PairListError(
             f"{name}: is empty; give a line `query candidate score` for each candidate."
@@ -94,15 +97,17 @@ def read_candidates(
         for side, names in zip(sides, (queries, database), strict=True)
     ]
     unknown = pc.invert(pc.and_(*known))
-    failures = _failures(rows, name, malformed, itself, known)
+    failures = _candidate_failures(rows, name, malformed, itself, known)
     kept = pc.invert(pc.or_(malformed, itself))
     rows = rows.append_column("unknown", unknown).filter(kept)
     if pc.all(rows["unknown"]).as_py() in (True, None):
         first = failures["detail"][0].as_py()
         raise PairListError(
-            f"{name}: names no candidate of a query in the folders ({first}); check names and folders."
+            f"{name}: names no candidate of a query in the folders ({first}); "
+            "check names and folders."
         )
-    # By query, then the best first, then the order of the list; the best of equal pairs is kept.
+    # Rows are sorted by query, then best first, then in the order of the list. Of equal pairs the
+    # best is kept.
     rows = rows.sort_by([("image0", "ascending"), ("score", "descending"), ("number", "ascending")])
     firsts = rows.append_column("row", pa.array(np.arange(len(rows)))).group_by(
         ["image0", "image1"], use_threads=False
@@ -124,31 +129,35 @@ def read_candidates(
 def read_truth(url: str | os.PathLike[str], options: dict[str, Any] | None = None) -> pa.Table:
     """Which images belong together: a table of distinct rows `query`, `candidate`.
 
-    `.parquet` or `.csv`: columns query, candidate and perhaps relevance (above 0 is true; missing
-    is true). `.json`: an object whose `positives` give a list of names for every query. `.txt`,
-    `.qrels`, `.trec`: `query 0 candidate relevance`, or a pair list. Raises `PairListError` where
-    it is missing, of another kind, malformed or empty.
+    `.parquet` or `.csv`: columns query, candidate and perhaps relevance. A row is true where its
+        relevance is above 0 or missing.
+    `.json`: an object whose `positives` give a list of names for every query.
+    `.txt`, `.qrels`, `.trec`: `query 0 candidate relevance`, or a pair list.
+
+    Raises `PairListError` where the file is missing, of another kind, malformed or empty.
     """
     folder, name = Folder.of_file(url, options)
     if name.lower().endswith(".json"):
         try:
-            positives = folder.read_json(name)["positives"]
-            flat = [(query, candidate) for query, found in positives.items() for candidate in found]
-            columns = [pa.array([row[side] for row in flat], pa.string()) for side in (0, 1)]
+            content = folder.read_json(name)
         except (StorageError, OSError) as error:
             raise PairListError(
                 f"{folder.shown}/{name}: cannot be read ({error}); check the path."
             ) from error
-        except (KeyError, TypeError, AttributeError, pa.ArrowInvalid) as error:
-            needs = 'no {"positives": {query: [candidate, …]}}'
-            raise PairListError(f"{name}: {needs} ({type(error).__name__}: {error}).") from error
+        flat = [
+            (query, candidate)
+            for query, found in _positives(content, name).items()
+            for candidate in found
+        ]
+        columns = [pa.array([row[side] for row in flat], pa.string()) for side in (0, 1)]
         truth = pa.table(columns, names=["query", "candidate"])
     else:
-        rows, name = _read(url, options, _QRELS, ".qrels")
+        rows, name = _read_file(url, options, _QRELS, ".qrels")
         bad = rows.filter(pc.or_(pc.is_null(rows["image0"]), pc.is_null(rows["image1"])))
         if len(bad):
             raise PairListError(
-                f"{name}: line {bad['number'][0]} is no `query candidate` ({bad['text'][0]}); correct it."
+                f"{name}: line {bad['number'][0]} is no `query candidate` "
+                f"({bad['text'][0]}); correct it."
             )
         rows = rows.filter(pc.fill_null(pc.greater(rows["score"], 0), True))
         truth = rows.select(["image0", "image1"]).rename_columns(["query", "candidate"])
@@ -157,11 +166,25 @@ def read_truth(url: str | os.PathLike[str], options: dict[str, Any] | None = Non
     return truth.group_by(["query", "candidate"], use_threads=False).aggregate([])
 
 
-def _read(
+def _positives(content: Any, name: str) -> dict[str, list[str]]:
+    """The lists of true images of every query, of the JSON file `name`."""
+    positives = content.get("positives") if isinstance(content, dict) else None
+    if not isinstance(positives, dict) or not all(
+        isinstance(found, list) and all(isinstance(candidate, str) for candidate in found)
+        for found in positives.values()
+    ):
+        raise PairListError(f'{name}: holds no {{"positives": {{query: [candidate, …]}}}}.')
+    return positives
+
+
+def _read_file(
     url: str | os.PathLike[str], options: dict[str, Any] | None, trec: str, ending: str
 ) -> tuple[pa.Table, str]:
-    """Any list → its table of ROWS in the order of the lines, malformed ones with null names, and
-    the file's name.
+    """A list of any format as a table of ROWS, and the file's name.
+
+    Rows are in the order of the lines. Malformed lines have null names.
+
+    trec, ending: the pattern of TREC's lines and the ending that means it.
     """
     folder, name = Folder.of_file(url, options)
     kind = os.path.splitext(name)[1].lower()
@@ -192,7 +215,7 @@ def _read(
 
 
 def _trec_rows(text: str, pattern: str) -> pa.Table:
-    """Lines of a TREC file → ROWS."""
+    """The lines of a TREC file as a table of ROWS."""
     lines = pc.utf8_trim_whitespace(
         pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten()
     )
@@ -203,8 +226,8 @@ def _trec_rows(text: str, pattern: str) -> pa.Table:
 
 
 def _fields(lines: pa.Array, pattern: str) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """Query, candidate and score of TREC lines; null where a line is none."""
-    tabs, spaces = (pc.extract_regex(lines, pattern.replace("{0}", name)) for name in NAMES)
+    """Query, candidate and score of TREC lines; null where a line has another form."""
+    tabs, spaces = (pc.extract_regex(lines, pattern.replace("{0}", name)) for name in NAME_PATTERNS)
     found = pc.if_else(pc.match_substring(lines, "\t"), tabs, spaces)
     query, candidate, score = (
         pc.struct_field(found, field) for field in ("query", "candidate", "score")
@@ -212,10 +235,10 @@ def _fields(lines: pa.Array, pattern: str) -> tuple[pa.Array, pa.Array, pa.Array
     return query, candidate, score.cast(pa.float32())
 
 
-def _failures(
+def _candidate_failures(
     rows: pa.Table, name: str, malformed: pa.Array, itself: pa.Array, known: list[pa.Array]
 ) -> pa.Table:
-    """ROWS that cannot be matched → FAILURES, with why and where."""
+    """The ROWS that cannot be matched as a table of FAILURES, which says why and where."""
     bad = pc.or_(pc.or_(malformed, itself), pc.invert(pc.and_(*known)))
     cases = pc.make_struct(malformed, itself)
     reason = pc.case_when(
@@ -237,7 +260,7 @@ def _failures(
         absent,
     )
     place = pc.binary_join_element_wise("line", rows["number"].cast(pa.string()), "of", name, " ")
-    columns = [rows["image0"], rows["image1"], pa.repeat(Stage.PLAN.value, len(rows)), reason]
+    columns = [rows["image0"], rows["image1"], pa.repeat(StageName.PLAN.value, len(rows)), reason]
     table = pa.Table.from_arrays(
         [*columns, pc.binary_join_element_wise(place, detail, ": ")], schema=FAILURES
     )

@@ -1,9 +1,8 @@
-"""Pairs of images that something already shows to overlap: the points of a COLMAP model, or the
-matches of a run.
+"""Pairs of images that are known to overlap, from the points of a COLMAP model or from a run.
 
-COLMAP model → shared_points: pairs that see the same points, scored by how many
-run folder   → transitive: pairs that verified matches connect through other images, and that nobody
-tried yet
+COLMAP model → shared_points: pairs that see the same points, scored by their number
+run folder   → transitive: pairs not tried yet that verified matches connect through other
+               images
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from pipeline.store.folder import Folder, Names
 from pipeline.tables import FAILURES
 from pipeline.vocabulary import VERIFIED
 
-# in .bin or .txt, with rigs and frames in newer models
+# The files are .bin or .txt. Newer models have files for rigs and frames as well.
 MODEL_FILES = ("cameras", "images", "points3D")
 
 
@@ -36,10 +35,11 @@ def shared_points(
 ) -> tuple[Names, PairList]:
     """Pairs of registered images that see at least `min_shared` points of a sparse model together.
 
-    top_k: of each image, those it shares most points with; None takes all. Scores are the numbers
-    of shared points.
-    Returns the sorted names of the model's images. Raises `PairListError` where it cannot be read
-    or has no two images.
+    top_k: of each image, the images it shares most points with. None takes all.
+
+    Returns the sorted names of the model's images, and the pairs, whose scores are the numbers of
+    shared points. Raises `PairListError` where the model cannot be read or has fewer than two
+    images.
     """
     if min_shared < 1 or (top_k is not None and top_k < 1):
         raise PairListError("covisibility: give min-shared and top-k of 1 or more.")
@@ -64,14 +64,14 @@ def shared_points(
 
 
 def _points_of(model: Folder) -> dict[str, np.ndarray]:
-    """Ids of the points that every registered image sees, by its name."""
+    """Ids of the points that every registered image sees, by the name of the image."""
     pycolmap = import_pycolmap()
     try:
         with _local(model) as path:
             reconstruction = pycolmap.Reconstruction(path)
     except (StorageError, OSError) as error:
         raise PairListError(f"{model.shown}: cannot be read ({error}); check the path.") from error
-    except (ValueError, IndexError, RuntimeError) as error:
+    except (ValueError, IndexError, RuntimeError) as error:  # pycolmap raises these for bad files
         cause = str(error).strip().replace("\n", " ")
         raise PairListError(
             f"{model.shown}: is no COLMAP model, or a damaged one ({cause}); export it again."
@@ -87,13 +87,14 @@ def _points_of(model: Folder) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _local(model: Folder) -> Iterator[str]:
-    """A folder on this machine's disk that holds the model."""
+    """A folder on this machine's disk that holds the model, copied there where it is remote."""
     files = model.list((".bin", ".txt"), recursive=False)
     if not any(
         {f"{stem}{ending}" for stem in MODEL_FILES} <= set(files) for ending in (".bin", ".txt")
     ):
         raise PairListError(
-            f"{model.shown}: holds no cameras, images and points3D in .bin or .txt; give such a folder."
+            f"{model.shown}: holds no cameras, images and points3D in .bin or .txt; "
+            "give such a folder."
         )
     if model.local:
         yield model.path()
@@ -109,11 +110,11 @@ def _best_of_each(
 ) -> np.ndarray:
     """Of pairs (M,), (M,), those that are among the `top_k` best of one of their images: (M,) bool.
 
-    Ties by index.
+    Ties are decided by index.
     """
     image, other = np.concatenate([first, second]), np.concatenate([second, first])
     order = np.lexsort((other, -np.tile(scores, 2), image))
-    starts = np.searchsorted(image[order], image[order])  # where each image's own begin
+    starts = np.searchsorted(image[order], image[order])  # where the pairs of each image begin
     rank = np.arange(len(order)) - starts
     chosen = np.zeros(2 * len(first), bool)
     chosen[order[rank < top_k]] = True
@@ -121,13 +122,14 @@ def _best_of_each(
 
 
 def transitive(run: Folder, steps: int | None = 2) -> tuple[Names, PairList]:
-    """Pairs that the run has not tried and that chains of at most `steps` verified pairs connect;
-    None: of any length.
+    """Pairs that the run has not tried and that chains of verified pairs connect.
 
-    run: the output of match_dataset. Scores: the numbers of images that both are verified with, 0
-    along longer chains.
-    Returns the sorted names of the run's images. Raises `PairListError` where it has no matches, or
-    too many pairs.
+    run: the run folder, as `pipeline.match` leaves it.
+    steps: most verified pairs in a chain. None: chains of any length.
+
+    Returns the sorted names of the run's images, and the pairs. A score is the number of images
+    that both are verified with, 0 along longer chains. Raises `PairListError` where the run has no
+    matches, or where there are too many pairs.
     """
     if steps is not None and steps < 2:
         raise PairListError(
@@ -138,7 +140,8 @@ def transitive(run: Folder, steps: int | None = 2) -> tuple[Names, PairList]:
     ]
     if not tables:
         raise PairListError(
-            f"{run.shown}: holds no matches/*.parquet; give a folder that match_dataset.py has finished."
+            f"{run.shown}: holds no matches/*.parquet; "
+            "give a folder that `eloftr match` has finished."
         )
     table = pa.concat_tables(tables)
     names = sorted(
@@ -157,7 +160,7 @@ def transitive(run: Folder, steps: int | None = 2) -> tuple[Names, PairList]:
         _check_size(run, linked)
     reached, last = linked, -1
     for _ in range(1, len(names) if steps is None else steps):
-        if reached.nnz == last:  # nothing new at the last step
+        if reached.nnz == last:  # the last step found nothing new
             break
         last = reached.nnz
         reached = _ones(reached + reached @ linked)
@@ -168,7 +171,7 @@ def transitive(run: Folder, steps: int | None = 2) -> tuple[Names, PairList]:
 
 
 def _graph(first: np.ndarray, second: np.ndarray, count: int) -> csr_array:
-    """(count, count) int32, 1 where two images are a pair, in both directions."""
+    """A graph (count, count) int32 with 1 where two images are a pair, in both directions."""
     ones = np.ones(2 * len(first), np.int32)
     sides = np.concatenate([first, second]), np.concatenate([second, first])
     return _ones(csr_array((ones, sides), shape=(count, count)))
@@ -184,5 +187,6 @@ def _check_size(run: Folder, linked: csr_array) -> None:
     pairs = int((sizes * (sizes - 1) // 2).sum())
     if pairs > MOST:
         raise PairListError(
-            f"{run.shown}: its closure has {pairs:,} pairs, too many for a list ({MOST:,}); give --steps."
+            f"{run.shown}: its closure has {pairs:,} pairs, too many for a list ({MOST:,}); "
+            "give --steps."
         )

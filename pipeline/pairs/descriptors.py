@@ -1,13 +1,12 @@
 """Global descriptors: one vector an image, made or read from a file, and the nearest of each.
 
-    folder of images, model → describe_images → Descriptors → write_descriptors → .parquet, .npz,
-    .npy
-    Descriptors → nearest → the k most similar images of every image, by blocks: never an N × N
-    matrix
+    folder of images, model → describe_images → Descriptors
+    Descriptors → write_descriptors → .parquet, .npz, .npy
+    Descriptors → nearest → the k most similar images of every image
 
-Similarity is the cosine of two vectors. Descriptors of models made for retrieval, given as a file,
-are the recommended way; `describe_images` is a stopgap that needs nothing but the matcher's own
-weights.
+Similarity is the cosine of two vectors. It is computed by blocks, so there is never an N × N
+matrix. Files with descriptors of models made for retrieval are the recommended way.
+`describe_images` is a stopgap that needs only the matcher's own weights.
 """
 
 from __future__ import annotations
@@ -30,24 +29,25 @@ from pipeline.photos.limits import ImageLimits
 from pipeline.photos.source import list_images, read_image
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES
-from pipeline.vocabulary import Reason, Stage
+from pipeline.vocabulary import Reason, StageName
 
-if TYPE_CHECKING:  # see pipeline/match/match.py
+if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
 
 
-LONG_SIDE = 320  # of the images that are described, pixels
-READ_THREADS, READ_AHEAD = 4, 64  # images decoded while others are described
-QUERIES, DATABASE = 1024, 8192  # rows and columns of similarities that exist at once: 34 MB
-SAMPLE = 4096  # vectors that a reduction is learnt from
+LONG_SIDE = 320  # longer side of the images that are described, pixels
+DECODE_THREADS, READ_AHEAD = 4, 64  # threads and images decoded while others are described
+QUERY_BLOCK, DATABASE_BLOCK = 1024, 8192  # rows and columns of similarities at once: 34 MB
+SAMPLE = 4096  # number of vectors that a reduction is learnt from
 
 
 @dataclass(frozen=True)
 class Descriptors:
-    """names: (N) sorted and unique.
+    """Descriptors of images.
 
-    vectors: (N, D) float32, finite, of any length. failures: table of FAILURES, a row for each
-    image without a descriptor.
+    names: (N) sorted and unique.
+    vectors: (N, D) float32, finite, of any length.
+    failures: table of FAILURES, a row for each image without a descriptor.
     """
 
     names: list[str]
@@ -62,13 +62,16 @@ def describe_images(
     limits: ImageLimits | None = None,
     progress: Callable[[int, int], None] = lambda done, failed: None,
 ) -> Descriptors:
-    """Descriptors of a folder's photographs from the matcher's own backbone, on CUDA where there is
-    one.
+    """Descriptors of a folder's photographs from the matcher's own backbone.
 
-    names: of the images, sorted; all of the folder by default. progress: called now and then with
-    the numbers of images done since, and of those among them that failed.
-    A vector depends on its image and the weights alone, so those of several folders can be
-    compared. Images that cannot be read have a row in `failures` and none in `vectors`.
+    They are computed on CUDA where there is a GPU. A vector depends on its image and the weights
+    alone, so vectors of several folders can be compared.
+
+    names: the images, sorted. None takes all images of the folder.
+    progress: called now and then with the number of images done since the last call, and with how
+        many of them failed.
+
+    Images that cannot be read have a row in `failures` and none in `vectors`.
     """
     import torch
 
@@ -81,7 +84,7 @@ def describe_images(
     vectors = np.empty((len(names), 0), np.float32)
     good = np.zeros(len(names), bool)
     failures = []
-    for read in _read(folder, names, limits or ImageLimits()):
+    for read in _read_ahead(folder, names, limits or ImageLimits()):
         by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
         for row, pixels in read:
             if isinstance(pixels, np.ndarray):
@@ -90,7 +93,7 @@ def describe_images(
             failures.append(
                 {
                     "image0": names[row],
-                    "stage": Stage.READ,
+                    "stage": StageName.READ,
                     "reason": pixels.reason,
                     "detail": pixels.detail,
                 }
@@ -110,11 +113,12 @@ def describe_images(
     return Descriptors(known, kept, pa.Table.from_pylist(failures, schema=FAILURES))
 
 
-def _read(
+def _read_ahead(
     folder: Folder, names: Sequence[str], limits: ImageLimits
 ) -> Iterator[list[tuple[int, np.ndarray | ImageError]]]:
-    """READ_AHEAD images after another, the next ones decoded while the caller works on those
-    before.
+    """Yield READ_AHEAD images after another, each with its index into names, or its error.
+
+    The next images are decoded while the caller works on the ones before.
     """
 
     def read(row: int) -> tuple[int, np.ndarray | ImageError]:
@@ -123,7 +127,7 @@ def _read(
         except ImageError as error:
             return row, error
 
-    with ThreadPoolExecutor(READ_THREADS) as threads:
+    with ThreadPoolExecutor(DECODE_THREADS) as threads:
         ahead = None
         for start in range(0, len(names), READ_AHEAD):
             following = [
@@ -141,15 +145,16 @@ def nearest(
     queries: np.ndarray,
     database: np.ndarray | None,
     k: int,
-    block: tuple[int, int] = (QUERIES, DATABASE),
+    block: tuple[int, int] = (QUERY_BLOCK, DATABASE_BLOCK),
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k rows of `database` most similar to each row of `queries`, best first.
 
-    queries (Q, D), database (N, D), None to search the queries themselves, each without itself;
-    float32.
-    Returns indices (Q, k) int64 and cosines (Q, k) float32; k is N at most, N − 1 without itself.
-    On CUDA where there is one. Memory is that of the vectors and of one block: (rows of queries,
-    rows of the database).
+    queries: (Q, D) float32.
+    database: (N, D) float32. None searches the queries themselves, each without itself.
+    block: rows of queries and rows of the database that are compared at once.
+
+    Returns indices (Q, k) int64 and cosines (Q, k) float32. k is at most N, or N − 1 without
+    itself. Computes on CUDA where there is a GPU. The memory is that of the vectors and one block.
     """
     import torch
 
@@ -183,42 +188,46 @@ def nearest(
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """(N, D) → (N, D) float32 of length 1; a vector of zeros stays one."""
+    """Vectors (N, D) scaled to length 1, float32; a vector of zeros stays as it is."""
     vectors = np.asarray(vectors, np.float32)
-    # without a second array of their size
+    # einsum makes no second array of the size of the vectors.
     length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     scaled: np.ndarray = vectors / np.maximum(length, np.float32(1e-12))[:, None]
     return scaled
 
 
 def reduced(vectors: np.ndarray, dimensions: int) -> np.ndarray:
-    """(N, D) → (N, at most `dimensions`) float32: principal components of the vectors, half
-    whitened.
+    """Principal components of vectors (N, D), half whitened: (N, at most `dimensions`) float32.
 
-    Learnt on these vectors (a sample of SAMPLE), so all that are to be compared are reduced
-    together. Half whitened: each component is divided by the square root of its standard deviation.
+    Half whitened means that each component is divided by the square root of its standard deviation.
+    The components are learnt on these vectors (a sample of SAMPLE), so all vectors that are to be
+    compared must be reduced together.
     """
     sample = unit(vectors[np.random.default_rng(0).permutation(len(vectors))[:SAMPLE]])
     mean = sample.mean(axis=0)
     sample -= mean
-    if len(sample) < sample.shape[1]:  # the smaller of two products with the same variances
+    if len(sample) < sample.shape[1]:  # this product is the smaller one, with the same variances
         variances, left = np.linalg.eigh(sample @ sample.T)
         axes = sample.T @ left / np.sqrt(np.maximum(variances, 1e-12))
     else:
         variances, axes = np.linalg.eigh(sample.T @ sample)
     keep = np.flatnonzero(variances > 1e-6 * variances[-1])[::-1][:dimensions]
     axes = axes[:, keep] * (variances[keep] / len(sample)) ** -0.25
-    blocks = (unit(vectors[start : start + DATABASE]) for start in range(0, len(vectors), DATABASE))
+    blocks = (
+        unit(vectors[start : start + DATABASE_BLOCK])
+        for start in range(0, len(vectors), DATABASE_BLOCK)
+    )
     return np.concatenate([(block - mean) @ axes for block in blocks])
 
 
 def write_descriptors(
     url: str | os.PathLike[str], found: Descriptors, options: dict[str, Any] | None = None
 ) -> None:
-    """Write `.parquet` (image, descriptor), `.npz` (names, descriptors) or `.npy` (rows in the
-    order of the names).
+    """Write descriptors to a file, whole.
 
-    Raises `DescriptorError` for another ending, StorageError where it cannot be written.
+    `.parquet` has the columns image and descriptor, `.npz` the arrays names and descriptors, and
+    `.npy` rows in the order of the names. Raises `DescriptorError` for another ending, and
+    StorageError where the file cannot be written.
     """
     folder, name = Folder.of_file(url, options)
     kind = check_ending(name)
@@ -239,7 +248,7 @@ def write_descriptors(
 
 
 def check_ending(name: str) -> str:
-    """The ending of a file of descriptors; `DescriptorError` for one of another kind."""
+    """The ending of a file of descriptors. Raises `DescriptorError` for any other ending."""
     kind = os.path.splitext(name)[1].lower()
     if kind not in (".parquet", ".npz", ".npy"):
         raise DescriptorError(
@@ -253,16 +262,17 @@ def read_descriptors(
     names: Sequence[str] | None = None,
     options: dict[str, Any] | None = None,
 ) -> Descriptors:
-    """Descriptors of a local path or fsspec URL: `.parquet`, `.npz` or `.npy` as
-    `write_descriptors` leaves them.
+    """Descriptors at a local path or fsspec URL, in a file as `write_descriptors` leaves it.
 
-    names: of the images wanted, sorted; None takes all of the file, which a `.npy` cannot answer:
-    its row n belongs to names[n]. The Parquet column may be of lists or fixed-size lists of
-    numbers; nothing is unpickled. An image that the file does not have becomes a failure
-    `no_descriptor`; further ones of the file are left out.
+    names: the images wanted, sorted. None takes all images of the file. A `.npy` needs the names,
+        because its row n belongs to names[n].
+
+    The Parquet column may hold lists or fixed-size lists of numbers. Nothing is unpickled. An image
+    that the file does not have becomes a failure `no_descriptor`. Images that are not wanted are
+    left out.
 
     Raises `DescriptorError` where the file is missing, of another form, or holds a name twice or a
-    number not finite.
+    number that is not finite.
     """
     folder, name = Folder.of_file(url, options)
     kind = check_ending(name)
@@ -283,7 +293,8 @@ def read_descriptors(
             )
         if len(names) != len(vectors):
             raise DescriptorError(
-                f"{name}: has {len(vectors)} rows for {len(names)} images; it needs one a photograph, in sorted order."
+                f"{name}: has {len(vectors)} rows for {len(names)} images; "
+                "it needs one a photograph, in sorted order."
             )
         listed = list(names)
     if vectors.ndim != 2 or len(listed) != len(vectors) or vectors.dtype.kind not in "fiu":
@@ -312,7 +323,7 @@ def _chosen(
         {
             "image0": image,
             "image1": None,
-            "stage": Stage.PLAN,
+            "stage": StageName.PLAN,
             "reason": Reason.NO_DESCRIPTOR,
             "detail": f"{file} has none",
         }
@@ -336,6 +347,7 @@ def _of_table(table: pa.Table, name: str) -> tuple[list[str], np.ndarray]:
         if column.null_count or len(set(widths)) > 1 or None in images:
             raise DescriptorError(f"{name}: needs a name and a vector of one length in every row.")
         return images, values.reshape(len(images), -1)
+    # pyarrow and numpy raise these for missing columns and for columns of other types.
     except (KeyError, AttributeError, ValueError, pa.ArrowInvalid) as error:
         raise DescriptorError(
             f"{name}: needs columns image (text) and descriptor (numbers) ({error})."
@@ -350,6 +362,7 @@ def _of_numpy(folder: Folder, name: str, kind: str) -> tuple[list[str] | None, n
             return None, loaded
         with loaded:
             return [str(image) for image in loaded["names"]], loaded["descriptors"]
+    # numpy raises these for bytes that are not its own, and for a missing array.
     except (ValueError, KeyError, EOFError, BadZipFile) as error:
         needs = "an array" if kind == ".npy" else "arrays names (text) and descriptors"
         raise DescriptorError(

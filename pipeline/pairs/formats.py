@@ -21,7 +21,7 @@ from pipeline.pairs.pair_list import PairList, canonical, pairs_table, read_pair
 from pipeline.store.folder import Folder, Names
 from pipeline.tables import FAILURES
 
-# The formats of each ending; the first is what the ending alone means.
+# The formats that each ending may mean. The first is what the ending alone means.
 ENDINGS = {
     ".parquet": ("parquet",),
     ".csv": ("csv", "kapture"),
@@ -33,18 +33,19 @@ OF_CANDIDATES = ENDINGS | {
     ".run": ("trec",),
 }
 FORMATS = ("parquet", "csv", "hloc", "colmap", "kapture", "trec")
+# What reading takes away at the ends of a line: Unicode's white space, and a byte order mark.
+BLANK = r"\s\pZ\x{0b}\x{1c}-\x{1f}\x{85}\x{feff}"
 # What a name may not hold where nothing is quoted.
 REFUSED = {
     "csv": r"[\r\n]",
-    "hloc": r'[\s"]|^#',
-    "colmap": r'[\s"]|^#',
-    "kapture": r'[,"\r\n]|^[\s#]|\s$',
+    "hloc": rf'[\s"]|^[{BLANK}#]|[{BLANK}]$',
+    "colmap": rf'[\s"]|^[{BLANK}#]|[{BLANK}]$',
+    "kapture": rf'[,"\r\n]|^[{BLANK}#]|[{BLANK}]$',
+    "trec": rf"[\t\r\n]|^[{BLANK}#]|[{BLANK}]$",
 }
-REFUSED["trec"] = r"[\t\r\n]|^[\s#]|\s$"
 KAPTURE = b"# kapture format: 1.1\n# query_image, map_image, score\n"
-MOST = 20_000_000  # pairs of a list: its names alone are 1 GB where they have 25 letters
-# of the names on one side of a list's pairs: what an Arrow array of strings holds
-MOST_BYTES = 2**31 - 1
+MOST = 20_000_000  # pairs of a list; names of 25 letters alone then take 1 GB
+MOST_BYTES = 2**31 - 1  # of the names on one side of a list: an array of strings holds no more
 
 
 def format_of(
@@ -54,9 +55,9 @@ def format_of(
 ) -> str:
     """The format of a list to be written: `wanted`, or what its ending means.
 
-    `PairListError` where they do not fit.
-
     endings: ENDINGS for pairs, OF_CANDIDATES for candidates of queries.
+
+    Raises `PairListError` where ending and format do not fit.
     """
     name = os.fspath(url).rpartition("/")[2]
     fitting = endings.get(os.path.splitext(name)[1].lower())
@@ -82,10 +83,11 @@ def write_list(
 ) -> None:
     """Write the pairs of a list to a local path or fsspec URL, whole.
 
-    wanted: one of FORMATS; None takes what the ending means. `parquet` is a table of PAIRS; `csv`
-    has the header image0,image1,score; `hloc` and `colmap` are two names a line, without scores;
-    `kapture` has a third column, 1 where there is no score. Raises `PairListError` for too many
-    pairs and for names that a format cannot hold.
+    wanted: one of FORMATS. None takes what the ending means. `parquet` is a table of PAIRS. `csv`
+        has the header image0,image1,score. `hloc` and `colmap` are two names a line, without
+        scores. `kapture` has the score in a third column, 1 where there is none.
+
+    Raises `PairListError` for too many pairs and for names that a format cannot hold.
     """
     kind = format_of(url, wanted)
     check_size(url, (names, found.pairs[:, 0]), (names, found.pairs[:, 1]))
@@ -98,8 +100,9 @@ def write_candidates(
     wanted: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> None:
-    """Write a table of CANDIDATES, in its order, as `write_list` does; `trec` is a run file with
-    the table's scores.
+    """Write a table of CANDIDATES, in its order, as `write_list` does.
+
+    The format `trec` is a run file with the table's scores.
     """
     _write(url, table, format_of(url, wanted, OF_CANDIDATES), options)
 
@@ -107,7 +110,7 @@ def write_candidates(
 def check_size(url: str | os.PathLike[str], *sides: tuple[Sequence[str], np.ndarray]) -> None:
     """Raise `PairListError` where a list has too many pairs.
 
-    sides: names and (N,) indices into them.
+    sides: for each side of the pairs, the names and (N,) indices into them.
     """
     for names, taken in sides:
         letters = np.array([len(image.encode()) for image in names] or [0], np.int32)[taken].sum(
@@ -121,12 +124,13 @@ def check_size(url: str | os.PathLike[str], *sides: tuple[Sequence[str], np.ndar
 
 
 def trec_run(table: pa.Table, scores: pa.ChunkedArray | None = None, tag: str = "eloftr") -> bytes:
-    """A table with the columns query and candidate, by query and then best first, as a TREC run
-    file.
+    """A TREC run file from a table with the columns query and candidate.
 
-    scores: (N,) of the candidates; None numbers those of a query downwards, from their count to 1:
-    trec_eval sorts by the score alone, and ties fall as the names do. Fields are separated by
-    spaces, or by tabs where a name holds one.
+    The table is sorted by query and then best first. Fields are separated by spaces, or by tabs
+    where a name holds a space.
+
+    scores: (N,) of the candidates. None numbers the candidates of each query downwards, from their
+        count to 1, because trec_eval sorts by the score alone and breaks ties by the names.
     """
     query, candidate = (table[name].combine_chunks() for name in ("query", "candidate"))
     code = query.dictionary_encode().indices.to_numpy()
@@ -193,7 +197,10 @@ def read_lists(
 
 
 def union(lists: Sequence[PairList]) -> PairList:
-    """Every pair of any of the lists, with its highest score. duplicates: also those between lists."""
+    """Every pair of any of the lists, with its highest score.
+
+    duplicates: of each list, and between the lists.
+    """
     pairs = np.concatenate([found.pairs for found in lists])
     scores = np.concatenate([_scores(found) for found in lists])
     joined, scores, repeated = canonical(pairs[:, 0], pairs[:, 1], scores)
@@ -214,8 +221,12 @@ def minus(first: PairList, others: Sequence[PairList]) -> PairList:
 
 
 def sample(found: PairList, count: int, seed: int = 0, best: bool = False) -> PairList:
-    """`count` pairs of a list, all where it has fewer: at random (the same for the same seed), or
-    the best scored.
+    """`count` pairs of a list, or all pairs where it has fewer.
+
+    best: take the pairs with the highest scores. Otherwise they are drawn at random, and the same
+        seed gives the same pairs.
+
+    Raises `PairListError` for a negative count, and for `best` where the list has no scores.
     """
     if count < 0:
         raise PairListError(f"a sample of {count} pairs: give 0 or more.")
@@ -236,9 +247,9 @@ def of_pairs(
     scores: np.ndarray | None = None,
     failures: pa.Table | None = None,
 ) -> PairList:
-    """Pairs of images (M,), (M,), each perhaps in both directions, as a list.
+    """Pairs of images (M,), (M,), each perhaps in both directions, as a PairList.
 
-    duplicates: none, as none was written.
+    duplicates: 0, because no list was written that repeats a pair.
     """
     scores = np.full(len(first), np.nan, np.float32) if scores is None else scores
     pairs, kept, _ = canonical(first, second, scores)

@@ -1,10 +1,11 @@
 """Pair lists: read, checked against the images, in canonical order, without duplicates.
 
-    names (n sorted) + a list in text, CSV or Parquet → PairList: pairs (N, 2) int32 indices into
-    names, i < j
+    names (n, sorted) and a list in text, CSV or Parquet → PairList: pairs (N, 2) int32, indices
+    i < j into names
 
 `A B` and `B A` are one pair. A pair that cannot be matched becomes a row of FAILURES with one of
-REASONS. Everything is columns from start to end: a million pairs make no Python objects.
+the reasons of `vocabulary.LINE_MEANINGS`. Everything is columns from start to end, so a million
+pairs make no Python objects.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ import pyarrow.compute as pc
 from pipeline.errors import PairListError, StorageError
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, PAIRS
-from pipeline.vocabulary import Reason, Stage
+from pipeline.vocabulary import Reason, StageName
 
 
 def _line(plain: str, between: str) -> str:
-    """Two names, quoted or plain (two groups each, of which one stays empty), and perhaps a score."""
+    """A pattern of two names and perhaps a score.
+
+    Each name is quoted or plain. It has a group for either, and one of the two stays empty.
+    """
     name = rf'(?:"(?P<q#>(?:[^"]|"")+)"|(?P<n#>{plain}))'
     score = r"\+?(?P<score>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
     first, second = name.replace("#", "0"), name.replace("#", "1")
@@ -33,18 +37,15 @@ def _line(plain: str, between: str) -> str:
 
 
 SPACES, TABS, COMMAS = _line(r'[^\s"]+', r"\s"), _line(r'[^\t"]+?', r"\t"), _line('[^,"]+?', ",")
-HEADER = (
+CSV_HEADER = (
     r'(?i)^"?(?:image_?0"?\s*,\s*"?image_?1|query"?\s*,\s*"?candidate)"?\s*(?:,\s*"?\w*"?\s*)?$'
 )
-OF_CANDIDATES = {
-    "query": "image0",
-    "candidate": "image1",
-}  # columns of a list of candidates, which is one of pairs, too
+# Columns of a list of candidates, which is also a list of pairs.
+CANDIDATE_COLUMNS = {"query": "image0", "candidate": "image1"}
 LINES = 1 << 17  # parsed at a time, so that the pieces of a long list are not all in memory
 
-
-# What a list is parsed into. number: of the line. image0, image1: null where malformed. text: of
-# the line.
+# What a list is parsed into. number: of the line. image0, image1: null where the line is malformed.
+# text: of the line.
 ROWS = pa.schema(
     {
         "number": pa.int64(),
@@ -61,9 +62,10 @@ class PairList:
     """Pairs of images to match, and what was wrong with the rest of the list.
 
     pairs: (N, 2) int32, unique, sorted, indices i < j into the sorted names.
-    scores: (N,) float32, NaN where the list gives none; the highest of equal pairs. None: no scores
-    at all.
-    failures: table of FAILURES. duplicates: lines that repeat a pair.
+    scores: (N,) float32, NaN where the list gives none, the highest one of equal pairs. None: the
+        list has no scores at all.
+    failures: table of FAILURES.
+    duplicates: number of lines that repeat a pair.
     """
 
     pairs: np.ndarray
@@ -88,8 +90,9 @@ def exhaustive(n: int) -> np.ndarray:
 def pairs_table(
     names: Sequence[str], pairs: np.ndarray, scores: np.ndarray | None = None
 ) -> pa.Table:
-    """Pairs (N, 2) of indices into names, and their scores (N,) with NaN for none, as a table of
-    PAIRS.
+    """A table of PAIRS.
+
+    pairs: (N, 2) indices into names. scores: (N,) with NaN for none, or None for no scores at all.
     """
     known = pa.array(names, pa.string())
     columns = [known.take(pa.array(np.ascontiguousarray(pairs[:, side]))) for side in (0, 1)]
@@ -101,16 +104,21 @@ def pairs_table(
 def read_pairs(
     url: str | os.PathLike[str], names: Sequence[str], options: dict[str, Any] | None = None
 ) -> PairList:
-    """A pair list of a local path or fsspec URL, checked against the names of the images.
+    """A pair list at a local path or fsspec URL, checked against the names of the images.
 
-    `.txt`: two names a line and optionally a score, separated by tabs or by spaces; a name that
-    holds spaces goes between tabs or in double quotes; empty lines and lines that start with # are
-    skipped. `.csv`, and text that starts as kapture's does: the same with commas, with or without
-    the header image0,image1[,score].
-    `.parquet`: a table of PAIRS. Header and columns may be those of CANDIDATES.
+    `.txt`: two names a line and optionally a score, separated by tabs or by spaces. A name that
+        holds spaces stands between tabs or in double quotes. Empty lines and lines that start with
+        # are skipped.
+    `.csv`, and text that starts as kapture's does: the same with commas, with or without the header
+        image0,image1[,score].
+    `.parquet`: a table of PAIRS.
 
-    names: sorted and unique, as `images.list_images` gives them. options: of the fsspec filesystem.
-    Raises `PairListError` where the list is missing, of another kind or without its columns;
+    Header and columns may also be those of CANDIDATES.
+
+    names: sorted and unique, as `photos.source.list_images` gives them.
+    options: of the fsspec filesystem.
+
+    Raises `PairListError` where the list is missing, of another kind or without its columns, and
     ValueError where the names are not sorted.
     """
     known = pa.array(names, pa.string())
@@ -123,10 +131,10 @@ def read_pairs(
 def read_rows(
     url: str | os.PathLike[str], options: dict[str, Any] | None = None
 ) -> tuple[Iterator[pa.Table], str, str]:
-    """A pair list as it is written, unchecked: tables of ROWS, what a row is called, the file's
-    name.
+    """A pair list as it is written, unchecked.
 
-    Raises `PairListError` as `read_pairs`, for missing columns only when the tables are taken.
+    Returns tables of ROWS, the word for a row ("row" or "line"), and the file's name. Raises
+    `PairListError` as `read_pairs` does, for missing columns only when the tables are taken.
     """
     folder, name = Folder.of_file(url, options)
     kind = os.path.splitext(name)[1].lower()
@@ -146,20 +154,21 @@ def read_rows(
 
 
 def check_pairs(table: pa.Table, names: Sequence[str]) -> PairList:
-    """A table of PAIRS in memory, checked against the sorted names of the images as `read_pairs`
-    does.
+    """A table of PAIRS in memory, checked against the names of the images.
+
+    names: sorted and unique. Raises `PairListError` where the table has other columns.
     """
     return _collected(table_rows(table, "pairs"), pa.array(names, pa.string()), "row", "pairs")
 
 
 def text_rows(text: str, comma: bool) -> Iterator[pa.Table]:
-    """Lines → tables of ROWS, each line in its place; see `read_pairs` for what a line may be."""
+    """Tables of ROWS from the lines of a text. See `read_pairs` for what a line may be."""
     lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten()
     lines = pc.utf8_trim_whitespace(lines)
     numbers = pa.array(np.arange(1, len(lines) + 1))
     content = pc.invert(pc.match_substring_regex(lines, "^(#|$)"))
     lines, numbers = lines.filter(content), numbers.filter(content)
-    if comma and len(lines) and pc.match_substring_regex(lines[:1], HEADER)[0].as_py():
+    if comma and len(lines) and pc.match_substring_regex(lines[:1], CSV_HEADER)[0].as_py():
         lines, numbers = lines[1:], numbers[1:]
     for start in range(0, len(lines), LINES):
         part, at = lines[start : start + LINES].cast(pa.string()), numbers[start : start + LINES]
@@ -183,11 +192,12 @@ def _split(lines: pa.Array, numbers: pa.Array, pattern: str) -> pa.Table:
 
 
 def table_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
-    """A table of PAIRS or CANDIDATES, or of their columns in other types → tables of ROWS; name:
-    for the error.
+    """A table of ROWS from a table of PAIRS or CANDIDATES, or of their columns in other types.
+
+    name: what an error calls the table. Raises `PairListError` for other columns.
     """
     table = table.rename_columns(
-        [OF_CANDIDATES.get(column, column) for column in table.column_names]
+        [CANDIDATE_COLUMNS.get(column, column) for column in table.column_names]
     )
     try:
         images = [table[column].cast(pa.string()) for column in ("image0", "image1")]
@@ -205,12 +215,13 @@ def table_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
 
 
 def _collected(tables: Iterable[pa.Table], known: pa.Array, unit: str, name: str) -> PairList:
-    """Tables of ROWS → the sorted unique pairs of known images, and a failure for every other row."""
-    sides, scores, failures = (
-        [np.empty((2, 0), np.int64)],
-        [np.empty(0, np.float32)],
-        [ROWS.empty_table()],
-    )
+    """The sorted unique pairs of known images in tables of ROWS, and a failure for every other row.
+
+    unit: the word for a row in messages. name: the list's name in messages.
+    """
+    sides = [np.empty((2, 0), np.int64)]
+    scores = [np.empty(0, np.float32)]
+    failures = [ROWS.empty_table()]
     for rows in tables:
         i, j = _index(rows["image0"], known), _index(rows["image1"], known)
         good = (i >= 0) & (j >= 0) & (i != j)
@@ -219,24 +230,25 @@ def _collected(tables: Iterable[pa.Table], known: pa.Array, unit: str, name: str
         failures.append(rows.filter(pa.array(~good)))
     first, second = np.concatenate(sides, axis=1)
     pairs, score, repeated = canonical(first, second, np.concatenate(scores))
-    bad = _failures(pa.concat_tables(failures).sort_by("number"), known, unit, name)
+    bad = _pair_failures(pa.concat_tables(failures).sort_by("number"), known, unit, name)
     return PairList(pairs, None if np.isnan(score).all() else score, bad, repeated)
 
 
 def canonical(
     first: np.ndarray, second: np.ndarray, scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Pairs in any order, each perhaps several times → (N, 2) int32 i < j, sorted, unique; the
-    highest score of each.
+    """Pairs in any order, each perhaps several times, as sorted unique pairs with the best score.
 
     first, second: (M,) indices of images, never equal. scores: (M,) float32, NaN for none.
-    Returns pairs, their scores (N,) float32, and how many repeated another.
+
+    Returns pairs (N, 2) int32 with i < j, the highest score of each (N,) float32, and how many
+    pairs repeated another.
     """
     i, j = np.minimum(first, second).astype(np.int64), np.maximum(first, second).astype(np.int64)
     filled = np.nan_to_num(
         np.asarray(scores, np.float32), nan=-np.inf, posinf=np.inf, neginf=-np.inf
     )
-    order = np.lexsort((-filled, j, i))  # the highest score of a pair first
+    order = np.lexsort((-filled, j, i))  # of equal pairs, the highest score is first
     i, j, filled = i[order], j[order], filled[order]
     new = np.append(True, (i[1:] != i[:-1]) | (j[1:] != j[:-1]))[: len(i)]
     best = np.where(np.isneginf(filled[new]), np.float32(np.nan), filled[new])
@@ -244,13 +256,13 @@ def canonical(
 
 
 def _index(names: pa.ChunkedArray, known: pa.Array) -> np.ndarray:
-    """Index of each name among those known, −1 where it is not."""
+    """The index of each name among those known, −1 where it is unknown."""
     found: np.ndarray = pc.fill_null(pc.index_in(names, value_set=known), -1).to_numpy()
     return found.astype(np.int64)
 
 
-def _failures(rows: pa.Table, known: pa.Array, unit: str, name: str) -> pa.Table:
-    """A table of the ROWS that cannot be matched → FAILURES, with why and where."""
+def _pair_failures(rows: pa.Table, known: pa.Array, unit: str, name: str) -> pa.Table:
+    """The ROWS that cannot be matched as a table of FAILURES, which says why and where."""
     first, second = rows["image0"], rows["image1"]
     missing = [pa.array(_index(side, known) < 0) for side in (first, second)]
     malformed = pc.or_(pc.is_null(first), pc.is_null(second))
@@ -274,7 +286,7 @@ def _failures(rows: pa.Table, known: pa.Array, unit: str, name: str) -> pa.Table
     columns = [
         first,
         second,
-        pa.repeat(Stage.PLAN.value, len(rows)),
+        pa.repeat(StageName.PLAN.value, len(rows)),
         reason,
         pc.binary_join_element_wise(place, detail, ": "),
     ]

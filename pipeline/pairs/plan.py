@@ -45,10 +45,10 @@ from pipeline.store.folder import Folder, Names
 from pipeline.store.retries import redacted
 from pipeline.tables import CANDIDATES, FAILURES
 
-Plan = tuple[Names, PairList]
+NamedPairs = tuple[Names, PairList]
 
 
-def plan_exhaustive(images: str, storage: dict[str, Any]) -> Plan:
+def plan_exhaustive(images: str, storage: dict[str, Any]) -> NamedPairs:
     """All pairs of a folder. `PairListError` where they are more than one list may hold."""
     names = images_of(images, storage)
     count = len(names) * (len(names) - 1) // 2
@@ -72,7 +72,7 @@ def plan_sequential(
     weights: str = "small",
     reduce: int | None = None,
     listen: Listener = nobody,
-) -> Plan:
+) -> NamedPairs:
     """Photographs taken one after another, see `pipeline.pairs.sequential`.
 
     loop_closure: images each is closed with, or 0.
@@ -95,7 +95,7 @@ def plan_spatial(
     nearest: int | None = None,
     radius: float | None = None,
     height: bool = False,
-) -> Plan:
+) -> NamedPairs:
     """Photographs taken near each other, see `positions.neighbours`.
 
     positions: a table of them; None reads the EXIF data of the images. images: may be None with a
@@ -120,12 +120,12 @@ def plan_spatial(
 
 def plan_covisibility(
     model: str, storage: dict[str, Any], min_shared: int = 15, top_k: int | None = 20
-) -> Plan:
+) -> NamedPairs:
     """Images that see the same points of a COLMAP model, see `covisibility.shared_points`."""
     return shared_points(Folder(model, storage), min_shared, top_k)
 
 
-def plan_transitive(run: str, storage: dict[str, Any], steps: int = 2) -> Plan:
+def plan_transitive(run: str, storage: dict[str, Any], steps: int = 2) -> NamedPairs:
     """Images that verified matches of a run connect, see `covisibility.transitive`.
 
     steps: 0 for any number.
@@ -133,7 +133,7 @@ def plan_transitive(run: str, storage: dict[str, Any], steps: int = 2) -> Plan:
     return transitive(Folder(run, storage), steps or None)
 
 
-def plan_union(lists: list[str], images: str | None, storage: dict[str, Any]) -> Plan:
+def plan_union(lists: list[str], images: str | None, storage: dict[str, Any]) -> NamedPairs:
     """Every pair of any of the lists.
 
     images: the folder that they are of; None takes the names as they are.
@@ -142,7 +142,7 @@ def plan_union(lists: list[str], images: str | None, storage: dict[str, Any]) ->
     return names, union(found)
 
 
-def plan_minus(lists: list[str], images: str | None, storage: dict[str, Any]) -> Plan:
+def plan_minus(lists: list[str], images: str | None, storage: dict[str, Any]) -> NamedPairs:
     """The pairs of the first list that none of the others has."""
     names, found = read_lists(lists, images_of(images, storage) if images else None, storage)
     return names, minus(found[0], found[1:])
@@ -155,7 +155,7 @@ def plan_sample(
     count: int,
     seed: int = 0,
     best: bool = False,
-) -> Plan:
+) -> NamedPairs:
     """`count` pairs of a list, see `lists.sample`."""
     names, (found,) = read_lists([list], images_of(images, storage) if images else None, storage)
     return names, sample(found, count, seed, best)

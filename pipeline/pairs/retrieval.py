@@ -1,9 +1,7 @@
-"""Images that look alike: descriptors of folders, compared, as pairs or as the candidates of
-queries.
+"""Images that look alike: descriptors of folders, compared, as pairs or as candidates of queries.
 
-a folder, and its file of descriptors or the matcher's own weights → compared → similar → PairList
-two of them, queries and images                                    → compared → candidates_of →
-Candidates
+one folder, with a file of descriptors or the matcher's weights → compared → similar → PairList
+two folders, of queries and of images → compared → candidates_of → Candidates
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from pipeline.store.folder import Folder, Names, place
 from pipeline.store.weights import load_weights
 from pipeline.tables import FAILURES
 
-OWN_DIMENSIONS = 256  # that descriptors made here are reduced to
+OWN_DIMENSIONS = 256  # descriptors that are made here are reduced to so many dimensions
 
 
 def plan_retrieval(
@@ -51,13 +49,17 @@ def plan_retrieval(
     query_descriptors: str | None = None,
     listen: Listener = nobody,
 ) -> tuple[Names, PairList | Candidates]:
-    """Every image with the `top_k` most similar to it; given `queries`, a folder, the candidates of
-    each of its images.
+    """Pairs of every image with the `top_k` most similar to it, or candidates of queries.
 
-    descriptors: a file of them; None describes the images with the matcher's own weights. reduce:
-    dimensions, see `compared`. min_score: lowest cosine. mutual: only pairs in which each is among
-    the most similar of the other.
-    query_descriptors: a file with those of the queries; None takes `descriptors`.
+    images: the folder of images.
+    descriptors: a file with their descriptors. None describes them by the matcher's own weights.
+    reduce: dimensions; see `compared`.
+    min_score: lowest cosine.
+    mutual: only pairs in which each image is among the most similar of the other.
+    queries: a folder. With it, the result is the candidates of each of its images.
+    query_descriptors: a file with the descriptors of the queries. None takes `descriptors`.
+
+    Raises `PairListError` for options that do not fit together, and as `compared`.
     """
     if top_k < 1:
         raise PairListError(
@@ -92,7 +94,7 @@ def plan_retrieval(
 def similar(
     described: Descriptors, top_k: int, min_score: float | None = None, mutual: bool = False
 ) -> PairList:
-    """Pairs of described images, see `plan_retrieval`; indices into `described.names`."""
+    """Pairs of described images, as indices into `described.names`; see `plan_retrieval`."""
     found, cosines = nearest(described.vectors, None, top_k)
     first = np.repeat(np.arange(len(found)), found.shape[1])
     second, scores = found.ravel(), cosines.ravel()
@@ -115,8 +117,10 @@ def candidates_of(
 ) -> Candidates:
     """The `top_k` images of `known` most similar to each query of `asked`, best first.
 
-    own: (Q,) rows of `known` that are the queries themselves, −1 for none. min_score: lowest
-    cosine. Raises `PairListError` for more candidates than a list may hold.
+    own: (Q,) the row of `known` that is the query itself, −1 where there is none.
+    min_score: lowest cosine.
+
+    Raises `PairListError` for more candidates than a list may hold.
     """
     found, cosines = nearest(asked.vectors, known.vectors, top_k + 1)  # one may be the query itself
     kept = found != own[:, None]
@@ -130,7 +134,7 @@ def candidates_of(
     )
     rank = np.cumsum(kept, axis=1, dtype=np.int32)[kept]
     failures = known.failures
-    if asked is not known:  # labelled as in the rounds of a reranking
+    if asked is not known:  # labels are those of the rounds of reranking
         failures = pa.concat_tables(
             [_labelled("query", asked.failures), _labelled("database", failures)]
         )
@@ -159,10 +163,11 @@ def compared(
 ) -> list[Descriptors]:
     """Descriptors of the images of each folder, from its file or made here; see `described`.
 
-    reduce: dimensions, see `descriptors.reduced`, which learns on all folders together; None leaves
-    those of files as they are, and takes OWN_DIMENSIONS for our own. Raises `PairListError` where a
-    single folder has fewer than two descriptors, or one of several none, and where they differ in
-    length.
+    reduce: dimensions; see `descriptors.reduced`, which learns on all folders together. None leaves
+        descriptors from files as they are, and reduces our own to OWN_DIMENSIONS.
+
+    Raises `PairListError` where a single folder has fewer than two descriptors, where one of
+    several folders has none, and where descriptors differ in length.
     """
     if reduce is not None and reduce < 1:
         raise PairListError(
@@ -197,7 +202,7 @@ def described(
 ) -> Descriptors:
     """Descriptors of a folder's images from a file, or made here.
 
-    `PairListError` where fewer than `least` have one.
+    Raises `PairListError` where fewer than `least` images have a descriptor.
     """
     names, folder = images_of(images, storage, least), Folder(images, storage)
     if descriptors is not None:
@@ -208,7 +213,8 @@ def described(
             folder, load_weights(weights, storage), names, progress=progress.advance
         )
     if len(found.names) < least:
-        counts = f"{len(found.names)} of {len(names)} images have a descriptor ({first_reason(found.failures)})"
+        first = first_reason(found.failures)
+        counts = f"{len(found.names)} of {len(names)} images have a descriptor ({first})"
         raise PairListError(
             f"{folder.shown}: {counts}; at least {least} must, by the name it has there."
         )
@@ -222,7 +228,10 @@ def describe(
     weights: str = "small",
     listen: Listener = nobody,
 ) -> Descriptors:
-    """Descriptors of a folder's images by the matcher's own backbone, written to a file."""
+    """Descriptors of a folder's images by the matcher's own backbone, written to a file.
+
+    Raises `DescriptorError` for an unknown ending, and as `described`.
+    """
     check_ending(output)
     found = described(images, None, storage, weights, listen=listen)
     write_descriptors(output, found, storage)
@@ -230,8 +239,9 @@ def describe(
 
 
 def images_of(images: str, storage: dict[str, Any], least: int = 2) -> Names:
-    """Sorted names of a folder's photographs; `PairListError` where there are fewer than `least`,
-    two for a pair.
+    """Sorted names of a folder's photographs.
+
+    Raises `PairListError` where there are fewer than `least`; a pair needs two.
     """
     folder = Folder(images, storage)
     names = list_images(folder)
@@ -243,12 +253,12 @@ def images_of(images: str, storage: dict[str, Any], least: int = 2) -> Names:
 
 
 def first_reason(failures: pa.Table) -> str:
-    """The first failure, for a message."""
+    """The first failure as text, for a message."""
     rows = failures.slice(0, 1).to_pylist()
     return case(rows[0]) if rows else "there is no failure"
 
 
 def case(failure: dict[str, Any]) -> str:
-    """A row of FAILURES for a message: its image, where it has one, and why."""
+    """A row of FAILURES as text, for a message: its image, where it has one, and the reason."""
     image = failure["image0"]  # a malformed line of a list has none
     return failure["detail"] if image is None else f"{image}: {failure['detail']}"

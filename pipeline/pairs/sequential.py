@@ -1,4 +1,4 @@
-"""Photographs taken one after another: every image with the next ones, and with places seen before.
+"""Photographs taken one after another: pairs with the next ones, and with places seen before.
 
 names → sequences: indices in the order taken, one array for each folder
 sequences → overlaps: pairs within a window, and at growing distances
@@ -20,11 +20,13 @@ from pipeline.pairs.pair_list import PairList
 
 
 def sequences(names: Sequence[str], across_folders: bool = False) -> list[np.ndarray]:
-    """The images of each folder in the order of their names, numbers in them by value: frame9
-    before frame10.
+    """The images of each folder in the order of their names.
 
-    names: (N,) sorted. across_folders: all images are one sequence. Returns indices into names,
-    (n,) int64 each.
+    Numbers in names are ordered by value: frame9 is before frame10.
+
+    names: (N,) sorted. across_folders: all images are one sequence.
+
+    Returns indices into names, an array (n,) int64 for each sequence.
     """
     members: dict[str, list[int]] = defaultdict(list)
     for index, name in enumerate(names):
@@ -36,16 +38,18 @@ def sequences(names: Sequence[str], across_folders: bool = False) -> list[np.nda
 
 
 def _by_value(name: str) -> list[tuple[int, int | str]]:
-    """A key that sorts digits as numbers; text and numbers alternate, so that like meets like."""
+    """A sort key with digits as numbers. Text and numbers alternate, so like meets like."""
     return [
         (0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"([0-9]+)", name)
     ]
 
 
 def overlaps(taken: Sequence[np.ndarray], window: int, quadratic: bool = False) -> PairList:
-    """Every image with the `window` that follow in its sequence.
+    """Pairs of every image with the `window` images that follow it in its sequence.
 
-    quadratic: also with those 1, 2, 4, … 2^(window − 1) further on, as COLMAP's quadratic overlap.
+    quadratic: add the images 1, 2, 4, … 2^(window − 1) further on, as COLMAP's quadratic overlap.
+
+    Raises `PairListError` where the window is below 1.
     """
     if window < 1:
         raise PairListError(f"a window of {window} images pairs nothing; give 1 or more.")
@@ -70,16 +74,18 @@ def closures(
     every: int,
     gap: int,
 ) -> PairList:
-    """Every `every`-th image of a sequence with the `top_k` most similar ones that are not near it
-    in its sequence.
+    """Pairs of every `every`-th image of a sequence with the `top_k` most similar ones.
 
-    gap: images of the same sequence nearer than this are no closure: they are similar because they
-    were just seen.
-    scores: the cosines. failures: those of the descriptors.
+    gap: images of the same sequence at most so many places apart are left out. They are similar
+        because they were taken one after another, and close no loop.
+
+    Scores are the cosines, and failures are those of the descriptors. Raises `PairListError` for
+    numbers out of range.
     """
     if top_k < 1 or every < 1 or gap < 0:
         raise PairListError(
-            f"loop closure: give top-k and every of 1 or more and a gap of 0 or more, not {gap}."
+            "loop closure: give top-k and every of 1 or more and a gap of 0 or more, "
+            f"not {top_k}, {every} and {gap}."
         )
     row = {name: number for number, name in enumerate(described.names)}
     index = np.array([row.get(name, -1) for name in names])
@@ -88,7 +94,7 @@ def closures(
         sequence[indices], place[indices] = number, np.arange(len(indices))
     asked = np.concatenate([np.empty(0, np.int64), *(indices[::every] for indices in taken)])
     asked = asked[index[asked] >= 0]
-    # of each row of the descriptors
+    # The index among the names of each row of the descriptors.
     image = np.flatnonzero(index >= 0)[np.argsort(index[index >= 0])]
     found, cosines = nearest(
         described.vectors[index[asked]], described.vectors, top_k + 2 * gap + 1

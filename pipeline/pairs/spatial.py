@@ -1,11 +1,10 @@
-"""Where photographs were taken, from their EXIF data or a table, and who was near whom.
+"""Where photographs were taken, from their EXIF data or a table, and which are near each other.
 
     folder of images → exif_positions ┐
-    CSV or Parquet   → read_positions ┴→ Positions → neighbours: the k nearest, or all within a
-    radius
+    CSV or Parquet   → read_positions ┴→ Positions → neighbours: the k nearest, or all in a radius
 
-Metres. Latitudes and longitudes become points of the WGS 84 ellipsoid, so distances are straight
-lines: 0.1 m too short at 40 km.
+Positions are in metres. Latitudes and longitudes become points of the WGS 84 ellipsoid. Distances
+are straight lines, which are 0.1 m too short at 40 km.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import UnidentifiedImageError
 from pyarrow import csv
 from scipy.spatial import cKDTree
 
@@ -28,18 +28,20 @@ from pipeline.photos.exif import gps_position
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 from pipeline.tables import FAILURES
-from pipeline.vocabulary import Reason, Stage
+from pipeline.vocabulary import Reason, StageName
 
-READ_THREADS = 8  # a read of a header waits for storage most of the time
-HEADER = 1 << 18  # bytes that hold the EXIF data of almost every file
+HEADER_THREADS = 8  # a read of a header waits for storage most of the time
+EXIF_BYTES = 1 << 18  # so many first bytes hold the EXIF data of almost every file
 METRES, DEGREES = ("x", "y", "z"), ("latitude", "longitude", "altitude")
 
 
 @dataclass(frozen=True)
 class Positions:
-    """names: (N) sorted and unique.
+    """Positions of images.
 
-    metres: (N, 3) float64, finite. failures: FAILURES, a row for every other image.
+    names: (N) sorted and unique.
+    metres: (N, 3) float64, finite.
+    failures: table of FAILURES, a row for every other image.
     """
 
     names: list[str]
@@ -50,37 +52,43 @@ class Positions:
 def exif_positions(folder: Folder, names: Sequence[str], height: bool = False) -> Positions:
     """Positions of a folder's images by the GPS tags of their EXIF data.
 
-    height: use the altitude, which is often wrong by more than the images are apart. An image
-    without tags becomes a failure `no_position`.
+    height: use the altitude, which is often wrong by more than the distance between images.
+
+    An image without GPS tags becomes a failure `no_position`.
     """
-    with ThreadPoolExecutor(READ_THREADS) as threads:
+    with ThreadPoolExecutor(HEADER_THREADS) as threads:
         found = list(threads.map(lambda name: _of_file(folder, name), names))
     where = {
         name: place for name, place in zip(names, found, strict=True) if not isinstance(place, str)
     }
     why = {name: place for name, place in zip(names, found, strict=True) if isinstance(place, str)}
     degrees = np.array([*where.values()], float).reshape(-1, 3)
-    return Positions([*where], on_earth(degrees, height), _failures(why))
+    return Positions([*where], on_earth(degrees, height), _position_failures(why))
 
 
 def _of_file(folder: Folder, name: str) -> tuple[float, float, float] | str:
-    """Latitude, longitude, altitude of a file, or why there are none."""
+    """Latitude, longitude and altitude of a file, or the reason why it has none."""
     try:
-        data = folder.read_bytes(name, limit=HEADER)
+        data = folder.read_bytes(name, limit=EXIF_BYTES)
         try:
             place = gps_position(data)
-        except Exception:  # cut off before its end: formats differ in where they keep EXIF data
-            place = gps_position(folder.read_bytes(name)) if len(data) > HEADER else None
+        except Exception:  # Pillow raises arbitrary types for a file that is cut off
+            # Formats differ in where they keep EXIF data, so the whole file is tried.
+            place = gps_position(folder.read_bytes(name)) if len(data) > EXIF_BYTES else None
+    except UnidentifiedImageError:  # an OSError, though the file was read
+        return "its bytes are of no known format"
     except (StorageError, OSError) as error:
         return f"cannot be read ({redacted(error)})"
-    except Exception as error:  # Pillow's decoders raise whatever their input provokes
+    except Exception as error:  # Pillow raises arbitrary types for a damaged file
         return f"its header is damaged ({type(error).__name__})"
     return place or "its EXIF data hold no position"
 
 
 def on_earth(degrees: np.ndarray, height: bool = False) -> np.ndarray:
-    """(N, 3) latitude, longitude (degrees) and altitude (metres, of use where `height`) → (N, 3)
-    metres from the centre of the WGS 84 ellipsoid.
+    """Points on the WGS 84 ellipsoid, (N, 3), in metres from its centre.
+
+    degrees: (N, 3) latitude and longitude in degrees, and altitude in metres.
+    height: use the altitude; otherwise all points are on the ellipsoid.
     """
     latitude, longitude = np.radians(degrees[:, :2].T)
     altitude = degrees[:, 2] if height else np.zeros(len(degrees))
@@ -97,12 +105,15 @@ def read_positions(
     height: bool = False,
     options: dict[str, Any] | None = None,
 ) -> Positions:
-    """Positions of a `.csv` with a header, or a `.parquet`, at a local path or fsspec URL.
+    """Positions in a `.csv` with a header or a `.parquet`, at a local path or fsspec URL.
 
-    Columns: image, and x, y and perhaps z in metres, or latitude, longitude and perhaps altitude.
-    height: use z or the altitude. names: of the images wanted, sorted; None takes all of the table.
-    An image that has no row, or one without finite numbers, becomes a failure `no_position`.
+    The columns are image, and x, y and perhaps z in metres, or latitude, longitude and perhaps
+    altitude.
 
+    names: the images wanted, sorted. None takes all images of the table.
+    height: use z or the altitude.
+
+    An image that has no row, or a row without finite numbers, becomes a failure `no_position`.
     Raises `PairListError` where the file is missing, of another kind, without its columns, or holds
     an image twice.
     """
@@ -134,6 +145,7 @@ def read_positions(
         raise PairListError(
             f"{folder.shown}/{file}: cannot be read ({error}); check the path."
         ) from error
+    # pyarrow raises these for columns of other types; KeyError is a missing column.
     except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         needs = "needs columns image, x, y (metres) or image, latitude, longitude, with numbers"
         raise PairListError(f"{file}: {needs} ({error}).") from error
@@ -156,23 +168,25 @@ def read_positions(
         if image not in row or not good[row[image]]
     }
     return Positions(
-        known, on_earth(chosen, height) if kinds is DEGREES else chosen, _failures(why)
+        known, on_earth(chosen, height) if kinds is DEGREES else chosen, _position_failures(why)
     )
 
 
 def neighbours(
     positions: Positions, nearest: int | None = None, radius: float | None = None
 ) -> PairList:
-    """Every image with its `nearest` nearest, and none further than `radius` metres; of the two at
-    least one is given.
+    """Pairs of every image with its `nearest` nearest, and none further than `radius` metres.
 
-    Indices into `positions.names`; a score is minus the distance in metres. Raises `PairListError`
-    for limits that make no pair, or more than one list may hold.
+    At least one of the two limits is given. Pairs are indices into `positions.names`, and a score
+    is minus the distance in metres.
+
+    Raises `PairListError` for limits that make no pair, or more pairs than one list may hold.
     """
     given = [limit for limit in (nearest, radius) if limit is not None]
     if not given or not all(limit > 0 for limit in given):
         raise PairListError(
-            "give how many nearest images are wanted (1 or more), a radius in metres above 0, or both."
+            "give how many nearest images are wanted (1 or more), "
+            "a radius in metres above 0, or both."
         )
     count = len(positions.names)
     if count < 2:
@@ -189,27 +203,24 @@ def neighbours(
         first, second = tree.query_pairs(radius, output_type="ndarray").astype(np.int64).T
         distances = np.linalg.norm(positions.metres[first] - positions.metres[second], axis=1)
     else:
-        # the bound itself is left out by the tree
+        # The tree leaves out what is exactly at the bound.
         limit = np.inf if radius is None else np.nextafter(radius, np.inf)
         away, other = tree.query(
             positions.metres, min(nearest + 1, count), distance_upper_bound=limit
         )
         found = (other != np.arange(count)[:, None]) & np.isfinite(away)
         found &= np.cumsum(found, axis=1) <= nearest
-        first, second, distances = (
-            np.repeat(np.arange(count), found.sum(axis=1)),
-            other[found],
-            away[found],
-        )
+        first = np.repeat(np.arange(count), found.sum(axis=1))
+        second, distances = other[found], away[found]
     return of_pairs(first, second, (0 - distances).astype(np.float32), positions.failures)
 
 
-def _failures(why: dict[str, str]) -> pa.Table:
+def _position_failures(why: dict[str, str]) -> pa.Table:
     rows = [
         {
             "image0": name,
             "image1": None,
-            "stage": Stage.PLAN,
+            "stage": StageName.PLAN,
             "reason": Reason.UNREADABLE
             if detail.startswith("cannot be read")
             else Reason.NO_POSITION,

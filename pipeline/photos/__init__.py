@@ -1,0 +1,1 @@
+"""Photographs: which files are photographs, and their bytes as upright grey pixels with a row."""

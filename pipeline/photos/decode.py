@@ -1,6 +1,4 @@
-"""Bytes of an image file → upright grey pixels, with the sizes and the camera prior of the
-photograph.
-"""
+"""Decode the bytes of an image file to upright grey pixels, sizes and a camera prior."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import ImageError
-from pipeline.photos.exif import FORMATS, TRANSPOSE, read_exif
-from pipeline.photos.limits import ImageLimits
+from pipeline.photos.exif import IMAGE_FORMATS, TRANSPOSE, read_exif
+from pipeline.photos.limits import DEFAULT_LIMITS, ImageLimits
 from pipeline.photos.sizes import bucket
 from pipeline.vocabulary import Reason
 
@@ -24,12 +22,13 @@ MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"GIF8
 class Photograph:
     """A decoded photograph.
 
-    gray: (H, W) uint8, upright; H × W is height × width divided by 1, 2, 4 or 8 (never with a
-    remainder).
+    gray: (H, W) uint8, upright. H × W is height × width divided by 1, 2, 4 or 8, never with a
+        remainder.
     width, height: pixels of the original after its EXIF orientation.
-    stored_width, stored_height: pixels as stored in the file. orientation: EXIF 1…8.
-    focal: pixels of the original, None where EXIF gives none. camera: EXIF make and model, None
-    likewise.
+    stored_width, stored_height: pixels as stored in the file.
+    orientation: the EXIF orientation, 1…8.
+    focal: focal length in pixels of the original, None where EXIF gives none.
+    camera: EXIF make and model, None where EXIF gives none.
     """
 
     gray: np.ndarray
@@ -43,19 +42,19 @@ class Photograph:
 
 
 def decode_image(
-    data: bytes, limits: ImageLimits = ImageLimits(), long_side: int | None = None
+    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, long_side: int | None = None
 ) -> Photograph:
-    """The bytes of an image file → its grey pixels, upright.
+    """The bytes of an image file as a photograph: upright grey pixels with their description.
 
-    Of an animation or a multi-page file the first frame. Grey is ITU-R 601 luma. Transparent pixels
-    are blended with mid-grey, because what lies under them is arbitrary. Images of more than 8 bits
-    are scaled linearly from the smallest even number of bits (8, 10, 12, …) that holds their
-    maximum, so that 12-bit photographs in 16-bit files are not black; floating-point images that
-    stay below 1 are scaled from [0, 1].
+    An animation or a file of several pages gives its first frame. Grey is ITU-R 601 luma.
+    Transparent pixels are blended with mid-grey, because the colour below them is arbitrary. Images
+    of more than 8 bits are scaled linearly from the smallest even number of bits (8, 10, 12, …)
+    that holds their maximum, so that 12-bit photographs in 16-bit files are not black.
+    Floating-point images that do not exceed 1 are scaled from [0, 1].
 
-    long_side: the image is wanted in the shape `bucket(width, height, long_side)`; a JPEG may then
-    be decoded at a half, quarter or eighth of its size while both sides divide exactly and stay
-    twice the wanted ones.
+    long_side: the caller will resize the image to the shape `bucket(width, height, long_side)`. A
+        JPEG may then be decoded at a half, a quarter or an eighth of its size, as long as both
+        sides divide exactly and stay at least twice the wanted ones.
 
     Raises `ImageError`: empty, not_an_image, truncated, too_small, too_large, too_elongated.
     """
@@ -68,7 +67,7 @@ def decode_image(
     limits.check_cost(image, data)
     try:
         orientation, focal, camera = read_exif(image)
-        # Pillow turns TIFF by itself: its size is the upright one already
+        # Pillow turns a TIFF by itself, so the size of a TIFF is already the upright one.
         turned = orientation >= 5 and image.format != "TIFF"
         width, height = image.size[::-1] if turned else image.size
         if image.format in ("JPEG", "MPO"):
@@ -92,7 +91,7 @@ def decode_image(
 def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
     """The header of an image, without its pixels."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         cure = "raise PIL.Image.MAX_IMAGE_PIXELS where the limits allow more"
         raise ImageError(
@@ -110,8 +109,9 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
 
 
 def _reduction(width: int, height: int, long_side: int | None) -> int:
-    """By how much a JPEG may be decoded smaller; exact divisors only: 1001 / 2 would move every
-    pixel.
+    """The factor by which a JPEG may be decoded smaller.
+
+    Only exact divisors are used, because a size of 1001 / 2 would move every pixel.
     """
     if long_side is None:
         return 1
@@ -135,7 +135,7 @@ def _gray(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """(H, W) integers or floats of any range → uint8, linear; see `decode_image`."""
+    """(H, W) integers or floats of any range as uint8, scaled linearly; see `decode_image`."""
     fraction = values.dtype.kind == "f"
     values = np.clip(np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0), 0, None)
     top = values.max()

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# The only decoders that may see a file, whatever its name says: one of Pillow's others runs
-# Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+# Only these decoders see a file, whatever its name says: one of Pillow's others runs Ghostscript.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -25,11 +24,14 @@ TRANSPOSE = {
 
 
 def read_exif(image: Image.Image) -> tuple[int, float | None, str | None]:
-    """EXIF orientation 1…8, focal length in pixels, make and model; damaged EXIF counts as none."""
+    """EXIF orientation 1…8, focal length in pixels, and make and model of the camera.
+
+    Damaged EXIF data count as none.
+    """
     try:
         exif = image.getexif()
         tags: dict[int, Any] = {**exif, **exif.get_ifd(0x8769)}
-    except Exception:  # the pixels may be sound all the same
+    except Exception:  # Pillow raises arbitrary types, and the pixels may be sound all the same
         return 1, None, None
     orientation = tags.get(0x0112)
     maker = [str(tags[key]).strip("\0 ") for key in (0x010F, 0x0110) if tags.get(key)]
@@ -39,16 +41,17 @@ def read_exif(image: Image.Image) -> tuple[int, float | None, str | None]:
 
 
 def _focal(tags: dict[int, Any], width: int, height: int) -> float | None:
-    """Focal length in pixels from EXIF, by COLMAP's conventions, so that both start from the same
-    prior.
+    """Focal length in pixels from EXIF.
+
+    It follows COLMAP's conventions, so that COLMAP and this pipeline start from the same prior.
     """
     equivalent = _positive(tags.get(0xA405))
     millimetres, per_unit = _positive(tags.get(0x920A)), _positive(tags.get(0xA20E))
     unit = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}.get(tags.get(0xA210, 2))
-    if equivalent:  # of a 36 × 24 mm film, compared by the diagonal
+    if equivalent:  # the focal length on 36 × 24 mm film, compared by the diagonal
         focal = equivalent * math.hypot(width, height) / math.hypot(36, 24)
     elif millimetres and per_unit and unit:
-        # the resolution is the sensor's; the file may have been resized since
+        # The resolution is that of the sensor, and the file may have been resized since.
         taken = max(_positive(tags.get(0xA002)) or 0, _positive(tags.get(0xA003)) or 0) or max(
             width, height
         )
@@ -66,16 +69,21 @@ def _positive(value: Any) -> float | None:
     return number if 0 < number < math.inf else None
 
 
-# of the longer side, where EXIF gives none: COLMAP's assumption, a 45° field of view
+# The focal length where EXIF gives none, as a share of the longer side. COLMAP assumes the same.
+# It is a field of view of 45°.
 DEFAULT_FOCAL = 1.2
-
 
 GPS = 0x8825
 LATITUDE_REF, LATITUDE, LONGITUDE_REF, LONGITUDE, ALTITUDE_REF, ALTITUDE = range(1, 7)
 
 
 def gps_position(data: bytes) -> tuple[float, float, float] | None:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    """Latitude and longitude in degrees and altitude in metres, from the EXIF data of an image.
+
+    North and east are positive. The altitude is 0 where it is not finite or absent. Returns None
+    where EXIF gives no valid position. Raises what Pillow raises for bytes that are no image.
+    """
+    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
         tags = image.getexif().get_ifd(GPS)
     try:
         latitude = _degrees(tags[LATITUDE]) * (
@@ -89,11 +97,11 @@ def gps_position(data: bytes) -> tuple[float, float, float] | None:
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    # 0, 0 is no place but a default
+    # Cameras without a fix write 0, 0.
     good = abs(latitude) <= 90 and abs(longitude) <= 180 and (latitude or longitude)
     return (latitude, longitude, altitude if np.isfinite(altitude) else 0.0) if good else None
 
 
 def _degrees(parts: Sequence[Any]) -> float:
-    """Degrees, minutes, seconds → degrees; NaN fails every comparison with a limit."""
+    """Degrees, minutes and seconds as degrees; NaN fails every comparison with a limit."""
     return sum(float(part) / 60.0**power for power, part in enumerate(parts))

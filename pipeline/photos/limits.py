@@ -1,4 +1,4 @@
-"""What is refused before a pixel of a photograph is decoded."""
+"""Limits on the size and cost of a photograph, checked before a pixel is decoded."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from PIL import Image
 from pipeline.errors import ArgumentError, ImageError
 from pipeline.vocabulary import Reason
 
-MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")  # of a JPEG, without those that stand alone
-SMALL = 1 << 22  # pixels that harm nobody, however few bytes they come in
+MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")  # of a JPEG, without those that have no length
+HARMLESS_PIXELS = 1 << 22  # an image of so few pixels does no harm, however few its bytes are
 
 
 @dataclass(frozen=True)
 class ImageLimits:
     """What is refused before a pixel is decoded. Raise a limit to accept larger photographs.
 
-    min_side, max_side: pixels. max_pixels: width × height, or of one tile where a TIFF's are
-    larger; decoding takes up to 17 bytes a pixel. max_aspect: longer side over shorter side.
-    max_bytes: of the encoded file.
-    max_pixels_per_byte: of images above 4 megapixels; photographs stay below 50, files made to
-    exhaust memory do not.
-    max_scans: passes of a JPEG over its pixels, each of which costs the time of a decode; cameras
-    write 1, the web 10.
+    min_side, max_side: pixels.
+    max_pixels: width × height of the image, or of one tile where the tiles of a TIFF are larger.
+        Decoding takes up to 17 bytes a pixel.
+    max_aspect: longer side over shorter side.
+    max_bytes: size of the encoded file.
+    max_pixels_per_byte: applies to images above 4 megapixels. Photographs stay below 50, and files
+        that are made to exhaust memory do not.
+    max_scans: passes of a JPEG over its pixels. Each costs the time of a decode. Cameras write 1,
+        files for the web have up to 10.
     """
 
     min_side: int = 32
@@ -41,7 +43,7 @@ class ImageLimits:
         if not (
             1 <= self.min_side <= self.max_side
             and self.max_aspect >= 1
-            and min(vars(self).values()) > 0
+            and all(value > 0 for value in vars(self).values())  # NaN is not
         ):
             raise ArgumentError(
                 f"{self}: limits must be positive, min_side ≤ max_side and max_aspect ≥ 1."
@@ -49,7 +51,10 @@ class ImageLimits:
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> ImageLimits:
-        """Limits from `NAME=NUMBER` each, the rest as they are. Raises ArgumentError, one sentence."""
+        """Limits from texts `NAME=NUMBER`; a limit that is not named keeps its default.
+
+        Raises ArgumentError for an unknown name or a number that cannot be read.
+        """
         kinds, chosen = {name: type(value) for name, value in vars(cls()).items()}, {}
         for text in texts:
             name, _, number = text.partition("=")
@@ -77,17 +82,18 @@ class ImageLimits:
             )
 
     def check_cost(self, image: Image.Image, data: bytes) -> None:
-        """Raise `ImageError` where a header asks for more memory or time than a photograph of so
-        many bytes does.
+        """Raise `ImageError` where decoding would take too much memory or time.
+
+        A header may ask for more than a photograph of so many bytes needs.
         """
         pixels = image.width * image.height
-        if image.format == "TIFF":  # libtiff decodes whole tiles, and their size is not the image's
+        if image.format == "TIFF":  # libtiff decodes whole tiles, which may exceed the image
             pixels = max(pixels, _tag(image, 322) * _tag(image, 323))
         if pixels > self.max_pixels:
             raise ImageError(
                 Reason.TOO_LARGE, f"tiles of {pixels} pixels: more than {self.max_pixels}"
             )
-        if pixels > SMALL and pixels > self.max_pixels_per_byte * len(data):
+        if pixels > HARMLESS_PIXELS and pixels > self.max_pixels_per_byte * len(data):
             most = f"{self.max_pixels_per_byte:g} a byte"
             raise ImageError(
                 Reason.TOO_LARGE, f"{pixels} pixels in {len(data)} bytes: more than {most}"
@@ -98,15 +104,19 @@ class ImageLimits:
             )
 
 
+DEFAULT_LIMITS = ImageLimits()
+
+
 def _tag(image: Any, number: int) -> int:
-    """A whole number among a TIFF's tags; 0 where it is absent or is none."""
+    """A whole number among a TIFF's tags; 0 where the tag is absent or not a whole number."""
     value = image.tag_v2.get(number)
     return value if isinstance(value, int) else 0
 
 
 def _scans(data: bytes) -> int:
-    """Scans of a JPEG, counted from marker to marker up to its end, thumbnails and what follows the
-    image left out.
+    """The number of scans of a JPEG, counted from marker to marker up to its end.
+
+    Thumbnails and what follows the end of the image do not count.
     """
     scans, position = 0, 2
     while (found := MARKER.search(data, position)) and found[1] != b"\xd9":

@@ -1,4 +1,4 @@
-"""The few shapes that photographs are resized to, and how much larger the originals are."""
+"""The few shapes that photographs are resized to, and the factor back to the original."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pipeline.errors import ArgumentError
 
 
 def buckets(long_side: int) -> list[tuple[int, int]]:
-    """The seven shapes (h, w) photographs are resized to, sides divisible by 32.
+    """The seven shapes (h, w) that photographs are resized to, with sides divisible by 32.
 
-    The longer side is `long_side` to the nearest 32; 4:3, 3:2 and 16:9 lying and upright, and a
-    square of about as many pixels as 4:3, so that none costs much more than another. Raises
-    ArgumentError below 32.
+    The longer side is `long_side`, rounded to a multiple of 32. The shapes are 4:3, 3:2 and 16:9 in
+    landscape and portrait, and a square. The square has about as many pixels as 4:3, so that no
+    shape costs much more than another. Raises ArgumentError where `long_side` is below 32.
     """
     if long_side < 32:
         raise ArgumentError(f"long_side must be at least 32 pixels, not {long_side}.")
@@ -25,8 +25,9 @@ def buckets(long_side: int) -> list[tuple[int, int]]:
 
 
 def bucket(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """The shape (h, w) of `buckets(long_side)` whose aspect is nearest, as a ratio, to width :
-    height.
+    """The shape (h, w) of `buckets(long_side)` whose aspect ratio is nearest to width : height.
+
+    Aspect ratios are compared by their quotient.
     """
     aspect = math.log(width / height)
     return min(buckets(long_side), key=lambda shape: abs(math.log(shape[1] / shape[0]) - aspect))
@@ -37,7 +38,8 @@ def _to_32(side: float) -> int:
 
 
 def resize_factor(width: np.ndarray | int, height: np.ndarray | int, long_side: int) -> np.ndarray:
-    """Pixels of the image per pixel of what the network saw; 1 where it was enlarged, which adds
-    nothing.
+    """Pixels of the original per pixel of the image that the network saw, at least 1.
+
+    The factor is 1 where the image was enlarged, because enlarging adds no detail.
     """
     return np.maximum(1.0, np.maximum(width, height) / long_side)

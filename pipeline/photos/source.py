@@ -11,7 +11,7 @@ import numpy as np
 from eloftr.matching.resizing import resize
 from pipeline.errors import ImageError, StorageError
 from pipeline.photos.decode import decode_image
-from pipeline.photos.limits import ImageLimits
+from pipeline.photos.limits import DEFAULT_LIMITS, ImageLimits
 from pipeline.photos.sizes import bucket
 from pipeline.store.folder import Folder, Names
 from pipeline.vocabulary import Reason
@@ -24,9 +24,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", "
 class Folders:
     """Several folders read as one.
 
-    A name is a label, a slash and the name in that folder: `query/a.jpg`.
+    A name is a label, a slash and the name in that folder: `query/a.jpg`. `Folders` lists and reads
+    as `Folder` does, raises the same errors, and is picklable.
 
-    It lists and reads as `Folder` does, and raises the same errors. Picklable, as folders are.
+    parts: the folders by their labels.
     """
 
     parts: dict[str, Folder]
@@ -45,7 +46,7 @@ class Folders:
         )
 
     def read_bytes(self, name: str, limit: int | None = None) -> bytes:
-        """A file's bytes, as `Folder.read_bytes`."""
+        """A file's bytes, as `Folder.read_bytes` gives them."""
         label, _, inner = name.partition("/")
         return self.parts[label].read_bytes(inner, limit)
 
@@ -53,9 +54,11 @@ class Folders:
 def image_source(
     images: str | dict[str, str], storage: dict[str, Any], follow_links: bool = False
 ) -> Folder | Folders:
-    """A local folder or fsspec URL, or several by their labels, to be read.
+    """The folder or folders that photographs are read from.
 
-    Other arguments as of `Folder`.
+    images: a local folder or an fsspec URL, or several of them by their labels.
+
+    The other arguments are those of `Folder`.
     """
     if isinstance(images, str):
         return Folder(images, storage, follow_links)
@@ -63,19 +66,25 @@ def image_source(
 
 
 def list_images(folder: Folder | Folders) -> list[str]:
-    """Sorted names of a folder's photographs, subfolders included, hidden files and folders left
-    out.
+    """Sorted names of the photographs of a folder and its subfolders.
+
+    Hidden files and folders are left out.
     """
     return folder.list(SUFFIXES)
 
 
 def read_image(
-    folder: Folder | Folders, name: str, limits: ImageLimits = ImageLimits(), long_side: int = 640
+    folder: Folder | Folders,
+    name: str,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    long_side: int = 640,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """A photograph of a folder → its pixels (h, w) uint8 in its bucket's shape, its row of
-    `schemas.IMAGES`.
+    """A photograph of a folder, as pixels for the network and as a row of `tables.IMAGES`.
 
-    Raises `ImageError` with any of REASONS.
+    long_side: longer side of the pixels that the network sees.
+
+    Returns the pixels (h, w) uint8 in the shape of their bucket, and the row. Raises `ImageError`
+    with one of the reasons of `vocabulary.IMAGE_MEANINGS`.
     """
     try:
         data = folder.read_bytes(name, limit=limits.max_bytes)

@@ -1,0 +1,1 @@
+"""From the matches of a run to a COLMAP database and sparse models."""

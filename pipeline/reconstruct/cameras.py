@@ -1,6 +1,4 @@
-"""Images of a run as COLMAP sees them: which share a camera, and the way from upright to stored
-pixels.
-"""
+"""Images of a run as COLMAP sees them: shared cameras, and maps from upright to stored pixels."""
 
 from __future__ import annotations
 
@@ -15,21 +13,21 @@ from pipeline.extras import import_pycolmap
 from pipeline.photos.exif import DEFAULT_FOCAL
 from pipeline.store.folder import Folder
 
-MAX_IMAGES = 2147483646  # COLMAP's ids end there
+MAX_IMAGES = 2147483646  # the largest image id of COLMAP
 
 
 @dataclass(frozen=True)
 class CameraOptions:
     """How images become cameras.
 
-    model: a COLMAP camera model with a focal length, `SIMPLE_RADIAL`, `PINHOLE`, `OPENCV`, ….
-    sharing: `image` (one camera each), `folder` (one per folder) or `single`. Images of different
-    stored
-        sizes never share a camera.
-    params: known intrinsics in COLMAP's order and origin, for the stored orientation; mapping keeps
-    them
-        fixed. None: the focal length from EXIF (the median of those that share), else 1.2 × the
-        longer side; mapping refines it.
+    model: a COLMAP camera model with a focal length: `SIMPLE_RADIAL`, `PINHOLE`, `OPENCV`, ….
+    sharing: `image` (a camera for each image), `folder` (one for each folder) or `single`. Images
+        of different stored sizes never share a camera.
+    params: known intrinsics in COLMAP's order and origin, for the stored orientation. Mapping keeps
+        them fixed. None takes the focal length from EXIF, the median of the images that share the
+        camera, or 1.2 × the longer side where there is none. Mapping refines it.
+
+    Raises ReconstructionError for unknown models, an unknown sharing, and bad parameters.
     """
 
     model: str = "SIMPLE_RADIAL"
@@ -61,7 +59,10 @@ class CameraOptions:
 
     @classmethod
     def parse(cls, text: str, sharing: str = "image") -> CameraOptions:
-        """`MODEL` or `MODEL:f,cx,cy,…`, as on the command line."""
+        """Read `MODEL` or `MODEL:f,cx,cy,…`, as the command line takes it.
+
+        Raises ReconstructionError where the part after the colon is not a list of numbers.
+        """
         model, _, numbers = text.partition(":")
         try:
             params = tuple(float(number) for number in numbers.split(",")) if numbers else None
@@ -74,7 +75,10 @@ class CameraOptions:
 
 @dataclass(frozen=True)
 class StoredImages:
-    """IMAGES as columns, one row per image, sorted by name; row i has image id i + 1."""
+    """The IMAGES tables of a run as columns of N images, sorted by name.
+
+    Row i has the COLMAP image id i + 1. Sizes and focal lengths are in pixels.
+    """
 
     names: np.ndarray  # (N,) str
     width: np.ndarray
@@ -86,6 +90,11 @@ class StoredImages:
 
     @classmethod
     def read(cls, run: Folder) -> StoredImages:
+        """Read all images of a run.
+
+        Raises ReconstructionError where there are none, where shards disagree about an image, or
+        where the sizes and the orientation of an image disagree.
+        """
         tables = [run.read_table(name) for name in run.names("images")]
         if not tables:
             raise ReconstructionError(
@@ -126,7 +135,11 @@ class StoredImages:
         return images
 
     def to_stored(self) -> np.ndarray:
-        """(N, 3, 3) maps from the tables' pixels to COLMAP's: stored orientation, and +0.5."""
+        """Maps from the pixels of the tables to COLMAP's: (N, 3, 3).
+
+        COLMAP's pixels have the stored orientation, and their origin is half a pixel further left
+        and up.
+        """
         linear = STORED_FROM_UPRIGHT[self.orientation - 1].astype(np.float64)
         last = np.stack([self.width - 1, self.height - 1], axis=1)
         maps = np.zeros((len(self.names), 3, 3))
@@ -137,7 +150,7 @@ class StoredImages:
         return maps
 
 
-# Upright pixel offsets (x, y) → stored ones, by EXIF orientation 1…8.
+# Maps of pixel offsets (x, y) from the upright to the stored image, by EXIF orientation 1…8.
 STORED_FROM_UPRIGHT = np.array(
     [
         [[1, 0], [0, 1]],
@@ -153,10 +166,11 @@ STORED_FROM_UPRIGHT = np.array(
 
 
 def without_mirrored(pairs: np.ndarray, images: StoredImages) -> tuple[np.ndarray, int]:
-    """The pairs COLMAP can use, and how many it cannot.
+    """Drop the pairs of a mirrored with an unmirrored image; returns the others and the number.
 
-    EXIF can say that a stored image is mirrored. COLMAP takes it for a view of a mirrored scene:
-    such images fit together, but not with the others.
+    pairs: (P,) rows of `spool.PAIR`.
+    EXIF can say that a stored image is mirrored. COLMAP takes such an image for a view of a
+    mirrored scene, so mirrored images fit together, but not with the others.
     """
     mirrored = np.linalg.det(STORED_FROM_UPRIGHT[images.orientation - 1]) < 0
     mixed = mirrored[pairs["image0"]] != mirrored[pairs["image1"]]
@@ -164,7 +178,11 @@ def without_mirrored(pairs: np.ndarray, images: StoredImages) -> tuple[np.ndarra
 
 
 def assign_cameras(images: StoredImages, options: CameraOptions) -> tuple[np.ndarray, list[Any]]:
-    """(camera row of every image, the cameras); ids follow the first image that uses a camera."""
+    """Give every image a camera: (N,) row of each image's camera, and the COLMAP cameras.
+
+    Camera ids are rows + 1, in the order of the first image that uses a camera.
+    Raises ReconstructionError where parameters are given and the images differ in size.
+    """
     pycolmap = import_pycolmap()
     sizes = list(zip(images.stored_width.tolist(), images.stored_height.tolist(), strict=True))
     if options.params is not None and len(set(sizes)) > 1:
@@ -203,7 +221,7 @@ def assign_cameras(images: StoredImages, options: CameraOptions) -> tuple[np.nda
 def same_cameras(
     images: StoredImages, assigned: np.ndarray, cameras: list[Any], options: CameraOptions
 ) -> np.ndarray:
-    """(N,) whether an image's camera is the one its matches were verified with."""
+    """Whether an image's camera is the one that its matches were verified with: (N,) bool."""
     if options.params is not None:
         return np.zeros(len(images.names), bool)
     default = DEFAULT_FOCAL * np.maximum(images.width, images.height)

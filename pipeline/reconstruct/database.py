@@ -1,20 +1,18 @@
-"""Verified matches of a run → a COLMAP database: cameras, images, keypoints, matches, two-view
-geometries.
+"""Import the verified matches of a run into a COLMAP database.
 
-    images/*.parquet   → one row per image, sorted by name: image ids and cameras follow from the
-    set of names
-    matches/*.parquet  → spool on disk: the inlier matches of verified pairs, one after the other
+    images/*.parquet   → one row per image, sorted by name: image ids and cameras
+    matches/*.parquet  → spool on disk: the inlier matches of the verified pairs
     spool, by image    → merge_keypoints → keypoints of the database, keypoints.parquet
-    spool, by pair     → merge_matches   → matches and geometries of the database
+    spool, by pair     → merge_matches   → matches and two-view geometries of the database
 
-Memory does not grow with the number of matches. The database is built in a temporary folder beside
-its place and renamed when whole; what was made from the one before is removed first, so that
-whatever lies beside a database belongs to it. What is in it depends on the set of rows only, not on
-shards or their order: adding pairs later and importing again gives what one run would have given.
+Memory does not grow with the number of matches. The database is built in a temporary folder and
+renamed when it is whole. Files that were made from an older database are removed first, so the
+files beside a database always belong to it. The contents depend on the set of rows only, and not on
+shards or their order. Adding pairs later and importing again gives what one run would have given.
 
-COLMAP's conventions differ twice from the tables': the top-left corner of the top-left pixel is (0,
-0), and files are read as stored, without their EXIF orientation. Both are dealt with here and
-nowhere else.
+COLMAP differs from the tables in two conventions. Its origin (0, 0) is the top-left corner of the
+top-left pixel, and it reads files as stored, without their EXIF orientation. The maps of
+`StoredImages.to_stored` convert both, and only this module applies them.
 """
 
 from __future__ import annotations
@@ -45,13 +43,13 @@ from pipeline.reconstruct.spool import MatchSpool
 from pipeline.store.folder import Folder
 from pipeline.vocabulary import VERIFIED, Geometry
 
-# what lies beside a database
+# The files and folders beside a database that are made from it.
 MADE_FROM_IT = ("report.txt", "points.ply", "sparse", "keypoints.parquet")
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What one import found and wrote."""
+    """Counts of one import."""
 
     images: int
     cameras: int
@@ -60,9 +58,9 @@ class ImportSummary:
     matches: int  # inlier matches of those pairs, before merging
     merged_matches: int  # matches written
     keypoints: int
-    duplicate_pairs: int  # left out: the same two images again
-    mirrored_pairs: int  # left out: COLMAP sees one of the images mirrored
-    outside: int  # matches left out: an endpoint outside its image
+    duplicate_pairs: int  # pairs left out because the same two images occur again
+    mirrored_pairs: int  # pairs left out because COLMAP sees one of the images mirrored
+    outside: int  # matches left out because an endpoint lies outside its image
     resize_factor: float  # pixels of an image per pixel of the network's image, median
 
 
@@ -78,13 +76,14 @@ def import_matches(
 
     long_side: longer side of the images as the network saw them, pixels.
     radius: distance within which observations become one keypoint, in pixels of the network's
-    images. An existing database stays as it is until the new one is whole; then its keypoints,
-    models and report go first. Only verified pairs and their inliers are written, with the geometry
-    found in verification; where the camera given here differs from the one assumed there, E and the
-    pose are left out and the pair counts as uncalibrated.
+        images.
 
-    Raises ReconstructionError or ReconstructionError for tables that are missing, unverified or
-    contradict each other.
+    An existing database stays as it is until the new one is whole. Then its keypoints, models and
+    report are removed before it is replaced. Only verified pairs and their inliers are written,
+    with the geometry found in verification. Where the camera given here differs from the one that
+    verification assumed, E and the pose are left out and the pair counts as uncalibrated.
+
+    Raises ReconstructionError for tables that are missing, unverified or contradict each other.
     """
     cameras = cameras or CameraOptions()
     if not (np.isfinite(radius) and radius > 0 and long_side > 0):
@@ -95,7 +94,7 @@ def import_matches(
     assigned, camera_rows = assign_cameras(images, cameras)
     database.parent.mkdir(parents=True, exist_ok=True)
     scratch = database.parent / f".{database.name}.importing"
-    shutil.rmtree(scratch, ignore_errors=True)  # of a killed import
+    shutil.rmtree(scratch, ignore_errors=True)  # A killed import may have left it.
     scratch.mkdir()
     try:
         spool = MatchSpool(scratch, images.names, images.width, images.height)
@@ -111,8 +110,9 @@ def import_matches(
                 scratch / "keypoints.parquet", tables.KEYPOINTS, compression="zstd"
             ) as table,
         ):
-            # A transaction a batch: SQLite keeps a second copy of what one transaction writes. A
-            # part of the database is never seen, as this file gets its name when it is whole.
+            # Every batch is a transaction of its own, because SQLite keeps a second copy of what
+            # one transaction writes. Nobody sees a part of the database: the file gets its name
+            # when it is whole.
             with pycolmap.DatabaseTransaction(target):
                 _write_images(target, images, assigned, camera_rows)
             maps, keypoints, written = images.to_stored(), 0, 0
@@ -125,11 +125,12 @@ def import_matches(
                 written += sum(map(len, matches))
                 with pycolmap.DatabaseTransaction(target):
                     _write_pairs(target, batch, geometries, matches, maps, same_camera)
-        # In this order a process that is killed on its way leaves files missing, but never those of
-        # another database.
+        # The order matters: a process that is killed here leaves files missing, but it never leaves
+        # files of another database.
         for name in MADE_FROM_IT:
             remove(database.parent / name)
-        # of a process killed while it read: SQLite would replay it on ours
+        # A process that was killed while it read the old database may have left a journal. SQLite
+        # would replay that journal on the new database.
         for journal in ("-wal", "-shm"):
             database.with_name(database.name + journal).unlink(missing_ok=True)
         os.replace(scratch / "database.db", database)
@@ -152,7 +153,7 @@ def import_matches(
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all in it; nothing happens where there is none."""
+    """Remove a file, or a folder with everything in it, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -162,7 +163,10 @@ def remove(path: Path) -> None:
 def _write_images(
     target: Any, images: StoredImages, assigned: np.ndarray, cameras: list[Any]
 ) -> None:
-    """Rigs and frames are left to the mapper, which makes a trivial one for every image."""
+    """Write cameras and images.
+
+    The mapper adds rigs and frames itself, a trivial one for every image.
+    """
     pycolmap = import_pycolmap()
     for camera in cameras:
         target.write_camera(camera, use_camera_id=True)
@@ -174,7 +178,10 @@ def _write_images(
 def _write_keypoints(
     target: Any, images: StoredImages, maps: np.ndarray, first: int, merged: MergedKeypoints
 ) -> pa.Table:
-    """Write the keypoints of consecutive images from row `first`; returns them as KEYPOINTS."""
+    """Write the keypoints of consecutive images from row `first`; returns a KEYPOINTS table.
+
+    maps: (N, 3, 3) of `StoredImages.to_stored`.
+    """
     slices = [
         slice(*bounds) for bounds in zip(merged.offsets[:-1], merged.offsets[1:], strict=True)
     ]
@@ -197,21 +204,21 @@ def _write_pairs(
     maps: np.ndarray,
     same_camera: np.ndarray,
 ) -> None:
-    """Write matches and geometries; pairs: (P,) spool.PAIR, geometries: (P,) spool.GEOMETRY,
-    matches: (m, 2) each.
+    """Write the matches and two-view geometries of P pairs.
+
+    pairs: (P,) spool.PAIR. geometries: (P,) spool.GEOMETRY. matches: one (m, 2) array per pair.
+    maps: (N, 3, 3) of `StoredImages.to_stored`. same_camera: (N,) bool of `same_cameras`.
     """
     pycolmap = import_pycolmap()
     kinds = [getattr(pycolmap.TwoViewGeometryConfiguration, name.upper()) for name in VERIFIED]
     to0, to1 = maps[pairs["image0"]], maps[pairs["image1"]]
     from0, from1 = np.linalg.inv(to0), np.linalg.inv(to1)
     turn0, turn1 = to0.copy(), to1.copy()
-    turn0[:, :2, 2] = turn1[:, :2, 2] = 0  # of the camera's frame about its axis
+    turn0[:, :2, 2] = turn1[:, :2, 2] = 0  # turns of the camera's frame about its axis
     E, F, H = (geometries[name].reshape(-1, 3, 3) for name in ("E", "F", "H"))
-    E, F, H = (
-        turn1 @ E @ turn0.transpose(0, 2, 1),
-        from1.transpose(0, 2, 1) @ F @ from0,
-        to1 @ H @ from0,
-    )
+    E = turn1 @ E @ turn0.transpose(0, 2, 1)
+    F = from1.transpose(0, 2, 1) @ F @ from0
+    H = to1 @ H @ from0
     translations = (turn1 @ geometries["pose"][:, 4:, None])[:, :, 0]
     has_E, has_F, has_H = (np.isfinite(matrices).all(axis=(1, 2)) for matrices in (E, F, H))
     has_pose = np.isfinite(geometries["pose"]).all(axis=1)

@@ -1,9 +1,8 @@
-"""A run → COLMAP database → sparse model: mapping, export, and a short report of both.
+"""Reconstruct a run: import it into a COLMAP database, map the database, write a short report.
 
 RUN/run.json, images/, matches/ → OUTPUT/database.db, keypoints.parquet
-                                → OUTPUT/sparse/0 … (COLMAP binary, the largest model first),
-                                points.ply
-                                → OUTPUT/report.txt
+                                → OUTPUT/sparse/0 …  COLMAP binary, the largest model first
+                                → OUTPUT/points.ply, report.txt
 """
 
 from __future__ import annotations
@@ -36,17 +35,19 @@ def reconstruct_run(
     threads: int = 1,
     listen: Listener = nobody,
 ) -> ReconstructionSummary:
-    """Import a finished run into a COLMAP database and map it, in a process of its own: COLMAP may
-    end what it is in.
+    """Import a finished run into a COLMAP database and map it.
 
-    output: a local folder, `sfm` in the run's by default. images: the photographs, for the colours
-    of the points only; by default where run.json says. mapper: `incremental` or `global`. cameras,
-    radius: see `import_matches`. threads: of the mapper; with one the model is the same every time,
-    to the last bit.
+    output: a local folder, by default `sfm` in the folder of the run.
+    images: folder of the photographs, for the colours of the points only; by default the one that
+        run.json names.
+    mapper: `incremental` or `global`.
+    cameras, radius: see `import_matches`.
+    threads: threads of the mapper, −1 for all cores. With one, the model is the same every time, to
+        the last bit.
 
-    Writes `report.txt` also where nothing could be mapped; the summary then holds no model and a
-    note that says why. Raises ReconstructionError or StorageError, each one sentence, for options
-    and runs that cannot be used.
+    The work runs in a process of its own, because COLMAP may end its process. `report.txt` is
+    written also where nothing could be mapped. The summary then holds no model, and a note says
+    why. Raises ReconstructionError or StorageError for options and runs that cannot be used.
     """
     if mapper not in MAPPERS:
         raise ReconstructionError(f"mapper {mapper!r} is unknown; give {' or '.join(MAPPERS)}.")
@@ -89,11 +90,12 @@ def _import_and_map(
     radius: float,
     listen: Listener,
 ) -> ReconstructionSummary:
+    """The work of `reconstruct_run`, on checked arguments. colours: folder of the photographs."""
     imported = import_matches(
         run, target / "database.db", cameras, long_side=long_side, radius=radius
     )
-    text = f"{imported.images} images, {imported.verified} verified pairs, {imported.keypoints} keypoints"
-    listen(Event("imported", text))
+    text = f"{imported.images} images, {imported.verified} verified pairs"
+    listen(Event("imported", f"{text}, {imported.keypoints} keypoints"))
     models: list[Any] = []
     if imported.verified:
         known = cameras.params is not None
@@ -112,7 +114,8 @@ def _import_and_map(
         )
     elif colours is None:
         notes.append(
-            "points have no colours: the photographs are not on this machine; give them by --images."
+            "points have no colours: "
+            "the photographs are not on this machine; give them by --images."
         )
     registered = {model.images[image].name for model in models for image in model.reg_image_ids()}
     names = pq.read_table(target / "keypoints.parquet", columns=["image"])["image"].to_pylist()
@@ -128,7 +131,7 @@ def _import_and_map(
 
 
 def _read_run(run: Folder) -> tuple[str, int]:
-    """(image root, long side) of run.json."""
+    """The root of the images, and the long side in pixels, as run.json names them."""
     try:
         described = run.read_json("run.json")
         return str(described["images"]), int(described["options"]["long_side"])
@@ -143,6 +146,7 @@ def _read_run(run: Folder) -> tuple[str, int]:
 
 
 def _local_folder(url: str) -> Path | None:
+    """The folder as a path, or None where it is not a folder of this machine."""
     try:
         path = Path(Folder(url).path())
     except StorageError:

@@ -1,17 +1,16 @@
-"""Pair-local coordinates → keypoints shared by all pairs of an image.
+"""Merge the coordinates that pairs propose into keypoints shared by all pairs of an image.
 
 A detector-free matcher proposes new sub-pixel coordinates in every pair, so one scene point seen in
-ten pairs is ten nearby observations. Here they become one keypoint, in two steps that stream:
+ten pairs is ten nearby observations. They become one keypoint in two steps, and both can stream:
 
-    by image  merge_keypoints   observations (N, 2) + scores → keypoints (K, 2), spread (K,),
-    keypoint of each
-    (N,) by pair   merge_matches     keypoint indices (N,) ×2 + scores → the matches that stay
-    one-to-one
+    by image  merge_keypoints  observations (N, 2), scores (N,)
+                               → keypoints (K, 2), spread (K,), each observation's keypoint (N,)
+    by pair   merge_matches    keypoint indices (N,) ×2, scores (N,) → the matches that stay
 
-Observations are binned, bins compete by their summed scores (a bin wins where no heavier one lies
-within the radius), and every bin joins its nearest winner; a keypoint is the score-weighted mean of
-its observations. All of it sees the observations in a canonical order, so the result is the same,
-bit for bit, whatever order they come in.
+Observations are sorted into bins. A bin wins where no bin with a higher sum of scores lies within
+the radius. Every other bin joins its nearest winner. A keypoint is the mean of its observations,
+weighted by their scores. The observations are put into a canonical order first, so the result is
+the same, bit for bit, in whatever order they come.
 """
 
 from __future__ import annotations
@@ -22,19 +21,18 @@ from dataclasses import dataclass
 import numpy as np
 
 BINS_PER_RADIUS = 4
-SUB_BITS = 4  # of a bin's key below its cell's: 4 × 4 bins a cell
-BELOW = 1 << 18  # from a cell's key to that of the cell below
-CHUNK = 1 << 18  # candidate neighbours looked at together: stays in a core's cache
+SUB_BITS = 4  # the lowest bits of a bin's key: which of the 4 × 4 bins of its cell it is
+BELOW = 1 << 18  # the difference between a cell's key and the key of the cell below
+CHUNK = 1 << 18  # candidate neighbours compared at a time; as many fit into a core's cache
 
 
 @dataclass(frozen=True)
 class MergedKeypoints:
-    """The keypoints of several images, those of image `i` at `offsets[i] : offsets[i + 1]`."""
+    """The keypoints of several images. Image `i` has rows `offsets[i] : offsets[i + 1]`."""
 
     xy: np.ndarray  # (K, 2) float32, in the coordinates of the observations
-    # (K,) float32, root mean square distance of the merged observations to the keypoint
-    spread: np.ndarray
-    count: np.ndarray  # (K,) int32, observations merged
+    spread: np.ndarray  # (K,) float32, RMS distance of the merged observations to the keypoint
+    count: np.ndarray  # (K,) int32, number of merged observations
     offsets: np.ndarray  # (images + 1,) int64
     index: np.ndarray  # (N,) int32, the keypoint of each observation, counted within its image
 
@@ -44,12 +42,13 @@ def merge_keypoints(
 ) -> MergedKeypoints:
     """Cluster the observations of each image within a radius.
 
-    image: (N,) integers below len(radius); xy: (N, 2) pixels; weights: (N,) scores, not negative;
-    radius: (images,) pixels, above zero. Takes about 1 µs per observation, O(N log N). Observations
-    of one keypoint lie within the radius, plus half a bin (radius / 8 per axis), of the place that
-    won.
+    image: (N,) integers below len(radius). xy: (N, 2) pixels. weights: (N,) scores, not negative.
+    radius: (images,) pixels, above zero.
 
-    Raises ValueError for shapes that disagree, numbers that are not finite, negative weights,
+    Takes about 1 µs per observation, O(N log N). The observations of one keypoint lie within the
+    radius, plus half a bin (radius / 8 per axis), of the bin that won.
+
+    Raises ValueError for shapes that disagree, numbers that are not finite, negative weights and
     unknown images.
     """
     image, radius = np.asarray(image, np.int64), np.asarray(radius, np.float64)
@@ -69,15 +68,16 @@ def merge_keypoints(
 
     unit = xy.astype(np.float64) / radius[image, None]  # one radius = 1 in every image
     keys = _bin_keys(image, np.floor(unit * BINS_PER_RADIUS))
-    # Canonical, so that sums round in one way only: by bin, in a bin by the bits of the numbers.
+    # The order is canonical, so that sums always round in the same way: by bin, and within a bin by
+    # the bits of the numbers.
     order = _sorted_by(
         keys, weights.view(np.uint32), np.ascontiguousarray(xy).view(np.uint64).ravel()
     )
     image, unit, keys = image[order], unit[order], keys[order]
     weight = np.maximum(weights[order], np.finfo(np.float32).tiny).astype(np.float64)
 
-    # Bins of a quarter of the radius: as precise as single observations, and far fewer where pairs
-    # overlap.
+    # A bin is a quarter of the radius wide. Bins are as precise as single observations, and there
+    # are far fewer of them where pairs overlap.
     begins = _begins(keys)
     bin_of = np.cumsum(begins) - 1
     bin_image, bin_cell = image[begins], keys[begins] >> SUB_BITS
@@ -92,28 +92,27 @@ def merge_keypoints(
     count = np.bincount(winner_of, minlength=len(winners))
     square = np.bincount(winner_of, ((unit - mean[winner_of]) ** 2).sum(axis=1), len(winners))
     scale = radius[bin_image[winners]]
-    # winners are ordered by image
+    # Winners are ordered by image.
     offsets = np.searchsorted(bin_image[winners], np.arange(len(radius) + 1))
     index = np.empty(len(order), np.int32)
     index[order] = winner_of - offsets[image]
     return MergedKeypoints(
-        (mean * scale[:, None]).astype(np.float32),
-        (np.sqrt(square / np.maximum(count, 1)) * scale).astype(np.float32),
-        count.astype(np.int32),
-        offsets,
-        index,
+        xy=(mean * scale[:, None]).astype(np.float32),
+        spread=(np.sqrt(square / np.maximum(count, 1)) * scale).astype(np.float32),
+        count=count.astype(np.int32),
+        offsets=offsets,
+        index=index,
     )
 
 
 def merge_matches(
     pair: np.ndarray, index0: np.ndarray, index1: np.ndarray, scores: np.ndarray
 ) -> np.ndarray:
-    """The matches that stay when their endpoints became shared keypoints.
+    """Choose the matches that stay when their endpoints have become shared keypoints.
 
-    pair: (N,) integers; index0, index1: (N,) keypoints of the pair's images; scores: (N,).
-    Returns (M,) rows of the input, ordered by pair, index0. A match stays where it has the highest
-    score of its pair at both of its keypoints, so no keypoint, and no couple of keypoints, occurs
-    twice in a pair.
+    pair: (N,) integers. index0, index1: (N,) keypoints of the pair's images. scores: (N,).
+    Returns (M,) rows of the input, ordered by pair and index0. A match stays where it has the
+    highest score of its pair at both of its keypoints. So no keypoint occurs twice in a pair.
     """
     pair, index0, index1 = (np.asarray(column, np.int64) for column in (pair, index0, index1))
     scores, couple = np.asarray(scores, np.float64), index0 << 32 | index1
@@ -127,11 +126,12 @@ def merge_matches(
 
 
 def _bin_keys(image: np.ndarray, bins: np.ndarray) -> np.ndarray:
-    """(N,) image, (N, 2) whole bin numbers (x, y) → (N,) int64 keys that sort by image, cell y,
-    cell x, bin.
+    """Keys that sort bins by image, cell y, cell x and bin: (N,) int64.
 
-    A cell is one radius wide; a key's upper bits are its cell's. 20 bits per axis and 22 for the
-    image, so bins reach 131,072 radii from the origin; checked, never wrapped.
+    image: (N,). bins: (N, 2) whole bin numbers (x, y).
+    A cell is one radius wide, and the upper bits of a key are the key of its cell. A key has 20
+    bits per axis and 22 for the image, so bins reach 131,072 radii from the origin. Raises
+    ValueError beyond that.
     """
     x, y = (bins.astype(np.int64) + (1 << 19)).T
     if len(image) and (
@@ -148,7 +148,7 @@ def _bin_keys(image: np.ndarray, bins: np.ndarray) -> np.ndarray:
 
 
 def _sorted_by(keys: np.ndarray, *minor: np.ndarray) -> np.ndarray:
-    """`np.lexsort((*minor, keys))`, several times faster where most keys are unique."""
+    """Do `np.lexsort((*minor, keys))`, several times faster where most keys are unique."""
     order = np.argsort(keys)
     shared = ~_begins(keys[order])
     shared[:-1] |= shared[1:]
@@ -158,7 +158,7 @@ def _sorted_by(keys: np.ndarray, *minor: np.ndarray) -> np.ndarray:
 
 
 def _begins(keys: np.ndarray) -> np.ndarray:
-    """(N,) of sorted keys, which are the first of their kind."""
+    """Which of the sorted keys differ from the one before: (N,) bool."""
     begins = np.ones(len(keys), bool)
     begins[1:] = keys[1:] != keys[:-1]
     return begins
@@ -175,20 +175,20 @@ def _weighted_mean(
 def _suppress(
     cell: np.ndarray, xy: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(rows that win, for every row the position among them of the nearest within distance 1; ties
-    to the first).
+    """Find the rows that win, and the nearest winner of every row.
 
-    Within distance 1 of a winner lies no winner of higher priority (weight, then order of rows):
-    the result of the greedy loop over rows by priority, found in parallel. In each round every row
-    wins whose stronger neighbours have all lost, and the weaker neighbours of winners lose. Few
-    rounds are needed.
+    Returns the winning rows, and for every row the position of its nearest winner among them. A
+    winner is its own nearest, the others have one within distance 1, and of equally near winners
+    the first is taken.
+
+    The result is that of the greedy loop over rows by priority (weight, then order of rows), where
+    a row wins unless it lies within distance 1 of an earlier winner. It is found in parallel: in
+    each round every row wins whose stronger neighbours have all lost, and the weaker neighbours of
+    the winners lose. Few rounds are needed.
     """
-    couples, nothing = (
-        _couples(cell, xy),
-        (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0)),
-    )
+    nothing = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0))
     first, second, square = (
-        np.concatenate(column) for column in zip(nothing, *couples, strict=True)
+        np.concatenate(column) for column in zip(nothing, *_couples(cell, xy), strict=True)
     )
     ahead = weight[first] >= weight[second]
     weak, strong = np.where(ahead, second, first), np.where(ahead, first, second)
@@ -219,17 +219,16 @@ def _suppress(
 def _couples(
     cell: np.ndarray, xy: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """In chunks, all (row, later row, squared distance) of one image within distance 1.
+    """Find all couples of rows of one image within distance 1, in chunks.
 
-    cell: (N,) sorted keys of the unit cells by image, y, x. A row meets those after it in its own
-    cell and the one to the right, a slice, and those in the three cells below, another.
+    cell: (N,) sorted keys of the unit cells by image, y, x. xy: (N, 2).
+    Yields rows, later rows and squared distances. A row is compared with two slices of later rows:
+    those in its own cell and the cell to the right, and those in the three cells below.
     """
-    starts = np.stack(
-        [np.arange(1, len(cell) + 1), np.searchsorted(cell, cell + BELOW - 1, "left")], axis=1
-    )
-    stops = np.stack(
-        [np.searchsorted(cell, cell + step, "right") for step in (1, BELOW + 1)], axis=1
-    )
+    below = np.searchsorted(cell, cell + BELOW - 1, "left")
+    starts = np.stack([np.arange(1, len(cell) + 1), below], axis=1)
+    right_end, below_end = (np.searchsorted(cell, cell + step, "right") for step in (1, BELOW + 1))
+    stops = np.stack([right_end, below_end], axis=1)
     lengths = stops - starts
     ends = np.cumsum(lengths.sum(axis=1))
     x, y = np.ascontiguousarray(xy.T)
@@ -239,9 +238,8 @@ def _couples(
         end = max(begin + 1, int(np.searchsorted(ends, done + CHUNK, "right")))
         chunk = lengths[begin:end].ravel()
         row = np.repeat(np.arange(begin, end), lengths[begin:end].sum(axis=1))
-        other = np.repeat(
-            starts[begin:end].ravel() - (np.cumsum(chunk) - chunk), chunk
-        ) + np.arange(len(row))
+        first = starts[begin:end].ravel() - (np.cumsum(chunk) - chunk)
+        other = np.repeat(first, chunk) + np.arange(len(row))
         square = (x[row] - x[other]) ** 2 + (y[row] - y[other]) ** 2
         near = np.flatnonzero(square <= 1)
         yield row[near].astype(np.int32), other[near].astype(np.int32), square[near]

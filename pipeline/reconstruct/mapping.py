@@ -1,4 +1,4 @@
-"""A COLMAP database → sparse models."""
+"""Map a COLMAP database into sparse models."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.database import remove
 
 MAPPERS = ("incremental", "global")
-# Reprojection error up to which an observation is kept, pixels. COLMAP's own suits features found
-# at full resolution; matches are as precise as the resized image was.
+# The largest reprojection error of an observation, in pixels. COLMAP's own value suits features
+# found at full resolution, but matches are only as precise as the resized image was.
 MAX_ERROR = 4.0
 
 
@@ -23,15 +23,15 @@ class MappingOptions:
     mapper: str = "incremental"  # or "global"
     fixed_cameras: bool = False  # keep the intrinsics of the database
     max_error: float = MAX_ERROR
-    threads: int = 1  # with one, the result is the same every time; -1: all cores
+    threads: int = 1  # With one, the result is the same every time. −1 takes all cores.
 
 
 def map_database(
     database: Path, output: Path, options: MappingOptions, colours: Path | None, listen: Listener
 ) -> list[Any]:
-    """Run a mapper; writes `sparse/0` … and `points.ply` into `output`; returns the models, largest
-    first.
+    """Run a mapper and return the models, the largest first.
 
+    Writes `sparse/0` … and `points.ply` into `output`.
     colours: folder of the photographs, or None for points without colours.
     """
     scratch = output / ".mapping"
@@ -71,9 +71,8 @@ def _incremental(
     mapping.triangulation.complete_max_reproj_error = options.max_error
     refine = not options.fixed_cameras
     mapping.ba_refine_focal_length = mapping.ba_refine_extra_params = refine
-    mapping.mapper.abs_pose_refine_focal_length = mapping.mapper.abs_pose_refine_extra_params = (
-        refine
-    )
+    mapping.mapper.abs_pose_refine_focal_length = refine
+    mapping.mapper.abs_pose_refine_extra_params = refine
     registered = 2
 
     def next_image() -> None:
@@ -83,8 +82,8 @@ def _incremental(
             listen(Event("mapping", f"{registered} images registered", {"registered": registered}))
 
     for only_longer_tracks in (True, False):
-        # Points that two images see help no third one to register, but two photographs have no
-        # others.
+        # A point that only two images see does not help to register a third one. Two photographs
+        # have no other points, so the second attempt keeps them.
         mapping.triangulation.ignore_two_view_tracks = only_longer_tracks
         found = pycolmap.incremental_mapping(
             database, scratch, scratch, mapping, next_image_callback=next_image
@@ -99,10 +98,10 @@ def _incremental(
 
 
 def _adjust_robustly(model: Any, options: MappingOptions) -> None:
-    """Bundle adjustment with a loss that discounts outliers; the mapper's last one was plain least
-    squares.
+    """Adjust the bundle once more, with a loss that discounts outliers.
 
-    On four real runs it lowered the median rotation error by 4 to 37 %.
+    The mapper's own last adjustment uses plain least squares. On four real runs this step lowered
+    the median rotation error by 4 to 37 %.
     """
     pycolmap = import_pycolmap()
     adjustment = pycolmap.BundleAdjustmentOptions(print_summary=False)
@@ -114,7 +113,7 @@ def _adjust_robustly(model: Any, options: MappingOptions) -> None:
     for image in model.reg_image_ids():
         everything.add_image(image)
     everything.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    # Not pycolmap.bundle_adjustment, which turns its log on again.
+    # pycolmap.bundle_adjustment would do the same, but it turns COLMAP's log on again.
     pycolmap.create_default_bundle_adjuster(adjustment, everything, model).solve()
     model.update_point_3d_errors()
 
@@ -123,8 +122,8 @@ def _global(database: Path, scratch: Path, options: MappingOptions, listen: List
     pycolmap = import_pycolmap()
     mapping = pycolmap.GlobalPipelineOptions(random_seed=0, min_model_size=3)
     mapping.num_threads = mapping.mapper.num_threads = options.threads
-    # Focal lengths are left to bundle adjustment: COLMAP's view graph calibration before it (1 px
-    # inliers) cost points everywhere and, on internet photographs, the poses.
+    # Only bundle adjustment refines focal lengths. COLMAP's view graph calibration before it (1 px
+    # inliers) cost points on all sets, and the poses on internet photographs.
     refine = not options.fixed_cameras
     adjustment = mapping.mapper.bundle_adjustment
     adjustment.refine_focal_length = adjustment.refine_extra_params = refine

@@ -1,12 +1,11 @@
-"""The inlier matches of all verified pairs, in plain files on a local disk, read back by image and
-by pair.
+"""Spool the inlier matches of all verified pairs to disk, and read them by image and by pair.
 
     add(MATCHES) × shards → finish() → merge_images() → merge_pairs()
 
-Merging needs the matches in two other orders than the shards have them, and they do not fit in
-memory: a million pairs of 300 matches are 7 GB. So they are dealt out to files by image, and what
-became of them to files by pair. Each file is written by appending and read as a whole, once:
-nothing is accessed at random, which a disk would take for hours.
+Merging needs the matches in two orders that the shards do not have, and the matches do not fit in
+memory: a million pairs of 300 matches are 7 GB. So observations are dealt out to files by image,
+and merged keypoints to files by pair. Each file is written by appending and read once, as a whole.
+Random access would take a disk hours.
 """
 
 from __future__ import annotations
@@ -22,36 +21,35 @@ from pipeline.errors import ReconstructionError
 from pipeline.reconstruct.keypoints import MergedKeypoints, merge_keypoints, merge_matches
 from pipeline.vocabulary import VERIFIED
 
-BATCH = 1 << 20  # observations or matches worked on together: bounds the memory
-
-BUCKETS = 256  # files; one is in memory at a time
+BATCH = 1 << 20  # observations or matches worked on at a time; this bounds the memory
+BUCKETS = 256  # files of each kind; one is in memory at a time
 
 OBSERVATION = np.dtype([("xy", np.float32, 2), ("score", np.float32)])
 MERGED = np.dtype([("keypoint", np.int32), ("score", np.float32)])
 PAIR = np.dtype(
     [
-        *(("image0", np.int64), ("image1", np.int64)),  # rows of the images
-        ("start", np.int64, 2),  # of its observations in the buckets of both images
-        *(("length", np.int64), ("row", np.int64)),  # matches; its row of the geometries' bucket
+        ("image0", np.int64),  # rows of the images
+        ("image1", np.int64),
+        ("start", np.int64, 2),  # where its observations start in the buckets of both images
+        ("length", np.int64),  # number of matches
+        ("row", np.int64),  # its row in the bucket of the geometries
     ]
 )
 GEOMETRY = np.dtype(
     [
         ("geometry", np.int64),  # index into VERIFIED
-        # NaN: none
-        *(
-            ("E", np.float64, 9),
-            ("F", np.float64, 9),
-            ("H", np.float64, 9),
-            ("pose", np.float64, 7),
-        ),
+        ("E", np.float64, 9),  # NaN where there is none, as for those below
+        ("F", np.float64, 9),
+        ("H", np.float64, 9),
+        ("pose", np.float64, 7),
     ]
 )
 
 
 class _Pieces:
-    """Pieces of one array dealt out to files; each file is appended to, then read whole and
-    removed.
+    """Pieces of arrays in files, the buckets.
+
+    A file is only appended to, then read as a whole and removed.
     """
 
     def __init__(self, folder: Path, name: str, kind: np.dtype) -> None:
@@ -59,8 +57,10 @@ class _Pieces:
         self.sizes = np.zeros(BUCKETS, np.int64)
 
     def append(self, bucket: np.ndarray, lengths: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Append pieces (their lengths add up to the values) to their buckets; returns where each
-        starts there.
+        """Append pieces to their buckets; returns where each piece starts in its bucket.
+
+        bucket, lengths: (P,). values: the pieces one after the other, as many as the lengths add
+        up to.
         """
         order = np.argsort(bucket, kind="stable")
         values = values[_ranges((np.cumsum(lengths) - lengths)[order], lengths[order])]
@@ -77,7 +77,7 @@ class _Pieces:
         return starts
 
     def take(self, bucket: int) -> np.ndarray:
-        """All values of a bucket; its file is gone afterwards."""
+        """Read all values of a bucket and remove its file."""
         path = self._path(bucket)
         values = np.fromfile(path, self.kind) if self.sizes[bucket] else np.empty(0, self.kind)
         path.unlink(missing_ok=True)
@@ -90,10 +90,9 @@ class _Pieces:
 class MatchSpool:
     """Inlier matches on disk.
 
-    Its memory is less than 500 bytes per pair, one batch, and a 256th part of the matches.
-
-    folder: an empty local folder. names: (N,) str, sorted; width, height: (N,) of the upright
-    images.
+    folder: an empty local folder. names: (N,) str, sorted. width, height: (N,) pixels of the
+    upright images.
+    The memory needed is less than 500 bytes per pair, one batch, and a 256th part of the matches.
     """
 
     COLUMNS = (
@@ -124,62 +123,52 @@ class MatchSpool:
     def add(self, table: pa.Table, source: str) -> None:
         """Append the inliers of the verified pairs of a MATCHES table.
 
+        source: the name of the table, for errors.
         Matches with an endpoint outside its image are left out and counted. Raises
-        ReconstructionError, naming `source`, for a table that is not verified, names unknown images
-        or holds impossible numbers.
+        ReconstructionError for a table that is not verified, names unknown images or holds
+        impossible numbers.
         """
         self.pairs += len(table)
         if table["geometry"].null_count:
             raise ReconstructionError(
                 f"{source}: is not verified; run the matching job to its end first."
             )
-        table = table.filter(
-            pc.is_in(table["geometry"], pa.array(VERIFIED, pa.string()))
-        ).combine_chunks()
+        verified = pa.array(VERIFIED, pa.string())
+        table = table.filter(pc.is_in(table["geometry"], verified)).combine_chunks()
         if not len(table):
             return
         pairs = np.zeros(len(table), PAIR)
         for side in ("image0", "image1"):
             pairs[side] = self._rows_of(np.array(table[side].to_pylist(), dtype=object), source)
         geometries = np.zeros(len(table), GEOMETRY)
-        geometries["geometry"] = pc.index_in(
-            table["geometry"], pa.array(VERIFIED, pa.string())
-        ).to_numpy()
+        geometries["geometry"] = pc.index_in(table["geometry"], verified).to_numpy()
         for name in ("E", "F", "H", "pose"):
             column = table[name].combine_chunks()
             values = column.values.to_numpy(zero_copy_only=False).reshape(len(table), -1)
-            geometries[name] = np.where(
-                column.is_valid().to_numpy(zero_copy_only=False)[:, None], values, np.nan
-            )
+            present = column.is_valid().to_numpy(zero_copy_only=False)
+            geometries[name] = np.where(present[:, None], values, np.nan)
 
         lengths, columns = [], []
         for name in ("keypoints0", "keypoints1", "scores", "inliers"):
             column = table[name].combine_chunks()
             lengths.append(pc.fill_null(pc.list_value_length(column), 0).to_numpy())
             flat = column.flatten()
-            columns.append(
-                (flat.flatten() if name.startswith("key") else flat).to_numpy(zero_copy_only=False)
-            )
+            numbers = flat.flatten() if name.startswith("key") else flat
+            columns.append(numbers.to_numpy(zero_copy_only=False))
         if any((length != lengths[0]).any() for length in lengths):
             raise ReconstructionError(
                 f"{source}: lists of one pair differ in length; match this shard again."
             )
         inliers = columns[3]
-        xy0, xy1, scores = (
-            columns[0].reshape(-1, 2)[inliers],
-            columns[1].reshape(-1, 2)[inliers],
-            columns[2][inliers],
-        )
+        xy0, xy1 = (columns[side].reshape(-1, 2)[inliers] for side in (0, 1))
+        scores = columns[2][inliers]
         pair = np.repeat(np.arange(len(pairs)), lengths[0])[inliers]
-        good = (
-            np.isfinite(xy0).all(axis=1)
-            & np.isfinite(xy1).all(axis=1)
-            & np.isfinite(scores)
-            & (scores >= 0)
-        )
+        good = np.isfinite(scores) & (scores >= 0)
+        good &= np.isfinite(xy0).all(axis=1) & np.isfinite(xy1).all(axis=1)
         if not good.all():
             raise ReconstructionError(
-                f"{source}: holds coordinates or scores that are not finite; match this shard again."
+                f"{source}: holds coordinates or scores that are not finite; "
+                "match this shard again."
             )
         if (pairs["image0"] == pairs["image1"]).any():
             raise ReconstructionError(
@@ -210,19 +199,21 @@ class MatchSpool:
         unknown = self.names[rows] != names
         if unknown.any():
             raise ReconstructionError(
-                f"{source}: matches {names[unknown][0]!r}, which is not in images/*.parquet; match again."
+                f"{source}: matches {names[unknown][0]!r}, which is not in images/*.parquet; "
+                "match again."
             )
         return rows
 
     def finish(self) -> np.ndarray:
-        """(P,) PAIR, each two images once, ordered by image numbers, the lower one first."""
+        """All pairs, (P,) PAIR, without repetitions.
+
+        They are ordered by the lower and then the higher row of their two images. Of a repeated
+        pair, the one with the most inliers stays.
+        """
         pairs = np.concatenate(self.rows) if self.rows else np.zeros(0, PAIR)
         self.rows = []
-        low, high = (
-            np.minimum(pairs["image0"], pairs["image1"]),
-            np.maximum(pairs["image0"], pairs["image1"]),
-        )
-        # of a repeated pair, the one with most inliers
+        low = np.minimum(pairs["image0"], pairs["image1"])
+        high = np.maximum(pairs["image0"], pairs["image1"])
         order = np.lexsort((-pairs["length"], high, low))
         repeated = np.zeros(len(pairs), bool)
         repeated[1:] = (np.diff(low[order]) == 0) & (np.diff(high[order]) == 0)
@@ -232,18 +223,18 @@ class MatchSpool:
     def merge_images(
         self, pairs: np.ndarray, radii: np.ndarray
     ) -> Iterator[tuple[int, MergedKeypoints]]:
-        """For runs of consecutive images (first row, their keypoints); notes each observation's
-        keypoint.
+        """Merge the observations of all images, a run of consecutive images at a time.
 
-        pairs: PAIR rows of `finish`, whose `start` is changed; radii: (N,) merge radius of each
-        image, pixels.
+        pairs: PAIR rows of `finish`; their `start` is changed for `merge_pairs`.
+        radii: (N,) merge radius of each image, pixels.
+        Yields the first row of each run of images, and their keypoints.
         """
         image = np.concatenate([pairs["image0"], pairs["image1"]])
-        order = np.argsort(image, kind="stable")  # entry e is side e // P of pair e % P
+        order = np.argsort(image, kind="stable")  # Entry e is side e // P of pair e % P.
         side, pair = np.divmod(order, max(len(pairs), 1))
         lengths, starts = pairs["length"][pair], pairs["start"][pair, side]
         target = self._bucket(np.minimum(pairs["image0"], pairs["image1"]))[pair]
-        bounds = np.searchsorted(image[order], np.arange(len(radii) + 1))  # entries of every image
+        bounds = np.searchsorted(image[order], np.arange(len(radii) + 1))  # of each image's entries
         observations = np.diff(np.concatenate([[0], np.cumsum(lengths)])[bounds])
         for bucket, (first, last) in enumerate(self._ranges_of_images()):
             spooled = self.observations.take(bucket)
@@ -261,8 +252,9 @@ class MatchSpool:
     def merge_pairs(
         self, pairs: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
-        """After `merge_images`: for runs of consecutive pairs (PAIR, GEOMETRY, (m, 2) uint32
-        keypoints each).
+        """Merge the matches of all pairs, after `merge_images`, a run of consecutive pairs a time.
+
+        Yields PAIR rows, GEOMETRY rows, and one (m, 2) uint32 array of keypoints per pair.
         """
         low = np.minimum(pairs["image0"], pairs["image1"])
         for bucket, images in enumerate(self._ranges_of_images()):
@@ -280,13 +272,16 @@ class MatchSpool:
                 yield pairs[begin:end], found, np.split(indices[kept].astype(np.uint32), bounds)
 
     def _ranges_of_images(self) -> list[tuple[int, int]]:
-        """(first, last + 1) row of the images of every bucket."""
+        """The first row and the last row + 1 of the images of every bucket."""
         starts = range(0, len(self.names), self.images_a_bucket)
         return [(start, min(start + self.images_a_bucket, len(self.names))) for start in starts]
 
 
 def _batches(sizes: np.ndarray, begin: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Consecutive (begin, end) whose sizes add up to BATCH at most, or that hold one item."""
+    """Cut begin … stop into batches (begin, end).
+
+    The sizes of a batch add up to BATCH at most, unless it is a single item.
+    """
     totals = np.concatenate([[0], np.cumsum(sizes[begin:stop])])
     first = begin
     while begin < stop:
@@ -297,5 +292,5 @@ def _batches(sizes: np.ndarray, begin: int, stop: int) -> Iterator[tuple[int, in
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """start, start + 1, … for every start, one after the other."""
+    """For every start the numbers start, start + 1, …, as many as its length; all in one array."""
     return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())

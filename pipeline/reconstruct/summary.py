@@ -1,4 +1,4 @@
-"""What a reconstruction came to, as numbers and as text."""
+"""The summary of a reconstruction, as numbers and as text."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from pipeline.reconstruct.database import ImportSummary
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """One connected part of the scene."""
+    """Numbers of one sparse model."""
 
-    images: int  # registered
+    images: int  # registered images
     points: int
     observations: int
     track_length: float  # mean, images per point
     error: float  # mean reprojection error, pixels
-    focal: tuple[float, float, float]  # smallest, median and largest of its cameras, pixels
+    focal: tuple[float, float, float]  # smallest, median and largest focal length, pixels
 
     @classmethod
     def of(cls, model: Any) -> ModelSummary:
+        """Sum up a `pycolmap.Reconstruction`."""
         used = {model.images[image].camera_id for image in model.reg_image_ids()}
         focals = [model.cameras[camera].mean_focal_length() for camera in used]
         return cls(
@@ -38,9 +39,9 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class ReconstructionSummary:
-    """What was imported and mapped.
+    """The counts of the import, and the models.
 
-    `models` is empty where nothing could be mapped, and `notes` say why.
+    `models` is empty where nothing could be mapped. `notes` then says why.
     """
 
     output: Path
@@ -50,7 +51,7 @@ class ReconstructionSummary:
     notes: list[str]
 
     def text(self) -> str:
-        """The report: a few lines for a person."""
+        """Format the report, a few lines for a person."""
         data = self.database
         lines = [
             f"database: {data.images} images, {data.cameras} cameras, {data.keypoints} keypoints",
@@ -60,9 +61,11 @@ class ReconstructionSummary:
         for number, model in enumerate(self.models):
             low, median, high = model.focal
             lines += [
-                f"model {number}:  {model.images} of {data.images} images registered, {model.points} points",
-                f"          mean track length {model.track_length:.2f}, mean reprojection error "
-                f"{model.error:.3f} px, {model.observations / model.images:.0f} observations per image",
+                f"model {number}:  {model.images} of {data.images} images registered, "
+                f"{model.points} points",
+                f"          mean track length {model.track_length:.2f}, "
+                f"mean reprojection error {model.error:.3f} px, "
+                f"{model.observations / model.images:.0f} observations per image",
                 f"          focal length {median:.1f} px"
                 + (f" ({low:.1f} to {high:.1f})" if high > low else ""),
             ]
@@ -73,8 +76,7 @@ class ReconstructionSummary:
         }
         lines += [f"left out: {count} {what}" for what, count in left_out.items() if count]
         if self.unregistered and self.models:
-            shown = ", ".join(self.unregistered[:20]) + (
-                ", …" if len(self.unregistered) > 20 else ""
-            )
-            lines.append(f"not registered: {len(self.unregistered)} images: {shown}")
+            shown = ", ".join(self.unregistered[:20])
+            more = ", …" if len(self.unregistered) > 20 else ""
+            lines.append(f"not registered: {len(self.unregistered)} images: {shown}{more}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)]) + "\n"

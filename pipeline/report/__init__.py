@@ -1,0 +1,1 @@
+"""Pictures and text for a person: matches, models, rankings, summaries."""

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 BACKGROUND = (17, 19, 24)
 GOOD, BAD = (70, 222, 120), (240, 72, 72)
 TEXT = (222, 226, 232)
-SHARPNESS = 2  # drawn this much larger, then reduced: smooth lines and points
+SHARPNESS = 2  # Lines and points are drawn this much larger and then reduced, to smooth them.
 
 
 def draw_matches(
@@ -24,15 +24,17 @@ def draw_matches(
     most: int = 250,
     height: int = 480,
 ) -> Image.Image:
-    """Two images side by side with a line from each keypoint to its match.
+    """Draw two images side by side with a line from each keypoint to its match.
 
-    image0, image1: Pillow images, or uint8 (h, w) or (h, w, 3); drawn `height` pixels high.
-    keypoints0, keypoints1: (n, 2) x, y in pixels of the images, (0, 0) at the centre of the
-    top-left one.
-    inliers: (n,) bool, drawn green over the others in red; None colours lines by their place in
-    image 0.
-    most: lines drawn; of more matches a sample, the same at every call. The title line counts all
-    of them.
+    image0, image1: Pillow images, or uint8 (h, w) or (h, w, 3). They are drawn `height` pixels
+        high.
+    keypoints0, keypoints1: (n, 2) x, y in pixels of the images, with (0, 0) at the centre of the
+        top-left pixel.
+    inliers: (n,) bool. Inliers are drawn in green, over the others in red. None colours lines by
+        their place in image 0.
+    most: the largest number of lines. Of more matches a sample is drawn, the same at every call.
+        The title line counts all matches.
+
     Raises ValueError for arrays of different lengths.
     """
     count = len(keypoints0)
@@ -83,13 +85,14 @@ def draw_ranking(
     rows: Mapping[str, Sequence[tuple[np.ndarray | Image.Image | None, str, str, bool | None]]],
     cell: tuple[int, int] = (220, 165),
 ) -> Image.Image:
-    """A query on the left, and on the right its candidates in several orders, a row each.
+    """Draw a query on the left, and on the right its candidates in several orders, one row each.
 
-    query: a picture as in `draw_matches`, None where it cannot be read, as for every candidate.
-    title: above it.
-    rows: by their label, of every candidate its picture, two lines below it, and whether it is
-    true: framed green or red, None in grey. cell: width and height of a picture, pixels; a picture
-    keeps its shape.
+    query: a picture as in `draw_matches`, or None where it cannot be read.
+    title: the text above the query.
+    rows: from the label of a row to its candidates. A candidate is a picture as the query is, two
+        lines of text below it, and whether it is true. Its frame is green for True, red for False
+        and grey for None.
+    cell: width and height of a candidate's picture in pixels. A picture keeps its shape.
     """
     gap, bar, lines = 8, 28, 36
     width, height = cell[0] + gap, cell[1] + lines
@@ -118,7 +121,7 @@ def _frame(
     cell: tuple[int, int],
     true: bool | None,
 ) -> None:
-    """A picture in the middle of its cell, in a frame that says whether it is true."""
+    """Draw a picture in the middle of its cell, in a frame that shows whether it is true."""
     x, y = at
     border = 4
     if picture is None:
@@ -128,17 +131,15 @@ def _frame(
         scale = min((cell[0] - 2 * border) / fitted.width, (cell[1] - 2 * border) / fitted.height)
         size = max(1, round(fitted.width * scale)), max(1, round(fitted.height * scale))
         fitted = fitted.resize(size, Image.Resampling.LANCZOS)
-        canvas.paste(
-            fitted, (x + (cell[0] - fitted.width) // 2, y + (cell[1] - fitted.height) // 2)
-        )
+        left, top = x + (cell[0] - fitted.width) // 2, y + (cell[1] - fitted.height) // 2
+        canvas.paste(fitted, (left, top))
     colour = (90, 96, 106) if true is None else GOOD if true else BAD
-    ImageDraw.Draw(canvas).rectangle(
-        (x, y, x + cell[0] - 1, y + cell[1] - 1), outline=colour, width=border
-    )
+    outer = (x, y, x + cell[0] - 1, y + cell[1] - 1)
+    ImageDraw.Draw(canvas).rectangle(outer, outline=colour, width=border)
 
 
 def _fitting(text: str, width: float, size: int) -> str:
-    """The text, or its end where it is wider than that many pixels."""
+    """The text, or "..." and its end where it is wider than `width` pixels."""
     font = ImageFont.load_default(size)
     if font.getlength(text) <= width:
         return text
@@ -148,7 +149,10 @@ def _fitting(text: str, width: float, size: int) -> str:
 
 
 def _by_place(place: np.ndarray) -> list[tuple[int, int, int]]:
-    """A hue for each place (n, 2) in 0…1; neighbours alike, so a stray line among them stands out."""
+    """A colour for each place: (n, 2) x, y in 0…1 → n RGB.
+
+    Places near each other get similar colours, so that a wrong line among them stands out.
+    """
     colours = []
     for x, y in np.clip(place, 0, 1):
         red, green, blue = colorsys.hls_to_rgb(0.85 * x, 0.45 + 0.25 * y, 0.95)
@@ -157,11 +161,12 @@ def _by_place(place: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def _picture(image: np.ndarray | Image.Image) -> Image.Image:
-    return (
-        image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-    ).convert("RGB")
+    """The image as an RGB Pillow image."""
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+    return picture.convert("RGB")
 
 
 def write_text(canvas: Image.Image, at: tuple[int, int], text: str, size: int) -> None:
-    text = text.encode("latin-1", "replace").decode("latin-1")  # what Pillow's own font can show
+    """Write a line of text in place, its top-left corner at `at`, `size` pixels high."""
+    text = text.encode("latin-1", "replace").decode("latin-1")  # Pillow's own font has no more.
     ImageDraw.Draw(canvas).text(at, text, fill=TEXT, font=ImageFont.load_default(size))

@@ -1,0 +1,1 @@
+"""Rerank the candidates of a retrieval by their verified matches."""

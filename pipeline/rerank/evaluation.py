@@ -1,13 +1,13 @@
-"""How good rankings are, given the truth: recall and average precision, with bootstrap intervals
-over the queries.
+"""Recall and average precision of rankings, with bootstrap intervals over the queries.
 
-recall@k  1 where any of the first k candidates is true, else 0: the measure of place recognition
-mAP       the mean of the queries' average precision: over all true images, the precision at the
-rank of each, 0 for
-          those that are not candidates. No order of 20 candidates reaches 1 where 50 images are
-          true. As trec_eval's.
+recall@k  1 where any of the first k candidates is true, else 0. It is the measure of place
+          recognition.
+mAP       The mean over the queries of the average precision, as trec_eval computes it. A query's
+          average precision is the mean over all its true images of the precision at the rank of
+          each. A true image that is not a candidate counts 0, so no order of 20 candidates
+          reaches 1 where 50 images are true.
 
-Queries without a true image are left out, and so are those without candidates.
+Queries without a true image are left out, and so are queries without candidates.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import numpy as np
 CUTS = (1, 5, 10, 20)
 MEASURES = (*(f"recall@{cut}" for cut in CUTS), "mAP")
 RESAMPLES = 2000
-LEVEL = 95  # per cent of the resamples that an interval holds
+LEVEL = 95  # per cent of the resamples that lie in an interval
 
 
 @dataclass(frozen=True)
 class Judged:
-    """values: (Q, len(MEASURES)) float64 of every query; NaN for queries without a true image.
+    """Measures of Q queries.
 
+    values: (Q, len(MEASURES)) float64; NaN for queries without a true image.
     positive: (Q,) int32 rank of the first true candidate, 0 where there is none.
     """
 
@@ -34,17 +35,18 @@ class Judged:
 
 
 def judge(query: np.ndarray, rank: np.ndarray, true: np.ndarray, positives: np.ndarray) -> Judged:
-    """Measures of every query.
+    """Measure every query.
 
-    query: (N,) int from 0 to Q − 1 of every candidate; rank: (N,) from 1 within its query; true:
-    (N,) bool.
+    query, rank, true: (N,), one value per candidate: the number of its query from 0 to Q − 1, its
+    rank from 1 within the query, and whether it is true.
     positives: (Q,) how many images are true for each query, candidates or not.
     """
     count = len(positives)
     by_rank = np.lexsort((rank, query))
     query, rank, true = query[by_rank], rank[by_rank], true[by_rank]
     before = np.cumsum(true)
-    # of all queries; less those of the queries before, it counts within the query
+    # `hits` counts over all queries. Subtracting the hits of earlier queries makes it start at 1 in
+    # each query.
     hits = before[true]
     of, at = query[true], rank[true]
     found = np.bincount(of, minlength=count)
@@ -60,11 +62,11 @@ def judge(query: np.ndarray, rank: np.ndarray, true: np.ndarray, positives: np.n
 
 
 def intervals(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """Means of the queries' values (Q, M), and the bootstrap interval of each: (M, 3) mean, low,
-    high.
+    """Mean and bootstrap interval of M measures over Q queries: (M, 3) mean, low, high.
 
-    Queries are drawn with replacement, all measures of one together. The same seed gives the same
-    intervals; rows of NaN are left out; without another row all is NaN.
+    values: (Q, M). Queries are drawn with replacement, with all measures of a query together. The
+    same seed gives the same intervals. Rows with a NaN are left out; if no row is left, the result
+    is NaN.
     """
     values = values[~np.isnan(values).any(axis=1)]
     count = len(values)
@@ -82,7 +84,7 @@ def intervals(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> 
 
 
 def measured(values: np.ndarray, seed: int = 0) -> dict[str, dict[str, float]]:
-    """The means of `intervals` by measure, for JSON."""
+    """The result of `intervals` by the name of the measure, ready for JSON."""
     rows = intervals(values, seed)
     return {
         name: {"mean": float(mean), "low": float(low), "high": float(high)}
@@ -91,7 +93,7 @@ def measured(values: np.ndarray, seed: int = 0) -> dict[str, dict[str, float]]:
 
 
 def table_text(rankings: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Measures of several rankings as aligned lines, per cent, each with its interval."""
+    """Format the measures of several rankings, in per cent with intervals, as aligned lines."""
     width = max(map(len, rankings)) + 2
     lines = [" " * width + "".join(f"{name:>20}" for name in MEASURES)]
     for label, measures in rankings.items():

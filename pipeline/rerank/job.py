@@ -1,17 +1,16 @@
-"""Rerank retrieval's candidates by matching them: rounds of pairs, each a run of the main job, and
-what they say.
+"""Rerank retrieval's candidates by matching them, in rounds that are runs of the matching job.
 
-rounds/<n>/                        the pairs of round n, a run folder as the main job writes it
-ranking.parquet, .csv, .trec       every candidate of every query in its new place
-queries.parquet, .csv              what became of every query
-evaluation.json                    recall and average precision before and after, where a truth is
-given failures/candidates.parquet        lines of the list that cannot be matched
-summary.json                       counts of it all
+    rounds/<n>/                    the pairs of round n, a run folder as the matching job writes it
+    ranking.parquet, .csv, .trec   every candidate of every query in its new place
+    queries.parquet, .csv          what became of every query
+    evaluation.json                recall and average precision before and after, given a truth
+    failures/candidates.parquet    lines of the list that cannot be matched
+    summary.json                   counts of the whole reranking
 
-All candidates are one round. Where the first `top` places are all that is wanted, rounds grow from
-ROUND candidates a query, each twice the last, and a query whose places are decided has no pairs in
-the next: see `ranking.decided`. A pair of one folder that is asked for in both directions is
-matched once.
+Without `top`, one round matches all candidates. With `top`, only the first `top` places matter: the
+first round goes to place FIRST_ROUND of retrieval's order, and each further round twice as far. A
+query whose first places are decided has no pairs in the next round, see `ranking.decided`. A pair
+of one folder that is asked for in both directions is matched once.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from pipeline.events import Event, Listener, nobody
-from pipeline.execute.executor import Actors, Executor
+from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor
 from pipeline.match.job import estimate_run, match_photographs
 from pipeline.match.options import RunOptions
 from pipeline.rerank.options import RerankOptions
@@ -39,31 +38,32 @@ from pipeline.rerank.task import RerankTask
 from pipeline.store.folder import Folder
 from pipeline.vocabulary import CandidateStatus, Score
 
-ROUND = 5  # candidates a query in the first round
-# The columns of MATCHES that a score needs.
-READ: dict[str, tuple[str, ...]] = {
+FIRST_ROUND = 5  # candidates of a query
+# The columns of MATCHES that each score needs.
+SCORE_COLUMNS: dict[str, tuple[str, ...]] = {
     Score.INLIERS: (),
     Score.RATIO: ("scores",),
     Score.SUM: ("scores", "inliers"),
 }
 
 
-# the main job: its options → its summary, or the counts of its plan
-Matcher = Callable[[RunOptions], Any]
+# Carries out one round: options of the matching job → its summary, or the counts of its plan.
+RoundMatcher = Callable[[RunOptions], Any]
 
 
 def round_sizes(longest: int, adaptive: bool) -> list[int]:
-    """Up to which place of retrieval's order candidates are matched after each round."""
-    sizes = [min(ROUND, longest) if adaptive else longest]
+    """For each round, the last place of retrieval's order whose candidate is matched by then."""
+    sizes = [min(FIRST_ROUND, longest) if adaptive else longest]
     while sizes[-1] < longest:
         sizes.append(min(2 * sizes[-1], longest))
     return sizes
 
 
 class RerankSummary(TypedDict):
-    """What a reranking came to.
+    """Counts of a reranking.
 
-    pairs: matched; saved_pairs: planned and not needed; failed: candidates by reason.
+    pairs: matched pairs. saved_pairs: planned pairs that were not needed. failed: number of failed
+    candidates by reason.
     """
 
     queries: int
@@ -90,7 +90,7 @@ class RerankSummary(TypedDict):
 
 @dataclass(frozen=True)
 class Reranking:
-    """What was asked, the tables RANKING and QUERIES that were written, and the summary."""
+    """A finished reranking: its task, the tables RANKING and QUERIES it wrote, and its summary."""
 
     task: RerankTask
     ranking: pa.Table
@@ -101,31 +101,33 @@ class Reranking:
 def rerank_candidates(
     options: RerankOptions,
     executor: Executor,
-    actors: Actors = Actors(),
+    actors: Actors = DEFAULT_ACTORS,
     listen: Listener = nobody,
     dry_run: bool = False,
 ) -> Reranking | None:
-    """The reranking job, all its rounds on one executor; see `rerank`. None of a dry run."""
+    """Rerank with all rounds on one executor, see `rerank_with`. A dry run returns None."""
     match = partial(
         estimate_run if dry_run else match_photographs,
         executor=executor,
         actors=actors,
         listen=listen,
     )
-    return rerank(options, match, listen, dry_run)
+    return rerank_with(options, match, listen, dry_run)
 
 
-def rerank(
-    options: RerankOptions, match: Matcher, listen: Listener = nobody, dry_run: bool = False
+def rerank_with(
+    options: RerankOptions, match: RoundMatcher, listen: Listener = nobody, dry_run: bool = False
 ) -> Reranking | None:
-    """Match candidates in rounds, order them, write and return the results.
+    """Match candidates in rounds, order them, write the results and return them.
 
-    match: carries out a round, a run of the main job, as `match_photographs` does; of a dry run it
-    plans only, as `estimate_run`. The first round that is not done is planned then, and all that
-    may come after it, at most; nothing is written and None returned.
-    Whatever is wrong with the arguments is raised before any work, as `Run` does, and PairListError
-    for lists. The results depend on the arguments alone; a command that was stopped goes on where
-    it was.
+    match: carries out one round, a run of the matching job, as `match_photographs` does. For a dry
+        run it only plans, as `estimate_run` does.
+    dry_run: plan the first round that is not done, and an upper bound of what may come after it.
+        Nothing is written and None is returned.
+
+    The results depend on the arguments alone, and a command that was stopped goes on where it was.
+    Raises, before any work, PairListError for the lists and what `Run` raises for the other
+    arguments.
     """
     started = time.monotonic()
     task = RerankTask(options)
@@ -155,12 +157,15 @@ def rerank(
         elif summary["done"] < summary["shards"]:
             later = np.setdiff1d(task.pairs[left], keys)
             if len(later):
-                text = "later rounds, at most: less for every query whose first places are final by then"
+                text = (
+                    "later rounds, at most: "
+                    "less for every query whose first places are final by then"
+                )
                 listen(Event("later", text))
                 match(task.run("later", later))
             break
         history.append({"up_to": size, "queries": queries, "pairs": len(keys)})
-        tables += _results(Folder(run.output, run.storage), task.names, options.score)
+        tables += _scores_of_run(Folder(run.output, run.storage), task.names, options.score)
         found = support(candidates, task.pairs, pa.concat_tables(tables))
     if dry_run:
         return None
@@ -172,6 +177,7 @@ def rerank(
     matched = sum(row["pairs"] for row in history)
     changed = pc.not_equal(queries_table["first_before"], queries_table["first_after"])
     statuses = Counter(ranking["status"].to_pylist())
+    reasons = Counter(reason for reason in ranking["reason"].to_pylist() if reason)
     kinds = (CandidateStatus.VERIFIED, CandidateStatus.UNVERIFIED, CandidateStatus.SKIPPED)
     result: dict[str, Any] = {
         "queries": counts["queries"],
@@ -183,9 +189,7 @@ def rerank(
         "saved_pairs": counts["pairs"] - matched,
         "rounds": history,
         **{status.value: statuses[status] for status in kinds},
-        "failed": dict(
-            sorted(Counter(reason for reason in ranking["reason"].to_pylist() if reason).items())
-        ),
+        "failed": dict(sorted(reasons.items())),
         "gated_queries": int(final.gated.sum()),
         "changed_first": pc.sum(changed).as_py(),
         "options": {
@@ -200,9 +204,9 @@ def rerank(
     return Reranking(task, ranking, queries_table, summary)
 
 
-def _results(folder: Folder, names: pa.Array, score: str) -> list[pa.Table]:
-    """What `pair_scores` gives of every pair of a finished run."""
-    columns = ("image0", "image1", "status", "reason", "num_inliers", *READ[score])
+def _scores_of_run(folder: Folder, names: pa.Array, score: str) -> list[pa.Table]:
+    """The tables of `pair_scores` for all pairs of a finished run, one per shard."""
+    columns = ("image0", "image1", "status", "reason", "num_inliers", *SCORE_COLUMNS[score])
     return [
         pair_scores(folder.read_table(name, columns), names, score)
         for name in folder.names("matches")

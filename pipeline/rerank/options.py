@@ -11,16 +11,21 @@ from pipeline.vocabulary import Score
 
 @dataclass(frozen=True)
 class RerankOptions:
-    """What a reranking is asked to do.
+    """Options of a reranking.
 
-    run: the main job's options; `images` are the folders by the labels query and database, `pairs`
-    stays empty.
-    candidates, truth: lists, see `read_candidates` and `read_truth`. score: one of `Score`.
-    budget: most candidates of a query that are matched. saturation: scores above it count as equal.
-    top: places that must be final; the rest of a query's pairs are left out once they are. It needs
-    a saturation.
-    gate: inliers, see `ranking.order`; None takes the least that a verified pair has, 0 is no gate.
+    run: options of the matching job. `images` maps the labels `query` and `database` to folders,
+        and `pairs` stays empty.
+    candidates, truth: lists, see `read_candidates` and `read_truth`.
+    score: one of `Score`.
+    budget: largest number of candidates of a query that are matched.
+    saturation: scores above it count as equal.
+    top: number of first places that must be final. Once they are, the other pairs of the query are
+        left out. It needs a saturation.
+    gate: inliers, see `ranking.order`. None takes the least number that a verified pair has, and 0
+        is no gate.
     draw: number of queries to draw.
+
+    Raises ArgumentError for values out of range.
     """
 
     run: RunOptions
@@ -36,10 +41,8 @@ class RerankOptions:
     def __post_init__(self) -> None:
         if self.score not in tuple(Score):
             raise ArgumentError(f"score {self.score!r}: choose {', '.join(Score)}.")
-        if (
-            min(value for value in (self.budget, self.top, 1) if value is not None) < 1
-            or self.draw < 0
-        ):
+        least = min(value for value in (self.budget, self.top, 1) if value is not None)
+        if least < 1 or self.draw < 0:
             raise ArgumentError(
                 "budget and top must be at least 1, and the number of drawn queries not negative."
             )
@@ -47,10 +50,11 @@ class RerankOptions:
             raise ArgumentError(f"saturation must be above 0, not {self.saturation}.")
         if self.top is not None and self.saturation is None:
             raise ArgumentError(
-                "top needs a saturation: without one a later candidate may always have more support."
+                "top needs a saturation: without one "
+                "a later candidate may always have more support."
             )
 
     @property
     def least_margin(self) -> int:
-        """The gate in inliers."""
+        """The gate, a number of inliers."""
         return self.run.verification.min_num_inliers if self.gate is None else self.gate

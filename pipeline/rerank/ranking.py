@@ -1,19 +1,18 @@
-"""Retrieval's candidates in the order of their verified support.
+"""Order retrieval's candidates by their verified support.
 
-    matched pairs → their support → candidates known so far → order, with an uncertainty gate;
-    queries that are decided
+    MATCHES → pair_scores → support of every candidate → order, with a gate
+                                                       → decided queries
 
-A candidate without a verified geometry has no support and keeps its place behind those that have
-some; so has one that was not matched. Failed ones come last. Equal support leaves retrieval's order
-as it is.
+A candidate without a verified geometry has no support, and so has a candidate that was not matched.
+Both stand behind those with support, in retrieval's order. Failed candidates come last. Candidates
+of equal support keep retrieval's order.
 
-The gate: the candidate that retrieval has first loses its place only where the evidence is
-decisive, the best-supported one having at least `gate` inliers more. Below the first place support
-decides, gate or not.
+Gate: retrieval's first candidate loses its place only to a candidate with at least `gate` inliers
+more. The places below the first depend on support alone.
 
-The saturation: support above it counts as equal, as a pair that has it is certain. The first k
-candidates that reach it, in retrieval's order, are then the first k of the ranking, whatever the
-later ones have: the query is decided.
+Saturation: support above it counts as equal, because a pair with that much support is certain. Then
+the first k candidates that reach it, in retrieval's order, are the first k of the ranking whatever
+the later candidates have, and the query is decided.
 """
 
 from __future__ import annotations
@@ -28,17 +27,14 @@ from pipeline.pairs.candidates import Candidates
 from pipeline.tables import unragged
 from pipeline.vocabulary import Score, Status
 
-# of MATCHES that are read here
-COLUMNS = ("image0", "image1", "status", "reason", "scores", "inliers", "num_inliers")
-
 
 @dataclass(frozen=True)
 class Support:
-    """What matching says of N candidates.
+    """What matching found for N candidates.
 
-    known: (N,) bool, whether the pair has a result. failed: (N,) bool, and reason: (N,) string
-    array, why.
-    inliers: (N,) int32, and score: (N,) float32 of the kind asked for; 0 where there is no result.
+    known: (N,) bool, whether the pair has a result.
+    failed: (N,) bool. reason: (N,) string array, why it failed, null otherwise.
+    inliers: (N,) int32. score: (N,) float32 of the kind asked for. Both are 0 without a result.
     """
 
     known: np.ndarray
@@ -50,11 +46,12 @@ class Support:
 
 @dataclass(frozen=True)
 class Order:
-    """rank: (N,) int32 of every candidate among those of its query, from 1.
+    """A new order of N candidates of Q queries.
 
-    Of the Q queries, margin: (Q,) int32, inliers of the best-supported candidate above those of
-    retrieval's first that has not failed; gated: (Q,) bool, whether the gate kept that one in the
-    first place.
+    rank: (N,) int32, the rank of every candidate within its query, from 1.
+    margin: (Q,) int32, inliers of the best-supported candidate minus those of retrieval's first
+        candidate that has not failed.
+    gated: (Q,) bool, whether the gate kept that first candidate in the first place.
     """
 
     rank: np.ndarray
@@ -65,8 +62,9 @@ class Order:
 def pair_keys(
     names: pa.Array, first: pa.Array | pa.ChunkedArray, second: pa.Array | pa.ChunkedArray
 ) -> np.ndarray:
-    """(N,) int64, one number for each pair of names, the same in both directions; −1 where a name
-    is not known.
+    """One number for each pair of names, the same in both directions: (N,) int64.
+
+    names: all known names. A pair with an unknown name gets −1.
     """
     sides = [
         pc.fill_null(pc.index_in(side, value_set=names), -1).to_numpy().astype(np.int64)
@@ -77,9 +75,11 @@ def pair_keys(
 
 
 def pair_scores(matches: pa.Table, names: pa.Array, kind: str) -> pa.Table:
-    """MATCHES → of every pair its key, failed, reason, inliers int32 and score float32.
+    """Score the pairs of a MATCHES table: columns pair (key), failed, reason, inliers, score.
 
-    kind: one of `Score`. A pair's score depends on that pair alone, to the last bit.
+    names: all known names, see `pair_keys`. kind: one of `Score`.
+    Inliers are int32 and scores float32. A pair's score depends on that pair alone, to the last
+    bit. Raises ValueError for another kind.
     """
     inliers = pc.fill_null(matches["num_inliers"], 0).to_numpy()
     if kind == Score.INLIERS:
@@ -102,45 +102,39 @@ def pair_scores(matches: pa.Table, names: pa.Array, kind: str) -> pa.Table:
 
 
 def support(candidates: Candidates, pairs: np.ndarray, results: pa.Table | None) -> Support:
-    """What the results, of `pair_scores`, say of each candidate.
+    """Look up the result of each candidate.
 
-    pairs: (N,) key of each one's pair, −1 for none.
+    pairs: (N,) key of each candidate's pair, −1 for none.
+    results: the table of `pair_scores`, or None while there is none.
     """
     unusable = candidates.reason.is_valid().to_numpy(zero_copy_only=False)
     count = len(pairs)
     if results is None:
-        nothing = np.zeros(count, bool)
-        return Support(
-            nothing,
-            unusable,
-            candidates.reason,
-            np.zeros(count, np.int32),
-            np.zeros(count, np.float32),
-        )
+        known, inliers = np.zeros(count, bool), np.zeros(count, np.int32)
+        score = np.zeros(count, np.float32)
+        return Support(known, unusable, candidates.reason, inliers, score)
     at = pc.index_in(pa.array(pairs), value_set=results["pair"])
-    row = pc.fill_null(at, -1).to_numpy()  # −1 takes what is appended
+    row = pc.fill_null(at, -1).to_numpy()  # −1 takes the 0 that is appended below
     failed, inliers, score = (
         np.append(results[name].to_numpy(), 0)[row] for name in ("failed", "inliers", "score")
     )
     reason = pc.coalesce(candidates.reason, results["reason"].combine_chunks().take(at))
-    return Support(
-        row >= 0,
-        failed.astype(bool) | unusable,
-        reason,
-        inliers.astype(np.int32),
-        score.astype(np.float32),
-    )
+    failed, inliers = failed.astype(bool) | unusable, inliers.astype(np.int32)
+    return Support(row >= 0, failed, reason, inliers, score.astype(np.float32))
 
 
 def saturated(score: np.ndarray, saturation: float | None) -> np.ndarray:
-    """Scores above the saturation become equal to it; None leaves them all."""
+    """Lower the scores above the saturation to it. None leaves all scores as they are."""
     return score if saturation is None else np.minimum(score, np.float32(saturation))
 
 
 def order(
     candidates: Candidates, found: Support, saturation: float | None = None, gate: int | None = None
 ) -> Order:
-    """The candidates of every query in the order of their support; gate: in inliers, None for none."""
+    """Order the candidates of every query by their support.
+
+    saturation, gate: see the head of this module; the gate is in inliers. None means without.
+    """
     starts = candidates.starts[:-1]
     query = np.cumsum(candidates.rank == 1) - 1
     score = saturated(found.score, saturation)
@@ -152,16 +146,17 @@ def order(
     later[first[gated]] = False
     by_gate = np.lexsort((candidates.rank, -score, later, found.failed, query))
     rank = np.empty(len(query), np.int32)
-    rank[by_gate] = candidates.rank  # which counts from 1 in every query, as the new ranks do
+    # The ranks of retrieval count from 1 in every query, so they are also the numbers to give out.
+    rank[by_gate] = candidates.rank
     return Order(rank, margin.astype(np.int32), gated)
 
 
 def decided(candidates: Candidates, found: Support, saturation: float, top: int) -> np.ndarray:
-    """(Q,) bool: whether `top` candidates of the query are known to reach the saturation, with all
-    before them known.
+    """Whether the first `top` places of each query are final: (Q,) bool.
 
-    Retrieval's order settles equal support, so nothing that later candidates have can change the
-    first `top` places.
+    They are final when `top` candidates reach the saturation and all candidates before the last of
+    them are known. Retrieval's order then decides between candidates of equal support, so later
+    candidates cannot change these places.
     """
     starts = candidates.starts[:-1]
     known = found.known | found.failed

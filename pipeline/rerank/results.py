@@ -1,4 +1,4 @@
-"""The tables that a reranking leaves."""
+"""The tables that a reranking writes."""
 
 from __future__ import annotations
 
@@ -21,18 +21,11 @@ from pipeline.vocabulary import CandidateStatus
 def ranking_table(
     candidates: Candidates, found: Support, final: Order, saturation: float | None
 ) -> pa.Table:
-    """A table of RANKING, by query and rank."""
+    """Build the RANKING table, ordered by query and rank."""
     known = found.known & ~found.failed
     cases = [found.failed, ~found.known, found.inliers > 0]
-    status = np.select(
-        cases,
-        [
-            CandidateStatus.FAILED.value,
-            CandidateStatus.SKIPPED.value,
-            CandidateStatus.VERIFIED.value,
-        ],
-        CandidateStatus.UNVERIFIED.value,
-    )
+    words = (CandidateStatus.FAILED, CandidateStatus.SKIPPED, CandidateStatus.VERIFIED)
+    status = np.select(cases, [word.value for word in words], CandidateStatus.UNVERIFIED.value)
     columns = {
         "query": candidates.query,
         "candidate": candidates.candidate,
@@ -52,7 +45,11 @@ def ranking_table(
 def judged(
     task: RerankTask, found: Support, by_support: Order, final: Order
 ) -> tuple[dict[str, Any], pa.Table]:
-    """Measures before and after, empty without a truth, and a table of QUERIES."""
+    """Measure the queries before and after reranking.
+
+    by_support, final: the order without and with the gate.
+    Returns the evaluation for JSON, which is empty without a truth, and the QUERIES table.
+    """
     candidates, count = task.candidates, len(final.margin)
     starts = candidates.starts[:-1]
     first = np.empty(count, np.int64)
@@ -103,6 +100,7 @@ def publish_results(
     failures: pa.Table,
     evaluation: dict[str, Any],
 ) -> None:
+    """Write all tables, also as CSV and TREC run, and the evaluation where there is one."""
     folder.publish_table("failures/candidates.parquet", failures)
     for name, table in (("ranking", ranking), ("queries", queries)):
         folder.publish_table(f"{name}.parquet", table)
@@ -112,5 +110,5 @@ def publish_results(
     folder.publish("ranking.trec", trec_run(ranking))
     if evaluation:
         folder.publish_json("evaluation.json", evaluation)
-    else:  # of an earlier command, with a truth
+    else:  # An earlier command with a truth may have left one.
         folder.remove("evaluation.json")

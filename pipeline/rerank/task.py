@@ -21,8 +21,16 @@ from pipeline.store.retries import redacted
 
 
 class RerankTask:
-    """What is asked, read and checked: candidates, truth, and pairs (N,) the key of every
-    candidate's, −1 for none.
+    """The inputs of a reranking, read and checked, with N candidates of Q queries.
+
+    images, names: the folders as the matching job takes them, and the names of all images there.
+    candidates: the `Candidates`. longest: the last place of retrieval's order that is matched.
+    query: (N,) number of each candidate's query. pairs: (N,) key of each candidate's pair, −1 for
+    none.
+    true: (N,) bool, whether a candidate is true. positives: (Q,) number of true images of each
+    query, None without a truth. others: queries of the truth that have no candidates.
+
+    Raises PairListError for lists that cannot be used.
     """
 
     def __init__(self, options: RerankOptions) -> None:
@@ -45,12 +53,7 @@ class RerankTask:
         }
 
         def same(query: pa.Array, candidate: pa.Array) -> pa.Array:
-            return pc.equal(
-                *(
-                    _joined(places[k], side)
-                    for k, side in (("query", query), ("database", candidate))
-                )
-            )
+            return pc.equal(_joined(places["query"], query), _joined(places["database"], candidate))
 
         self.candidates = read_candidates(
             options.candidates, known["query"], known["database"], same, run.storage
@@ -60,21 +63,19 @@ class RerankTask:
         self.longest = min(
             options.budget or len(self.candidates.rank), int(self.candidates.rank.max())
         )
-        # Beyond the budget a candidate has no pair, even where another query asks for the same one:
-        # what a query is reranked by must not depend on how far the others got.
+        # A candidate beyond the budget has no pair, even where another query asks for the same
+        # pair: the ranking of a query must not depend on how far other queries got.
         self.pairs = np.where(
             self.candidates.rank <= self.longest, pair_keys(self.names, *sides), -1
         )
         self.query = np.cumsum(self.candidates.rank == 1) - 1
-        self.true = np.zeros(len(self.pairs), bool)  # of every candidate
-        # (Q,) true images of every query, None without a truth
+        self.true = np.zeros(len(self.pairs), bool)
         self.positives: np.ndarray | None = None
-        self.others = 0  # queries of the truth without candidates
+        self.others = 0
         if options.truth is not None:
             truth = read_truth(options.truth, run.storage)
-            self._judge_by(
-                options.truth, truth.filter(pc.invert(same(truth["query"], truth["candidate"])))
-            )
+            itself = same(truth["query"], truth["candidate"])
+            self._judge_by(options.truth, truth.filter(pc.invert(itself)))
 
     @property
     def queries(self) -> pa.Array:
@@ -82,15 +83,13 @@ class RerankTask:
         return self.candidates.query.take(pa.array(self.candidates.starts[:-1]))
 
     def run(self, name: str, keys: np.ndarray) -> RunOptions:
-        """The round of that name, with the pairs of these keys."""
+        """Options of the matching job for one round: its name, and the keys of its pairs."""
         pairs = pairs_table(self.names, np.stack(np.divmod(keys, len(self.names)), axis=1))
         output = f"{self.options.run.output.rstrip('/')}/rounds/{name}"
         return replace(self.options.run, images=self.images, output=output, pairs=pairs)
 
     def counts(self) -> dict[str, int]:
-        """What is asked: queries, candidates, distinct pairs; repeated and unusable lines of the
-        list.
-        """
+        """Count queries, candidates, distinct pairs, repeated lines and unusable lines."""
         return {
             "queries": len(self.queries),
             "candidates": len(self.candidates.rank),
@@ -100,7 +99,7 @@ class RerankTask:
         }
 
     def described(self) -> str:
-        """The same for a person, in one line."""
+        """The counts as one line for a person."""
         n = self.counts()
         line = f"{n['queries']:,} queries, {n['candidates']:,} candidates, {n['pairs']:,} pairs"
         if n["duplicates"]:
@@ -111,6 +110,7 @@ class RerankTask:
         return line
 
     def _judge_by(self, name: str, truth: pa.Table) -> None:
+        """Set `true`, `positives` and `others` from a table of (query, candidate)."""
         counts = truth.group_by("query").aggregate([("candidate", "count")])
         at = pc.index_in(self.queries, value_set=counts["query"].combine_chunks())
         positives = pc.fill_null(counts["candidate_count"].combine_chunks().take(at), 0).to_numpy()
@@ -118,17 +118,13 @@ class RerankTask:
         if not positives.any():
             example = self.queries[0].as_py()
             raise PairListError(
-                f"{redacted(name)}: names none of the queries, {example} for one; check their names."
+                f"{redacted(name)}: names none of the queries, {example} for one; "
+                "check their names."
             )
-        keys = (
-            pc.binary_join_element_wise(*sides, "\n")
-            for sides in (
-                (self.candidates.query, self.candidates.candidate),
-                (truth["query"], truth["candidate"]),
-            )
-        )
-        mine, theirs = keys
-        self.true = pc.is_in(mine, value_set=theirs.combine_chunks()).to_numpy(zero_copy_only=False)
+        join = pc.binary_join_element_wise
+        listed = join(self.candidates.query, self.candidates.candidate, "\n")
+        wanted = join(truth["query"], truth["candidate"], "\n").combine_chunks()
+        self.true = pc.is_in(listed, value_set=wanted).to_numpy(zero_copy_only=False)
 
 
 def _joined(start: str, names: pa.Array) -> pa.Array:

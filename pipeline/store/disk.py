@@ -1,4 +1,4 @@
-"""Files of a local disk: found, written whole, and what killed writers leave."""
+"""Files of a local disk: list them, write them whole, and remove what killed writers left."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 def walk(top: str, root: str, recursive: bool, follow_links: bool) -> list[str]:
-    """Names, relative to `root`, of the files below `top`.
+    """Names of the files below `top`, relative to `root`.
 
-    A name that is not UTF-8 has its bytes escaped.
-
-    Raises OSError where a folder cannot be read.
+    The bytes of a name that is not UTF-8 are escaped. Raises OSError where a folder cannot be read.
     """
 
     def fail(error: OSError) -> None:
@@ -28,7 +26,7 @@ def walk(top: str, root: str, recursive: bool, follow_links: bool) -> list[str]:
     for base, folders, files in os.walk(top, onerror=fail, followlinks=follow_links):
         stem = os.path.relpath(base, root) + "/"
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        if follow_links:  # a link back to a folder above must not be walked for ever
+        if follow_links:  # a link to a folder above it would make the walk endless
             real = os.path.realpath(base)
             if real in seen:
                 folders[:], files = [], []
@@ -41,9 +39,9 @@ def walk(top: str, root: str, recursive: bool, follow_links: bool) -> list[str]:
 
 
 def replace(path: str, data: bytes | pa.Buffer, exclusive: bool = False) -> None:
-    """Write a file whole: readers see the old one or the new one.
+    """Write a file whole: readers see the old file or the new one, never a part.
 
-    exclusive: raise FileExistsError where there is one.
+    exclusive: raise FileExistsError where the file exists already.
     """
     folder, base = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
@@ -52,7 +50,7 @@ def replace(path: str, data: bytes | pa.Buffer, exclusive: bool = False) -> None
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the new name on an empty file
+            os.fsync(file.fileno())  # without it, a power cut could leave an empty file
         if exclusive:
             os.link(temporary, path)
             os.remove(temporary)
@@ -74,6 +72,6 @@ def sweep(top: str) -> int:
         if TEMPORARY.fullmatch(name)
     ]
     for path in stale:
-        with suppress(FileNotFoundError):  # the lock's, which is renewed meanwhile
+        with suppress(FileNotFoundError):  # the lock's renewer may have renamed its file meanwhile
             os.remove(path)
     return len(stale)

@@ -1,8 +1,8 @@
 """Folders on a local disk or in an object store: list, read, publish whole, mark done.
 
-Everything a run reads or writes goes through `Folder`. Two promises carry the rest of the pipeline:
-a file that exists was written whole (a killed job leaves nothing half-written to be read), and a
-name never leads out of its folder.
+Everything that a run reads or writes goes through `Folder`. The pipeline relies on two promises. A
+file that exists was written whole, so a killed job leaves no half-written file. A name never leads
+out of its folder.
 """
 
 from __future__ import annotations
@@ -35,24 +35,21 @@ DONE = "done"
 class Folder:
     """One folder: a local path or an fsspec URL (`s3://bucket/photos`, `https://…`, `file://…`).
 
-    Names are POSIX paths relative to the folder. A name that is absolute, holds `..` or a
-    backslash, or leads out of a local folder through a symbolic link raises `StorageError`. Reading
-    raises `FileNotFoundError` and `PermissionError` (locally any `OSError`) at once; other troubles
-    of a remote store are tried again after growing, jittered pauses and then raise `StorageError`.
-    Picklable: each process opens its own connection.
+    Names are POSIX paths relative to the folder. A name raises `StorageError` if it is absolute,
+    holds `..` or a backslash, or leads out of a local folder through a symbolic link. Reading
+    raises `FileNotFoundError` and `PermissionError` (locally any `OSError`) at once. Any other
+    error of a remote store is tried again after random pauses that grow, and then raises
+    `StorageError`. Folders are picklable: each process opens its own connection.
 
-    url: the folder; it need not exist before the first `publish`. A local path is made absolute at
-    once, so
-        that a process with another working directory finds the same folder.
-    options: keyword arguments of the fsspec filesystem (endpoint, credentials); never part of a
-    message. A dictionary
-        under the name of a protocol is for its URLs alone; what stands outside goes to no web
-        server.
+    url: the folder. It need not exist before the first `publish`. A local path is made absolute at
+        once, so that a process with another working directory finds the same folder.
+    options: keyword arguments of the fsspec filesystem (endpoint, credentials). They never appear
+        in a message. A dictionary under the name of a protocol is for the URLs of that protocol
+        alone. Options outside such a dictionary are never sent to a web server.
     follow_links: let symbolic links lead out of a local folder, and list the folders they point to.
-    attempts, pause: tries per remote operation, and seconds before the second (doubled for each
-    next).
-    patience: seconds a try may take, so that a store which answers slowly or never is an error like
-    others.
+    attempts: tries per remote operation.
+    pause: upper bound of the pause before the second try, in seconds. It doubles for each next try.
+    patience: seconds that a try may take. A store that answers too slowly counts as an error.
     """
 
     url: str
@@ -69,7 +66,8 @@ class Folder:
         )
         if self.attempts < 1 or self.pause < 0 or self.patience <= 0:
             raise ValueError(
-                f"attempts must be at least 1, pause at least 0 and patience above 0 seconds: {self!r}."
+                "attempts must be at least 1, pause at least 0 and patience above 0 seconds: "
+                f"{self!r}."
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,9 +80,9 @@ class Folder:
     def of_file(
         cls, url: str | os.PathLike[str], options: dict[str, Any] | None = None
     ) -> tuple[Folder, str]:
-        """A file's URL → its folder and its name there.
+        """The folder of a file's URL, and the file's name in it.
 
-        Links are followed: a person chose this very file.
+        The folder follows links, because a person chose this very file.
         """
         parent, slash, name = os.fspath(url).rstrip("/").rpartition("/")
         return cls(parent or slash or ".", options or {}, follow_links=True), name
@@ -112,12 +110,13 @@ class Folder:
         return redacted(self.url)
 
     def url_of(self, name: str) -> str:
-        """The full URL or path of a name, with whatever credentials the folder's URL holds."""
+        """The full URL or path of a name, with the credentials that the folder's URL may hold."""
         return f"{self.url.rstrip('/')}/{_checked(name)}"
 
     def path(self, name: str | None = None) -> str:
-        """The absolute local path of a name, or of the folder; `StorageError` where the folder is
-        remote.
+        """The absolute local path of a name, or of the folder without a name.
+
+        Raises `StorageError` where the folder is remote.
         """
         if not self.local:
             raise StorageError(
@@ -136,20 +135,20 @@ class Folder:
         return f"{self._opened[1]}/{_checked(name)}"
 
     def list(self, suffixes: Sequence[str] = (), recursive: bool = True) -> Names:
-        """Sorted names of the files that end in one of `suffixes` (any case; none given: all
-        files).
+        """Sorted names of the files that end in one of `suffixes`, in upper or lower case.
 
-        Files and folders whose name starts with a dot are left out. A name that is not UTF-8 is
-        listed with its bytes escaped by a backslash, so that reading it fails with a sentence and
-        it is not passed over.
-        Raises `StorageError` where the folder is missing or cannot be read.
+        Without suffixes all files are listed. Files and folders whose name starts with a dot are
+        left out. A name that is not UTF-8 is listed with its bytes escaped by a backslash, so that
+        reading the file fails with a sentence. Raises `StorageError` where the folder is missing or
+        cannot be read.
         """
         endings = tuple(suffix.lower() for suffix in suffixes) or ("",)
         return [name for name in self._walk("", recursive) if name.lower().endswith(endings)]
 
     def names(self, prefix: str) -> Names:
-        """Sorted names of the files directly in the subfolder `prefix`; none where it does not
-        exist yet.
+        """Sorted names of the files directly in the subfolder `prefix`.
+
+        The list is empty where the subfolder does not exist yet.
         """
         try:
             return self._walk(_checked(prefix), recursive=False)
@@ -181,7 +180,7 @@ class Folder:
         self._fs.invalidate_cache()  # another process may have written since
         keys = self._ask("find", top, maxdepth=None if recursive else 1)
         if not keys:
-            self._ask("ls", top)  # to `find`, a missing bucket looks like an empty one
+            self._ask("ls", top)  # `find` does not tell a missing bucket from an empty one
         start = self._opened[1] + "/"
         return [
             key[len(start) :] for key in keys if key.startswith(start) and not key.endswith("/")
@@ -195,12 +194,15 @@ class Folder:
         return bool(self._ask("exists", self._key(name)))
 
     def read_bytes(self, name: str, limit: int | None = None) -> bytes:
-        """A file's bytes; with `limit` at most `limit + 1`, enough to tell that a file is larger."""
+        """A file's bytes.
+
+        limit: read at most `limit + 1` bytes, which is enough to see that the file is larger.
+        """
         if not self.local:
             key = self._key(name)
             return self._retried(lambda: self._read_remote(key, limit))
         path = self.path(name)
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block without end
             raise StorageError(f"{name}: is not a regular file; remove it from {self.shown}.")
         with open(path, "rb") as file:
             return file.read(-1 if limit is None else limit + 1)
@@ -213,14 +215,13 @@ class Folder:
         except REFUSALS:
             raise
         except Exception:
-            if (
-                limit is not None and self._once("size", key) == 0
-            ):  # stores refuse a range of an empty object
+            # Stores refuse a range of an empty object.
+            if limit is not None and self._once("size", key) == 0:
                 return b""
             raise
 
     def read_json(self, name: str) -> Any:
-        """A JSON file's value; `StorageError` where it is not JSON."""
+        """A JSON file's value. Raises `StorageError` where the file is not JSON."""
         try:
             return json.loads(self.read_bytes(name))
         except ValueError as error:
@@ -229,9 +230,12 @@ class Folder:
             ) from error
 
     def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A Parquet file's table, all columns or those named; `StorageError` where it is damaged."""
-        # From a path or an Arrow buffer: through a Python file object it can abort the process at
-        # exit.
+        """A Parquet file's table, all columns or those named.
+
+        Raises `StorageError` where the file is damaged.
+        """
+        # pyarrow gets a path or an Arrow buffer, because with a Python file object it can abort
+        # the process at exit.
         source = (
             self.path(name) if self.local else pa.BufferReader(pa.py_buffer(self.read_bytes(name)))
         )
@@ -243,19 +247,18 @@ class Folder:
             ) from error
 
     def publish(self, name: str, data: bytes | pa.Buffer) -> None:
-        """Write a file whole: readers see the old one or the new one, never a part.
+        """Write a file whole: readers see the old file or the new one, never a part.
 
-        Makes folders as needed.
-
-        Raises `StorageError` where it cannot be written (disk full, no permission, a store that
-        only reads).
+        Folders are made as needed. Raises `StorageError` where the file cannot be written (disk
+        full, no permission, a store that is read-only).
         """
         try:
             if self.local:
                 disk.replace(self.path(name), data)
             elif self._protocol not in ATOMIC_PUT:
                 raise StorageError(
-                    f"{self.shown}: cannot be written to; give a local folder, s3://, gs:// or az://."
+                    f"{self.shown}: cannot be written to; "
+                    "give a local folder, s3://, gs:// or az://."
                 )
             else:
                 self._ask("pipe_file", self._key(name), bytes(data))
@@ -269,11 +272,12 @@ class Folder:
         )
 
     def create(self, name: str, data: bytes) -> bool:
-        """Publish a file that does not exist yet; False, and nothing written, where it does.
+        """Publish a file that does not exist yet, and say whether it was written.
 
-        Of several processes that create one name, one succeeds: a hard link on a local disk, a
-        conditional write in s3, gs and az. A store that ignores the condition lets the last one
-        win. Raises as `publish`.
+        Returns False, and writes nothing, where the file exists. Of several processes that create
+        one name, one succeeds. This rests on a hard link on a local disk, and on a conditional
+        write in s3, gs and az. A store that ignores the condition keeps what the last one wrote.
+        Raises as `publish`.
         """
         try:
             if self.local:
@@ -308,15 +312,18 @@ class Folder:
             pass
 
     def sweep(self) -> int:
-        """Remove the temporary files of killed writers and count them; only while nobody else
-        writes tables.
+        """Remove the temporary files of killed writers and count them.
 
-        They are invisible to listings. Object stores keep none.
+        Call it only while no other process writes to the folder. Listings never show these files.
+        Object stores keep none.
         """
         return disk.sweep(self.path()) if self.local else 0
 
     def mark_done(self, shard: str, summary: Mapping[str, Any]) -> None:
-        """Say that every file of a shard is written. Call it last: unmarked shards are done again."""
+        """Say that every file of a shard is written.
+
+        Call it last, because a shard without this marker is done again.
+        """
         self.publish_json(f"{DONE}/{shard}.json", summary)
 
     def done_names(self) -> set[str]:
@@ -339,7 +346,7 @@ class Folder:
 
 
 def _checked(name: str) -> str:
-    """The name itself if it stays inside its folder, else `StorageError`."""
+    """The name itself where it stays inside its folder; otherwise raises `StorageError`."""
     if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
         raise StorageError(
             f"{name!r}: is not a plain relative path; rename the file or correct the list."
@@ -348,5 +355,5 @@ def _checked(name: str) -> str:
 
 
 def place(folder: Folder) -> str:
-    """What tells whether one folder lies inside another: real path or URL, ending in one slash."""
+    """The folder's real path or URL, ending in one slash, to tell whether one lies in another."""
     return (os.path.realpath(folder.path()) if folder.local else folder.url).rstrip("/") + "/"

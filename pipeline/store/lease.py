@@ -1,11 +1,14 @@
-"""One driver a run folder: `run.lock` says who it is and that it lives.
+"""One driver a run folder: `run.lock` says which process it is and that the process is alive.
 
-The lock is created by an operation of which one of several succeeds, and renewed every BEAT
-seconds. A driver that is killed leaves it behind: on its own machine its process is missed at once,
-elsewhere the lock counts as left after EXPIRY seconds without a renewal. Two drivers could still
-meet, where a store has no conditional write or the taker of a left lock is slower than SETTLE; the
-one whose lock is overwritten stops at its next look. Even then no harm is done: names follow from
-the plan and files are written whole, so both write the same.
+The lock is created by an operation that succeeds for one of several processes, and is renewed every
+BEAT seconds. A driver that is killed leaves its lock behind. A driver on the same machine sees at
+once that the process is gone. On another machine the lock counts as left after EXPIRY seconds
+without a renewal.
+
+Two drivers can still meet where a store has no conditional write, or where a driver that takes over
+a left lock needs longer than SETTLE. The driver whose lock was overwritten then stops at its next
+look. Even then no harm is done: names follow from the plan and files are written whole, so both
+drivers write the same.
 """
 
 from __future__ import annotations
@@ -23,17 +26,18 @@ from typing import Any
 from pipeline.errors import LeaseError, StorageError
 from pipeline.store.folder import Folder
 
-NAME = "run.lock"
+LOCK = "run.lock"
 BEAT, EXPIRY, SETTLE = 20.0, 120.0, 2.0  # seconds
 
 
 class Lease:
     """Hold a run folder: `with Lease(folder) as lease`.
 
-    Raises LeaseError where another driver has it.
+    Raises LeaseError where another driver holds the folder.
 
-    beat, expiry: seconds between renewals, and without one until the lock counts as left.
-    settle: seconds until a left lock that was taken over is looked at again.
+    beat: seconds between renewals.
+    expiry: seconds without a renewal until the lock counts as left.
+    settle: seconds between taking over a left lock and checking that it is still ours.
     """
 
     def __init__(
@@ -47,17 +51,23 @@ class Lease:
 
     def __enter__(self) -> Lease:
         holder = self._holder()
-        if holder is None and self.folder.create(NAME, json.dumps(self._content()).encode()):
+        if holder is None and self.folder.create(LOCK, json.dumps(self._content()).encode()):
             self.renewer.start()
             return self
-        holder = holder or self._holder()  # another was quicker
-        # else an answer was lost on its way, and the lock is ours
+        holder = holder or self._holder()  # another driver created the lock first
+        # A lock with our own id means that the store's answer to our write was lost.
         if holder and holder["id"] != self.mine["id"]:
             if self._lives(holder):
-                who = f"process {holder['pid']} on {holder['host']}, works on it since {holder['since']}"
-                cure = f"wait for it or stop it (its lock counts as left after {self.expiry:.0f} s without a renewal)"
+                who = (
+                    f"process {holder['pid']} on {holder['host']}, "
+                    f"works on it since {holder['since']}"
+                )
+                cure = (
+                    "wait for it or stop it "
+                    f"(its lock counts as left after {self.expiry:.0f} s without a renewal)"
+                )
                 raise LeaseError(f"{self.folder.shown}: another command, {who}; {cure}.")
-            self.folder.publish_json(NAME, self._content())
+            self.folder.publish_json(LOCK, self._content())
             time.sleep(self.settle)
             self._look()
             self.check()
@@ -70,8 +80,8 @@ class Lease:
         try:
             self._look()
             if not self.lost:
-                self.folder.remove(NAME)
-        except (StorageError, OSError):  # it expires; what happened before matters more
+                self.folder.remove(LOCK)
+        except (StorageError, OSError):  # the lock expires, and an earlier error matters more
             pass
 
     def check(self) -> None:
@@ -88,7 +98,7 @@ class Lease:
                 self._look()
                 if self.lost:
                     return
-                self.folder.publish_json(NAME, self._content())
+                self.folder.publish_json(LOCK, self._content())
                 renewed = time.monotonic()
             except (StorageError, OSError) as error:
                 if time.monotonic() - renewed > self.expiry:
@@ -107,7 +117,7 @@ class Lease:
 
     def _holder(self) -> dict[str, Any] | None:
         try:
-            holder: dict[str, Any] = self.folder.read_json(NAME)
+            holder: dict[str, Any] = self.folder.read_json(LOCK)
             return holder
         except FileNotFoundError:
             return None
@@ -127,8 +137,10 @@ def _now() -> str:
 
 
 def _process(pid: int) -> dict[str, Any]:
-    """What tells a process from another of its number: the boot and namespace that number is of,
-    and its start.
+    """What tells a process from any other process, also from one that reuses its number.
+
+    The machine is the boot and the namespace that the number belongs to. `started` is the start
+    time of the process in clock ticks since the boot, None where the process does not run.
     """
     try:
         machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink(
@@ -136,7 +148,7 @@ def _process(pid: int) -> dict[str, Any]:
         )
     except OSError:
         machine = socket.gethostname()
-    try:  # the name in brackets may hold anything
+    try:  # the fields follow the last bracket, because the process's name may hold brackets
         state, *words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         started = None if state in "ZX" else int(words[18])
     except OSError:

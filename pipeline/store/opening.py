@@ -1,4 +1,4 @@
-"""URLs and options → an open fsspec filesystem."""
+"""Open the fsspec filesystem of a URL, with its options."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ DRIVERS = {
 }
 DRIVERS |= {"s3a": "s3fs", "http": "aiohttp", "https": "aiohttp"}
 PROTOCOLS = {*DRIVERS, "file", "memory"}
-# An object of these stores appears when its upload is complete, never before.
+# In these stores an object appears only when its upload is complete.
 ATOMIC_PUT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
 
 
 def storage_options(text: str) -> dict[str, Any]:
     """Options of the filesystems from JSON.
 
-    The error does not show the text, which may hold a password.
+    Raises StorageError without showing the text, because the text may hold a password.
     """
     try:
         options = json.loads(text)
@@ -51,7 +51,8 @@ def protocol_of(url: str) -> str:
 def open_filesystem(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a folder's URL, and the folder in it.
 
-    Raises StorageError where the driver is not installed, the URL is malformed or names no bucket.
+    Raises StorageError where the driver is not installed, the URL is malformed, or the URL names no
+    bucket.
     """
     protocol, shown = protocol_of(url), redacted(url)
     if not protocol:
@@ -63,7 +64,7 @@ def open_filesystem(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractF
         raise StorageError(
             f"{shown}: the driver for {protocol}:// is not installed; {cure}."
         ) from error
-    # what the drivers raise for a URL or an option that they do not know
+    # The drivers raise these for a URL or an option that they do not know.
     except (ValueError, TypeError) as error:
         raise StorageError(
             f"{shown}: cannot be opened ({redacted(error)}); check the URL."

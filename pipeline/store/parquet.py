@@ -17,24 +17,27 @@ def parquet_bytes(table: pa.Table) -> pa.Buffer:
         compression="zstd",
         use_dictionary=[path for field in table.schema for path in _text_columns(field)] or False,
         row_group_size=1 << 20,
-        use_compliant_nested_type=False,  # else lists come back with another type than they went in
+        use_compliant_nested_type=False,  # otherwise lists come back with another type
     )
     return sink.getvalue()
 
 
 def read_parquet(source: str | pa.BufferReader, columns: Sequence[str] | None = None) -> pa.Table:
-    """All columns or those named. Raises ArrowInvalid where the file is damaged.
+    """A table from Parquet, all columns or those named.
 
-    source: a path or an Arrow buffer. Through a Python file object pyarrow can abort the process at
-    exit.
+    source: a path or an Arrow buffer. With a Python file object pyarrow can abort the process at
+        exit.
+
+    Raises ArrowInvalid where the file is damaged.
     """
     with pq.ParquetFile(source) as file:
         return file.read(columns=None if columns is None else [*columns])
 
 
 def _text_columns(column: pa.Field) -> list[str]:
-    """Parquet paths of a column's text, the only values that repeat enough to be worth a
-    dictionary.
+    """Parquet paths of a column's text.
+
+    Only text repeats enough to be worth a dictionary.
     """
     if pa.types.is_list(column.type):
         return [f"{column.name}.list.item"] if pa.types.is_string(column.type.value_type) else []

@@ -1,6 +1,4 @@
-"""Trouble with remote storage: what is tried again, what is not, and how it is told without
-credentials.
-"""
+"""Errors of remote storage: which ones are tried again, and how they are told without secrets."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ from pipeline.errors import StorageError
 
 T = TypeVar("T")
 
-# What another try cannot change. Everything else a remote store raises is tried again: the list of
-# passing troubles (time-outs, resets, throttling, each driver with its own classes) has no end,
-# this one has.
+# Another try cannot change these errors. Every other error of a remote store is tried again: the
+# list of passing errors (time-outs, resets, throttling, each driver with its own classes) has no
+# end, and this list has one.
 REFUSALS = (
     FileNotFoundError,
     PermissionError,
@@ -28,12 +26,14 @@ BUGS = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError,
 
 
 def retried(call: Callable[[], T], shown: str, attempts: int, pause: float) -> T:
-    """The call's result.
+    """The call's result, after up to `attempts` tries.
 
-    It is tried again after random pauses below `pause` seconds, doubled every time.
+    The pauses between tries are random, below `pause` seconds at first and doubled every time.
 
-    Raises REFUSALS and BUGS at once, PermissionError where access is refused, and StorageError,
-    naming the place `shown`, after the last attempt.
+    shown: the place that an error names.
+
+    Raises REFUSALS and BUGS at once, PermissionError where access is refused, and StorageError
+    after the last attempt.
     """
     retrying = Retrying(
         stop=stop_after_attempt(attempts),
@@ -45,7 +45,7 @@ def retried(call: Callable[[], T], shown: str, attempts: int, pause: float) -> T
         return retrying(call)
     except (*REFUSALS, *BUGS):
         raise
-    except Exception as error:  # each driver has classes of its own
+    except Exception as error:  # each driver raises classes of its own
         cause = f"{type(error).__name__}: {redacted(error)}"
         if _refused(error):
             raise PermissionError(f"{shown}: access refused ({cause})") from error
@@ -54,11 +54,10 @@ def retried(call: Callable[[], T], shown: str, attempts: int, pause: float) -> T
 
 
 def redacted(text: object) -> str:
-    """A text with every URL in it stripped of user, password and query (signed URLs carry a key
-    there), on one line.
+    """A text on one line, with user, password and query taken out of every URL in it.
 
-    Drivers quote what they took for a bucket or host without its protocol: `user:password@` goes
-    there too.
+    The query of a signed URL holds a key. Drivers also quote a bucket or host without its protocol,
+    so `user:password@` is taken out there too.
     """
     line = " ".join(str(text).splitlines())
     line = re.sub(r"(://)(?:[^/@\s]*@)?([^\s?'\")]*)(?:\?[^\s'\")]*)?", r"\1\2", line)
@@ -75,6 +74,6 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _refused(error: BaseException) -> bool:
-    """Whether a remote store will say no however often it is asked (each driver in its own class)."""
+    """Whether a remote store refuses for good. Each driver has its own class for that."""
     status = getattr(error, "status", None) or getattr(error, "code", None)
     return status in (400, 401, 403, 405) or "Credential" in type(error).__name__

@@ -1,6 +1,4 @@
-"""Weights of the matcher from any place: a bundled name, a file, a folder, a hub id or an fsspec
-URL.
-"""
+"""Weights of the matcher from a bundled name, a file, a folder, a hub id or an fsspec URL."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from pipeline.errors import RunError
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 
-if TYPE_CHECKING:  # see pipeline/match/match.py
+if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
 
 # Parameters of a model that a run sets.
@@ -26,13 +24,16 @@ CHOSEN = (
 
 
 def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRForKeypointMatching:
-    """A model from a bundled name, a local file or folder, a hub id, or a file at an fsspec URL."""
+    """A model from a bundled name, a local file or folder, a hub id, or a file at an fsspec URL.
+
+    Raises RunError where the URL cannot be read, and what `eloftr.load_model` raises.
+    """
     from eloftr import load_model
 
     if "://" not in name_or_url:
         return load_model(name_or_url)
     folder, name = Folder.of_file(name_or_url, storage)
-    shown = redacted(name_or_url)  # a signed URL carries its key behind the name
+    shown = redacted(name_or_url)  # a signed URL holds a key behind the name
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / shown.rpartition("/")[2]
         try:
@@ -46,10 +47,10 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
 
 
 def weights_digest(model: EfficientLoFTRForKeypointMatching) -> str:
-    """SHA-256 over names and values of all parameters and the configuration, the same for every
-    file format.
+    """SHA-256 over the names and values of all parameters and over the configuration.
 
-    CHOSEN are left out: they are options of the run, and named there.
+    The digest is the same for every file format. CHOSEN are left out, because they are options of
+    the run and stand in its own description.
     """
     config = {k: v for k, v in model.config.to_dict().items() if k not in CHOSEN}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())

@@ -18,7 +18,7 @@ from quiet_run import match_plainly
 from pipeline.cli import main
 from pipeline.cli.app import app
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
-from pipeline.rerank.job import rerank
+from pipeline.rerank.job import rerank_with as rerank
 from pipeline.rerank.options import RerankOptions
 
 SIZE, LONG_SIDE = (192, 144), 192

@@ -15,7 +15,7 @@ from PIL import Image
 
 from eloftr import EfficientLoFTRConfig, load_matcher
 from eloftr.training import recipe
-from eloftr.training.recipe import TrainingOptions
+from eloftr.training.options import TrainingOptions
 from pipeline.cli import main
 from pipeline.demo import textures
 

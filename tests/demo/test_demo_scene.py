@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.demo import scene
+from pipeline.demo import scene as demo_scene
 from pipeline.demo.raycaster import Scene, correspond, render
 from pipeline.demo.scene import cameras, courtyard, make_demo_scene
-from pipeline.demo.truth import DemoTruth, compare_with_truth
+from pipeline.demo.truth import DemoTruth, Pose, compare_with_truth
 
 SIZE = (160, 120)
 
@@ -44,7 +44,9 @@ def test_the_folder_holds_pictures_and_their_cameras(truth: DemoTruth) -> None:
         with Image.open(truth.images / name) as image:
             assert image.size == SIZE
             lens = image.getexif().get_ifd(0x8769)
-        assert lens[0xA405] * np.hypot(*SIZE) / np.hypot(36, 24) == pytest.approx(truth.K[name][0, 0])
+        assert lens[0xA405] * np.hypot(*SIZE) / np.hypot(36, 24) == pytest.approx(
+            truth.K[name][0, 0]
+        )
         pixels_per_mm = float(lens[0xA20E]) / 10  # its unit is the centimetre
         assert float(lens[0x920A]) * pixels_per_mm == pytest.approx(truth.K[name][0, 0], rel=1e-3)
         R, t = truth.poses[name]
@@ -80,7 +82,9 @@ def test_an_existing_scene_is_reused(truth: DemoTruth, no_rendering: None) -> No
         np.testing.assert_array_equal(again.poses[name][1], t)
 
 
-def test_the_same_seed_gives_the_same_pictures_and_a_missing_one_is_made_again(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_pictures_and_a_missing_one_is_made_again(
+    tmp_path: Path,
+) -> None:
     first = make_demo_scene(tmp_path / "demo", views=2, size=(64, 48))
     pictures = [path.read_bytes() for path in sorted(first.images.iterdir())]
     (first.images / "view_01.jpg").unlink()
@@ -129,7 +133,7 @@ def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
-def moved(truth: DemoTruth, scale: float, Q: np.ndarray, s: np.ndarray) -> dict[str, demo_scene.Pose]:
+def moved(truth: DemoTruth, scale: float, Q: np.ndarray, s: np.ndarray) -> dict[str, Pose]:
     """The true poses in the frame where world points x become scale · Q @ x + s."""
     return {name: (R @ Q.T, scale * t - R @ Q.T @ s) for name, (R, t) in truth.poses.items()}
 
@@ -184,7 +188,9 @@ def test_sift_finds_true_matches_between_neighbours() -> None:
     poses = cameras(12)[4:6]
     views = [render(scene, K, *pose, (240, 320)) for pose in poses]
     sift = cv2.SIFT_create()
-    found = [sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None) for image, _ in views]
+    found = [
+        sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None) for image, _ in views
+    ]
     nearest = cv2.BFMatcher().knnMatch(found[0][1], found[1][1], k=2)
     good = [a for a, b in nearest if a.distance < 0.8 * b.distance]
     points0 = np.array([found[0][0][match.queryIdx].pt for match in good])

@@ -1,4 +1,6 @@
-"""The documented models and configuration: names, shapes and values as in the Hugging Face port, where it is right."""
+"""The documented models and configuration: names, shapes and values as in the Hugging Face port,
+where it is right.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from eloftr import (
     Matcher,
     load_model,
 )
-from eloftr.weights.key_map import to_original
+from eloftr.weights.key_map import to_original_keys
 
 TINY = {
     "stage_num_blocks": [1, 1, 1, 2],
@@ -213,10 +215,12 @@ def test_the_port_reads_our_base_model(
 def test_checkpoints_of_matchanything_and_minima_load(
     model: EfficientLoFTRForKeypointMatching, tmp_path: Path, prefix: str
 ) -> None:
-    """Both save `{"state_dict": …}` under `matcher.`; a parallel run adds `module.`, a whole one its optimiser."""
+    """Both save `{"state_dict": …}` under `matcher.`; a parallel run adds `module.`, a whole one
+    its optimiser.
+    """
     state = {
         prefix + name: value
-        for name, value in to_original(model.state_dict(), model.config).items()
+        for name, value in to_original_keys(model.state_dict(), model.config).items()
     }
     for table in ("sin", "cos", "sin4", "cos4"):  # positions, which some forks store
         state[f"{prefix}loftr_coarse.layers.0.rope_pos_enc.{table}"] = torch.zeros(1, 4, 4, 32)

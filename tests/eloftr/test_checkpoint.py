@@ -16,7 +16,7 @@ from eloftr import (
     load_model,
     save_model,
 )
-from eloftr.weights.key_map import from_original, to_original
+from eloftr.weights.key_map import from_original_keys, to_original_keys
 
 SMALL = EfficientLoFTRConfig(
     stage_num_blocks=[1, 1, 2, 2],
@@ -41,10 +41,10 @@ def assert_same(a: EfficientLoFTRForKeypointMatching, b: EfficientLoFTRForKeypoi
 def test_original_keys_survive_a_round_trip(reference_checkpoint: Path) -> None:
     original = load_file(reference_checkpoint)
     model = load_model(reference_checkpoint)
-    back = to_original(model.state_dict(), model.config)
+    back = to_original_keys(model.state_dict(), model.config)
     assert back.keys() == original.keys()
     assert all(torch.equal(back[name], original[name]) for name in original)
-    assert from_original(back, model.config).keys() == model.state_dict().keys()
+    assert from_original_keys(back, model.config).keys() == model.state_dict().keys()
 
 
 @pytest.mark.parametrize("prefix", ["", "matcher."])
@@ -52,7 +52,9 @@ def test_original_keys_survive_a_round_trip(reference_checkpoint: Path) -> None:
 def test_original_ckpt_loads(
     model: EfficientLoFTRForKeypointMatching, tmp_path: Path, prefix: str, wrapped: bool
 ) -> None:
-    state = {prefix + name: value for name, value in to_original(model.state_dict(), SMALL).items()}
+    state = {
+        prefix + name: value for name, value in to_original_keys(model.state_dict(), SMALL).items()
+    }
     torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "eloftr.ckpt")
     loaded = load_model(tmp_path / "eloftr.ckpt")
     assert loaded.config == EfficientLoFTRConfig(

@@ -1,4 +1,6 @@
-"""What must hold for any weights: folding, batching and tiling change no result; odd sizes map back exactly."""
+"""What must hold for any weights: folding, batching and tiling change no result; odd sizes map back
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ from eloftr.sparse_fusion import (
     SIDE,
     SPAN,
     STEP,
+    Area,
     FineFusion,
     Maps,
-    Region,
     groups,
     inner_cells,
     patches,
@@ -49,7 +51,9 @@ def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model() -> EfficientLoFTRForKeypointMatching:
-    """Random weights with batch norms that have seen images, so that folding them has something to fold."""
+    """Random weights with batch norms that have seen images, so that folding them has something to
+    fold.
+    """
     torch.manual_seed(0)
     model = EfficientLoFTRForKeypointMatching(CONFIG)
     model.train()
@@ -151,21 +155,21 @@ def test_tiled_coarse_matching_equals_the_definition(
     "rounded", [False, True]
 )  # as on a GPU: more patches than matches, a larger rectangle
 @pytest.mark.parametrize(
-    ("cells", "region", "side"),
+    ("cells", "area", "side"),
     [
-        ([(0, 0), (0, 1), (1, 1), (2, 0)], Region.RECTANGLE, None),  # close together, in a corner
-        ([(5, 4), (5, 5)], Region.TIGHT, 12),
-        ([(4, 3), (8, 7), (5, 5)], Region.TIGHT, 12),
-        ([(11, 10), (10, 9)], Region.RECTANGLE, None),
-        ([(11, 10), (8, 8)], Region.LOOSE, 4 * INNER),
-        ([(0, 0), (11, 10)], Region.LOOSE, 4 * INNER),  # far apart
-        ([(2, 9)], Region.RECTANGLE, None),
-        ([(r, c) for r in range(12) for c in range(11)], Region.RECTANGLE, None),
+        ([(0, 0), (0, 1), (1, 1), (2, 0)], Area.RECTANGLE, None),  # close together, in a corner
+        ([(5, 4), (5, 5)], Area.TIGHT, 12),
+        ([(4, 3), (8, 7), (5, 5)], Area.TIGHT, 12),
+        ([(11, 10), (10, 9)], Area.RECTANGLE, None),
+        ([(11, 10), (8, 8)], Area.LOOSE, 4 * INNER),
+        ([(0, 0), (11, 10)], Area.LOOSE, 4 * INNER),  # far apart
+        ([(2, 9)], Area.RECTANGLE, None),
+        ([(r, c) for r in range(12) for c in range(11)], Area.RECTANGLE, None),
     ],
 )
 def test_fusion_around_matches_equals_that_of_the_whole_image(
     cells: list[tuple[int, int]],
-    region: Region,
+    area: Area,
     side: int | None,
     rounded: bool,
     monkeypatch: pytest.MonkeyPatch,
@@ -181,7 +185,7 @@ def test_fusion_around_matches_equals_that_of_the_whole_image(
     ).long() * 2  # the pair between has no match
     with torch.inference_mode():
         whole = fusion(*maps)
-        around = fusion.around(maps, maps, torch.stack([pair, cell, other], dim=1), region)
+        around = fusion.around(maps, maps, torch.stack([pair, cell, other], dim=1), area)
     for part, column, expected, origin in (
         (around[0], 1, cell, around[3]),
         (around[1], 2, other, around[4]),
@@ -202,25 +206,23 @@ def test_fusion_around_matches_equals_that_of_the_whole_image(
 
 
 @pytest.mark.parametrize(
-    ("cells", "region", "side"),
+    ("cells", "area", "side"),
     [
-        ([60, 61, 62, 71, 72], Region.TIGHT, None),
-        ([36, 84], Region.TIGHT, 12),
-        ([0], Region.LOOSE, None),
-        ([0, 131], Region.LOOSE, 16),
+        ([60, 61, 62, 71, 72], Area.TIGHT, None),
+        ([36, 84], Area.TIGHT, 12),
+        ([0], Area.LOOSE, None),
+        ([0, 131], Area.LOOSE, 16),
     ],
 )
 def test_matches_of_a_pair_alone_are_fused_in_what_is_less_work(
-    cells: list[int], region: Region, side: int | None
+    cells: list[int], area: Area, side: int | None
 ) -> None:
     fusion, maps = fusion_and_maps(1, 12, 11)
     cell = torch.tensor(cells)
     pair = torch.zeros_like(cell)
     with torch.inference_mode():
         whole = fusion(*maps)
-        part, _, local, *_ = fusion.around(
-            maps, maps, torch.stack([pair, cell, cell], dim=1), region
-        )
+        part, _, local, *_ = fusion.around(maps, maps, torch.stack([pair, cell, cell], dim=1), area)
     assert part.shape[3] == side if side else len(part) == 1
     torch.testing.assert_close(
         rings(part, local[:, 0], local[:, 1], True), rings(whole, pair, cell, True)
@@ -278,14 +280,12 @@ def test_groups_hold_every_match_once(height: int) -> None:
     _, maps = fusion_and_maps(3, height, 11)
     few = [(0, 60, 60), (0, 3, 60), (0, 49, 49)]  # 3 is at the edge
     many = [(2, cell, cell) for cell in range(height * 11)]
-    found = [
-        (region, group.tolist()) for region, group in groups(maps, maps, torch.tensor(few + many))
-    ]
+    found = [(area, group.tolist()) for area, group in groups(maps, maps, torch.tensor(few + many))]
     rest = [*range(3, 3 + len(many))]
     if height < SPAN:
-        assert found == [(Region.RECTANGLE, [0, 1, 2, *rest])]
+        assert found == [(Area.RECTANGLE, [0, 1, 2, *rest])]
     else:
-        assert found == [(Region.TIGHT, [0, 2]), (Region.LOOSE, [1]), (Region.RECTANGLE, rest)]
+        assert found == [(Area.TIGHT, [0, 2]), (Area.LOOSE, [1]), (Area.RECTANGLE, rest)]
 
 
 def test_a_patch_of_any_cell_equals_the_whole_image() -> None:
@@ -369,7 +369,8 @@ def test_odd_sizes_map_back_to_the_pixels_of_the_array() -> None:
     image = texture(250, 333)
     (same,) = matcher.match([image], [image])
     assert len(same) > 200
-    # Keypoint 0 is an exact pixel half; a point and its own image must land together in both arrays.
+    # Keypoint 0 is an exact pixel half; a point and its own image must land together in both
+    # arrays.
     assert np.median(np.abs(same.keypoints0 - same.keypoints1)) < 0.15
     assert same.keypoints0.min() > 0
     assert (same.keypoints0.max(0) < [333, 250]).all()

@@ -19,6 +19,7 @@ from eloftr.model import ImageFeatures
 from pipeline.match.match import MatchedShard, MatchShard, set_aside
 from pipeline.match.options import MatchingOptions
 from pipeline.match.read import TRIES, ReadShard
+from pipeline.match.shards import PlannedShard
 from pipeline.pairs.pair_list import exhaustive
 from pipeline.photos.limits import ImageLimits
 from pipeline.store.folder import Folder
@@ -45,11 +46,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def match(
-    model: EfficientLoFTRForKeypointMatching, folder: Path, names: list[str], pairs: np.ndarray, batch_size: int = 4
+    model: EfficientLoFTRForKeypointMatching,
+    folder: Path,
+    names: list[str],
+    pairs: np.ndarray,
+    batch_size: int = 4,
 ) -> MatchedShard:
     read = ReadShard(Folder(str(folder)), ImageLimits(), LONG_SIDE)
     stage = MatchShard(model, MatchingOptions(LONG_SIDE, batch_size=batch_size))
-    return stage(read("00000007", names, pairs))
+    return stage(read(PlannedShard("00000007", names, pairs)))
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +67,16 @@ def mixed(model: EfficientLoFTRForKeypointMatching, photos: Path) -> MatchedShar
 def test_every_pair_has_a_row_in_the_order_of_the_plan(mixed: MatchedShard) -> None:
     names = sorted([*BROKEN, *(f"view {k}.jpg" for k in range(4))])
     pairs = np.random.default_rng(0).permutation(exhaustive(7))
-    found = zip(mixed.matches["image0"].to_pylist(), mixed.matches["image1"].to_pylist(), strict=True)
+    found = zip(
+        mixed.matches["image0"].to_pylist(), mixed.matches["image1"].to_pylist(), strict=True
+    )
     assert list(found) == [(names[i], names[j]) for i, j in pairs]
     assert mixed.shard == "00000007"
 
 
-def test_pairs_of_unusable_images_fail_with_the_reason_and_all_others_match(mixed: MatchedShard) -> None:
+def test_pairs_of_unusable_images_fail_with_the_reason_and_all_others_match(
+    mixed: MatchedShard,
+) -> None:
     for row in mixed.matches.to_pylist():
         reasons = {BROKEN[name] for name in (row["image0"], row["image1"]) if name in BROKEN}
         if reasons:
@@ -77,13 +86,20 @@ def test_pairs_of_unusable_images_fail_with_the_reason_and_all_others_match(mixe
         else:
             assert (row["status"], row["reason"]) == ("matched", None)
             assert len(row["keypoints0"]) == len(row["keypoints1"]) == len(row["scores"]) > 0
-    found = {row["image0"]: (row["image1"], row["stage"], row["reason"]) for row in mixed.failures.to_pylist()}
+    found = {
+        row["image0"]: (row["image1"], row["stage"], row["reason"])
+        for row in mixed.failures.to_pylist()
+    }
     assert found == {name: (None, "read", reason) for name, reason in BROKEN.items()}
     assert all(mixed.failures["detail"].to_pylist())
 
 
 def test_tables_have_the_declared_schemas(mixed: MatchedShard) -> None:
-    for table, schema in ((mixed.matches, MATCHES), (mixed.images, IMAGES), (mixed.failures, FAILURES)):
+    for table, schema in (
+        (mixed.matches, MATCHES),
+        (mixed.images, IMAGES),
+        (mixed.failures, FAILURES),
+    ):
         assert table.schema.equals(schema, check_metadata=True)
         table.validate(full=True)
     assert mixed.images["image"].to_pylist() == [f"view {k}.jpg" for k in range(4)]
@@ -92,14 +108,20 @@ def test_tables_have_the_declared_schemas(mixed: MatchedShard) -> None:
     assert mixed.matches["geometry"].null_count == mixed.matches.num_rows
 
 
-def test_pairs_that_share_nothing_are_unmatched(model: EfficientLoFTRForKeypointMatching, tmp_path: Path) -> None:
+def test_pairs_that_share_nothing_are_unmatched(
+    model: EfficientLoFTRForKeypointMatching, tmp_path: Path
+) -> None:
     Image.new("L", SIZE, 90).save(tmp_path / "grey.png")
     Image.new("L", SIZE, 200).save(tmp_path / "light.png")
     found = match(model, tmp_path, ["grey.png", "light.png"], exhaustive(2)).matches.to_pylist()
-    assert [(row["status"], row["reason"], row["scores"]) for row in found] == [("unmatched", None, [])]
+    assert [(row["status"], row["reason"], row["scores"]) for row in found] == [
+        ("unmatched", None, [])
+    ]
 
 
-def test_a_shard_of_unusable_images_alone_has_its_rows(model: EfficientLoFTRForKeypointMatching, photos: Path) -> None:
+def test_a_shard_of_unusable_images_alone_has_its_rows(
+    model: EfficientLoFTRForKeypointMatching, photos: Path
+) -> None:
     found = match(model, photos, sorted(BROKEN), exhaustive(3))
     assert found.matches["status"].to_pylist() == ["failed"] * 3
     assert found.images.num_rows == found.encodes == 0
@@ -113,8 +135,14 @@ def test_every_image_is_encoded_once(
     stage = MatchShard(model, MatchingOptions(LONG_SIDE, batch_size=2))
     batches: list[int] = []
     encode = stage.matcher.encode
-    monkeypatch.setattr(stage.matcher, "encode", lambda images: (batches.append(len(images)), encode(images))[1])
-    found = stage(ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)("a", names, exhaustive(4)))
+    monkeypatch.setattr(
+        stage.matcher, "encode", lambda images: (batches.append(len(images)), encode(images))[1]
+    )
+    found = stage(
+        ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)(
+            PlannedShard("a", names, exhaustive(4))
+        )
+    )
     assert sum(batches) == found.encodes == 4
     assert max(batches) == 2
     assert found.matches.num_rows == 6
@@ -132,22 +160,31 @@ def test_batch_size_and_order_of_the_pairs_do_not_change_a_pair(
     model: EfficientLoFTRForKeypointMatching, photos: Path
 ) -> None:
     names = [f"view {k}.jpg" for k in range(4)]
-    alone = {row[:2]: row[2] for row in rows(match(model, photos, names, exhaustive(4), batch_size=1))}
-    together = {row[:2]: row[2] for row in rows(match(model, photos, names, exhaustive(4)[::-1], batch_size=5))}
+    alone = {
+        row[:2]: row[2] for row in rows(match(model, photos, names, exhaustive(4), batch_size=1))
+    }
+    together = {
+        row[:2]: row[2]
+        for row in rows(match(model, photos, names, exhaustive(4)[::-1], batch_size=5))
+    }
     assert alone.keys() == together.keys()
     for pair, found in alone.items():
         assert found.shape == together[pair].shape
         np.testing.assert_allclose(together[pair], found, atol=1e-3)
 
 
-def test_coordinates_are_pixels_of_each_original(model: EfficientLoFTRForKeypointMatching, tmp_path: Path) -> None:
+def test_coordinates_are_pixels_of_each_original(
+    model: EfficientLoFTRForKeypointMatching, tmp_path: Path
+) -> None:
     (view,) = views(1)
     view.save(tmp_path / "a.png")
     view.resize((640, 480), Image.Resampling.BICUBIC).save(tmp_path / "b twice.png")
     turned = Image.Exif()
     turned[0x0112] = 6  # stored lying on its left side; a viewer turns it a quarter clockwise
     view.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "c turned.png", exif=turned)
-    found = match(model, tmp_path, ["a.png", "b twice.png", "c turned.png"], np.array([[0, 1], [0, 2]]))
+    found = match(
+        model, tmp_path, ["a.png", "b twice.png", "c turned.png"], np.array([[0, 1], [0, 2]])
+    )
     (_, _, twice), (_, _, upright) = rows(found)
     assert len(twice) > 100
     assert len(upright) > 100
@@ -189,7 +226,8 @@ large = np.zeros((2048, 2048), np.uint8)
 mixed = shard([pixels[0], pixels[1], large, large], [(0, 1), (2, 3), (0, 2)])
 for first, second in ((0, 1), (2, 3), (4, 5), (6, 7), (0, 7)):
     stage(shard([pixels[first], pixels[second]], [(0, 1)]))
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmPeak"))  # what any pair needs
+# what any pair needs
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmPeak"))
 resource.setrlimit(resource.RLIMIT_AS, (int(peak.split()[1]) * 1024 + (10 << 20), -1))
 short = stage(many)
 failing = stage(mixed)
@@ -203,16 +241,26 @@ print(failing.failures.select(["image0", "image1", "stage", "reason"]).to_pylist
 """
 
 
-def test_a_shard_that_memory_cannot_hold_is_split_and_a_pair_that_it_cannot_hold_is_set_aside() -> None:
+def test_a_shard_that_memory_cannot_hold_is_split_and_a_pair_that_it_cannot_hold_is_set_aside() -> (
+    None
+):
     command = [sys.executable, "-c", SHORT_OF_MEMORY, str(Path(__file__).resolve().parents[1])]
-    mapped = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}  # else the limit counts what the heap has free, too
-    done = subprocess.run(command, env=mapped, capture_output=True, text=True, check=False, timeout=200)
+    mapped = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "1000000",
+    }  # else the limit counts what the heap has free, too
+    done = subprocess.run(
+        command, env=mapped, capture_output=True, text=True, check=False, timeout=200
+    )
     assert done.returncode == 0, done.stderr
     encodes, pairs, failures = done.stdout.splitlines()
     enough, short = map(int, encodes.split())
     assert enough == 8 < short
     assert pairs == "['matched', 'failed', 'failed'] [None, 'out_of_memory', 'out_of_memory']"
-    found = [(row["image0"], row["image1"], row["stage"], row["reason"]) for row in literal_eval(failures)]
+    found = [
+        (row["image0"], row["image1"], row["stage"], row["reason"])
+        for row in literal_eval(failures)
+    ]
     assert found == [
         ("view 02.jpg", "view 03.jpg", "match", "out_of_memory"),
         ("view 00.jpg", "view 02.jpg", "match", "out_of_memory"),
@@ -223,7 +271,9 @@ def test_batches_that_memory_cannot_hold_are_made_smaller(
     model: EfficientLoFTRForKeypointMatching, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"view {k}.jpg" for k in range(4)]
-    shard = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)("a", names, exhaustive(4))
+    shard = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)(
+        PlannedShard("a", names, exhaustive(4))
+    )
     stage = MatchShard(model, MatchingOptions(LONG_SIDE, batch_size=6))
     enough = stage(shard)
     sizes: list[int] = []
@@ -248,12 +298,16 @@ def test_later_attempts_match_fewer_pairs_at_once_and_the_last_sets_them_aside(
     model: EfficientLoFTRForKeypointMatching, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [*(f"view {k}.jpg" for k in range(4)), "gone.jpg"]
-    shard = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)("a", names, exhaustive(5))
+    shard = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)(
+        PlannedShard("a", names, exhaustive(5))
+    )
     stage = MatchShard(model, MatchingOptions(LONG_SIDE, batch_size=1))
     counts: list[int] = []
     plain = stage._match
     monkeypatch.setattr(
-        stage, "_match", lambda part, seconds: (counts.append(len(part.pairs)), plain(part, seconds))[1]
+        stage,
+        "_match",
+        lambda part, seconds: (counts.append(len(part.pairs)), plain(part, seconds))[1],
     )
     once = stage(shard, 1)
     again = stage(shard, 2)
@@ -264,14 +318,18 @@ def test_later_attempts_match_fewer_pairs_at_once_and_the_last_sets_them_aside(
     assert len(counts) == 11
     reasons = Counter(given_up.matches["reason"].to_pylist())
     assert reasons == {"missing": 4, "worker_died": 6}
-    assert given_up.matches.select(["image0", "image1"]).equals(once.matches.select(["image0", "image1"]))
+    assert given_up.matches.select(["image0", "image1"]).equals(
+        once.matches.select(["image0", "image1"])
+    )
     assert given_up.failures.num_rows == 1 + 6
 
 
 def test_a_shard_that_cannot_be_verified_keeps_its_rows(mixed: MatchedShard) -> None:
     aside = set_aside(mixed)
     assert aside.matches.schema.equals(MATCHES, check_metadata=True)
-    assert aside.matches.select(["image0", "image1"]).equals(mixed.matches.select(["image0", "image1"]))
+    assert aside.matches.select(["image0", "image1"]).equals(
+        mixed.matches.select(["image0", "image1"])
+    )
     before, after = mixed.matches["reason"].to_pylist(), aside.matches["reason"].to_pylist()
     assert after == [reason or "worker_died" for reason in before]
     assert Counter(aside.failures["stage"].to_pylist()) == {"read": 3, "verify": 6}
@@ -280,11 +338,11 @@ def test_a_shard_that_cannot_be_verified_keeps_its_rows(mixed: MatchedShard) -> 
 def test_a_later_attempt_reads_every_image_in_a_process_of_its_own(photos: Path) -> None:
     names = ["view 0.jpg", "broken.jpg"]
     read = ReadShard(Folder(str(photos)), ImageLimits(), LONG_SIDE)
-    first, second = (read("a", names, exhaustive(2), attempt) for attempt in (1, 2))
+    first, second = (read(PlannedShard("a", names, exhaustive(2)), attempt) for attempt in (1, 2))
     assert second.images.equals(first.images)
     assert second.failures.equals(first.failures)
     assert np.array_equal(second.pixels[0], first.pixels[0])
-    third = read("a", names, exhaustive(2), TRIES + 1)
+    third = read(PlannedShard("a", names, exhaustive(2)), TRIES + 1)
     assert third.failures["reason"].to_pylist() == ["crash", "crash"]
 
 
@@ -303,7 +361,8 @@ def anonymous():
 torch.set_num_threads(1)
 match = MatchShard(load_model("small"), MatchingOptions())
 names = [f"{n}.jpg" for n in range(12)]
-rows = [{f.name: None for f in IMAGES} | {"image": name, "width": 640, "height": 480} for name in names]
+size = {"width": 640, "height": 480}
+rows = [{f.name: None for f in IMAGES} | {"image": name, **size} for name in names]
 pixels = list(np.random.default_rng(0).integers(0, 256, (12, 480, 640), dtype=np.uint8))
 table = pa.Table.from_pylist(rows, schema=IMAGES)
 shard = DecodedShard("s", names, np.array([[0, 1]]), table, pixels, FAILURES.empty_table())
@@ -318,6 +377,10 @@ print(anonymous() - before)
 def test_the_memory_of_a_shard_is_given_back() -> None:
     """Twelve encodings are 220 MB; of two shards glibc would keep 90."""
     done = subprocess.run(
-        [sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
+        [sys.executable, "-c", GIVEN_BACK],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
     )
     assert int(done.stdout) < 40e6

@@ -67,7 +67,9 @@ LISTS = {
 
 @pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize(("max_images", "max_pairs"), [(128, 1024), (16, 1000), (2, 1), (50, 7)])
-def test_every_pair_is_in_one_shard_and_no_shard_exceeds_a_bound(name: str, max_images: int, max_pairs: int) -> None:
+def test_every_pair_is_in_one_shard_and_no_shard_exceeds_a_bound(
+    name: str, max_images: int, max_pairs: int
+) -> None:
     pairs = LISTS[name][::7] if max_images < 128 else LISTS[name]
     shards = plan_shards(pairs, max_images, max_pairs)
     found = joined(shards)
@@ -104,7 +106,9 @@ def test_the_plan_does_not_depend_on_the_order_of_the_list(name: str) -> None:
         ("star", 1.01, 1.0),
     ],
 )
-def test_images_are_encoded_about_as_rarely_as_the_list_allows(name: str, per_image: float, saving: float) -> None:
+def test_images_are_encoded_about_as_rarely_as_the_list_allows(
+    name: str, per_image: float, saving: float
+) -> None:
     pairs = LISTS[name]
     cost = encodes(plan_shards(pairs, 128, 1024))
     assert cost / len(np.unique(pairs)) < per_image
@@ -142,7 +146,9 @@ def test_the_table_of_shards_holds_names_and_local_pairs() -> None:
     table = shards_table(names, shards)
     table.validate(full=True)
     assert table.schema.equals(SHARDS, check_metadata=True)
-    assert table["shard"].to_pylist()[:2] == ["00000000", "00000001"] == [shard_name(0), shard_name(1)]
+    assert (
+        table["shard"].to_pylist()[:2] == ["00000000", "00000001"] == [shard_name(0), shard_name(1)]
+    )
     found = {
         (images[i], images[j])
         for images, local in zip(table["images"].to_pylist(), unragged(table["pairs"]), strict=True)

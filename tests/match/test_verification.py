@@ -26,9 +26,13 @@ def verify(matches: pa.Table, scene: Scene, options: VerificationOptions = OPTIO
     return VerifyShard(options)(matches, scene.images())
 
 
-def epipolar_distance(fundamental: np.ndarray, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
+def epipolar_distance(
+    fundamental: np.ndarray, points0: np.ndarray, points1: np.ndarray
+) -> np.ndarray:
     lines = np.column_stack([points0, np.ones(len(points0))]) @ fundamental.T
-    return np.abs((np.column_stack([points1, np.ones(len(points1))]) * lines).sum(1)) / np.hypot(*lines.T[:2])
+    return np.abs((np.column_stack([points1, np.ones(len(points1))]) * lines).sum(1)) / np.hypot(
+        *lines.T[:2]
+    )
 
 
 def test_true_matches_are_inliers_and_wrong_ones_are_not() -> None:
@@ -41,7 +45,9 @@ def test_true_matches_are_inliers_and_wrong_ones_are_not() -> None:
         points = np.array(row["keypoints0"]), np.array(row["keypoints1"])
         inliers = np.array(row["inliers"])
         distance = epipolar_distance(np.reshape(row["F"], (3, 3)), *points)
-        assert distance[inliers].max() < 2 * OPTIONS.max_error * resize_factor(*scene.size, LONG_SIDE)
+        assert distance[inliers].max() < 2 * OPTIONS.max_error * resize_factor(
+            *scene.size, LONG_SIDE
+        )
         exact = scene.project(first), scene.project(second)
         assert np.median(epipolar_distance(np.reshape(row["F"], (3, 3)), *exact)) < 0.5
 
@@ -58,7 +64,9 @@ def test_pose_is_that_of_camera_one_from_camera_zero() -> None:
     assert np.linalg.norm([x, y, z, w]) == pytest.approx(1)
     translation = scene.translations[4] - rotation @ scene.translations[1]
     direction = translation / np.linalg.norm(translation)
-    assert direction @ np.array(row["pose"][4:]) == pytest.approx(np.linalg.norm(row["pose"][4:]), rel=0.01)
+    assert direction @ np.array(row["pose"][4:]) == pytest.approx(
+        np.linalg.norm(row["pose"][4:]), rel=0.01
+    )
 
 
 def test_result_of_a_pair_depends_on_nothing_but_the_pair() -> None:
@@ -74,7 +82,12 @@ def test_random_matches_are_refused(prior: bool) -> None:
     scene = Scene(prior=prior)
     rng = np.random.default_rng(0)
     rows = [
-        (scene.name(0), scene.name(1), rng.uniform(0, np.array(scene.size) - 1, (2, n, 2)), np.ones(n))
+        (
+            scene.name(0),
+            scene.name(1),
+            rng.uniform(0, np.array(scene.size) - 1, (2, n, 2)),
+            np.ones(n),
+        )
         for n in (30, 100, 150, 300, 1000)
     ]
     table = verify(matches_table(rows), scene)
@@ -123,7 +136,9 @@ def test_photographs_without_exif_are_not_taken_for_one_camera_s() -> None:
         max_num_trials=OPTIONS.max_num_trials,
         random_seed=0,
     )
-    found = pycolmap.estimate_fundamental_matrix(*points, ransac)  # knows no camera, and draws the same samples
+    found = pycolmap.estimate_fundamental_matrix(
+        *points, ransac
+    )  # knows no camera, and draws the same samples
     np.testing.assert_array_equal(row["inliers"], found["inlier_mask"])
     np.testing.assert_allclose(row["F"], np.ravel(found["F"]), rtol=1e-9)
 
@@ -132,7 +147,9 @@ def test_pairs_that_are_not_matched_pass_through() -> None:
     scene = Scene()
     matches = scene.matches_of(PAIRS[:2])
     empty = matches_table([(scene.name(0), "lost.jpg", np.zeros((2, 0, 2)), np.zeros(0))])
-    empty = empty.set_column(2, "status", pa.array(["failed"])).set_column(3, "reason", pa.array(["missing"]))
+    empty = empty.set_column(2, "status", pa.array(["failed"])).set_column(
+        3, "reason", pa.array(["missing"])
+    )
     table = verify(pa.concat_tables([matches, empty]), scene)
     last = table.to_pylist()[-1]
     assert (last["status"], last["reason"], last["geometry"]) == ("failed", "missing", "none")
@@ -174,7 +191,10 @@ def test_a_matched_image_without_a_size_is_refused() -> None:
 
 def test_error_threshold_follows_the_size_of_the_images() -> None:
     small, large = Scene(), Scene(size=(7200, 5400), focal=8000, noise=6)
-    counts = [verify(scene.matches_of([(0, 2)]), scene)["num_inliers"].to_pylist()[0] for scene in (small, large)]
+    counts = [
+        verify(scene.matches_of([(0, 2)]), scene)["num_inliers"].to_pylist()[0]
+        for scene in (small, large)
+    ]
     assert counts[0] == pytest.approx(counts[1], rel=0.03)
 
 
@@ -206,5 +226,7 @@ signal.pause()
 """
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stdout.strip()) == (3, "ours"), signal.Signals(-done.returncode)

@@ -17,7 +17,12 @@ from pipeline.pairs.formats import trec_run
 from pipeline.tables import FAILURES, RANKING
 
 QUERIES, DATABASE = ["a.jpg", "b c.jpg"], ["x.jpg", "y.jpg", "z.jpg"]
-ROWS = [("b c.jpg", "y.jpg", 0.5), ("a.jpg", "x.jpg", 0.25), ("a.jpg", "z.jpg", 0.75), ("b c.jpg", "x.jpg", 0.5)]
+ROWS = [
+    ("b c.jpg", "y.jpg", 0.5),
+    ("a.jpg", "x.jpg", 0.25),
+    ("a.jpg", "z.jpg", 0.75),
+    ("b c.jpg", "x.jpg", 0.5),
+]
 EXPECTED = [
     ("a.jpg", "z.jpg", 0.75, 1),
     ("a.jpg", "x.jpg", 0.25, 2),
@@ -36,7 +41,12 @@ def read(path: Path) -> Candidates:
 
 
 def rows(found: Candidates) -> list[tuple]:
-    columns = (found.query.to_pylist(), found.candidate.to_pylist(), found.score.to_pylist(), found.rank.tolist())
+    columns = (
+        found.query.to_pylist(),
+        found.candidate.to_pylist(),
+        found.score.to_pylist(),
+        found.rank.tolist(),
+    )
     return list(zip(*columns, strict=True))
 
 
@@ -54,7 +64,11 @@ def written(folder: Path, form: str) -> Path:
     }
     path = folder / form
     if form.endswith(".parquet"):
-        names = ["image0", "image1", "score"] if form.startswith("pairs") else ["query", "candidate", "score"]
+        names = (
+            ["image0", "image1", "score"]
+            if form.startswith("pairs")
+            else ["query", "candidate", "score"]
+        )
         pq.write_table(pa.table(list(map(list, zip(*ROWS, strict=True))), names=names), path)
     else:
         path.write_text("\r\n".join(texts[form]) + "\r\n")
@@ -64,7 +78,16 @@ def written(folder: Path, form: str) -> Path:
 @pytest.mark.parametrize(
     "form",
     [
-        *("list.csv", "query.csv", "image0.csv", "list.txt", "kapture.txt", "run.txt", "list.trec", "list.run"),
+        *(
+            "list.csv",
+            "query.csv",
+            "image0.csv",
+            "list.txt",
+            "kapture.txt",
+            "run.txt",
+            "list.trec",
+            "list.run",
+        ),
         *("pairs.parquet", "query.parquet"),
     ],
 )
@@ -104,7 +127,12 @@ def test_what_cannot_be_matched_is_named_and_counted(tmp_path: Path) -> None:
     assert found.reason.to_pylist() == ["unknown_image", None, "unknown_image"]
     assert found.duplicates == 1
     failures = found.failures.to_pylist()
-    assert [row["reason"] for row in failures] == ["unknown_image", "unknown_image", "malformed_line", "self_pair"]
+    assert [row["reason"] for row in failures] == [
+        "unknown_image",
+        "unknown_image",
+        "malformed_line",
+        "self_pair",
+    ]
     details = [row["detail"] for row in failures]
     assert details[0] == "line 3 of list.csv: the database has no image gone.jpg"
     assert details[1] == "line 4 of list.csv: there is no query nobody.jpg"
@@ -143,7 +171,10 @@ def test_a_parquet_list_without_its_columns_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("truth.json", json.dumps({"note": "…", "positives": {"a.jpg": ["x.jpg", "y.jpg"], "b c.jpg": []}})),
+        (
+            "truth.json",
+            json.dumps({"note": "…", "positives": {"a.jpg": ["x.jpg", "y.jpg"], "b c.jpg": []}}),
+        ),
         ("truth.csv", "query,candidate,relevance\na.jpg,x.jpg,1\na.jpg,y.jpg,2\na.jpg,z.jpg,0\n"),
         ("truth.txt", "a.jpg x.jpg\na.jpg y.jpg\na.jpg y.jpg\n"),
         ("truth.qrels", "a.jpg 0 x.jpg 1\na.jpg 0 y.jpg 3\nb.jpg 0 x.jpg 0\n"),
@@ -177,8 +208,15 @@ def test_a_truth_that_cannot_be_used_is_refused_in_one_sentence(
 @pytest.mark.parametrize("query", ["a.jpg", "b c.jpg"])
 def test_a_run_file_is_read_back_in_the_same_order(query: str, tmp_path: Path) -> None:
     names = ["z.jpg", "x.jpg", "y.jpg"]
-    columns = {"query": [query] * 3, "candidate": names, "rank": [1, 2, 3], "score": [4.0, 0.0, 0.0]}
-    table = pa.table([pa.array(columns.get(f.name, [None] * 3), f.type) for f in RANKING], schema=RANKING)
+    columns = {
+        "query": [query] * 3,
+        "candidate": names,
+        "rank": [1, 2, 3],
+        "score": [4.0, 0.0, 0.0],
+    }
+    table = pa.table(
+        [pa.array(columns.get(f.name, [None] * 3), f.type) for f in RANKING], schema=RANKING
+    )
     (tmp_path / "ranking.trec").write_bytes(trec_run(table))
     assert [row[1] for row in rows(read(tmp_path / "ranking.trec"))] == names
     scores = [float(line.split()[-2]) for line in trec_run(table).decode().splitlines()]

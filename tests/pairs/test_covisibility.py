@@ -20,7 +20,9 @@ from pipeline.store.folder import Folder
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic COLMAP model of 8 images whose points are each seen by few of them."""
     pycolmap = import_pycolmap()
-    options = pycolmap.SyntheticDatasetOptions(num_rigs=2, num_cameras_per_rig=1, num_frames_per_rig=4)
+    options = pycolmap.SyntheticDatasetOptions(
+        num_rigs=2, num_cameras_per_rig=1, num_frames_per_rig=4
+    )
     options.num_points3D, options.track_length = 400, 3
     pycolmap.set_random_seed(0)
     folder = tmp_path_factory.mktemp("model") / "0"
@@ -41,7 +43,10 @@ def counts_of(model: Path) -> dict[tuple[str, str], int]:
 
 def test_pairs_share_as_many_points_as_the_model_says(model: Path) -> None:
     names, found = shared_points(Folder(str(model)), min_shared=1, top_k=None)
-    pairs = {(names[i], names[j]): score for (i, j), score in zip(found.pairs.tolist(), found.scores, strict=True)}
+    pairs = {
+        (names[i], names[j]): score
+        for (i, j), score in zip(found.pairs.tolist(), found.scores, strict=True)
+    }
     assert pairs == {pair: count for pair, count in counts_of(model).items() if count}
 
 
@@ -57,7 +62,9 @@ def test_each_image_keeps_those_it_shares_most_points_with(model: Path) -> None:
     counts = counts_of(model)
     wanted = set()
     for name in names:
-        mine = sorted((-count, *sorted(pair)) for pair, count in counts.items() if name in pair and count)
+        mine = sorted(
+            (-count, *sorted(pair)) for pair, count in counts.items() if name in pair and count
+        )
         least = -mine[1][0]
         wanted |= {pair for pair, count in counts.items() if name in pair and count > least}
     pairs = {(names[i], names[j]) for i, j in found.pairs.tolist()}
@@ -98,9 +105,13 @@ def test_a_model_without_images_is_refused(tmp_path: Path) -> None:
         shared_points(Folder(str(tmp_path)))
 
 
-def run_of(folder: Path, verified: list[tuple[str, str]], refused: list[tuple[str, str]], shards: int = 2) -> Folder:
+def run_of(
+    folder: Path, verified: list[tuple[str, str]], refused: list[tuple[str, str]], shards: int = 2
+) -> Folder:
     """A run folder with matches of these pairs; only what `transitive` reads is filled in."""
-    rows = [(pair, "uncalibrated") for pair in verified] + [(pair, "degenerate") for pair in refused]
+    rows = [(pair, "uncalibrated") for pair in verified] + [
+        (pair, "degenerate") for pair in refused
+    ]
     run = Folder(str(folder))
     for shard in range(shards):
         part = rows[shard::shards]
@@ -120,7 +131,12 @@ CHAIN = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("x", "y")]
 def test_pairs_that_two_verified_pairs_connect_are_proposed(tmp_path: Path) -> None:
     run = run_of(tmp_path, [*CHAIN, ("a", "f"), ("c", "f")], [("b", "d"), ("a", "e")])
     names, found = transitive(run)
-    assert [names[i] + names[j] for i, j in found.pairs.tolist()] == ["ac", "bf", "ce", "df"]  # bd is tried
+    assert [names[i] + names[j] for i, j in found.pairs.tolist()] == [
+        "ac",
+        "bf",
+        "ce",
+        "df",
+    ]  # bd is tried
     assert found.scores.tolist() == [2, 2, 1, 1]
 
 

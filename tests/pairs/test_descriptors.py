@@ -34,13 +34,25 @@ def vectors(count: int, dimensions: int = 16, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, dimensions)).astype(np.float32)
 
 
-def test_every_photograph_of_a_folder_is_described(tmp_path: Path, model: EfficientLoFTRForKeypointMatching) -> None:
-    names = write_views(tmp_path / "a", 3, (320, 240)) + write_views(tmp_path / "b", 2, (240, 320), seed=1)
+def test_every_photograph_of_a_folder_is_described(
+    tmp_path: Path, model: EfficientLoFTRForKeypointMatching
+) -> None:
+    names = write_views(tmp_path / "a", 3, (320, 240)) + write_views(
+        tmp_path / "b", 2, (240, 320), seed=1
+    )
     (tmp_path / "b" / "cut.jpg").write_bytes((tmp_path / "a" / names[0]).read_bytes()[:4000])
     (tmp_path / "empty.png").write_bytes(b"")
     done: list[tuple[int, int]] = []
-    found = describe_images(Folder(str(tmp_path)), model, progress=lambda *counts: done.append(counts))
-    assert found.names == ["a/view 0.jpg", "a/view 1.jpg", "a/view 2.jpg", "b/view 0.jpg", "b/view 1.jpg"]
+    found = describe_images(
+        Folder(str(tmp_path)), model, progress=lambda *counts: done.append(counts)
+    )
+    assert found.names == [
+        "a/view 0.jpg",
+        "a/view 1.jpg",
+        "a/view 2.jpg",
+        "b/view 0.jpg",
+        "b/view 1.jpg",
+    ]
     assert found.vectors.shape == (5, 2080)
     assert found.vectors.dtype == np.float32
     assert found.failures.schema.equals(FAILURES, check_metadata=True)
@@ -51,14 +63,18 @@ def test_every_photograph_of_a_folder_is_described(tmp_path: Path, model: Effici
     assert similar[:3, :3].min() > similar[:3, 3:].max()
 
 
-def test_describing_leaves_the_model_as_it_is(tmp_path: Path, model: EfficientLoFTRForKeypointMatching) -> None:
+def test_describing_leaves_the_model_as_it_is(
+    tmp_path: Path, model: EfficientLoFTRForKeypointMatching
+) -> None:
     write_views(tmp_path, 1)
     before = set(model.state_dict())
     describe_images(Folder(str(tmp_path)), model)
     assert set(model.state_dict()) == before
 
 
-def test_the_order_of_the_images_does_not_matter(tmp_path: Path, model: EfficientLoFTRForKeypointMatching) -> None:
+def test_the_order_of_the_images_does_not_matter(
+    tmp_path: Path, model: EfficientLoFTRForKeypointMatching
+) -> None:
     names = write_views(tmp_path, 3)
     folder = Folder(str(tmp_path))
     together = describe_images(folder, model)
@@ -135,10 +151,14 @@ def test_rows_follow_the_names_and_missing_ones_are_failures(tmp_path: Path, end
     found = read_descriptors(tmp_path / f"d.{ending}", ["a", "b", "c"])
     assert found.names == ["a", "c"]
     assert np.array_equal(found.vectors, vectors(3)[[1, 0]])
-    assert found.failures.select(["image0", "reason"]).to_pylist() == [{"image0": "b", "reason": "no_descriptor"}]
+    assert found.failures.select(["image0", "reason"]).to_pylist() == [
+        {"image0": "b", "reason": "no_descriptor"}
+    ]
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.list_(pa.float16(), 3), pa.large_list(pa.float32())])
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.float64()), pa.list_(pa.float16(), 3), pa.large_list(pa.float32())]
+)
 def test_other_list_types_are_read(tmp_path: Path, kind: pa.DataType) -> None:
     rows = np.array([[1, 2, 3], [4, 5, 6]], np.float16)
     column = pa.array(list(rows), pa.list_(pa.float16())).cast(kind)
@@ -169,7 +189,11 @@ def npy(array: np.ndarray) -> bytes:
     [
         ("d.h5", b"", "by its ending"),
         ("d.npz", npz(vectors=vectors(2)), "needs arrays names"),
-        ("d.npz", npz(names=np.array(["a"]), descriptors=vectors(2)), "a vector of numbers for each name"),
+        (
+            "d.npz",
+            npz(names=np.array(["a"]), descriptors=vectors(2)),
+            "a vector of numbers for each name",
+        ),
         ("d.npz", npz(names=np.array(["a", "a"]), descriptors=vectors(2)), "has a twice"),
         ("d.npz", b"PK\3\4 no archive", "without objects"),
         ("d.npy", npy(np.array([{"a": 1}])), "without objects"),
@@ -179,12 +203,18 @@ def npy(array: np.ndarray) -> bytes:
         ("d.npy", b"", "without objects"),
         ("d.parquet", b"PAR1", "not whole Parquet"),
         ("d.parquet", table(name=["a"], descriptor=[[1.0]]), "needs columns image"),
-        ("d.parquet", table(image=["a", "b"], descriptor=[[1.0], [1.0, 2.0]]), "one length in every row"),
+        (
+            "d.parquet",
+            table(image=["a", "b"], descriptor=[[1.0], [1.0, 2.0]]),
+            "one length in every row",
+        ),
         ("d.parquet", table(image=["a", "b"], descriptor=[[1.0], None]), "one length in every row"),
         ("d.parquet", table(image=["a", "b"], descriptor=["x", "y"]), "needs columns image"),
     ],
 )
-def test_unusable_files_are_refused_with_a_sentence(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+def test_unusable_files_are_refused_with_a_sentence(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DescriptorError, match=message):
         read_descriptors(tmp_path / name, ["a", "b"])

@@ -48,7 +48,8 @@ def test_pairs_in_any_order_and_direction_become_canonical() -> None:
         (
             "p.csv",
             "kapture",
-            "# kapture format: 1.1\n# query_image, map_image, score\na.jpg,b.jpg,0.5\nb.jpg,d.jpg,1\n",
+            "# kapture format: 1.1\n# query_image, map_image, score\n"
+            "a.jpg,b.jpg,0.5\nb.jpg,d.jpg,1\n",
         ),
         ("p.txt", None, "a.jpg b.jpg\nb.jpg d.jpg\n"),
         ("p.txt", "hloc", "a.jpg b.jpg\nb.jpg d.jpg\n"),
@@ -56,7 +57,8 @@ def test_pairs_in_any_order_and_direction_become_canonical() -> None:
         (
             "p.txt",
             "kapture",
-            "# kapture format: 1.1\n# query_image, map_image, score\na.jpg,b.jpg,0.5\nb.jpg,d.jpg,1\n",
+            "# kapture format: 1.1\n# query_image, map_image, score\n"
+            "a.jpg,b.jpg,0.5\nb.jpg,d.jpg,1\n",
         ),
         ("p.parquet", None, None),
     ],
@@ -75,7 +77,17 @@ def test_every_format_is_written_as_its_programs_read_it(
         np.testing.assert_array_equal(again.scores, found.scores)
 
 
-ODD = ("c d.jpg", "c,d.jpg", 'c"d.jpg', "#c.jpg", " c.jpg", "c.jpg ", "c\nd.jpg", "ü/1e5.jpg", "c\td.jpg")
+ODD = (
+    "c d.jpg",
+    "c,d.jpg",
+    'c"d.jpg',
+    "#c.jpg",
+    " c.jpg",
+    "c.jpg ",
+    "c\nd.jpg",
+    "ü/1e5.jpg",
+    "c\td.jpg",
+)
 
 
 @pytest.mark.parametrize("form", [form for form in FORMATS if form != "trec"])
@@ -95,7 +107,10 @@ def test_odd_names_are_read_again_or_refused(tmp_path: Path, form: str) -> None:
 
 def candidates(*rows: tuple[str, str, float]) -> pa.Table:
     columns = list(zip(*rows, strict=True)) or [[], [], []]
-    return pa.table([pa.array(column, f.type) for column, f in zip(columns, CANDIDATES, strict=True)], CANDIDATES)
+    return pa.table(
+        [pa.array(column, f.type) for column, f in zip(columns, CANDIDATES, strict=True)],
+        CANDIDATES,
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +125,12 @@ def candidates(*rows: tuple[str, str, float]) -> pa.Table:
         ("c.txt", None, "b.jpg c.jpg\nb.jpg a.jpg\nc.jpg b.jpg\n"),
         ("c.txt", "kapture", None),
         *(
-            (name, wanted, "b.jpg Q0 c.jpg 1 0.5 eloftr\nb.jpg Q0 a.jpg 2 -0.25 eloftr\nc.jpg Q0 b.jpg 1 0.5 eloftr\n")
+            (
+                name,
+                wanted,
+                "b.jpg Q0 c.jpg 1 0.5 eloftr\nb.jpg Q0 a.jpg 2 -0.25 eloftr\n"
+                "c.jpg Q0 b.jpg 1 0.5 eloftr\n",
+            )
             for name, wanted in (("c.txt", "trec"), ("c.trec", None), ("c.run", None))
         ),
         ("c.parquet", None, None),
@@ -124,7 +144,9 @@ def test_candidates_are_read_again_in_their_order_and_both_directions(
     if text is not None:
         assert (tmp_path / name).read_text() == text
     found = read_candidates(tmp_path / name, NAMES, NAMES, pc.equal)
-    assert list(zip(found.query.to_pylist(), found.candidate.to_pylist(), strict=True)) == [row[:2] for row in rows]
+    assert list(zip(found.query.to_pylist(), found.candidate.to_pylist(), strict=True)) == [
+        row[:2] for row in rows
+    ]
     assert found.rank.tolist() == [1, 2, 1]
     assert (found.failures.num_rows, found.duplicates) == (0, 0)
     if (name, wanted) != ("c.txt", None):
@@ -162,7 +184,10 @@ def test_names_that_are_in_no_pair_may_be_odd(tmp_path: Path) -> None:
 def test_more_than_a_list_can_hold_is_refused(tmp_path: Path) -> None:
     for names, found in (
         (["a", "b"], PairList(np.zeros((MOST + 1, 2), np.int32), None, FAILURES.empty_table(), 0)),
-        (["a" * 5_000, "b"], PairList(np.zeros((500_000, 2), np.int32), None, FAILURES.empty_table(), 0)),
+        (
+            ["a" * 5_000, "b"],
+            PairList(np.zeros((500_000, 2), np.int32), None, FAILURES.empty_table(), 0),
+        ),
     ):
         with pytest.raises(PairListError, match="too many for one list"):
             write_list(tmp_path / "p.csv", names, found)
@@ -198,7 +223,9 @@ def test_several_lists_are_read_over_all_their_names(tmp_path: Path) -> None:
     assert (one.pairs.tolist(), two.pairs.tolist()) == ([[0, 2]], [[0, 1]])
     reasons = [found.failures["reason"].to_pylist() for found in (one, two)]
     assert reasons == [["self_pair"], ["malformed_line"]]
-    known, (one, two) = read_lists([str(tmp_path / "one.txt"), str(tmp_path / "two.csv")], ["a.jpg", "b.jpg"])
+    known, (one, two) = read_lists(
+        [str(tmp_path / "one.txt"), str(tmp_path / "two.csv")], ["a.jpg", "b.jpg"]
+    )
     assert known == ["a.jpg", "b.jpg"]
     assert one.failures["reason"].to_pylist() == ["unknown_image", "unknown_image"]
 
@@ -212,14 +239,22 @@ def test_a_kapture_list_is_read_whatever_its_ending(tmp_path: Path) -> None:
 
 
 def test_a_union_keeps_every_pair_once_with_its_highest_score() -> None:
-    found = union([listed((0, 1), (1, 2), scores=[0.5, 0.25]), listed((1, 2), (2, 3)), listed((0, 1), scores=[0.75])])
+    found = union(
+        [
+            listed((0, 1), (1, 2), scores=[0.5, 0.25]),
+            listed((1, 2), (2, 3)),
+            listed((0, 1), scores=[0.75]),
+        ]
+    )
     assert found.pairs.tolist() == [[0, 1], [1, 2], [2, 3]]
     np.testing.assert_array_equal(found.scores, np.array([0.75, 0.25, np.nan], np.float32))
     assert found.duplicates == 2
 
 
 def test_minus_takes_away_what_any_other_list_has() -> None:
-    found = minus(listed((0, 1), (1, 2), (2, 3), scores=[1, 2, 3]), [listed((1, 2)), listed((0, 3), (0, 1))])
+    found = minus(
+        listed((0, 1), (1, 2), (2, 3), scores=[1, 2, 3]), [listed((1, 2)), listed((0, 3), (0, 1))]
+    )
     assert (found.pairs.tolist(), found.scores.tolist()) == ([[2, 3]], [3])
     whole = listed((0, 1), (1, 2))
     assert minus(whole, []).pairs.tolist() == whole.pairs.tolist()
@@ -229,7 +264,11 @@ def test_minus_takes_away_what_any_other_list_has() -> None:
 
 def test_a_sample_is_part_of_its_list_and_the_same_for_the_same_seed() -> None:
     whole = listed(*((i, j) for i in range(20) for j in range(i + 1, 20)))
-    first, again, other = sample(whole, 50, seed=3), sample(whole, 50, seed=3), sample(whole, 50, seed=4)
+    first, again, other = (
+        sample(whole, 50, seed=3),
+        sample(whole, 50, seed=3),
+        sample(whole, 50, seed=4),
+    )
     assert len(first.pairs) == 50
     assert np.array_equal(first.pairs, again.pairs)
     assert not np.array_equal(first.pairs, other.pairs)

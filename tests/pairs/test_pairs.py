@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import PairListError
-from pipeline.pairs.pair_list import REASONS, PairList, exhaustive, pairs_table, read_pairs
+from pipeline.pairs.pair_list import PairList, exhaustive, pairs_table, read_pairs
 from pipeline.store.folder import Folder
 from pipeline.tables import CANDIDATES, FAILURES, PAIRS
+from pipeline.vocabulary import LINE_MEANINGS
 
 NAMES = sorted(["a.jpg", "b.jpg", "c d.jpg", 'e"f.jpg', "g,h.jpg", "sub/i.jpg", "ü.jpg"])
 A, B, CD, EF, GH, SUB, UMLAUT = map(
@@ -31,7 +32,7 @@ def pairs_of(found: PairList) -> list[tuple[int, int]]:
 
 def reasons_of(found: PairList) -> list[str]:
     assert found.failures.schema.equals(FAILURES, check_metadata=True)
-    assert set(found.failures["reason"].to_pylist()) <= set(REASONS)
+    assert set(found.failures["reason"].to_pylist()) <= set(LINE_MEANINGS)
     return found.failures["reason"].to_pylist()
 
 
@@ -66,8 +67,12 @@ def test_a_line_of_text_names_two_images(tmp_path: Path, line: str, pair: tuple[
         ('"e""f.jpg","g,h.jpg",1e-3', (EF, GH)),
     ],
 )
-@pytest.mark.parametrize("header", ["", "image0,image1\n", '"Image_0","Image_1","score"\r\n', '"query","candidate"\n'])
-def test_a_line_of_csv_names_two_images(tmp_path: Path, header: str, line: str, pair: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    "header", ["", "image0,image1\n", '"Image_0","Image_1","score"\r\n', '"query","candidate"\n']
+)
+def test_a_line_of_csv_names_two_images(
+    tmp_path: Path, header: str, line: str, pair: tuple[int, int]
+) -> None:
     found = read(tmp_path, header + line, ".csv")
     assert pairs_of(found) == [tuple(sorted(pair))]
     assert reasons_of(found) == []
@@ -75,14 +80,18 @@ def test_a_line_of_csv_names_two_images(tmp_path: Path, header: str, line: str, 
 
 def test_candidates_of_queries_are_pairs_in_either_direction(tmp_path: Path) -> None:
     rows = [("b.jpg", "a.jpg", 0.5), ("a.jpg", "b.jpg", 0.25), ("a.jpg", "c d.jpg", 0.75)]
-    pq.write_table(pa.table(list(map(list, zip(*rows, strict=True))), CANDIDATES.names), tmp_path / "c.parquet")
+    pq.write_table(
+        pa.table(list(map(list, zip(*rows, strict=True))), CANDIDATES.names), tmp_path / "c.parquet"
+    )
     found = read_pairs(tmp_path / "c.parquet", NAMES)
     assert pairs_of(found) == [(A, B), (A, CD)]
     assert (found.scores.tolist(), found.duplicates, found.failures.num_rows) == ([0.5, 0.75], 1, 0)
 
 
 def test_marks_of_other_systems_comments_and_empty_lines_are_skipped(tmp_path: Path) -> None:
-    found = read(tmp_path, "\ufeff# my list\r\n\r\na.jpg b.jpg\r\n  # more\r\n   \r\na.jpg\tc d.jpg\r\n")
+    found = read(
+        tmp_path, "\ufeff# my list\r\n\r\na.jpg b.jpg\r\n  # more\r\n   \r\na.jpg\tc d.jpg\r\n"
+    )
     assert pairs_of(found) == [(A, B), (A, CD)]
     assert len(found.failures) == 0
     assert found.duplicates == 0
@@ -90,7 +99,10 @@ def test_marks_of_other_systems_comments_and_empty_lines_are_skipped(tmp_path: P
 
 
 def test_both_orders_are_one_pair_and_duplicates_are_counted(tmp_path: Path) -> None:
-    found = read(tmp_path, "a.jpg b.jpg 0.5\nb.jpg a.jpg 0.75\na.jpg b.jpg\nb.jpg sub/i.jpg\na.jpg sub/i.jpg -1.5\n")
+    found = read(
+        tmp_path,
+        "a.jpg b.jpg 0.5\nb.jpg a.jpg 0.75\na.jpg b.jpg\nb.jpg sub/i.jpg\na.jpg sub/i.jpg -1.5\n",
+    )
     assert pairs_of(found) == [(A, B), (A, SUB), (B, SUB)]
     assert found.duplicates == 2
     assert found.scores is not None
@@ -137,7 +149,9 @@ def test_what_cannot_be_matched_becomes_a_failure_row(tmp_path: Path) -> None:
     assert rows[5]["detail"] == "line 7 of pairs.txt: not two names and at most a score: a.jpg"
 
 
-def test_failures_come_in_the_order_of_the_lines_whatever_separates_their_names(tmp_path: Path) -> None:
+def test_failures_come_in_the_order_of_the_lines_whatever_separates_their_names(
+    tmp_path: Path,
+) -> None:
     found = read(tmp_path, "a.jpg x1\na.jpg\tx2\na.jpg x3\na.jpg\tx4\n")
     assert found.failures["image1"].to_pylist() == ["x1", "x2", "x3", "x4"]
 
@@ -162,12 +176,17 @@ def test_a_parquet_list_reads_like_any_other(tmp_path: Path) -> None:
         "image0": ["b.jpg", "a.jpg", "a.jpg", None, "x"],
         "image1": ["a.jpg", "c d.jpg", "a.jpg", "a.jpg", "a.jpg"],
     }
-    folder.publish_table("pairs.parquet", pa.table(rows | {"score": [0.5, None, 1.0, 1.0, 1.0]}, schema=PAIRS))
+    folder.publish_table(
+        "pairs.parquet", pa.table(rows | {"score": [0.5, None, 1.0, 1.0, 1.0]}, schema=PAIRS)
+    )
     found = read_pairs(tmp_path / "pairs.parquet", NAMES)
     assert pairs_of(found) == [(A, B), (A, CD)]
     np.testing.assert_array_equal(found.scores, np.array([0.5, np.nan], np.float32))
     assert reasons_of(found) == ["self_pair", "malformed_line", "unknown_image"]
-    assert found.failures["detail"][0].as_py() == "row 2 of pairs.parquet: an image is paired with itself"
+    assert (
+        found.failures["detail"][0].as_py()
+        == "row 2 of pairs.parquet: an image is paired with itself"
+    )
     text = pa.table({k: pa.array(v).dictionary_encode() for k, v in rows.items()})
     folder.publish_table("text.parquet", text)
     assert read_pairs(tmp_path / "text.parquet", NAMES).scores is None
@@ -221,7 +240,9 @@ def test_a_hundred_thousand_pairs_are_read_in_a_moment(tmp_path: Path, suffix: s
     names = [f"photos/{k:06}.jpg" for k in range(2000)]
     pairs = exhaustive(2000)[::20]
     path = tmp_path / f"pairs{suffix}"
-    path.write_text("\n".join((" " if suffix == ".txt" else ",").join((names[j], names[i])) for i, j in pairs))
+    path.write_text(
+        "\n".join((" " if suffix == ".txt" else ",").join((names[j], names[i])) for i, j in pairs)
+    )
     start = time.process_time()
     found = read_pairs(path, names)
     assert time.process_time() - start < 2

@@ -23,9 +23,16 @@ def degrees(value: float) -> tuple[float, float, float]:
     return float(int(value)), float(int(value * 60 % 60)), value * 3600 % 60
 
 
-def photograph(path: Path, latitude: float, longitude: float, altitude: float = 0, **tags: Any) -> None:
+def photograph(
+    path: Path, latitude: float, longitude: float, altitude: float = 0, **tags: Any
+) -> None:
     exif = Image.Exif()
-    gps = {1: "NS"[latitude < 0], 2: degrees(latitude), 3: "EW"[longitude < 0], 4: degrees(longitude)}
+    gps = {
+        1: "NS"[latitude < 0],
+        2: degrees(latitude),
+        3: "EW"[longitude < 0],
+        4: degrees(longitude),
+    }
     gps |= {5: b"\1" if altitude < 0 else b"\0", 6: abs(altitude)}
     exif.get_ifd(0x8825).update(gps)  # what TIFF is written from
     exif[0x8825] = gps  # what the other formats are
@@ -34,7 +41,12 @@ def photograph(path: Path, latitude: float, longitude: float, altitude: float = 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
 def test_positions_are_read_from_exif_data(tmp_path: Path, ending: str) -> None:
-    places = [PRAGUE, (-33.8568, 151.2153, 5.0), (64.1466, -21.9426, -3.0), (-54.8019, -68.3030, 0.0)]
+    places = [
+        PRAGUE,
+        (-33.8568, 151.2153, 5.0),
+        (64.1466, -21.9426, -3.0),
+        (-54.8019, -68.3030, 0.0),
+    ]
     names = [f"{k}.{ending}" for k in range(4)]
     for name, place in zip(names, places, strict=True):
         photograph(tmp_path / name, *place)
@@ -44,7 +56,9 @@ def test_positions_are_read_from_exif_data(tmp_path: Path, ending: str) -> None:
 
 
 def test_positions_behind_a_long_header_are_found(tmp_path: Path) -> None:
-    """WebP keeps its EXIF data behind its pixels; these are longer than what is read of a file at first."""
+    """WebP keeps its EXIF data behind its pixels; these are longer than what is read of a file at
+    first.
+    """
     noise = np.random.default_rng(0).integers(0, 256, (700, 700), np.uint8)
     exif = Image.Exif()
     exif[0x8825] = {1: "N", 2: (50.0, 0.0, 0.0), 3: "E", 4: (14.0, 0.0, 0.0)}
@@ -60,11 +74,15 @@ def test_files_without_a_position_become_failures(tmp_path: Path) -> None:
     texture(64, 48, 0).save(tmp_path / "plain.jpg")
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("no image")
-    names = sorted(["good.jpg", "zero.jpg", "far.jpg", "plain.jpg", "empty.jpg", "text.jpg", "gone.jpg"])
+    names = sorted(
+        ["good.jpg", "zero.jpg", "far.jpg", "plain.jpg", "empty.jpg", "text.jpg", "gone.jpg"]
+    )
     found = exif_positions(Folder(str(tmp_path)), names)
     assert found.names == ["good.jpg"]
     assert found.failures.schema.equals(FAILURES, check_metadata=True)
-    reasons = dict(zip(*(found.failures[column].to_pylist() for column in ("image0", "reason")), strict=True))
+    reasons = dict(
+        zip(*(found.failures[column].to_pylist() for column in ("image0", "reason")), strict=True)
+    )
     expected = dict.fromkeys(set(names) - {"good.jpg"}, "no_position") | {"gone.jpg": "unreadable"}
     assert reasons == expected
 
@@ -72,7 +90,10 @@ def test_files_without_a_position_become_failures(tmp_path: Path) -> None:
 def test_metres_on_earth_are_those_of_maps() -> None:
     """A degree of latitude at 50° is 111,229 m, one of longitude 71,696 m (WGS 84)."""
     points = on_earth(
-        np.array([[49.5, 14, 0], [50.5, 14, 0], [50, 13.5, 0], [50, 14.5, 0], [50, 14.5, 100]], float), True
+        np.array(
+            [[49.5, 14, 0], [50.5, 14, 0], [50, 13.5, 0], [50, 14.5, 0], [50, 14.5, 100]], float
+        ),
+        True,
     )
     assert np.linalg.norm(points[0] - points[1]) == pytest.approx(111_229, abs=3)
     assert np.linalg.norm(points[2] - points[3]) == pytest.approx(71_696, abs=3)
@@ -86,7 +107,9 @@ def test_a_table_gives_metres_or_degrees(tmp_path: Path) -> None:
     assert flat.metres.tolist() == [[4, 5, 0], [1, 2, 0]]
     assert high.metres.tolist() == [[4, 5, 6], [1, 2, 3]]
     (tmp_path / "d.csv").write_text('Image,Latitude,Longitude,Altitude\n"a, b.jpg",50,14,300\n')
-    assert np.array_equal(read_positions(tmp_path / "d.csv").metres, on_earth(np.array([[50, 14, 0]], float)))
+    assert np.array_equal(
+        read_positions(tmp_path / "d.csv").metres, on_earth(np.array([[50, 14, 0]], float))
+    )
     pq.write_table(pa.table({"image": ["a"], "x": [1], "y": [2]}), tmp_path / "m.parquet")
     assert read_positions(tmp_path / "m.parquet", height=True).metres.tolist() == [[1, 2, 0]]
 
@@ -112,7 +135,9 @@ def test_images_that_a_table_does_not_place_become_failures(tmp_path: Path) -> N
         ("nowhere/p.csv", None, "cannot be read"),
     ],
 )
-def test_unusable_tables_are_refused_with_a_sentence(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+def test_unusable_tables_are_refused_with_a_sentence(
+    tmp_path: Path, name: str, text: str | None, message: str
+) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(PairListError, match=message):
@@ -125,7 +150,9 @@ def grid(side: int, step: float = 10) -> Positions:
     return Positions([f"{k:05}" for k in range(side * side)], metres)
 
 
-@pytest.mark.parametrize(("nearest", "radius"), [(None, 10), (None, 14.5), (3, None), (100, None), (3, 10), (20, 15)])
+@pytest.mark.parametrize(
+    ("nearest", "radius"), [(None, 10), (None, 14.5), (3, None), (100, None), (3, 10), (20, 15)]
+)
 def test_neighbours_are_those_of_all_distances(nearest: int | None, radius: float | None) -> None:
     rng = np.random.default_rng(0)
     positions = Positions([f"{k:02}" for k in range(60)], rng.uniform(0, 60, (60, 3)))
@@ -148,10 +175,14 @@ def test_images_of_one_place_are_neighbours_of_each_other() -> None:
     positions = Positions([str(k) for k in range(5)], np.zeros((5, 3)))
     assert len(neighbours(positions, 2, None).pairs) >= 5
     assert len(neighbours(positions, None, 1).pairs) == 10
-    assert not (neighbours(positions, 2, None).pairs[:, 0] == neighbours(positions, 2, None).pairs[:, 1]).any()
+    assert not (
+        neighbours(positions, 2, None).pairs[:, 0] == neighbours(positions, 2, None).pairs[:, 1]
+    ).any()
 
 
-@pytest.mark.parametrize(("nearest", "radius"), [(None, None), (0, None), (None, 0), (None, -1), (3, float("nan"))])
+@pytest.mark.parametrize(
+    ("nearest", "radius"), [(None, None), (0, None), (None, 0), (None, -1), (3, float("nan"))]
+)
 def test_limits_that_make_no_pair_are_refused(nearest: int | None, radius: float | None) -> None:
     with pytest.raises(PairListError, match="how many nearest"):
         neighbours(grid(2), nearest, radius)

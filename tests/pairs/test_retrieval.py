@@ -21,7 +21,9 @@ def test_similar_images_are_paired_whoever_finds_the_other() -> None:
     images = described()
     index, _ = nearest(images.vectors, None, 3)
     found = similar(images, 3)
-    wanted = {tuple(sorted((row, int(other)))) for row, others in enumerate(index) for other in others}
+    wanted = {
+        tuple(sorted((row, int(other)))) for row, others in enumerate(index) for other in others
+    }
     assert {tuple(pair) for pair in found.pairs.tolist()} == wanted
     cosines = unit(images.vectors) @ unit(images.vectors).T
     np.testing.assert_allclose(found.scores, cosines[tuple(found.pairs.T)], atol=1e-6)
@@ -60,12 +62,20 @@ def test_a_file_s_descriptors_are_compared_as_they_are(tmp_path: Path) -> None:
 def test_too_few_described_images_are_refused_with_the_first_reason(tmp_path: Path) -> None:
     write_views(tmp_path / "photos", 2)
     write_descriptors(tmp_path / "d.npz", Descriptors(["view 0.jpg"], described(1).vectors))
-    with pytest.raises(PairListError, match=r"photos: 1 of 2 images have a descriptor \(view 1.jpg: d.npz has none\)"):
+    with pytest.raises(
+        PairListError,
+        match=r"photos: 1 of 2 images have a descriptor \(view 1.jpg: d.npz has none\)",
+    ):
         plan_retrieval(str(tmp_path / "photos"), {}, str(tmp_path / "d.npz"))
 
 
 def rows(found: Candidates) -> list[tuple[str, str, float, int]]:
-    columns = (found.query.to_pylist(), found.candidate.to_pylist(), found.score.to_pylist(), found.rank.tolist())
+    columns = (
+        found.query.to_pylist(),
+        found.candidate.to_pylist(),
+        found.score.to_pylist(),
+        found.rank.tolist(),
+    )
     return list(zip(*columns, strict=True))
 
 
@@ -74,7 +84,12 @@ def test_candidates_are_the_nearest_of_each_query_without_itself() -> None:
     found = candidates_of(images, images, np.arange(30), 3)
     index, cosines = nearest(images.vectors, None, 3)
     wanted = [
-        (images.names[row], images.names[k], pytest.approx(float(cosines[row, place]), abs=1e-6), place + 1)
+        (
+            images.names[row],
+            images.names[k],
+            pytest.approx(float(cosines[row, place]), abs=1e-6),
+            place + 1,
+        )
         for row, ks in enumerate(index)
         for place, k in enumerate(ks)
     ]
@@ -114,16 +129,25 @@ def test_queries_of_another_folder_have_their_own_file_or_share_one(tmp_path: Pa
     names, vectors = write_views(tmp_path / "photos", 4), described(6).vectors
     (tmp_path / "queries").mkdir()
     for number, name in enumerate(("q.jpg", "view 0.jpg")):
-        (tmp_path / "queries" / name).write_bytes((tmp_path / "photos" / names[number]).read_bytes())
-    folders = {"images": str(tmp_path / "photos"), "queries": str(tmp_path / "queries"), "storage": {}}
+        (tmp_path / "queries" / name).write_bytes(
+            (tmp_path / "photos" / names[number]).read_bytes()
+        )
+    folders = {
+        "images": str(tmp_path / "photos"),
+        "queries": str(tmp_path / "queries"),
+        "storage": {},
+    }
     write_descriptors(tmp_path / "d.npz", Descriptors(names, vectors[:4]))
     write_descriptors(tmp_path / "q.npy", Descriptors(["q.jpg", "view 0.jpg"], vectors[4:]))
     files = {"descriptors": str(tmp_path / "d.npz"), "query_descriptors": str(tmp_path / "q.npy")}
     asked, found = plan_retrieval(**folders, **files, top_k=4)
     assert asked == ["q.jpg", "view 0.jpg"]
     cosines = unit(vectors[4:]) @ unit(vectors[:4]).T
-    assert [row[1] for row in rows(found)] == [names[k] for order in np.argsort(-cosines) for k in order]
-    # The same name in another folder is another photograph; one without a descriptor is a failure with its side.
+    assert [row[1] for row in rows(found)] == [
+        names[k] for order in np.argsort(-cosines) for k in order
+    ]
+    # The same name in another folder is another photograph; one without a descriptor is a failure
+    # with its side.
     write_descriptors(tmp_path / "all.npz", Descriptors(["q.jpg", *names[1:]], vectors[:4]))
     _, found = plan_retrieval(**folders, descriptors=str(tmp_path / "all.npz"), top_k=4)
     assert {row[0] for row in rows(found)} == {"q.jpg"}
@@ -155,7 +179,12 @@ def test_descriptors_of_two_models_are_not_compared(tmp_path: Path) -> None:
     names = write_views(tmp_path / "photos", 3)
     for file, dimensions in (("one.npz", 4), ("two.npz", 5)):
         write_descriptors(tmp_path / file, Descriptors(names, described(3, dimensions).vectors))
-    files = {"descriptors": str(tmp_path / "one.npz"), "query_descriptors": str(tmp_path / "two.npz")}
+    files = {
+        "descriptors": str(tmp_path / "one.npz"),
+        "query_descriptors": str(tmp_path / "two.npz"),
+    }
     photos = str(tmp_path / "photos")
-    with pytest.raises(PairListError, match="5 and 4 numbers cannot be compared; give those of one model"):
+    with pytest.raises(
+        PairListError, match="5 and 4 numbers cannot be compared; give those of one model"
+    ):
         plan_retrieval(photos, {}, queries=photos, **files)

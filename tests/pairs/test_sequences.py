@@ -9,9 +9,15 @@ from pipeline.pairs.sequential import closures, overlaps, sequences
 
 
 def test_numbers_in_names_are_ordered_by_value_and_folders_apart() -> None:
-    names = sorted(["left/f10.jpg", "left/f9.jpg", "left/f1.jpg", "right/2b.jpg", "right/10a.jpg", "x.jpg"])
+    names = sorted(
+        ["left/f10.jpg", "left/f9.jpg", "left/f1.jpg", "right/2b.jpg", "right/10a.jpg", "x.jpg"]
+    )
     ordered = [[names[index] for index in indices] for indices in sequences(names)]
-    assert ordered == [["left/f1.jpg", "left/f9.jpg", "left/f10.jpg"], ["right/2b.jpg", "right/10a.jpg"], ["x.jpg"]]
+    assert ordered == [
+        ["left/f1.jpg", "left/f9.jpg", "left/f10.jpg"],
+        ["right/2b.jpg", "right/10a.jpg"],
+        ["x.jpg"],
+    ]
     (whole,) = sequences(names, across_folders=True)
     assert [names[index] for index in whole] == [name for folder in ordered for name in folder]
 
@@ -27,7 +33,10 @@ def test_every_image_is_paired_with_those_that_follow() -> None:
 
 
 def test_pairs_do_not_cross_sequences() -> None:
-    assert overlaps([np.array([3, 0]), np.array([1, 2]), np.array([4])], 5).pairs.tolist() == [[0, 3], [1, 2]]
+    assert overlaps([np.array([3, 0]), np.array([1, 2]), np.array([4])], 5).pairs.tolist() == [
+        [0, 3],
+        [1, 2],
+    ]
 
 
 def test_quadratic_overlap_adds_distances_that_double() -> None:

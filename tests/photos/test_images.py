@@ -19,9 +19,10 @@ from pipeline.errors import ImageError
 from pipeline.photos.decode import decode_image
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.sizes import bucket, buckets
-from pipeline.photos.source import REASONS, list_images, read_image
+from pipeline.photos.source import list_images, read_image
 from pipeline.store.folder import Folder
 from pipeline.tables import IMAGES
+from pipeline.vocabulary import IMAGE_MEANINGS
 
 
 def scene(width: int = 240, height: int = 160) -> Image.Image:
@@ -48,7 +49,7 @@ def exif(tags: dict[int, Any], photo_tags: dict[int, Any] | None = None) -> Imag
 def reason(data: bytes, limits: ImageLimits | None = None) -> str:
     with pytest.raises(ImageError) as caught:
         decode_image(data, limits or ImageLimits())
-    assert caught.value.reason in REASONS
+    assert caught.value.reason in IMAGE_MEANINGS
     assert caught.value.detail
     return caught.value.reason
 
@@ -77,7 +78,9 @@ def test_every_format_gives_the_same_grey(format: str) -> None:
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_exif_orientation_is_applied_and_the_stored_size_kept(format: str, orientation: int) -> None:
+def test_the_exif_orientation_is_applied_and_the_stored_size_kept(
+    format: str, orientation: int
+) -> None:
     back = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -128,7 +131,9 @@ def test_deep_images_keep_their_contrast(bits: int, format: str) -> None:
 
 
 def test_integer_and_float_images_are_scaled_and_odd_values_are_black() -> None:
-    assert near(decode_image(encoded(Image.fromarray((GRAY * 65536).astype(np.int32)), "TIFF")).gray, 64)
+    assert near(
+        decode_image(encoded(Image.fromarray((GRAY * 65536).astype(np.int32)), "TIFF")).gray, 64
+    )
     for top in (1.0, 255.0):
         values = (GRAY / 255 * top).astype(np.float32)
         values[0, :3] = (top, np.nan, -np.inf)
@@ -151,7 +156,9 @@ def test_a_short_or_damaged_file_is_told_apart_from_what_is_no_image() -> None:
     jpeg = encoded(scene(), "JPEG", quality=95)
     assert reason(b"") == "empty"
     assert reason(b"Dear diary, today I matched images.\n" * 50) == "not_an_image"
-    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\nshowpage\n") == "not_an_image"
+    assert (
+        reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\nshowpage\n") == "not_an_image"
+    )
     for format in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM"):
         data = encoded(scene(), format)
         for keep in (0.1, 0.5, 0.9):
@@ -198,8 +205,12 @@ def test_a_decompression_bomb_is_refused_without_being_decoded(side: int) -> Non
 
 
 def test_the_focal_length_and_camera_come_from_exif() -> None:
-    def photo(tags: dict[int, Any], photo_tags: dict[int, Any], size: tuple[int, int] = (4000, 3000)) -> Any:
-        return decode_image(encoded(Image.new("L", size), "JPEG", exif=exif(tags, photo_tags)), long_side=64)
+    def photo(
+        tags: dict[int, Any], photo_tags: dict[int, Any], size: tuple[int, int] = (4000, 3000)
+    ) -> Any:
+        return decode_image(
+            encoded(Image.new("L", size), "JPEG", exif=exif(tags, photo_tags)), long_side=64
+        )
 
     assert photo({}, {0xA405: 28}).focal == pytest.approx(3235.5, rel=2e-4)  # what COLMAP 4 infers
     turned = photo({0x0112: 6}, {0xA405: 28})
@@ -207,7 +218,9 @@ def test_the_focal_length_and_camera_come_from_exif() -> None:
     assert (turned.width, turned.height, turned.stored_width) == (3000, 4000, 4000)
     sensor = {0x920A: 5.0, 0xA20E: 16000.0, 0xA210: 2}
     assert photo({}, sensor).focal == pytest.approx(5 * 16000 / 25.4)
-    assert photo({}, sensor | {0xA002: 8000, 0xA003: 6000}).focal == pytest.approx(5 * 16000 / 25.4 / 2)
+    assert photo({}, sensor | {0xA002: 8000, 0xA003: 6000}).focal == pytest.approx(
+        5 * 16000 / 25.4 / 2
+    )
     for odd in (
         {},
         {0xA405: 0},
@@ -258,7 +271,9 @@ def centre(gray: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(1600, 1200), (1603, 1201), (4032, 3024), (300, 200)])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_point_found_in_the_resized_image_maps_back_to_the_original(size: tuple[int, int], orientation: int) -> None:
+def test_a_point_found_in_the_resized_image_maps_back_to_the_original(
+    size: tuple[int, int], orientation: int
+) -> None:
     width, height = size
     x, y, sigma = 0.71 * width, 0.32 * height, 0.04 * width
     data = encoded(
@@ -282,7 +297,9 @@ def test_a_large_jpeg_is_decoded_small_only_where_the_division_is_exact() -> Non
     assert decode_image(data).gray.shape == (1536, 2048)
     assert decode_image(data, long_side=640).gray.shape == (1536, 2048)
     assert decode_image(data, long_side=256).gray.shape == (384, 512)
-    small, full = (resize(decode_image(data, long_side=side).gray, (192, 256)) for side in (256, None))
+    small, full = (
+        resize(decode_image(data, long_side=side).gray, (192, 256)) for side in (256, None)
+    )
     assert near(small, 0.5, full.astype(int))
     odd = encoded(smooth.crop((0, 0, 2047, 1536)), "JPEG")
     assert decode_image(odd, long_side=256).gray.shape == (1536, 2047)
@@ -330,7 +347,16 @@ def test_files_that_cannot_be_read_have_a_reason(tmp_path: Path) -> None:
 
 
 def test_only_visible_images_are_listed(tmp_path: Path) -> None:
-    for name in ("b.JPEG", "a.png", "c.Tif", ".d.jpg", "e.txt", "sub/f.webp", ".cache/g.jpg", "sub/.h/i.jpg"):
+    for name in (
+        "b.JPEG",
+        "a.png",
+        "c.Tif",
+        ".d.jpg",
+        "e.txt",
+        "sub/f.webp",
+        ".cache/g.jpg",
+        "sub/.h/i.jpg",
+    ):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True, parents=True)
         path.touch()
@@ -342,7 +368,9 @@ def test_decoding_in_threads_gives_the_same_pixels() -> None:
     reference = decode_image(data).gray
     same: list[bool] = []
     threads = [
-        threading.Thread(target=lambda: same.append(np.array_equal(decode_image(data).gray, reference)))
+        threading.Thread(
+            target=lambda: same.append(np.array_equal(decode_image(data).gray, reference))
+        )
         for _ in range(8)
     ]
     for thread in threads:

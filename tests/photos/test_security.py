@@ -1,4 +1,6 @@
-"""What a file, a name or a link from elsewhere must not do: escape, exhaust, execute; and what no report may tell."""
+"""What a file, a name or a link from elsewhere must not do: escape, exhaust, execute; and what no
+report may tell.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +23,37 @@ import pytest
 import torch
 from pictures import write_views
 from PIL import Image
+from stages import match_here
 from synthetic_run import Scene
 
-from benchmarks.pipeline import match_without_ray
 from eloftr import CheckpointError, load_model
-from pipeline.errors import ImageError, StorageError
+from pipeline import reconstruct
+from pipeline.errors import ImageError, ReconstructionError, StorageError
+from pipeline.execute.worker import call
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
+from pipeline.match.read import _read_alone
 from pipeline.match.run import Run
 from pipeline.photos.decode import decode_image
 from pipeline.photos.limits import ImageLimits
-from pipeline.reconstruct.database import ReconstructionError
-from pipeline.reconstruct.job import reconstruct
-from pipeline.reconstruct.spool import ReconstructionError
+from pipeline.store.folder import Folder
 
 PROJECT = Path(__file__).resolve().parents[2]
 LONG_SIDE = 160
-REFUSALS = (ReconstructionError, ReconstructionError, StorageError, CheckpointError)
+PICKLING = [
+    PROJECT / "pipeline" / "execute" / name for name in ("local.py", "on_ray.py", "worker.py")
+]
+REFUSALS = (ReconstructionError, StorageError, CheckpointError)
 
 
 def asked(photos: Path, output: Path, **other: Any) -> RunOptions:
     verification = VerificationOptions(long_side=LONG_SIDE)
-    return RunOptions(str(photos), str(output), matching=MatchingOptions(LONG_SIDE), verification=verification, **other)
+    return RunOptions(
+        str(photos),
+        str(output),
+        matching=MatchingOptions(LONG_SIDE),
+        verification=verification,
+        **other,
+    )
 
 
 @pytest.fixture
@@ -57,9 +69,16 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_names_in_a_pair_list_do_not_leave_the_folder_of_images(photos: Path, tmp_path: Path) -> None:
+def test_names_in_a_pair_list_do_not_leave_the_folder_of_images(
+    photos: Path, tmp_path: Path
+) -> None:
     outside = tmp_path / "outside" / "secret.jpg"
-    ways = ["../outside/secret.jpg", str(outside), "view 0.jpg/../../outside/secret.jpg", "folder/secret.jpg"]
+    ways = [
+        "../outside/secret.jpg",
+        str(outside),
+        "view 0.jpg/../../outside/secret.jpg",
+        "folder/secret.jpg",
+    ]
     ways += ["..\\outside\\secret.jpg", f"file://{outside}", "./../outside/secret.jpg"]
     lines = ["view 0.jpg\tview 1.jpg", *(f"view 1.jpg\t{way}" for way in ways)]
     (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n")
@@ -75,17 +94,27 @@ def test_links_out_of_the_folder_of_images_are_followed_only_where_asked(
 ) -> None:
     lines = ["view 0.jpg\tinner.jpg", "view 0.jpg\tout.jpg", "view 0.jpg\tfolder/secret.jpg"]
     (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n")
-    run = Run(asked(photos, tmp_path / "run", pairs=str(tmp_path / "pairs.txt"), follow_links=follow), "cpu")
-    match_without_ray(run)
-    rows = pa.concat_tables(run.folder.read_table(name) for name in run.folder.names("matches")).to_pylist()
-    reasons = {row["image0"] if row["image0"] != "view 0.jpg" else row["image1"]: row["reason"] for row in rows}
+    run = Run(
+        asked(photos, tmp_path / "run", pairs=str(tmp_path / "pairs.txt"), follow_links=follow),
+        "cpu",
+    )
+    match_here(run)
+    rows = pa.concat_tables(
+        run.folder.read_table(name) for name in run.folder.names("matches")
+    ).to_pylist()
+    reasons = {
+        row["image0"] if row["image0"] != "view 0.jpg" else row["image1"]: row["reason"]
+        for row in rows
+    }
     assert reasons["inner.jpg"] is None
     if follow:
         assert reasons["out.jpg"] is None
         assert reasons["folder/secret.jpg"] is None
     else:
         assert reasons["out.jpg"] == "unreadable"
-        assert run.plan.pairs.failures["image1"].to_pylist() == ["folder/secret.jpg"]  # not listed, so not known
+        assert run.plan.pairs.failures["image1"].to_pylist() == [
+            "folder/secret.jpg"
+        ]  # not listed, so not known
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -112,7 +141,9 @@ def jpeg_that_says(width: int, height: int) -> bytes:
 
 
 def jpeg_of_scans(repeats: int) -> bytes:
-    """A progressive JPEG whose last pass comes again and again; each costs the decoder the whole image."""
+    """A progressive JPEG whose last pass comes again and again; each costs the decoder the whole
+    image.
+    """
     data = encoded(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * repeats + b"\xff\xd9"
 
@@ -123,15 +154,32 @@ def animation_that_says(format: str, width: int, height: int) -> bytes:
     if format == "GIF":
         return data[:6] + struct.pack("<HH", width, height) + data[10:]
     size = data.index(b"VP8X") + 12
-    return data[:size] + struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3] + data[size + 6 :]
+    return (
+        data[:size]
+        + struct.pack("<I", width - 1)[:3]
+        + struct.pack("<I", height - 1)[:3]
+        + data[size + 6 :]
+    )
 
 
 def tiff_of_tiles(side: int) -> bytes:
     """A TIFF of 100×100 pixels, whose one tile is said to have `side` × `side`."""
     pixels = zlib.compress(bytes(112 * 112))
     long, short = 4, 3
-    tags = [(256, long, 100), (257, long, 100), (258, short, 8), (259, short, 8), (262, short, 1), (277, short, 1)]
-    tags += [(322, long, side), (323, long, side), (324, long, 8 + 2 + 12 * 10 + 4), (325, long, len(pixels))]
+    tags = [
+        (256, long, 100),
+        (257, long, 100),
+        (258, short, 8),
+        (259, short, 8),
+        (262, short, 1),
+        (277, short, 1),
+    ]
+    tags += [
+        (322, long, side),
+        (323, long, side),
+        (324, long, 8 + 2 + 12 * 10 + 4),
+        (325, long, len(pixels)),
+    ]
     entries = b"".join(
         struct.pack("<HHI", tag, kind, 1) + struct.pack("<I" if kind == long else "<Hxx", value)
         for tag, kind, value in tags
@@ -146,19 +194,26 @@ def test_the_made_files_are_images_where_they_ask_for_little() -> None:
         assert decode_image(animation_that_says(format, 64, 64)).gray.shape == (64, 64)
 
 
+# A host's limit of Pillow stays as it is, and comes before ours.
+OF_PILLOW = (
+    r"more pixels than Pillow opens \(.*exceeds limit of 178956970 pixels.*"
+    r"raise PIL.Image.MAX_IMAGE_PIXELS"
+)
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("data", "detail"),
     [
-        (png(30_000, 30_000), "more than 178956970 pixels"),
-        (png(30_000, 30_000, lines=10), "more than 178956970 pixels"),
+        (png(30_000, 30_000), OF_PILLOW),
+        (png(30_000, 30_000, lines=10), OF_PILLOW),
         (png(13_000, 13_000), "pixels in"),
-        (jpeg_that_says(60_000, 60_000), "more than 178956970 pixels"),
+        (jpeg_that_says(60_000, 60_000), OF_PILLOW),
         (jpeg_that_says(13_000, 13_000), "more than 100 a byte"),
         (jpeg_of_scans(100), "scans: more than 50"),
-        (animation_that_says("WEBP", 16_383, 16_383), "more than 178956970 pixels"),
+        (animation_that_says("WEBP", 16_383, 16_383), OF_PILLOW),
         (animation_that_says("WEBP", 13_000, 13_000), "more than 100 a byte"),
-        (animation_that_says("GIF", 60_000, 60_000), "more than 178956970 pixels"),
+        (animation_that_says("GIF", 60_000, 60_000), OF_PILLOW),
         (animation_that_says("GIF", 13_000, 13_000), "more than 100 a byte"),
         (tiff_of_tiles(13_008), "more than 100 a byte"),
         (tiff_of_tiles(1 << 20), "tiles of 1099511627776 pixels"),
@@ -170,6 +225,18 @@ def test_a_small_file_that_asks_for_gigabytes_or_hours_is_refused(data: bytes, d
     with pytest.raises(ImageError, match=detail) as refused:
         decode_image(data)
     assert refused.value.reason == "too_large"
+
+
+def test_processes_that_read_open_what_the_limits_allow(tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(png(13_400, 13_400))
+    folder, raised = Folder(str(tmp_path)), ImageLimits(max_pixels=1 << 30, max_pixels_per_byte=1e9)
+    with pytest.raises(
+        ImageError, match="13400×13400 pixels: more than 178956970 pixels"
+    ) as refused:
+        call(_read_alone, folder, "large.png", ImageLimits(), LONG_SIDE)
+    assert refused.value.reason == "too_large"
+    pixels, row = call(_read_alone, folder, "large.png", raised, LONG_SIDE)
+    assert (max(pixels.shape) <= LONG_SIDE, row["width"], row["height"]) == (True, 13_400, 13_400)
 
 
 def test_a_chunk_of_text_that_unpacks_to_gigabytes_is_refused() -> None:
@@ -215,7 +282,9 @@ class Evil:
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ".safetensors"])
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
-def test_a_checkpoint_that_would_run_code_is_refused_in_one_sentence(tmp_path: Path, suffix: str, form: str) -> None:
+def test_a_checkpoint_that_would_run_code_is_refused_in_one_sentence(
+    tmp_path: Path, suffix: str, form: str
+) -> None:
     path, trace = tmp_path / f"evil{suffix}", tmp_path / "executed"
     if form == "pickle":
         path.write_bytes(pickle.dumps({"state_dict": Evil(trace)}))
@@ -237,8 +306,13 @@ def test_no_file_of_a_run_folder_is_unpickled(tmp_path: Path) -> None:
     whole, trace = tmp_path / "whole", tmp_path / "executed"
     write_views(tmp_path / "photos", 2, (160, 120))
     run = Run(asked(tmp_path / "photos", whole), "cpu")
-    match_without_ray(run)
-    for name in ("run.json", "plan/shards.parquet", "matches/00000000.parquet", "images/00000000.parquet"):
+    match_here(run)
+    for name in (
+        "run.json",
+        "plan/shards.parquet",
+        "matches/00000000.parquet",
+        "images/00000000.parquet",
+    ):
         folder = Path(shutil.copytree(whole, tmp_path / f"with {name.replace('/', ' ')}"))
         (folder / name).write_bytes(pickle.dumps(Evil(trace)))
         with pytest.raises(REFUSALS, match=r"^[^\n]*\.$"):
@@ -254,7 +328,9 @@ def test_a_column_type_that_comes_with_a_pickle_is_not_unpickled(tmp_path: Path)
     extension = {b"ARROW:extension:name": b"arrow.py_extension_type"}
     extension[b"ARROW:extension:metadata"] = pickle.dumps(Evil(trace), protocol=0)
     field = table.schema.field("camera").with_metadata(extension)
-    pq.write_table(table.cast(table.schema.set(table.schema.get_field_index("camera"), field)), path)
+    pq.write_table(
+        table.cast(table.schema.set(table.schema.get_field_index("camera"), field)), path
+    )
     reconstruct(str(tmp_path / "run"))
     assert not trace.exists()
 
@@ -267,15 +343,27 @@ def test_only_what_passes_between_our_own_processes_is_pickled() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name.partition(".")[0] for alias in node.names}
                 names |= {str(node.module)} if isinstance(node, ast.ImportFrom) else set()
-                loads = names & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
-                assert not loads or path.name in ("dataflow.py", "isolation.py"), f"{path}: {loads}"
+                loads = names & {
+                    "pickle",
+                    "cloudpickle",
+                    "dill",
+                    "joblib",
+                    "marshal",
+                    "shelve",
+                    "yaml",
+                }
+                assert not loads or path in PICKLING, f"{path}: {loads}"
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in ("eval", "exec"), f"{path}:{node.lineno}"
                 pickled = [word for word in node.keywords if word.arg == "allow_pickle"]
-                assert all(ast.unparse(word.value) == "False" for word in pickled), f"{path}:{node.lineno}"
+                assert all(ast.unparse(word.value) == "False" for word in pickled), (
+                    f"{path}:{node.lineno}"
+                )
                 safe = {word.arg for word in node.keywords} >= {"weights_only"}
-                assert called != "torch.load" or safe, f"{path}:{node.lineno}: torch.load without weights_only"
+                assert called != "torch.load" or safe, (
+                    f"{path}:{node.lineno}: torch.load without weights_only"
+                )
 
 
 def test_a_reconstruction_tells_no_credentials(tmp_path: Path, s3: dict[str, str]) -> None:
@@ -297,8 +385,17 @@ def test_a_reconstruction_tells_no_credentials(tmp_path: Path, s3: dict[str, str
         ]
     ):
         output = tmp_path / f"sfm {number}"
-        command = [sys.executable, str(PROJECT / "jobs" / "reconstruct.py"), url, "--output", str(output)]
-        images = ["--images", "https://hidden-user:hidden-password@127.0.0.1:9/photographs?sig=hidden-signature"]
+        command = [
+            sys.executable,
+            str(PROJECT / "jobs" / "reconstruct.py"),
+            url,
+            "--output",
+            str(output),
+        ]
+        images = [
+            "--images",
+            "https://hidden-user:hidden-password@127.0.0.1:9/photographs?sig=hidden-signature",
+        ]
         done = subprocess.run(
             [*command, *images, "--storage-options", json.dumps(options)],
             capture_output=True,
@@ -307,13 +404,19 @@ def test_a_reconstruction_tells_no_credentials(tmp_path: Path, s3: dict[str, str
         )
         assert done.returncode == (0 if number == 0 else 2), done.stderr
         told += [done.stdout, done.stderr]
-        told += [path.read_bytes().decode(errors="replace") for path in output.rglob("*") if path.is_file()]
+        told += [
+            path.read_bytes().decode(errors="replace")
+            for path in output.rglob("*")
+            if path.is_file()
+        ]
     assert any("3 of 3 images registered" in text for text in told)
     for secret in secrets:
         assert not any(secret in text for text in told)
 
 
-@pytest.mark.parametrize("output", ["s3://hidden-user:hidden-password@bucket/sfm", "memory://sfm?sig=hidden"])
+@pytest.mark.parametrize(
+    "output", ["s3://hidden-user:hidden-password@bucket/sfm", "memory://sfm?sig=hidden"]
+)
 def test_a_reconstruction_is_not_written_to_a_folder_named_like_a_url(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:

@@ -15,14 +15,14 @@ import pytest
 from PIL import Image, ImageOps
 from synthetic_run import LONG_SIDE, Scene, matches_table, write_shard
 
-from pipeline import tables
+from pipeline import reconstruct, tables
+from pipeline.errors import ReconstructionError
 from pipeline.extras import import_pycolmap
 from pipeline.match.options import VerificationOptions
 from pipeline.match.verify import VerifyShard
+from pipeline.reconstruct import spool
 from pipeline.reconstruct.cameras import CameraOptions
-from pipeline.reconstruct.database import ImportSummary, ReconstructionError, import_matches
-from pipeline.reconstruct.job import reconstruct
-from pipeline.reconstruct.spool import ReconstructionError
+from pipeline.reconstruct.database import ImportSummary, import_matches
 from pipeline.store.folder import Folder
 
 pycolmap = import_pycolmap()
@@ -30,7 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def imported(run: Path, **options: Any) -> ImportSummary:
-    return import_matches(Folder(str(run)), run / "sfm" / "database.db", long_side=LONG_SIDE, **options)
+    return import_matches(
+        Folder(str(run)), run / "sfm" / "database.db", long_side=LONG_SIDE, **options
+    )
 
 
 def contents(database: Path) -> dict[str, Any]:
@@ -43,9 +45,12 @@ def contents(database: Path) -> dict[str, Any]:
             "cameras": [str(camera) for camera in opened.read_all_cameras()],
             "images": [(image.image_id, image.name, image.camera_id) for image in images],
             "keypoints": [opened.read_keypoints(image.image_id).tobytes() for image in images],
-            "matches": sorted((pair, match.tobytes()) for pair, match in zip(pairs, matches, strict=True)),
+            "matches": sorted(
+                (pair, match.tobytes()) for pair, match in zip(pairs, matches, strict=True)
+            ),
             "geometries": sorted(
-                f"{pair} {g.config} {g.E} {g.F} {g.H} {g.cam2_from_cam1} {g.inlier_matches.tobytes()!r}"
+                f"{pair} {g.config} {g.E} {g.F} {g.H} {g.cam2_from_cam1} "
+                f"{g.inlier_matches.tobytes()!r}"
                 for pair, g in zip(*geometries, strict=True)
             ),
         }
@@ -64,7 +69,9 @@ def geometry_of(database: Path, first: int, second: int) -> tuple[Any, np.ndarra
 
 
 def camera_errors(sparse: Path, scene: Scene) -> tuple[float, float]:
-    """After alignment: largest position error over the cameras' spread, largest rotation error in degrees."""
+    """After alignment: largest position error over the cameras' spread, largest rotation error in
+    degrees.
+    """
     model = pycolmap.Reconstruction(sparse)
     numbers = {scene.name(i): i for i in range(scene.cameras)}
     images = [model.images[image] for image in model.reg_image_ids()]
@@ -135,7 +142,9 @@ def test_keypoints_table_beside_the_database_holds_the_same_keypoints(run: Path)
     )
     assert all(min(spread, default=0) >= 0 for spread in table["spread"].to_pylist())
     with pycolmap.Database.open(run / "sfm" / "database.db") as database:
-        for image, xy in zip(database.read_all_images(), tables.unragged(table["keypoints"]), strict=True):
+        for image, xy in zip(
+            database.read_all_images(), tables.unragged(table["keypoints"]), strict=True
+        ):
             assert database.read_keypoints(image.image_id)[:, :2] == pytest.approx(xy + 0.5)
 
 
@@ -154,7 +163,9 @@ def test_geometries_fit_the_keypoints_of_the_database(tmp_path: Path) -> None:
         pose = geometry.cam2_from_cam1
         x, y, z = pose.translation
         essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ pose.rotation.matrix()
-        cosine = (essential * geometry.E).sum() / np.linalg.norm(essential) / np.linalg.norm(geometry.E)
+        cosine = (
+            (essential * geometry.E).sum() / np.linalg.norm(essential) / np.linalg.norm(geometry.E)
+        )
         assert abs(cosine) > 0.999
         with pycolmap.Database.open(tmp_path / "sfm" / "database.db") as database:
             cameras = [database.read_camera(image) for image in (first, second)]
@@ -222,7 +233,9 @@ def test_a_marked_pixel_is_found_where_the_file_stores_it(tmp_path: Path, orient
         [pa.array([r[i] for r in images], kind) for i, kind in enumerate(tables.IMAGES.types)],
         schema=tables.IMAGES,
     )
-    matches = matches_table([("a.png", "b.png", np.array([[[x, y]], [[x, y]]]), np.ones(1))]).to_pylist()
+    matches = matches_table(
+        [("a.png", "b.png", np.array([[[x, y]], [[x, y]]]), np.ones(1))]
+    ).to_pylist()
     matches[0] |= {"geometry": "uncalibrated", "inliers": [True], "num_inliers": 1}
     write_shard(tmp_path, "0", pa.Table.from_pylist(matches, tables.MATCHES), table)
     imported(tmp_path)
@@ -275,7 +288,7 @@ def test_pairs_added_later_give_what_one_run_gives(run: Path) -> None:
 def test_small_batches_give_the_same_database(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imported(run)
     before = contents(run / "sfm" / "database.db")
-    monkeypatch.setattr("pipeline.reconstruct.spool.BATCH", 300)
+    monkeypatch.setattr(spool, "BATCH", 300)
     imported(run)
     assert contents(run / "sfm" / "database.db") == before
 
@@ -290,30 +303,38 @@ def test_failed_import_leaves_the_old_database_untouched(run: Path, scene: Scene
     with pytest.raises(ReconstructionError, match=r"matches/00002\.parquet: .*not finite"):
         imported(run)
     assert (run / "sfm" / "database.db").read_bytes() == before
-    assert sorted(path.name for path in (run / "sfm").iterdir()) == ["database.db", "keypoints.parquet"]
+    assert sorted(path.name for path in (run / "sfm").iterdir()) == [
+        "database.db",
+        "keypoints.parquet",
+    ]
 
 
-@pytest.mark.parametrize("stage", ["spool.MatchSpool.add", "colmap._write_keypoints", "colmap._write_pairs"])
-def test_killed_import_leaves_the_old_database_untouched_and_the_next_one_cleans_up(run: Path, stage: str) -> None:
+@pytest.mark.parametrize(
+    "stage", ["spool.MatchSpool.add", "database._write_keypoints", "database._write_pairs"]
+)
+def test_killed_import_leaves_the_old_database_untouched_and_the_next_one_cleans_up(
+    run: Path, stage: str
+) -> None:
     imported(run)
     before = (run / "sfm" / "database.db").read_bytes()
     owner, _, name = stage.rpartition(".")
     program = f"""
 import os, signal
 from pathlib import Path
-import pipeline.reconstruct.database, pipeline.reconstruct.spool
+from pipeline.reconstruct import database, spool
 from pipeline.store.folder import Folder
-pipeline.reconstruct.spool.BATCH = 300  # several batches
-step, calls = pipeline.{stage}, []
+spool.BATCH = 300  # several batches
+step, calls = {stage}, []
 def killed_at_the_second(*arguments):
     result = step(*arguments)
     calls.append(1)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return result
-pipeline.{owner}.{name} = killed_at_the_second
+{owner}.{name} = killed_at_the_second
 run = Path({str(run)!r})
-pipeline.reconstruct.database.import_matches(Folder(str(run)), run / "sfm" / "database.db", long_side={LONG_SIDE}, radius=1.0)
+target = run / "sfm" / "database.db"
+database.import_matches(Folder(str(run)), target, long_side={LONG_SIDE}, radius=1.0)
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=60)
@@ -377,7 +398,9 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert contents(run / "sfm" / "database.db") == before
 
 
-def test_repeated_pairs_and_points_outside_are_left_out_and_counted(run: Path, scene: Scene) -> None:
+def test_repeated_pairs_and_points_outside_are_left_out_and_counted(
+    run: Path, scene: Scene
+) -> None:
     imported(run)
     before = contents(run / "sfm" / "database.db")
     rows = pq.read_table(run / "matches" / "00000.parquet").to_pylist()
@@ -420,7 +443,9 @@ def test_an_image_that_changed_between_shards_is_refused(run: Path, scene: Scene
     rows = scene.images().to_pylist()
     rows[2] |= {"width": 800, "stored_width": 800}
     pq.write_table(pa.Table.from_pylist(rows, tables.IMAGES), run / "images" / "00001.parquet")
-    with pytest.raises(ReconstructionError, match=r"part0/view 02\.jpg: its width differs between shards"):
+    with pytest.raises(
+        ReconstructionError, match=r"part0/view 02\.jpg: its width differs between shards"
+    ):
         imported(run)
 
 
@@ -434,7 +459,9 @@ def test_sizes_that_disagree_with_the_orientation_are_refused(run: Path, scene: 
 
 
 def test_cameras_are_shared_by_folder_and_size(tmp_path: Path) -> None:
-    scene = Scene(orientations={1: 6})  # view 01 is stored upright, the others of its folder are not
+    scene = Scene(
+        orientations={1: 6}
+    )  # view 01 is stored upright, the others of its folder are not
     scene.write(tmp_path)
     images = scene.images().to_pylist()
     images[0]["focal"] = 820.0
@@ -506,7 +533,10 @@ def test_nothing_to_map_is_said_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "sfm" / "sparse").mkdir(parents=True)  # of an earlier reconstruction
     summary = reconstruct(str(tmp_path))
     assert summary.models == []
-    assert "nothing to map: no pair has verified matches" in (tmp_path / "sfm" / "report.txt").read_text()
+    assert (
+        "nothing to map: no pair has verified matches"
+        in (tmp_path / "sfm" / "report.txt").read_text()
+    )
     assert not (tmp_path / "sfm" / "sparse").exists()
 
 
@@ -521,7 +551,9 @@ def test_views_from_one_place_are_said_not_to_start_a_model(tmp_path: Path) -> N
     assert "nothing to map: no two images share" in summary.text()
 
 
-def test_points_take_the_colours_of_the_photographs(run: Path, tmp_path: Path, scene: Scene) -> None:
+def test_points_take_the_colours_of_the_photographs(
+    run: Path, tmp_path: Path, scene: Scene
+) -> None:
     for camera in range(scene.cameras):
         path = tmp_path / "photographs" / scene.name(camera)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,12 +8,20 @@ from pipeline.reconstruct.keypoints import MergedKeypoints, merge_keypoints, mer
 
 
 def observations(
-    rng: np.random.Generator, images: int = 3, places: int = 40, repeats: int = 12, noise: float = 0.3
+    rng: np.random.Generator,
+    images: int = 3,
+    places: int = 40,
+    repeats: int = 12,
+    noise: float = 0.3,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Places on a 10-pixel grid, each seen several times: image, xy, weights, and the place of each."""
+    """Places on a 10-pixel grid, each seen several times: image, xy, weights, and the place of
+    each.
+    """
     image = np.repeat(np.arange(images), places * repeats)
     place = np.tile(np.repeat(np.arange(places), repeats), images)
-    xy = np.stack([place % 8 * 10.0, place // 8 * 10.0], axis=1) + rng.normal(0, noise, (len(place), 2))
+    xy = np.stack([place % 8 * 10.0, place // 8 * 10.0], axis=1) + rng.normal(
+        0, noise, (len(place), 2)
+    )
     return image, xy, rng.uniform(0.2, 1, len(place)), place
 
 
@@ -44,7 +52,11 @@ def test_nearby_observations_become_one_keypoint_at_their_weighted_mean() -> Non
 
 def test_order_of_the_input_does_not_change_a_bit() -> None:
     rng = np.random.default_rng(1)
-    image, xy, weights = rng.integers(0, 4, 5000), rng.uniform(0, 60, (5000, 2)), rng.uniform(0, 1, 5000)
+    image, xy, weights = (
+        rng.integers(0, 4, 5000),
+        rng.uniform(0, 60, (5000, 2)),
+        rng.uniform(0, 1, 5000),
+    )
     xy[:500] = xy[500:1000] = np.round(xy[:500])  # ties
     weights[:500] = weights[500:1000]
     merged = merge_keypoints(image, xy, weights, np.full(4, 1.7))
@@ -58,7 +70,11 @@ def test_order_of_the_input_does_not_change_a_bit() -> None:
 
 def test_an_image_does_not_depend_on_the_others() -> None:
     rng = np.random.default_rng(2)
-    image, xy, weights = rng.integers(0, 3, 3000), rng.uniform(0, 60, (3000, 2)), rng.uniform(0, 1, 3000)
+    image, xy, weights = (
+        rng.integers(0, 3, 3000),
+        rng.uniform(0, 60, (3000, 2)),
+        rng.uniform(0, 1, 3000),
+    )
     together = merge_keypoints(image, xy, weights, np.array([1.0, 2.0, 3.0]))
     for i, radius in enumerate([1.0, 2.0, 3.0]):
         rows = image == i
@@ -69,7 +85,9 @@ def test_an_image_does_not_depend_on_the_others() -> None:
 
 
 @pytest.mark.parametrize("density", [0.2, 2.0, 12.0])
-def test_parallel_suppression_equals_the_greedy_loop(density: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_suppression_equals_the_greedy_loop(
+    density: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(keypoints, "CHUNK", 500)  # several chunks
     rng = np.random.default_rng(3)
     xy = rng.uniform(0, np.sqrt(400 / density), (400, 2))
@@ -108,7 +126,9 @@ def test_no_observations_give_no_keypoints() -> None:
 
 
 def test_weights_of_zero_still_merge() -> None:
-    merged = merge_keypoints(np.zeros(2, int), np.array([[1.0, 1], [1.5, 1]]), np.zeros(2), np.array([2.0]))
+    merged = merge_keypoints(
+        np.zeros(2, int), np.array([[1.0, 1], [1.5, 1]]), np.zeros(2), np.array([2.0])
+    )
     assert merged.xy.tolist() == [[1.25, 1.0]]
 
 
@@ -127,7 +147,12 @@ def test_weights_of_zero_still_merge() -> None:
     ],
 )
 def test_bad_numbers_are_refused(change: dict, message: str) -> None:
-    good = {"image": np.array([0]), "xy": np.zeros((1, 2)), "weights": np.ones(1), "radius": np.array([2.0])}
+    good = {
+        "image": np.array([0]),
+        "xy": np.zeros((1, 2)),
+        "weights": np.ones(1),
+        "radius": np.array([2.0]),
+    }
     with pytest.raises(ValueError, match=message):
         merge_keypoints(**(good | change))
 
@@ -143,7 +168,11 @@ def test_matches_become_one_to_one_by_score() -> None:
 
 def test_merged_matches_are_unique_and_do_not_depend_on_the_order() -> None:
     rng = np.random.default_rng(6)
-    pair, index0, index1 = rng.integers(0, 20, 3000), rng.integers(0, 90, 3000), rng.integers(0, 90, 3000)
+    pair, index0, index1 = (
+        rng.integers(0, 20, 3000),
+        rng.integers(0, 90, 3000),
+        rng.integers(0, 90, 3000),
+    )
     scores = np.round(rng.uniform(0, 1, 3000), 2)
     kept = merge_matches(pair, index0, index1, scores)
     rows = np.stack([pair, index0, index1], axis=1)

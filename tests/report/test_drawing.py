@@ -28,7 +28,9 @@ def test_images_of_any_size_and_kind_are_drawn_side_by_side() -> None:
 
 
 def test_a_line_ends_at_its_keypoints() -> None:
-    image = draw_matches(WIDE, WIDE, np.array([[30.0, 20]]), np.array([[90.0, 40]]), np.array([True]), height=240)
+    image = draw_matches(
+        WIDE, WIDE, np.array([[30.0, 20]]), np.array([[90.0, 40]]), np.array([True]), height=240
+    )
     pixels = np.asarray(image, int)
     for x, y in ((30.5 * 4, 28 + 20.5 * 4), (486 + 90.5 * 4, 28 + 40.5 * 4)):
         assert (np.abs(pixels[int(y), int(x)] - GOOD).max()) < 40
@@ -65,7 +67,9 @@ def test_arrays_of_different_lengths_are_refused() -> None:
 
 
 def cloud(count: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A red sheet before a blue one, both upright, and three cameras in front of them that look along y."""
+    """A red sheet before a blue one, both upright, and three cameras in front of them that look
+    along y.
+    """
     rng = np.random.default_rng(0)
     sheet = np.stack([rng.uniform(-1, 1, count), np.zeros(count), rng.uniform(-1, 1, count)], -1)
     points = np.concatenate([sheet + np.array([0, distance, 0]) for distance in (3, 4)])

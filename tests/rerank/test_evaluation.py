@@ -27,7 +27,10 @@ def test_average_precision_is_the_plain_definition() -> None:
         rank, true = rng.permutation(count) + 1, rng.random(count) < 0.3
         missing = int(rng.integers(1, 4))
         shuffled = rng.permutation(2 * count)  # another query beside it, rows in no order
-        rows = [np.concatenate(pair)[shuffled] for pair in ((rank * 0, rank * 0 + 1), (rank, rank), (true, ~true))]
+        rows = [
+            np.concatenate(pair)[shuffled]
+            for pair in ((rank * 0, rank * 0 + 1), (rank, rank), (true, ~true))
+        ]
         found = judge(*rows, positives=np.array([true.sum() + missing, max((~true).sum(), 1)]))
         hits = np.sort(rank[true])
         expected = sum((k + 1) / at for k, at in enumerate(hits)) / (len(hits) + missing)

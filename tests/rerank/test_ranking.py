@@ -86,7 +86,9 @@ def test_above_the_saturation_retrieval_s_order_counts() -> None:
     assert order(candidates(4), known(0, 98, 300, 99), saturation=99).rank.tolist() == [4, 3, 1, 2]
 
 
-def test_a_query_is_decided_when_enough_candidates_are_certain_and_none_before_them_is_open() -> None:
+def test_a_query_is_decided_when_enough_candidates_are_certain_and_none_before_them_is_open() -> (
+    None
+):
     one = candidates(4)
 
     def stops(*inliers: int | None, top: int = 1, failed: tuple[int, ...] = ()) -> bool:
@@ -95,7 +97,9 @@ def test_a_query_is_decided_when_enough_candidates_are_certain_and_none_before_t
 
     assert stops(0, 100, None, None)
     assert not stops(0, 99, None, None)
-    assert not stops(None, 100, None, None)  # the first could be certain too, and would stay before it
+    assert not stops(
+        None, 100, None, None
+    )  # the first could be certain too, and would stay before it
     assert stops(0, 100, None, None, failed=(0,))
     assert not stops(100, 0, None, 100, top=2)
     assert stops(100, 0, 100, None, top=2)
@@ -104,17 +108,29 @@ def test_a_query_is_decided_when_enough_candidates_are_certain_and_none_before_t
 
 @pytest.mark.parametrize("gate", [None, 30])
 @pytest.mark.parametrize("top", [1, 3])
-def test_the_first_places_of_a_decided_query_are_those_of_the_full_run(top: int, gate: int | None) -> None:
-    """What the early stop claims, for whatever the candidates that were not matched turn out to have."""
+def test_the_first_places_of_a_decided_query_are_those_of_the_full_run(
+    top: int, gate: int | None
+) -> None:
+    """What the early stop claims, for whatever the candidates that were not matched turn out to
+    have.
+    """
     rng = np.random.default_rng(top)
     stopped = 0
     for _ in range(400):
         listed = candidates(*rng.integers(1, 12, 20))
         count = len(listed.rank)
-        inliers = np.where(rng.random(count) < 0.4, rng.integers(25, 200, count), 0).astype(np.int32)
+        inliers = np.where(rng.random(count) < 0.4, rng.integers(25, 200, count), 0).astype(
+            np.int32
+        )
         failed = rng.random(count) < 0.1
         inliers[failed] = 0
-        full = Support(np.ones(count, bool), failed, pa.nulls(count, pa.string()), inliers, inliers.astype(np.float32))
+        full = Support(
+            np.ones(count, bool),
+            failed,
+            pa.nulls(count, pa.string()),
+            inliers,
+            inliers.astype(np.float32),
+        )
         # A prefix of every query, and others that a query of the same folder has brought.
         seen = (listed.rank <= rng.integers(1, 8)) | (rng.random(count) < 0.2)
         part = replace(
@@ -136,7 +152,9 @@ def test_the_first_places_of_a_decided_query_are_those_of_the_full_run(top: int,
 
 def test_scores_are_inliers_their_share_and_their_sum() -> None:
     scene = Scene(cameras=3, matches=120)
-    matches = VerifyShard(VerificationOptions(long_side=480))(scene.matches_of([(0, 1), (2, 1)]), scene.images())
+    matches = VerifyShard(VerificationOptions(long_side=480))(
+        scene.matches_of([(0, 1), (2, 1)]), scene.images()
+    )
     names = pa.array(sorted(scene.name(k) for k in range(3)))
     tables = {kind: pair_scores(matches, names, kind) for kind in ("inliers", "ratio", "sum")}
     good, scores = unragged(matches["inliers"]), unragged(matches["scores"])
@@ -147,7 +165,9 @@ def test_scores_are_inliers_their_share_and_their_sum() -> None:
     }
     for kind, table in tables.items():
         assert table["score"].to_pylist() == pytest.approx(expected[kind], rel=1e-6)
-        alone = [pair_scores(matches.slice(row, 1), names, kind)["score"][0].as_py() for row in range(2)]
+        alone = [
+            pair_scores(matches.slice(row, 1), names, kind)["score"][0].as_py() for row in range(2)
+        ]
         assert alone == table["score"].to_pylist()  # to the last bit, whatever shard a pair is in
     assert tables["sum"]["inliers"].to_pylist() == expected["inliers"]
     with pytest.raises(ValueError, match="choose inliers, ratio, sum"):

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import LeaseError
 from pipeline.store.folder import Folder
-from pipeline.store.lease import NAME, Lease, _process
+from pipeline.store.lease import LOCK, Lease, _process
 
 HOLDER = """
 import sys, time
@@ -41,10 +41,12 @@ def lock(**other: Any) -> dict[str, Any]:
 def test_a_folder_is_held_by_one_and_free_afterwards(folder: Folder) -> None:
     for _ in range(2):
         with Lease(folder) as lease:
-            with pytest.raises(LeaseError, match=rf"another command, process {os.getpid()} on .* since \d{{4}}-"):
+            with pytest.raises(
+                LeaseError, match=rf"another command, process {os.getpid()} on .* since \d{{4}}-"
+            ):
                 Lease(folder).__enter__()
             lease.check()
-        assert not folder.exists(NAME)
+        assert not folder.exists(LOCK)
 
 
 def test_of_many_at_once_one_gets_the_folder(folder: Folder) -> None:
@@ -60,7 +62,9 @@ def test_of_many_at_once_one_gets_the_folder(folder: Folder) -> None:
 
 
 def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(LeaseError, match=f"process {holder.pid} on"):
@@ -75,36 +79,36 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> N
 
 def test_a_number_that_another_process_has_now_is_not_its_driver(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    folder.publish_json(NAME, lock(**{**_process(os.getpid()), "started": 1}))
+    folder.publish_json(LOCK, lock(**{**_process(os.getpid()), "started": 1}))
     with Lease(folder, settle=0.01) as lease:
         lease.check()
 
 
 def test_the_lock_of_another_machine_counts_until_it_is_not_renewed(folder: Folder) -> None:
-    folder.publish_json(NAME, lock())
+    folder.publish_json(LOCK, lock())
     with pytest.raises(LeaseError, match="process 12 on node7, works on it since 2026-01-01"):
         Lease(folder).__enter__()
-    folder.publish_json(NAME, lock(renewed=time.time() - 121))
+    folder.publish_json(LOCK, lock(renewed=time.time() - 121))
     with Lease(folder, settle=0.01) as lease:
         lease.check()
-    assert not folder.exists(NAME)
+    assert not folder.exists(LOCK)
 
 
 def test_a_driver_that_is_taken_over_stops_and_leaves_the_other_s_lock(folder: Folder) -> None:
     with Lease(folder, beat=0.02) as lease:
-        renewed = folder.read_json(NAME)["renewed"]
-        while folder.read_json(NAME)["renewed"] == renewed:
+        renewed = folder.read_json(LOCK)["renewed"]
+        while folder.read_json(LOCK)["renewed"] == renewed:
             time.sleep(0.01)
         lease.check()
-        folder.publish_json(NAME, lock())
+        folder.publish_json(LOCK, lock())
         deadline = time.monotonic() + 20
         while not lease.lost and time.monotonic() < deadline:
-            if folder.read_json(NAME)["id"] != "other":  # a renewal that was under way
-                folder.publish_json(NAME, lock())
+            if folder.read_json(LOCK)["id"] != "other":  # a renewal that was under way
+                folder.publish_json(LOCK, lock())
             time.sleep(0.01)
         with pytest.raises(LeaseError, match="was taken over by process 12 on node7"):
             lease.check()
-    assert folder.read_json(NAME)["id"] == "other"
+    assert folder.read_json(LOCK)["id"] == "other"
 
 
 def test_of_two_that_take_over_the_later_one_gets_it(tmp_path: Path) -> None:
@@ -113,9 +117,9 @@ def test_of_two_that_take_over_the_later_one_gets_it(tmp_path: Path) -> None:
 
         def publish_json(self, name: str, value: Any) -> None:
             super().publish_json(name, value)
-            (tmp_path / NAME).write_text(json.dumps(lock()))
+            (tmp_path / LOCK).write_text(json.dumps(lock()))
 
-    Folder(str(tmp_path)).publish_json(NAME, lock(renewed=0))
+    Folder(str(tmp_path)).publish_json(LOCK, lock(renewed=0))
     with pytest.raises(LeaseError, match="was taken over by process 12"):
         Lease(Slow(str(tmp_path)), settle=0.01).__enter__()
-    assert Folder(str(tmp_path)).read_json(NAME)["id"] == "other"
+    assert Folder(str(tmp_path)).read_json(LOCK)["id"] == "other"

@@ -28,7 +28,9 @@ from pipeline.tables import MATCHES, SHARDS
 
 
 def table(chunks: int = 1) -> pa.Table:
-    whole = pa.table({"image0": ["a.jpg", "b.jpg", "a.jpg", "c.jpg"], "score": pa.array([0.1, 0.2, 0.3, None])})
+    whole = pa.table(
+        {"image0": ["a.jpg", "b.jpg", "a.jpg", "c.jpg"], "score": pa.array([0.1, 0.2, 0.3, None])}
+    )
     return pa.concat_tables(whole.slice(i * 4 // chunks, 4 // chunks) for i in range(chunks))
 
 
@@ -37,7 +39,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     name = f"run{time.monotonic_ns()}"
     if request.param == "s3":
         return Folder(f"s3://bucket/{name}", request.getfixturevalue("s3"), pause=0.01)
-    return Folder({"local": "", "file": "file://", "memory": "memory:/"}[request.param] + str(tmp_path / name))
+    return Folder(
+        {"local": "", "file": "file://", "memory": "memory:/"}[request.param] + str(tmp_path / name)
+    )
 
 
 def test_published_files_are_listed_and_read_back(folder: Folder) -> None:
@@ -119,7 +123,17 @@ def test_done_markers_name_the_finished_shards(folder: Folder) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", "a\\..\\b.jpg", "", ".", "a//b.jpg", "x\0.jpg", "a/"],
+    [
+        "../secret.jpg",
+        "/etc/passwd",
+        "a/../../b.jpg",
+        "a\\..\\b.jpg",
+        "",
+        ".",
+        "a//b.jpg",
+        "x\0.jpg",
+        "a/",
+    ],
 )
 def test_names_that_leave_the_folder_are_refused(folder: Folder, name: str) -> None:
     for use in (
@@ -162,7 +176,9 @@ def test_a_pipe_or_a_name_that_is_not_utf8_does_not_hang_or_crash(tmp_path: Path
             folder.read_bytes(name)
 
 
-def test_a_missing_folder_a_file_and_a_missing_bucket_are_explained(tmp_path: Path, s3: dict[str, str]) -> None:
+def test_a_missing_folder_a_file_and_a_missing_bucket_are_explained(
+    tmp_path: Path, s3: dict[str, str]
+) -> None:
     with pytest.raises(FolderAbsentError, match="nowhere: no such folder"):
         Folder(str(tmp_path / "nowhere")).list()
     (tmp_path / "file").write_bytes(b"")
@@ -209,13 +225,22 @@ def test_missing_credentials_and_a_dead_endpoint_are_explained(
     ],
 )
 def test_a_missing_driver_names_its_package(url: str, module: str, package: str) -> None:
-    script = f"import sys; sys.modules[{module!r}] = None\nfrom pipeline.store.folder import Folder\nFolder({url!r}).list()"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    protocol = url.partition("://")[0]
-    assert f"StorageError: {url}: the driver for {protocol}:// is not installed; pip install {package}." in done.stderr
+    script = f"""
+import sys
+sys.modules[{module!r}] = None
+from pipeline.store.folder import Folder
+Folder({url!r}).list()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    cause = f"the driver for {url.partition('://')[0]}:// is not installed"
+    assert f"StorageError: {url}: {cause}; pip install {package}." in done.stderr
 
 
-def test_options_of_a_store_reach_no_other(s3: dict[str, str], tmp_path: Path, served: Callable[[Path], str]) -> None:
+def test_options_of_a_store_reach_no_other(
+    s3: dict[str, str], tmp_path: Path, served: Callable[[Path], str]
+) -> None:
     (tmp_path / "a.txt").write_bytes(b"x")
     for options in (s3, {"s3": s3}, {"s3": s3, "http": {}, "endpoint_url": "http://127.0.0.1:9"}):
         Folder("s3://bucket/mixed", options).publish("a.txt", b"x")
@@ -223,8 +248,12 @@ def test_options_of_a_store_reach_no_other(s3: dict[str, str], tmp_path: Path, s
             assert Folder(url, options).read_bytes("a.txt") == b"x"
 
 
-def test_every_trouble_of_a_store_is_tried_again_and_a_lasting_one_ends_in_a_sentence(s3: dict[str, str]) -> None:
-    """Each word is a trouble of the proxy: the first two answers about a file of its name are so, or all of them."""
+def test_every_trouble_of_a_store_is_tried_again_and_a_lasting_one_ends_in_a_sentence(
+    s3: dict[str, str],
+) -> None:
+    """Each word is a trouble of the proxy: the first two answers about a file of its name are so,
+    or all of them.
+    """
     direct = Folder("s3://bucket/troubled", s3)
     words = ("throttle", "reset", "hang", "cut", "slow")
     for word in words:
@@ -244,7 +273,9 @@ def test_every_trouble_of_a_store_is_tried_again_and_a_lasting_one_ends_in_a_sen
             assert made[word] >= 2, word
         short = replace(folder, attempts=2)
         for word in words:
-            with pytest.raises(StorageError, match=r"no answer in 2 tries .*; check the network") as error:
+            with pytest.raises(
+                StorageError, match=r"no answer in 2 tries .*; check the network"
+            ) as error:
                 short.read_bytes(f"{word} for ever", limit=1000)
             assert "hidden" not in str(error.value)
         with pytest.raises(ImageError) as of_image:
@@ -269,8 +300,13 @@ def test_an_upload_that_breaks_off_is_not_there(s3: dict[str, str]) -> None:
     address = urlsplit(s3["endpoint_url"])
     for name in ("t.parquet", "new.parquet"):
         with socket.create_connection((address.hostname, address.port)) as connection:
-            head = f"PUT /bucket/broken%20off/{name} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 1000\r\n\r\n"
-            connection.sendall(head.encode() + b"half of it")
+            lines = (
+                f"PUT /bucket/broken%20off/{name} HTTP/1.1",
+                f"Host: {address.netloc}",
+                "Content-Length: 1000",
+                "\r\nhalf of it",
+            )
+            connection.sendall("\r\n".join(lines).encode())
     time.sleep(0.2)
     assert direct.read_bytes("t.parquet") == b"old"
     assert direct.list() == ["t.parquet"]
@@ -279,7 +315,10 @@ def test_an_upload_that_breaks_off_is_not_there(s3: dict[str, str]) -> None:
 def test_credentials_never_appear_in_messages() -> None:
     assert redacted("get https://user:pw@host/a?sig=1 now") == "get https://host/a now"
     assert redacted("s3://key:secret@bucket/a b.jpg") == "s3://bucket/a b.jpg"
-    assert redacted('wrong:\nbucket name "key:secret@bucket" must match') == 'wrong: bucket name "bucket" must match'
+    assert (
+        redacted('wrong:\nbucket name "key:secret@bucket" must match')
+        == 'wrong: bucket name "bucket" must match'
+    )
     assert redacted("plain text? yes") == "plain text? yes"
     folder = Folder("https://user:pw@host/photos?sig=1", {"secret": "hidden"})
     assert repr(folder) == "Folder('https://host/photos')"
@@ -314,7 +353,9 @@ def test_killed_writers_leave_nothing_that_is_read(tmp_path: Path) -> None:
     )
     folder = Folder(str(tmp_path))
     for _ in range(3):
-        writer = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE
+        )
         assert writer.stdout is not None
         writer.stdout.readline()
         time.sleep(0.15)
@@ -338,7 +379,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path) -
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "Folder(sys.argv[1]).publish('a.bin', bytes(5000))"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert "a.bin: cannot be written: File too large" in done.stderr
     assert os.listdir(tmp_path) == []
 
@@ -367,7 +410,9 @@ class _Flaky(http.server.SimpleHTTPRequestHandler):
 def flaky(tmp_path: Path) -> Iterator[tuple[Path, str, dict[str, int]]]:
     asked: dict[str, int] = {}
     handler = type("Handler", (_Flaky,), {"asked": asked})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(handler, directory=str(tmp_path))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield tmp_path, f"http://127.0.0.1:{server.server_port}", asked
     server.shutdown()

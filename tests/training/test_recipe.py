@@ -1,4 +1,6 @@
-"""The recipe: a run learns, writes its curve and weights, and goes on after a cut as if nothing had happened."""
+"""The recipe: a run learns, writes its curve and weights, and goes on after a cut as if nothing had
+happened.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ from eloftr import EfficientLoFTRConfig
 from eloftr.fine_matching import position
 from eloftr.model import PairMatches
 from eloftr.training import recipe
+from eloftr.training.evaluation import evaluate
 from eloftr.training.losses import true_cells, true_pixels
-from eloftr.training.recipe import Run, TrainingOptions, evaluate, learning_rate, train
+from eloftr.training.options import TrainingOptions, learning_rate
+from eloftr.training.recipe import Run, train
 from eloftr.training.synthetic.views import Pair, Views
 from pipeline.demo import textures
 
@@ -175,7 +179,9 @@ def test_resuming_with_fewer_steps_ends_the_run_with_its_decay() -> None:
 
 
 class Knowing(nn.Module):
-    """A matcher that was told the truth: every visible place of its windows, moved in image 1 by `errors` pixels."""
+    """A matcher that was told the truth: every visible place of its windows, moved in image 1 by
+    `errors` pixels.
+    """
 
     def __init__(self, views: Views, errors: list[float]) -> None:
         super().__init__()

@@ -31,11 +31,15 @@ class Camera:
     @property
     def projection(self) -> np.ndarray:
         """(3, 3): world directions to homogeneous pixels, scaled by depth."""
-        return self.calibration @ self.rotation
+        product: np.ndarray = self.calibration @ self.rotation
+        return product
 
 
 class Raster:
-    """The pixels of a view. `pixels`: homogeneous, (3, H, W); `coarse`: some 4 pixels apart, (3, H // 4, W // 4)."""
+    """The pixels of a view, homogeneous.
+
+    `pixels` (3, H, W): all of them. `coarse` (3, H // 4, W // 4): some 4 pixels apart.
+    """
 
     def __init__(self, height: int, width: int) -> None:
         self.height, self.width = height, width
@@ -45,7 +49,8 @@ class Raster:
     def inside(self, points: Tensor) -> Tensor:
         """Whether `points` (2, H, W) lie between the outermost pixel centres: (H, W) bool."""
         x, y = points
-        return (x >= 0) & (x <= self.width - 1) & (y >= 0) & (y <= self.height - 1)
+        inside: Tensor = (x >= 0) & (x <= self.width - 1) & (y >= 0) & (y <= self.height - 1)
+        return inside
 
     def _grid(self, step: int) -> Tensor:
         """Pixels about `step` apart, from the first to the last centre."""
@@ -57,20 +62,23 @@ class Raster:
 
 def unit(vector: np.ndarray) -> np.ndarray:
     """`vector` with length 1."""
-    return vector / np.linalg.norm(vector)
+    scaled: np.ndarray = vector / np.linalg.norm(vector)
+    return scaled
 
 
 def rotation(axis: np.ndarray, angle: float) -> np.ndarray:
     """(3, 3) rotation by `angle` radians about `axis`, of length 1 (Rodrigues' formula)."""
     x, y, z = axis
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+    turned: np.ndarray = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+    return turned
 
 
 def linear(matrix: np.ndarray, points: Tensor) -> Tensor:
     """`matrix` (M, N) times `points` (N, H, W)."""
     mapped = torch.from_numpy(matrix.astype(np.float32)) @ points.flatten(1)
-    return mapped.unflatten(1, points.shape[1:])
+    image: Tensor = mapped.unflatten(1, points.shape[1:])
+    return image
 
 
 def affine(matrix: np.ndarray, points: Tensor) -> Tensor:
@@ -79,12 +87,18 @@ def affine(matrix: np.ndarray, points: Tensor) -> Tensor:
 
 
 def homography(matrix: np.ndarray, points: Tensor) -> tuple[Tensor, Tensor]:
-    """`points` (2 or more, H, W) through `matrix` (3, 3): (2, H, W), and whether they lie in front of the camera."""
+    """`points` (2 or more, H, W) through `matrix` (3, 3).
+
+    Returns (2, H, W), and whether they lie in front of the camera (H, W).
+    """
     return _divide(affine(matrix, points))
 
 
 def project(camera: Camera, points: Tensor) -> tuple[Tensor, Tensor]:
-    """World points (3, H, W) to pixels (2, H, W), and whether they lie in front of the camera (H, W)."""
+    """World points (3, H, W) to pixels (2, H, W).
+
+    Returns too whether they lie in front of the camera (H, W).
+    """
     return _divide(linear(camera.projection, points - _column(camera.centre)))
 
 

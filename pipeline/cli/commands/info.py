@@ -16,7 +16,8 @@ from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import storage_option
 from pipeline.errors import RunError
 from pipeline.events import counted
-from pipeline.execute.executor import local_capacity, make_executor
+from pipeline.execute.choose import make_executor
+from pipeline.execute.executor import local_capacity
 from pipeline.match.run import PACKAGES, PLAN_FILE, RUN_FILE, SUMMARY_FILE
 from pipeline.report.text import aligned, summary_text
 from pipeline.store.folder import Folder

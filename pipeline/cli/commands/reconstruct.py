@@ -14,7 +14,7 @@ from pipeline.reconstruct.cameras import CameraOptions
 from pipeline.reconstruct.mapping import MAPPERS
 from pipeline.store.opening import storage_options
 
-DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
+OWN_DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
 
 
 @click.command("reconstruct", cls=Command)
@@ -23,7 +23,7 @@ DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
 @click.option(
     "--mapper",
     type=click.Choice(MAPPERS),
-    default=DEFAULTS["mapper"],
+    default=OWN_DEFAULTS["mapper"],
     help="COLMAP's: one image after another, or all poses at once.",
 )
 @click.option(
@@ -41,14 +41,14 @@ DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
 @click.option(
     "--radius",
     type=float,
-    default=DEFAULTS["radius"],
+    default=OWN_DEFAULTS["radius"],
     metavar="PIXELS",
     help="Merge keypoints within this distance, pixels of what the network saw.",
 )
 @click.option(
     "--threads",
     type=int,
-    default=DEFAULTS["threads"],
+    default=OWN_DEFAULTS["threads"],
     help="Of the mapper: 1 gives the same model every time, more a faster one; -1 for all cores.",
 )
 @click.option(

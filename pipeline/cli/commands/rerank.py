@@ -14,7 +14,7 @@ from pipeline.report.text import rerank_text
 from pipeline.store.retries import redacted
 from pipeline.vocabulary import GeometryModel, Score
 
-DEFAULTS = pipeline.rerank.__kwdefaults__ or {}
+OWN_DEFAULTS = pipeline.rerank.__kwdefaults__ or {}
 
 
 @click.command("rerank", cls=Command)
@@ -29,7 +29,7 @@ DEFAULTS = pipeline.rerank.__kwdefaults__ or {}
 @click.option(
     "--score",
     type=click.Choice([score.value for score in Score]),
-    default=DEFAULTS["score"],
+    default=OWN_DEFAULTS["score"],
     help="What orders candidates: verified inliers, their share of matches, or summed scores.",
 )
 @click.option(
@@ -61,7 +61,7 @@ DEFAULTS = pipeline.rerank.__kwdefaults__ or {}
 @click.option(
     "--draw",
     type=int,
-    default=DEFAULTS["draw"],
+    default=OWN_DEFAULTS["draw"],
     metavar="N",
     help="Draw the N queries that moved most.",
 )

@@ -9,7 +9,8 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from eloftr import EfficientLoFTRConfig
-from eloftr.training.recipe import SMALL, TrainingOptions, train
+from eloftr.training.options import SMALL, TrainingOptions
+from eloftr.training.recipe import train
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 

@@ -1,0 +1,418 @@
+"""Judge a matcher on pairs with ground truth, next to SIFT on the same images.
+
+    pip install .[test]
+    python benchmarks/quality/quality.py --weights NAME_OR_PATH --out results.json
+
+Both methods see the same grey image: longer side 640 (`--long-side`), sides multiples of 32, never
+enlarged. Matches are mapped back to the original images, with their exact scale in x and in y, and
+judged there:
+
+matches    mean number per pair
+right %    mean over pairs of the share of right matches; a pair without matches counts 0. Right is
+             homography   within 3 original pixels of where the homography sends them in image 1
+             epipolar     within 3 original pixels of both epipolar lines, fitted to the marked
+                          points
+             pose         within 2 pixels of both epipolar lines of the true pose
+AUC        area under recall over the pose error up to 5, 10 and 20 degrees (SuperGlue, section 5).
+           The error is the larger of the angles of rotation and translation (its sign left open),
+           from an essential matrix by RANSAC at 0.5 pixels over the mean focal length. A pair
+           without an estimate is infinitely wrong. RANSAC's luck moves an AUC by 1 to 2 points on
+           sets of this size: each pair is estimated five times, its matches in other orders, and
+           all the errors count.
+
+The pixels of poses are those of the evaluated size, or of the original images with `--pixels
+original`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
+
+from benchmarks.environment import PROJECT, commit, versions
+from benchmarks.quality.datasets import (
+    KINDS,
+    RANSAC_CONFIDENCE,
+    RANSAC_SEED,
+    SAMPLE_SEED,
+    Pair,
+    View,
+    digest,
+    load_pairs,
+    load_view,
+)
+from benchmarks.quality.sift import RATIO, SiftFeatures, detect_sift, match_sift
+from eloftr.errors import ArgumentError, EloftrError
+
+POINT_PIXELS = 3.0  # homography and marked points: pixels of the original images
+POSE_PIXELS = 2.0  # poses, and
+RANSAC_PIXELS = 0.5  # their estimates: pixels of the evaluated size or of the original images
+RANSAC_RUNS = 5
+AUC_DEGREES = (5, 10, 20)
+PAIRS_AT_ONCE = 8
+
+Keypoints = tuple[np.ndarray, np.ndarray]  # (M, 2) and (M, 2), pixels of the two views
+Record = dict[str, Any]
+
+
+def pose_auc(errors: list[float], threshold: float) -> float:
+    """Area under recall over pose error from 0 to `threshold` degrees, over `threshold`: 0 to 1.
+
+    Recall is joined by straight lines between the sorted errors and stays level after the last one
+    within the threshold, as in the evaluations of SuperGlue and LoFTR. Infinite errors count as
+    pairs that failed.
+    """
+    ordered = np.sort(np.asarray(errors, np.float64))
+    within = ordered[ordered < threshold]
+    if len(within) == 0:
+        return 0.0
+    recall = np.arange(len(within) + 1) / len(ordered)
+    x = np.concatenate([[0.0], within, [threshold]])
+    y = np.append(recall, recall[-1])
+    return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / threshold)
+
+
+def judge(
+    pair: Pair, views: tuple[View, View], keypoints: Keypoints, pixel: float, ransac: float
+) -> Record:
+    """The record of one method on one pair.
+
+    Args:
+        keypoints: in pixels of `views`.
+        pixel: pixels of the original images per pixel that poses are judged in.
+        ransac: threshold of RANSAC in focal lengths.
+    """
+    points0, points1 = (view.to_original(k) for view, k in zip(views, keypoints, strict=True))
+    errors = pair.errors(points0, points1)
+    limit = POINT_PIXELS if pair.cameras is None else POSE_PIXELS * pixel
+    right = int((errors <= limit).sum())
+    record: Record = {
+        "matches": len(errors),
+        "right": right,
+        "share": right / max(len(errors), 1),
+        "median_error_px": float(np.median(errors)) if len(errors) else None,
+    }
+    if pair.cameras is not None:
+        orders = (np.random.default_rng(run).permutation(len(errors)) for run in range(RANSAC_RUNS))
+        record["rotation_translation_errors_deg"] = [
+            pair.cameras.pose_errors(points0[order], points1[order], ransac) for order in orders
+        ]
+    return record
+
+
+def summarise(records: list[Record]) -> dict[str, float]:
+    """Means over the pairs of a set, and the pose AUC where the set has poses."""
+    summary: dict[str, float] = {
+        name: float(np.mean([record[name] for record in records]))
+        for name in ("matches", "right", "share")
+    }
+    if "rotation_translation_errors_deg" in records[0]:
+        runs = [
+            angles for record in records for angles in record["rotation_translation_errors_deg"]
+        ]
+        errors = [np.inf if angles is None else max(angles) for angles in runs]
+        summary |= {f"auc{degrees}": pose_auc(errors, degrees) for degrees in AUC_DEGREES}
+    return summary
+
+
+def match_with_sift(features: dict[str, SiftFeatures], pairs: list[Pair]) -> list[Keypoints]:
+    return [match_sift(features[pair.image0], features[pair.image1]) for pair in pairs]
+
+
+def match_with(matcher: Any, views: dict[str, View], pairs: list[Pair]) -> list[Keypoints]:
+    found = matcher.match(
+        [views[pair.image0].grey for pair in pairs], [views[pair.image1].grey for pair in pairs]
+    )
+    return [(matches.keypoints0, matches.keypoints1) for matches in found]
+
+
+def evaluate_set(
+    folder: Path,
+    pairs: list[Pair],
+    long_side: int,
+    matcher: Any | None = None,
+    pixels: str = "evaluated",
+    sift_full: bool = False,
+    known: dict[tuple[str, str], Record] | None = None,
+) -> list[Record]:
+    """Every method on every pair: one record a pair, with a record for each method by its name.
+
+    Args:
+        matcher: None judges SIFT alone.
+        pixels: "evaluated" or "original", what the thresholds of poses are in.
+        sift_full: also SIFT on the full-size images, judged by the same thresholds.
+        known: SIFT's records of an earlier run by image names; nothing of SIFT is computed then.
+    """
+    names = sorted({name for pair in pairs for name in _names(pair)})
+    views = {name: load_view(folder / "images" / name, long_side) for name in names}
+    methods: dict[str, tuple[Callable[[list[Pair]], list[Keypoints]], dict[str, View]]] = {}
+    if matcher is not None:
+        methods["ours"] = partial(match_with, matcher, views), views
+    if known is None:
+        seen = {"sift": views}
+        if sift_full:
+            seen["sift_full"] = {name: load_view(folder / "images" / name, None) for name in names}
+        for method, images in seen.items():
+            features = {name: detect_sift(view.grey) for name, view in images.items()}
+            methods[method] = partial(match_with_sift, features), images
+    records: list[Record] = [{"image0": pair.image0, "image1": pair.image1} for pair in pairs]
+    for method, (match, images) in methods.items():
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            chunk = pairs[start : start + PAIRS_AT_ONCE]
+            for index, (pair, keypoints) in enumerate(zip(chunk, match(chunk), strict=True), start):
+                both = images[pair.image0], images[pair.image1]
+                tolerances = _tolerances(pair, (views[pair.image0], views[pair.image1]), pixels)
+                records[index][method] = judge(pair, both, keypoints, *tolerances)
+    if known is not None:
+        for record in records:
+            record |= known[record["image0"], record["image1"]]
+    return records
+
+
+def _tolerances(pair: Pair, views: tuple[View, View], pixels: str) -> tuple[float, float]:
+    """Original pixels per pixel that poses are judged in, and the RANSAC threshold in focal
+    lengths.
+    """
+    if pair.cameras is None:
+        return 1.0, 0.0
+    scales = [view.scale if pixels == "evaluated" else np.ones(2) for view in views]
+    focals = [
+        np.diag(k)[:2] / scale for k, scale in zip(pair.cameras.intrinsics, scales, strict=True)
+    ]
+    return float(np.mean(scales)), RANSAC_PIXELS / float(np.mean(focals))
+
+
+def _names(pair: Pair) -> tuple[str, str]:
+    return pair.image0, pair.image1
+
+
+def settings(long_side: int, pixels: str) -> dict[str, Any]:
+    """Everything besides the images that a SIFT result depends on."""
+    return {
+        "long_side": long_side,
+        "pixels": pixels,
+        "sample_seed": SAMPLE_SEED,
+        "sift_ratio": RATIO,
+        "point_pixels": POINT_PIXELS,
+        "pose_pixels": POSE_PIXELS,
+        "ransac_pixels": RANSAC_PIXELS,
+        "ransac_confidence": RANSAC_CONFIDENCE,
+        "ransac_seed": RANSAC_SEED,
+        "ransac_runs": RANSAC_RUNS,
+        "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
+    }
+
+
+def load_sift(
+    path: Path, expected: dict[str, Any], digests: dict[str, str], methods: list[str]
+) -> dict[str, Any]:
+    """SIFT's records of an earlier run: set → (image0, image1) → method → record.
+
+    Raises:
+        ArgumentError: the file is of other settings or other images, or lacks a set or a method.
+    """
+    try:
+        earlier = json.loads(path.read_bytes())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ArgumentError(f"--sift-from {path}: cannot be read ({error}).") from error
+    if not isinstance(earlier, dict) or not {"settings", "sets"} <= earlier.keys():
+        raise ArgumentError(f"--sift-from {path}: not a result of this script.")
+    found, sets = earlier["settings"], earlier["sets"]
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise ArgumentError(
+                f"--sift-from {path}: {name} was {found.get(name)} there and is {value} here; "
+                "leave --sift-from out to compute SIFT again."
+            )
+    known = {}
+    for name, sha256 in digests.items():
+        if name not in sets or sets[name]["sha256"] != sha256:
+            reason = "holds other images" if name in sets else "is missing there"
+            raise ArgumentError(
+                f"--sift-from {path}: {name} {reason}; leave --sift-from out to compute SIFT again."
+            )
+        for method in methods:
+            if method not in sets[name]["summary"]:
+                raise ArgumentError(
+                    f"--sift-from {path}: {name} has no {method} there; run that with --sift-full."
+                )
+        known[name] = {
+            (record["image0"], record["image1"]): {method: record[method] for method in methods}
+            for record in sets[name]["pairs"]
+        }
+    return known
+
+
+def table(sets: dict[str, Any]) -> str:
+    """An aligned Markdown table with a row a set; a cell holds the figure of each method."""
+    methods = list(next(iter(sets.values()))["summary"])
+    titles = {"ours": "ours", "sift": "SIFT", "sift_full": "SIFT at full size"}
+    columns = {"matches": ("matches", "{:.0f}", 1), "share": ("right %", "{:.1f}", 100)}
+    columns |= {f"auc{degrees}": (f"AUC@{degrees}°", "{:.1f}", 100) for degrees in AUC_DEGREES}
+    rows = [["set", "pairs", *(title for title, _, _ in columns.values())]]
+    for name, result in sets.items():
+        row = [name, str(len(result["pairs"]))]
+        for key, (_, form, factor) in columns.items():
+            values = [result["summary"][method].get(key) for method in methods]
+            row.append(
+                "–" if values[0] is None else " / ".join(form.format(v * factor) for v in values)
+            )
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join(
+        [f"Each cell: {' / '.join(titles[m] for m in methods)}", "", lines[0], rule, *lines[1:]]
+    )
+
+
+def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
+    """What the numbers were measured with and on."""
+    device = dtype = sha256 = None
+    if weights is not None and matcher is not None:
+        import torch
+
+        from eloftr.weights.locate import resolve
+
+        path = resolve(weights)
+        file = path / "model.safetensors" if path.is_dir() else path
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        on_gpu = matcher.device.type == "cuda"
+        device = torch.cuda.get_device_name(matcher.device) if on_gpu else str(matcher.device)
+        dtype = str(matcher.dtype)
+    return {
+        "weights": weights,
+        "weights_sha256": sha256,
+        "versions": versions("numpy", "opencv-python-headless", "pillow", "torch"),
+        "device": device,
+        "dtype": dtype,
+        "commit": commit(),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--weights", help="checkpoint, by name or path; without it SIFT is judged alone"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)"
+    )
+    parser.add_argument(
+        "--sets", default=",".join(KINDS), help="comma-separated (default: %(default)s)"
+    )
+    parser.add_argument("--quick", action="store_true", help="about 8 pairs of each set")
+    parser.add_argument(
+        "--long-side", type=int, default=640, help="evaluated size in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pixels",
+        choices=("evaluated", "original"),
+        default="evaluated",
+        help="of poses (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sift-full", action="store_true", help="also SIFT on the full-size images"
+    )
+    parser.add_argument(
+        "--sift-from", type=Path, help="take SIFT's records from an earlier --out file"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="write the table, every pair and the settings as JSON"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        run(options)
+    except EloftrError as error:
+        print(f"quality: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate, print the table, write the JSON and return what it holds."""
+    if options.long_side < 32:
+        raise ArgumentError(f"--long-side {options.long_side}: at least 32 pixels are needed.")
+    data = options.data or Path(os.environ.get("ELOFTR_DATA") or PROJECT.parent / "shared" / "data")
+    names = [name.strip() for name in options.sets.split(",")]
+    pairs = {name: load_pairs(data / name, options.quick) for name in names}
+    digests = {name: digest(data / name) for name in names}
+    known = None
+    if options.sift_from is not None:
+        wanted = ["sift", "sift_full"] if options.sift_full else ["sift"]
+        known = load_sift(
+            options.sift_from, settings(options.long_side, options.pixels), digests, wanted
+        )
+        for name in names:
+            if any(_names(pair) not in known[name] for pair in pairs[name]):
+                raise ArgumentError(
+                    f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a --quick run?"
+                )
+    cv2.setNumThreads(1)  # the order of sums, and so the result, must not depend on the machine
+    matcher = None
+    if options.weights is not None:
+        from eloftr import load_matcher
+
+        matcher = load_matcher(options.weights)
+    measured_with = environment(
+        options.weights, matcher
+    )  # now: a training run may replace the file meanwhile
+    sets = {}
+    for name in names:
+        start = time.perf_counter()
+        earlier = None if known is None else known[name]
+        records = evaluate_set(
+            data / name,
+            pairs[name],
+            options.long_side,
+            matcher,
+            options.pixels,
+            options.sift_full,
+            earlier,
+        )
+        methods = [key for key in records[0] if key not in ("image0", "image1")]
+        summary = {method: summarise([record[method] for record in records]) for method in methods}
+        sets[name] = {
+            "kind": KINDS[name],
+            "sha256": digests[name],
+            "summary": summary,
+            "pairs": records,
+        }
+        print(
+            f"{name}: {len(records)} pairs in {time.perf_counter() - start:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+    results = {
+        "settings": settings(options.long_side, options.pixels),
+        "quick": options.quick,
+        "environment": measured_with,
+        "sets": sets,
+    }
+    print(table(sets))
+    if options.out is not None:
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""Reconstruct photographs whose cameras are known, and compare, next to COLMAP's own SIFT on the
+same photographs.
+
+    pip install .[test]
+    python benchmarks/quality/reconstruction.py --weights NAME_OR_PATH --out results.json
+
+A set is a folder with `images/` and `poses.json`: for each file name R (3×3) and t, world to
+camera, K (3×3) in pixels with centres at integers, and optionally dist, OpenCV's k1 k2 p1 p2. Where
+these come from a SIFT model themselves, the errors favour SIFT.
+
+ours   `pipeline.match` on all pairs at `--long-side`, then `pipeline.reconstruct`
+SIFT   pycolmap's extract_features, match_exhaustive and incremental_mapping on the full-size
+       images: its defaults, but fixed seeds, and models from three images on, as ours
+
+Every image is a SIMPLE_RADIAL camera of its own, or has the set's one camera with
+`--known-cameras`. Columns:
+
+images     registered in the largest model, of all
+track      mean number of images that see a point
+px         mean reprojection error, pixels of the original images
+rotation   angle to the true one, degrees, after the similarity that brings the camera centres
+           closest; median / worst
+position   distance to the true centre, % of the root mean square distance of the true centres from
+           their mean
+seconds    ours: matching + mapping (one thread); SIFT: features + matching + mapping (all cores)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
+
+import pipeline
+from benchmarks.environment import PROJECT
+from benchmarks.quality.quality import environment
+from eloftr.errors import ArgumentError, EloftrError
+from pipeline.demo.truth import DemoTruth, compare_with_truth
+from pipeline.events import Event
+from pipeline.extras import import_pycolmap
+from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.mapping import MAPPERS
+from pipeline.reconstruct.summary import ModelSummary
+
+SETS = ("fountain11", "sceaux11", "sacre_coeur17")
+TITLES = {"ours": "ours", "sift": "SIFT"}
+CAMERA = "SIMPLE_RADIAL"
+MIN_ALIGNED = 3  # images: fewer centres fix no similarity
+
+Record = dict[str, Any]
+
+
+def load_truth(folder: Path) -> tuple[DemoTruth, set[str]]:
+    """The poses of a set, and its distinct cameras as COLMAP writes them.
+
+    A camera is `OPENCV:fx,fy,cx,cy,k1,k2,p1,p2`. Raises ArgumentError where poses.json cannot be
+    read or has no poses, or lacks an image or has one too many.
+    """
+    path = folder / "poses.json"
+    try:
+        rows = json.loads(path.read_bytes())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ArgumentError(
+            f"{path}: not a readable list of poses ({error}); check --data and --sets."
+        ) from error
+    poses = {
+        name: (np.array(row["R"], float), np.array(row["t"], float)) for name, row in rows.items()
+    }
+    intrinsics = {name: np.array(row["K"], float) for name, row in rows.items()}
+    cameras = {
+        _camera(intrinsics[name], row.get("dist") or [0.0] * 4) for name, row in rows.items()
+    }
+    found = {entry.name for entry in (folder / "images").glob("*")}
+    if found != poses.keys() or not found:
+        raise ArgumentError(
+            f"{folder}: images/ and poses.json hold different names; they must be the same."
+        )
+    first = rows[min(rows)]
+    return DemoTruth(folder / "images", (first["w"], first["h"]), intrinsics, poses), cameras
+
+
+def _camera(K: np.ndarray, distortion: list[float]) -> str:
+    # COLMAP's origin is the corner of the top-left pixel, half a pixel before its centre.
+    numbers = [K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5, *distortion]
+    return "OPENCV:" + ",".join(str(float(number)) for number in numbers)
+
+
+def reconstruct_ours(
+    truth: DemoTruth, work: Path, camera: str | None, weights: str, long_side: int, mapper: str
+) -> Record:
+    """The record of our model, and the seconds of the steps; work/run and work/ours are written."""
+    images, run, model = truth.images.resolve(), work / "run", work / "ours"
+    times = [time.perf_counter()]
+    summary = pipeline.match(
+        str(images), str(run), weights=weights, long_side=long_side, progress=say
+    )
+    times.append(time.perf_counter())
+    cameras = CameraOptions.parse(camera or CAMERA)
+    pipeline.reconstruct(str(run), model, mapper=mapper, cameras=cameras, progress=say)
+    times.append(time.perf_counter())
+    seconds = dict(zip(("matching", "mapping"), np.diff(times).tolist(), strict=True))
+    return {**measure(model / "sparse" / "0", truth), "seconds": seconds, "matching": summary}
+
+
+def say(event: Event) -> None:
+    """Print what the work says while it goes on, beside the table."""
+    print(event.text, file=sys.stderr, flush=True)
+
+
+def reconstruct_sift(truth: DemoTruth, work: Path, camera: str | None) -> Record:
+    """COLMAP's own pipeline into work/sift, in a process of its own, which a bad input may kill."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            seconds = pool.submit(map_sift, truth.images.resolve(), work / "sift", camera).result()
+        except BrokenProcessPool as error:
+            raise ArgumentError(
+                f"{truth.images}: pycolmap's process died on these images."
+            ) from error
+    return {**measure(work / "sift" / "sparse" / "0", truth), "seconds": seconds}
+
+
+def map_sift(images: Path, output: Path, camera: str | None) -> dict[str, float]:
+    """Features, matches and models of a folder; `output` gets database.db and sparse/0, the largest
+    model, if any.
+
+    camera: `MODEL:params`, known and kept; None for one SIMPLE_RADIAL an image. Returns the seconds
+    of each step.
+    """
+    pycolmap = import_pycolmap()
+    database, models = output / "database.db", output / "models"
+    models.mkdir(parents=True)
+    model, _, params = (camera or CAMERA).partition(":")
+    reader = pycolmap.ImageReaderOptions(camera_model=model, camera_params=params)
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed = 0
+    mapping = pycolmap.IncrementalPipelineOptions(
+        random_seed=0, min_model_size=MIN_ALIGNED, extract_colors=False
+    )
+    mapping.mapper.random_seed = mapping.triangulation.random_seed = 0
+    if camera is not None:
+        mapping.ba_refine_focal_length = mapping.ba_refine_extra_params = False
+        mapping.mapper.abs_pose_refine_focal_length = (
+            mapping.mapper.abs_pose_refine_extra_params
+        ) = False
+
+    times = [time.perf_counter()]
+    per_image = pycolmap.CameraMode.PER_IMAGE
+    pycolmap.extract_features(
+        database, images, camera_mode=per_image, reader_options=reader, device=pycolmap.Device.cpu
+    )
+    times.append(time.perf_counter())
+    pycolmap.match_exhaustive(
+        database, verification_options=verification, device=pycolmap.Device.cpu
+    )
+    times.append(time.perf_counter())
+    found = pycolmap.incremental_mapping(database, images, models, mapping)
+    times.append(time.perf_counter())
+    if found:
+        target = output / "sparse" / "0"
+        target.mkdir(parents=True)
+        max(found.values(), key=lambda m: (m.num_reg_images(), m.num_points3D())).write(target)
+    return dict(zip(("features", "matching", "mapping"), np.diff(times).tolist(), strict=True))
+
+
+def measure(model: Path, truth: DemoTruth) -> Record:
+    """A COLMAP model against the truth; `registered` is 0 where there is no model.
+
+    Returns registered, of, points, track_length, reprojection_px, and, from three registered images
+    on, rotation_deg and position (in units of the spread of the true centres), each of every image
+    by name.
+    """
+    record: Record = {"registered": 0, "of": len(truth.poses)}
+    if not model.is_dir():
+        return record
+    reconstruction = import_pycolmap().Reconstruction(str(model))
+    summary = ModelSummary.of(reconstruction)
+    record |= {"registered": summary.images, "points": summary.points}
+    record |= {"track_length": summary.track_length, "reprojection_px": summary.error}
+    if summary.images >= MIN_ALIGNED:
+        registered = (reconstruction.images[number] for number in reconstruction.reg_image_ids())
+        matrices = {image.name: image.cam_from_world().matrix() for image in registered}
+        errors = compare_with_truth(
+            {name: (m[:, :3], m[:, 3]) for name, m in matrices.items()}, truth
+        )
+        record["rotation_deg"] = dict(zip(errors.names, errors.rotation.tolist(), strict=True))
+        record["position"] = dict(zip(errors.names, errors.position.tolist(), strict=True))
+    return record
+
+
+def table(sets: dict[str, dict[str, Record]]) -> str:
+    """An aligned Markdown table with a row for each method on each set."""
+    rows = [
+        ["set", "method", "images", "points", "track", "px", "rotation °", "position %", "seconds"]
+    ]
+    for name, methods in sets.items():
+        for method, record in methods.items():
+            row = [name, TITLES[method], f"{record['registered']}/{record['of']}"]
+            for key, form in (
+                ("points", "{}"),
+                ("track_length", "{:.2f}"),
+                ("reprojection_px", "{:.3f}"),
+            ):
+                row.append(form.format(record[key]) if key in record else "–")
+            for key, factor in (("rotation_deg", 1), ("position", 100)):
+                errors = factor * np.array(list(record.get(key, {}).values()))
+                row.append(f"{np.median(errors):.3f} / {errors.max():.3f}" if len(errors) else "–")
+            rows.append(
+                [*row, " + ".join(f"{seconds:.0f}" for seconds in record["seconds"].values())]
+            )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Reconstruct, print the table, write the JSON and return what it holds."""
+    data = options.data or Path(os.environ.get("ELOFTR_DATA") or PROJECT.parent / "shared" / "data")
+    names = [name.strip() for name in options.sets.split(",")]
+    loaded = {name: load_truth(data / name) for name in names}
+    for name, (_, cameras) in loaded.items():
+        if options.known_cameras and len(cameras) > 1:
+            raise ArgumentError(
+                f"{data / name}: has {len(cameras)} cameras; --known-cameras is for sets of one."
+            )
+    from eloftr import load_matcher
+
+    measured_with = environment(options.weights, load_matcher(options.weights))
+    packages = ("pycolmap", "ray", "pyarrow")
+    measured_with["versions"] |= {name: version(name) for name in packages}
+    measured_with["cores"] = os.cpu_count()
+    sets: dict[str, dict[str, Record]] = {}
+    with ExitStack() as stack:
+        if options.work is None:
+            root = Path(stack.enter_context(TemporaryDirectory()))
+        else:
+            root = options.work.resolve()
+            if root.exists() and any(root.iterdir()):
+                raise ArgumentError(
+                    f"--work {root}: holds files already; give an empty or a new folder."
+                )
+        for name, (truth, cameras) in loaded.items():
+            camera = min(cameras) if options.known_cameras else None
+            work = root / name
+            work.mkdir(parents=True)
+            print(f"{name}: {len(truth.poses)} images", file=sys.stderr, flush=True)
+            ours = reconstruct_ours(
+                truth, work, camera, options.weights, options.long_side, options.mapper
+            )
+            sets[name] = {"ours": ours, "sift": reconstruct_sift(truth, work, camera)}
+    settings = {name: getattr(options, name) for name in ("long_side", "mapper", "known_cameras")}
+    results = {"settings": settings, "environment": measured_with, "sets": sets}
+    print(table(sets))
+    if options.out is not None:
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)")
+    add("--sets", default=",".join(SETS), help="comma-separated (default: %(default)s)")
+    add("--weights", default="small", help="checkpoint, by name or path (default: %(default)s)")
+    add(
+        "--mapper",
+        choices=MAPPERS,
+        default="incremental",
+        help="ours; SIFT's is incremental (default: %(default)s)",
+    )
+    add(
+        "--long-side",
+        type=int,
+        default=640,
+        help="longer side of what we match, pixels (default: %(default)s)",
+    )
+    add(
+        "--known-cameras",
+        action="store_true",
+        help="both keep the true intrinsics; for sets of one camera",
+    )
+    add(
+        "--out",
+        type=Path,
+        help="write the errors of every image, the settings and the versions as JSON",
+    )
+    add(
+        "--work",
+        type=Path,
+        help="keep databases, models and logs in this empty folder (default: they are deleted)",
+    )
+    try:
+        run(parser.parse_args(arguments))
+    except EloftrError as error:
+        print(f"reconstruction: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

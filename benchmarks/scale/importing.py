@@ -1,0 +1,294 @@
+"""What the import of a run into a COLMAP database costs: seconds, memory and disk, by the number of
+pairs.
+
+    python benchmarks/scale/importing.py [--pairs 10000 100000] [--matches 300] [--scratch FOLDER]
+    [--out results.json]
+
+Writes run folders of made-up matches with the pipeline's own schemas and imports each in a process
+of its own. Every image has pairs with 100 others, names are in no order, and half of the matches
+lie on points that recur in the other pairs of an image, so that merging has its usual work. All
+matches are inliers. The database is opened again and its rows are counted.
+
+anonymous  the process's own memory at its highest; with files   what it mapped of files besides,
+           the kernel's to drop
+disk       the database, and everything below the output folder at its highest
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
+
+from benchmarks.environment import PROJECT, write_results
+from pipeline import tables
+from pipeline.store.folder import Folder
+
+WIDTH, HEIGHT, LONG_SIDE = 1600, 1200, 640
+NEXT = 50  # pairs an image begins; it is in twice as many
+POINTS = 4800  # places in an image that its pairs share: a cell each at 640×480
+NOISE = 1.0  # pixels; the radius of merging is 5 here
+SHARD_PAIRS = 1024
+INTERVAL = 0.2  # seconds between looks at a process
+
+IMPORT = """
+import sys
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+from pipeline.reconstruct.database import import_matches
+from pipeline.store.folder import Folder
+run, database, long_side = sys.argv[1:]
+print(dumps(asdict(import_matches(Folder(run), Path(database), long_side=int(long_side)))))
+"""
+
+
+def write_run(folder: Path, pairs: int, matches: int) -> int:
+    """A run folder of so many pairs with so many inliers each; returns the bytes of its match
+    tables.
+    """
+    images = max(pairs // NEXT, 2 * NEXT + 1)
+    names = np.random.default_rng(0).permutation(
+        [f"{i % 100:02}/{i:08}.jpg" for i in range(images)]
+    )
+    run, written = Folder(str(folder)), 0
+    for number, start in enumerate(range(0, pairs, SHARD_PAIRS)):
+        rows = np.arange(start, min(start + SHARD_PAIRS, pairs))
+        first = rows // NEXT % images
+        couples = np.stack([first, (first + 1 + rows % NEXT) % images], axis=1)
+        run.publish_table(
+            f"matches/{number:08}.parquet", matches_table(names, couples, matches, seed=number)
+        )
+        run.publish_table(f"images/{number:08}.parquet", images_table(names[np.unique(couples)]))
+        written += os.path.getsize(folder / f"matches/{number:08}.parquet")
+    return written
+
+
+def matches_table(names: np.ndarray, couples: np.ndarray, matches: int, seed: int) -> pa.Table:
+    """MATCHES of couples (P, 2) of image numbers."""
+    rng = np.random.default_rng(seed)
+    count, shape = len(couples), (len(couples), matches)
+    columns: dict[str, pa.Array] = {
+        "status": pa.array(["matched"] * count),
+        "reason": pa.nulls(count, pa.string()),
+        "scores": tables.ragged(
+            [*rng.uniform(0.2, 1, shape).astype(np.float32)], pa.list_(pa.float32())
+        ),
+        "geometry": pa.array(["calibrated"] * count),
+        "inliers": tables.ragged([*np.ones(shape, bool)], pa.list_(pa.bool_())),
+        "num_inliers": pa.array(np.full(count, matches), pa.int32()),
+    }
+    # Different points of each pair, as one-to-one matches have; the first half recurs, the rest is
+    # this pair's own.
+    point = rng.integers(POINTS, size=(count, 1)) + np.arange(matches) * (POINTS // matches)
+    for side in (0, 1):
+        places = point % POINTS + couples[:, side, None] * POINTS
+        xy = (
+            np.stack([places * 0.7548776662, places * 0.5698402910], axis=2)
+            % 1
+            * [WIDTH - 1, HEIGHT - 1]
+        )
+        xy[:, : matches // 2] += rng.normal(0, NOISE, (count, matches // 2, 2))
+        xy[:, matches // 2 :] = rng.uniform(
+            0, [WIDTH - 1, HEIGHT - 1], (count, matches - matches // 2, 2)
+        )
+        xy = np.clip(xy, 0, [WIDTH - 1, HEIGHT - 1]).astype(np.float32)
+        columns[f"image{side}"] = pa.array(names[couples[:, side]].tolist(), pa.string())
+        columns[f"keypoints{side}"] = tables.ragged(
+            [*xy], tables.MATCHES.field(f"keypoints{side}").type
+        )
+    for name in ("E", "F", "H", "pose"):
+        kind = tables.MATCHES.field(name).type
+        values = rng.normal(size=(count, kind.list_size))
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind)
+    return pa.table([columns[name] for name in tables.MATCHES.names], schema=tables.MATCHES)
+
+
+def images_table(names: np.ndarray) -> pa.Table:
+    """IMAGES of photographs of one size without EXIF."""
+    row = {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "stored_width": WIDTH,
+        "stored_height": HEIGHT,
+        "orientation": 1,
+    }
+    rows = [{"image": name, "focal": None, "camera": None, **row} for name in names.tolist()]
+    return pa.Table.from_pylist(rows, schema=tables.IMAGES)
+
+
+def import_run(run: Path, output: Path) -> dict[str, Any]:
+    """Import in a process of its own and watch it: seconds, the most memory and disk it took, bytes
+    and rows.
+    """
+    database = output / "database.db"
+    command = [sys.executable, "-c", IMPORT, str(run), str(database), str(LONG_SIDE)]
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(PROJECT)}
+    )
+    anonymous = resident = disk = 0
+    while process.poll() is None:
+        private, everything = memory(process.pid)
+        anonymous, resident, disk = (
+            max(anonymous, private),
+            max(resident, everything),
+            max(disk, size_of(output)),
+        )
+        time.sleep(INTERVAL)
+    seconds = time.monotonic() - started
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(
+            f"importing: the import ended with code {process.returncode}; see its message above"
+        )
+    return {
+        "seconds": seconds,
+        "anonymous_bytes": anonymous,
+        "resident_bytes": resident,
+        "disk_bytes": max(disk, size_of(output)),
+        "database_bytes": database.stat().st_size,
+        "rows": count_rows(database),
+        "summary": json.loads(printed),
+    }
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """(anonymous memory now, the largest resident size so far), bytes; zeros where the process has
+    ended.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0, 0
+    fields = dict(line.split(":", 1) for line in lines)
+    return tuple(int(fields.get(name, "0 kB").split()[0]) * 1024 for name in ("RssAnon", "VmHWM"))  # type: ignore[return-value]
+
+
+def size_of(folder: Path) -> int:
+    total = 0
+    for base, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.path.getsize(os.path.join(base, name))
+            except FileNotFoundError:  # renamed or removed meanwhile
+                continue
+    return total
+
+
+def count_rows(database: Path) -> dict[str, int]:
+    """Rows of the tables that grow, and the matches in them."""
+    import sqlite3
+
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as opened:
+        (keypoints,) = opened.execute("SELECT sum(rows) FROM keypoints").fetchone()
+        pairs, matches = opened.execute("SELECT count(*), sum(rows) FROM matches").fetchone()
+        geometries, inliers = opened.execute(
+            "SELECT count(*), sum(rows) FROM two_view_geometries"
+        ).fetchone()
+    opened.close()
+    return {
+        "keypoints": keypoints,
+        "pairs": pairs,
+        "matches": matches,
+        "geometries": geometries,
+        "inlier_matches": inliers,
+    }
+
+
+def measure(pairs: int, matches: int, scratch: Path) -> dict[str, Any]:
+    """Write a run of so many pairs, import it, check the rows of its database, and remove both."""
+    folder = Path(tempfile.mkdtemp(dir=scratch, prefix="importing."))
+    try:
+        started = time.monotonic()
+        run_bytes = write_run(folder / "run", pairs, matches)
+        writing = time.monotonic() - started
+        result = import_run(folder / "run", folder / "sfm")
+    finally:
+        shutil.rmtree(folder)
+    rows, summary = result["rows"], result["summary"]
+    if not (rows["pairs"] == rows["geometries"] == summary["verified"] == pairs):
+        raise SystemExit(
+            f"importing: {pairs} pairs became {rows['pairs']} rows, {rows['geometries']} geometries"
+        )
+    if not (rows["matches"] == rows["inlier_matches"] == summary["merged_matches"]):
+        raise SystemExit(
+            "importing: the database holds another number of matches than the import reports"
+        )
+    return {
+        "pairs": pairs,
+        "matches_a_pair": matches,
+        "run_bytes": run_bytes,
+        "writing_seconds": writing,
+        **result,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """What was measured, as Markdown."""
+    counted, sized = (
+        "pairs | images | keypoints | matches",
+        "anonymous | with files | database | disk",
+    )
+    lines = [f"| {counted} | seconds | µs a pair | {sized} |", "|" + "---|" * 10]
+    for row in rows:
+        counts = [
+            row["pairs"],
+            row["summary"]["images"],
+            row["rows"]["keypoints"],
+            row["rows"]["matches"],
+        ]
+        sizes = [
+            row[f"{name}_bytes"] / 1e9 for name in ("anonymous", "resident", "database", "disk")
+        ]
+        cells = [f"{count:,}" for count in counts] + [f"{row['seconds']:.0f}"]
+        cells += [
+            f"{row['seconds'] / row['pairs'] * 1e6:.0f}",
+            *(f"{size:.2f} GB" for size in sizes),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pairs", type=int, nargs="+", default=[10_000, 100_000], help="sizes (%(default)s)"
+    )
+    parser.add_argument("--matches", type=int, default=300, help="inliers a pair (%(default)s)")
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for runs and databases (default the temporary folder)"
+    )
+    parser.add_argument("--out", type=Path, help="write the results as JSON")
+    options = parser.parse_args(arguments)
+    scratch = options.scratch or Path(tempfile.gettempdir())
+    rows = []
+    for pairs in options.pairs:
+        rows.append(measure(pairs, options.matches, scratch))
+        print(
+            table(rows).splitlines()[-1] if rows[1:] else table(rows),
+            end="\n" if rows[1:] else "",
+            flush=True,
+        )
+    if options.out:
+        write_results(options.out, {"rows": rows}, "pycolmap", "numpy", "pyarrow")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
