@@ -100,9 +100,9 @@ class Stage(MatchShard):
 """
 
 
-def driven(folder: Path, stages: str) -> dict[str, Any]:
+def driven(folder: Path, source: str) -> dict[str, Any]:
     """How a job is started whose stage of matching is `Stage` of this source."""
-    (folder / "stages.py").write_text(stages)
+    (folder / "substituted.py").write_text(source)
     return {"program": ("-c", DRIVEN), "PYTHONPATH": f"{folder}{os.pathsep}{PROJECT}"}
 
 

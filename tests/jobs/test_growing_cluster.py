@@ -91,7 +91,7 @@ def head(tmp_path: Path) -> Iterator[tuple[Job, str]]:
     address = f"127.0.0.1:{port}"
     nodes = {**NODES, "provider": {**NODES["provider"], "gcs_address": address}}
     (tmp_path / "nodes.json").write_text(json.dumps(nodes))
-    (tmp_path / "stages.py").write_text(SLOW.format(grown=str(tmp_path / "has grown")))
+    (tmp_path / "substituted.py").write_text(SLOW.format(grown=str(tmp_path / "has grown")))
     ports = (
         f"--port={port}",
         f"--ray-client-server-port={free_port()}",
