@@ -37,9 +37,14 @@ STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
 Report = Callable[[Mapping[str, float]], None]
 
 
+def entry_text(entry: Mapping[str, float]) -> str:
+    """An entry of the log as one line."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in entry.items())
+
+
 def print_entry(entry: Mapping[str, float]) -> None:
     """Print an entry of the log on one line."""
-    print("  ".join(f"{name} {value:.4g}" for name, value in entry.items()), flush=True)
+    print(entry_text(entry), flush=True)
 
 
 class Batches(Dataset[Pair]):
