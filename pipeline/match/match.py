@@ -25,6 +25,8 @@ import pyarrow as pa
 from eloftr.matching.resizing import to_original
 from pipeline.match.options import MatchingOptions
 from pipeline.match.read import TRIES, DecodedShard
+from pipeline.photos.sizes import bucket
+from pipeline.photos.turns import canvas, unturned
 from pipeline.tables import FAILURES, MATCHES, ragged
 from pipeline.vocabulary import Reason, StageName, Status
 
@@ -136,7 +138,7 @@ class MatchShard:
         )
         return MatchedShard(
             shard.shard,
-            shard.images,
+            _distinct(shard.images),
             matches_table(names, reason, found),
             failures,
             encodes,
@@ -151,20 +153,19 @@ class MatchShard:
         started = time.monotonic()
         self.largest = 0
         rows = shard.images.to_pylist()
-        row_of = {row["image"]: k for k, row in enumerate(rows)}
+        row_of = {view: k for k, view in enumerate(shard.read)}
         features = self._encode(shard.pixels)
         encoded = time.monotonic()
 
+        def placed(k: int) -> tuple[int, Shape]:
+            return shard.turns[shard.read[k]], shard.pixels[k].shape
+
         def of_batch(members: list[int]) -> dict[int, Matches]:
-            sides = [[row_of[shard.names[i]] for i in side] for side in shard.pairs[members].T]
+            sides = [[row_of[view] for view in side] for side in shard.pairs[members].T]
             joined = (ImageFeatures.cat([features[k] for k in side]) for side in sides)
             results = self.matcher.match_features(*joined)
             return {
-                pair: Matches(
-                    to_original(matches.keypoints0, *_sizes(shard.pixels[k0], rows[k0])),
-                    to_original(matches.keypoints1, *_sizes(shard.pixels[k1], rows[k1])),
-                    matches.scores,
-                )
+                pair: _in_original(matches, [(*placed(k), rows[k]) for k in (k0, k1)])
                 for pair, k0, k1, matches in zip(members, *sides, results, strict=True)
             }
 
@@ -210,11 +211,11 @@ class MatchShard:
             features |= {k: encoded[n : n + 1] for n, k in enumerate(batch)}
         return [features[k] for k in range(len(pixels))]
 
-    def _batches(self, shard: DecodedShard, row_of: dict[str, int]) -> Iterator[list[int]]:
+    def _batches(self, shard: DecodedShard, row_of: dict[int, int]) -> Iterator[list[int]]:
         """The pairs whose images were both read, in batches with one shape for each side."""
         groups: dict[tuple[Shape, Shape], list[int]] = defaultdict(list)
         for pair, (i, j) in enumerate(shard.pairs):
-            k0, k1 = row_of.get(shard.names[i]), row_of.get(shard.names[j])
+            k0, k1 = row_of.get(int(i)), row_of.get(int(j))
             if k0 is not None and k1 is not None:
                 groups[shard.pixels[k0].shape, shard.pixels[k1].shape].append(pair)
         for shapes, members in groups.items():
@@ -228,6 +229,12 @@ class MatchShard:
         )
         self.largest = max(self.largest, min(size, len(members)))
         return _chunks(members, size)
+
+
+def _distinct(images: pa.Table) -> pa.Table:
+    """IMAGES with one row an image, however many views of it there are."""
+    _, first = np.unique(images["image"].to_numpy(zero_copy_only=False), return_index=True)
+    return images if len(first) == len(images) else images.take(pa.array(np.sort(first)))
 
 
 def _return_memory() -> None:
@@ -244,18 +251,41 @@ def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _sizes(pixels: np.ndarray, row: dict[str, Any]) -> tuple[Shape, Shape]:
-    return pixels.shape, (row["height"], row["width"])
+def _in_original(matches: Matches, views: list[tuple[int, Shape, dict[str, Any]]]) -> Matches:
+    """Matches in pixels of the network → in pixels of the original images.
+
+    views: of both images the turn, the shape that the network saw, and the row of IMAGES. Matches
+    beyond the edge of a turned image are left out.
+    """
+    sides = (matches.keypoints0, matches.keypoints1)
+    inside = np.ones(len(matches), bool)
+    found = []
+    for keypoints, (turn, seen, row) in zip(sides, views, strict=True):
+        original = row["height"], row["width"]
+        shape = bucket(row["width"], row["height"], max(seen)) if turn % 90 else canvas(seen, turn)
+        points = unturned(keypoints, turn, shape)
+        if turn % 90:
+            inside &= ((points >= -0.5) & (points <= np.array(shape[::-1]) - 0.5)).all(axis=1)
+        found.append(to_original(points, shape, original))
+    return replace(
+        matches,
+        keypoints0=found[0][inside],
+        keypoints1=found[1][inside],
+        scores=matches.scores[inside],
+    )
 
 
 def _part(shard: DecodedShard, members: list[int]) -> DecodedShard:
     """The shard reduced to some of its pairs and the images that they need."""
     pairs = shard.pairs[members]
-    names = {shard.names[i] for i in pairs.ravel()}
-    kept = [k for k, name in enumerate(shard.images["image"].to_pylist()) if name in names]
-    pixels = [shard.pixels[k] for k in kept]
+    views = set(pairs.ravel().tolist())
+    kept = [k for k, view in enumerate(shard.read) if view in views]
     return replace(
-        shard, pairs=pairs, images=shard.images.take(pa.array(kept, pa.int64())), pixels=pixels
+        shard,
+        pairs=pairs,
+        read=[shard.read[k] for k in kept],
+        images=shard.images.take(pa.array(kept, pa.int64())),
+        pixels=[shard.pixels[k] for k in kept],
     )
 
 

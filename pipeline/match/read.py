@@ -25,6 +25,7 @@ from pipeline.execute.worker import Died, call
 from pipeline.match.shards import PlannedShard
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.source import Folders, read_image
+from pipeline.photos.turns import turned
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, IMAGES
 from pipeline.vocabulary import Reason, StageName
@@ -40,17 +41,21 @@ ReadImage = tuple[np.ndarray, dict[str, Any]]  # pixels (h, w) uint8, and its ro
 class DecodedShard:
     """A shard whose images have been read.
 
-    names: all images of the shard.
+    names: the image of every view; a view is an image at a turn.
     pairs: (P, 2) int32, indices into `names`.
-    images: rows of IMAGES for the images that could be read, in the order of `names`.
-    pixels: (h, w) uint8 of the same images, in the same order.
-    failures: a row of FAILURES for every other image.
+    turns: degrees of every view, clockwise.
+    read: the views that could be read, as indices into `names`.
+    images: a row of IMAGES for each of these.
+    pixels: (h, w) uint8 of each of these, turned.
+    failures: a row of FAILURES for every image that could not be read.
     seconds: by stage.
     """
 
     shard: str
     names: list[str]
     pairs: np.ndarray
+    turns: tuple[int, ...]
+    read: list[int]
     images: pa.Table
     pixels: list[np.ndarray]
     failures: pa.Table
@@ -72,14 +77,17 @@ class ReadShard:
         """
         started = time.monotonic()
         how = self._read if attempt == 1 else self._read_isolated if attempt <= TRIES else _give_up
+        turns = shard.turns or (0,) * len(shard.images)
         with ThreadPoolExecutor(IMAGE_THREADS) as threads:
-            read = list(threads.map(how, shard.images))
-        good = [result for result in read if not isinstance(result, ImageError)]
-        bad = [
-            (name, error)
+            read = list(threads.map(how, shard.images, turns))
+        good = [
+            (view, result) for view, result in enumerate(read) if not isinstance(result, ImageError)
+        ]
+        bad = {
+            name: error
             for name, error in zip(shard.images, read, strict=True)
             if isinstance(error, ImageError)
-        ]
+        }
         failures = [
             {
                 "image0": name,
@@ -88,30 +96,37 @@ class ReadShard:
                 "reason": error.reason,
                 "detail": error.detail,
             }
-            for name, error in bad
+            for name, error in bad.items()
         ]
         return DecodedShard(
-            *shard,
-            pa.Table.from_pylist([row for _, row in good], schema=IMAGES),
-            [pixels for pixels, _ in good],
+            shard.shard,
+            shard.images,
+            shard.pairs,
+            turns,
+            [view for view, _ in good],
+            pa.Table.from_pylist([row for _, (_, row) in good], schema=IMAGES),
+            [pixels for _, (pixels, _) in good],
             pa.Table.from_pylist(failures, schema=FAILURES),
             {StageName.READ.value: time.monotonic() - started},
         )
 
-    def read(self, name: str) -> ReadImage:
-        """Read one image. Raises ImageError where it cannot be used."""
-        return read_image(self.folder, name, self.limits, self.long_side)
+    def read(self, name: str, turn: int) -> ReadImage:
+        """Read one image and turn it. Raises ImageError where it cannot be used."""
+        pixels, row = read_image(self.folder, name, self.limits, self.long_side)
+        return turned(pixels, turn) if turn else pixels, row
 
-    def _read(self, name: str) -> ReadImage | ImageError:
+    def _read(self, name: str, turn: int) -> ReadImage | ImageError:
         try:
-            return self.read(name)
+            return self.read(name, turn)
         except ImageError as error:
             return error
 
-    def _read_isolated(self, name: str) -> ReadImage | ImageError:
+    def _read_isolated(self, name: str, turn: int) -> ReadImage | ImageError:
         for _ in range(DEATHS):
             try:
-                found: ReadImage = call(_read_alone, self.folder, name, self.limits, self.long_side)
+                found: ReadImage = call(
+                    _read_alone, self.folder, name, turn, self.limits, self.long_side
+                )
                 return found
             except ImageError as error:
                 return error
@@ -122,7 +137,7 @@ class ReadShard:
         )
 
 
-def _give_up(name: str) -> ImageError:
+def _give_up(name: str, turn: int) -> ImageError:
     return ImageError(Reason.CRASH, f"{TRIES} processes that read the images of its shard died")
 
 
@@ -137,6 +152,6 @@ def make_reader(folder: Folder | Folders, limits: ImageLimits, long_side: int) -
 
 
 def _read_alone(
-    folder: Folder | Folders, name: str, limits: ImageLimits, long_side: int
+    folder: Folder | Folders, name: str, turn: int, limits: ImageLimits, long_side: int
 ) -> ReadImage:
-    return make_reader(folder, limits, long_side).read(name)
+    return make_reader(folder, limits, long_side).read(name, turn)

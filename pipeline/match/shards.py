@@ -43,19 +43,23 @@ class Shard(NamedTuple):
 
 
 class PlannedShard(NamedTuple):
-    """A row of SHARDS.
+    """A row of SHARDS or of TURNED.
 
-    shard: its name. images: names. pairs: (k, 2) int32, i < j, into `images`.
+    shard: its name. images: names, one for every view. pairs: (k, 2) int32, into `images`.
+    turns: degrees of every view; empty where none is turned.
     """
 
     shard: str
     images: list[str]
     pairs: np.ndarray
+    turns: tuple[int, ...] = ()
 
 
 def planned_shards(table: pa.Table) -> list[PlannedShard]:
-    """The rows of a table of SHARDS."""
-    columns = (table["shard"].to_pylist(), table["images"].to_pylist(), unragged(table["pairs"]))
+    """The rows of a table of SHARDS or of TURNED."""
+    columns = [table["shard"].to_pylist(), table["images"].to_pylist(), unragged(table["pairs"])]
+    if "turns" in table.column_names:
+        columns.append([tuple(map(int, turns)) for turns in unragged(table["turns"])])
     return [PlannedShard(*row) for row in zip(*columns, strict=True)]
 
 

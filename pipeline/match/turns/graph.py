@@ -1,0 +1,87 @@
+"""From the turns of verified pairs to one angle for every photograph.
+
+    verified pairs, their matches → turn of image 1 against image 0 → parts of the graph that hang
+    together → an angle of every image against the others of its part (rotation synchronisation)
+
+All angles are in degrees, clockwise. Image i turned by `angle[i]` is upright with the others of its
+part. Source of the method: iteratively reweighted averaging as in Chatterjee and Govindu, "Efficient
+and robust large-scale rotation averaging" (ICCV 2013), in one dimension.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
+
+ROUNDS = 20  # of reweighting; angles have settled after a few
+OUTLIER = 20.0  # degrees from which a pair counts little
+
+
+def turn_between(keypoints0: np.ndarray, keypoints1: np.ndarray) -> float:
+    """How far image 1 has to be turned for its points to lie as those of image 0.
+
+    keypoints0, keypoints1: (M, 2), the inliers of a pair. The turn is that of the similarity which
+    fits them best. Returns degrees in −180…180.
+    """
+    first, second = (
+        (points - points.mean(axis=0)) @ np.array([1, 1j]) for points in (keypoints0, keypoints1)
+    )
+    return float(np.degrees(np.angle(np.vdot(second, first))))
+
+
+def parts_of(pairs: np.ndarray, count: int) -> np.ndarray:
+    """(count,) the number of the part of the graph that every image belongs to. pairs: (E, 2)."""
+    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(count, count))
+    labels: np.ndarray = connected_components(graph, directed=False)[1]
+    return labels
+
+
+def angles_of(pairs: np.ndarray, turns: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
+    """(count,) the angle of every image, 0 for the first of each part.
+
+    pairs: (E, 2) verified pairs. turns: (E,) of image 1 against image 0. weights: (E,) inliers.
+    """
+    angles = _along_tree(pairs, turns, weights, count)
+    first, second = pairs.T
+    fixed = np.zeros(count, bool)
+    fixed[np.unique(parts_of(pairs, count), return_index=True)[1]] = True
+    for _ in range(ROUNDS):
+        # The angle of an image as each of its pairs would have it, against what it is now.
+        off = wrapped(angles[first] + turns - angles[second])
+        trust = weights / (1 + (off / OUTLIER) ** 2)
+        total = np.bincount(first, trust, count) + np.bincount(second, trust, count)
+        pull = np.bincount(second, trust * off, count) - np.bincount(first, trust * off, count)
+        step = np.where(fixed, 0.0, pull / np.maximum(total, 1e-9))
+        angles = wrapped(angles + 0.5 * step)
+    return angles
+
+
+def wrapped(angle: np.ndarray) -> np.ndarray:
+    """Degrees in −180…180."""
+    result: np.ndarray = (np.asarray(angle) + 180) % 360 - 180
+    return result
+
+
+def _along_tree(
+    pairs: np.ndarray, turns: np.ndarray, weights: np.ndarray, count: int
+) -> np.ndarray:
+    """Angles along the strongest tree of every part."""
+    first, second = pairs.T
+    graph = coo_array((1 / weights, (first, second)), shape=(count, count))
+    tree = minimum_spanning_tree(graph.tocsr()).tocoo()
+    turn_of = {(int(i), int(j)): turn for (i, j), turn in zip(pairs, turns, strict=True)}
+    symmetric = coo_array(
+        (np.ones(2 * tree.nnz), (np.append(tree.row, tree.col), np.append(tree.col, tree.row))),
+        shape=(count, count),
+    ).tocsr()
+    angles = np.zeros(count)
+    labels = parts_of(pairs, count)
+    for root in np.unique(labels, return_index=True)[1]:
+        order, before = breadth_first_order(symmetric, root, directed=False)
+        for image in order[1:]:
+            parent = int(before[image])
+            known = turn_of.get((parent, int(image)))
+            step = known if known is not None else -turn_of[int(image), parent]
+            angles[image] = angles[parent] + step
+    return wrapped(angles)

@@ -1,0 +1,62 @@
+"""Pixels of the network turned about their centre, and the exact way back.
+
+A turn is in whole degrees, clockwise as one looks at the picture. A multiple of 90 moves pixels to
+other places and changes none. Any other turn needs a square canvas: it has the longer side of the
+pixels, so that no resolution is lost, and the corners that do not fit are cut off.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+
+def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """Turn pixels (h, w) uint8; the canvas outside of them has their mean."""
+    if turn % 90 == 0:
+        return np.ascontiguousarray(np.rot90(pixels, -(turn // 90) % 4))
+    shape = canvas(pixels.shape, turn)
+    # Pillow wants the way back, in coordinates that begin at the corner of the first pixel.
+    back = _rotation(turn).T
+    shift = np.array(pixels.shape[::-1]) / 2 - back @ (np.array(shape[::-1]) / 2)
+    data = (*back[0], shift[0], *back[1], shift[1])
+    picture = Image.fromarray(pixels).transform(
+        shape[::-1],
+        Image.Transform.AFFINE,
+        data,
+        Image.Resampling.BICUBIC,
+        fillcolor=round(float(pixels.mean())),
+    )
+    return np.asarray(picture)
+
+
+def canvas(shape: tuple[int, ...], turn: int) -> tuple[int, int]:
+    """The shape (h, w) that pixels of a shape have when they are turned."""
+    height, width = shape
+    if turn % 180 == 0:
+        return height, width
+    return (width, height) if turn % 90 == 0 else (max(shape), max(shape))
+
+
+def unturned(keypoints: np.ndarray, turn: int, shape: tuple[int, ...]) -> np.ndarray:
+    """(M, 2) float (x, y) on the canvas → the same points in pixels of `shape`, before the turn.
+
+    The centre of the top-left pixel is (0, 0) on both. Points beyond the pixels are not left out.
+    """
+    if turn % 360 == 0:
+        return keypoints
+    there, here = (
+        (np.array(size[::-1]) - 1) / 2 for size in (canvas(shape, turn), np.array(shape))
+    )
+    points: np.ndarray = (keypoints - there) @ _rotation(turn) + here
+    return points
+
+
+def _rotation(turn: int) -> np.ndarray:
+    """(2, 2): where offsets (x right, y down) go when a picture turns clockwise."""
+    angle = math.radians(turn)
+    exact = {0: (1.0, 0.0), 90: (0.0, 1.0), 180: (-1.0, 0.0), 270: (0.0, -1.0)}
+    cosine, sine = exact.get(turn % 360, (math.cos(angle), math.sin(angle)))
+    return np.array([[cosine, -sine], [sine, cosine]])
