@@ -75,13 +75,11 @@ NEVER = {"transformers", "cv2", "benchmarks", "jobs", "tests"}  # in the package
 TWICE = {
     "DTYPES": "names, and torch's types of these names; processes without torch check the names",
     "Run": "of a training, and of matching: packages that do not meet",
-    "Stage": "a step that an executor carries out, and the names of steps in tables",
     "command": "the one of each module of cli/commands",
     "draw_matches": "as transformers draws them, and with what verification says of each",
     "main": "what a process begins with",
     "match": "the model's on two photographs, and the pipeline's on a folder",
     "nearest": "cells of two images, and images of a folder",
-    "rerank": "the front's function, and the job behind it",
     "sample": "of pixels, and of pairs",
     "unit": "vectors of length one, of cameras and of descriptors",
 }
