@@ -1,4 +1,6 @@
-"""The main job through Ray's job server: `ray job submit` and `ray job stop` on a real head, and what it exports."""
+"""The main job through Ray's job server: `ray job submit` and `ray job stop` on a real head, and
+what it exports.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
 
 class Head:
-    """A Ray head of one CPU with its job server; credentials are in its environment, as on a cluster's nodes."""
+    """A Ray head of one CPU with its job server; credentials are in its environment, as on a
+    cluster's nodes.
+    """
 
     def __init__(self, credentials: dict[str, str]) -> None:
         self.dashboard, self.metrics = free_port(), free_port()
@@ -108,7 +112,7 @@ def test_a_submitted_job_reads_and_writes_a_troubled_store(
     served: Callable[[Path], str],
     tmp_path: Path,
 ) -> None:
-    """Images and run folder in an object store, weights from a URL, the program by the job server."""
+    """Images and run folder are in an object store, weights at a URL."""
     photos = Folder("s3://bucket/photos", s3)
     for path in (place / "photos").iterdir():
         photos.publish(path.name, path.read_bytes())
