@@ -143,6 +143,6 @@ def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(
     job.until(lambda: len(cluster.left("ray::MapWorker")) == 2)
     (tmp_path / "has grown").touch()
     assert job.ended() == 0, job.out + job.err
-    assert "2 actors of 1 GPUs: there are 0 GPUs now, the others wait for new nodes" in job.out
+    assert "2 actors of 1 GPUs: there are 0 now, the others wait for new nodes" in job.out
     check_whole(place / "grown", place / "quiet")
     cluster.until(lambda: len(cluster.left("raylet/raylet")) == 1)
