@@ -27,8 +27,9 @@ from pipeline.vocabulary import LIST_MEANINGS
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photographs taken along a street at 10 m from each other, the sixth where the first was, one cut off; their
-    positions; a run that matched each of its images with the next two, and its model."""
+    """Six photographs of a street, 10 m apart, the sixth where the first was; a seventh that is
+    cut off; their positions; a run that matched each image with the next two, and its model.
+    """
     folder = tmp_path_factory.mktemp("pairs")
     (folder / "photos").mkdir()
     metres = [0, 10, 20, 30, 40, 0]
@@ -99,8 +100,7 @@ def test_the_formats_and_reasons_are_those_of_the_code() -> None:
     for name, endings, _ in rows:
         known = formats.OF_CANDIDATES if name == "trec" else formats.ENDINGS
         assert all(
-            formats.format_of("p" + ending, name, known)
-            for ending in re.findall(r"\.\w+", endings)
+            formats.format_of("p" + ending, name, known) for ending in re.findall(r"\.\w+", endings)
         )
     (reasons,) = tables_of(section("docs/pairs.md", "What cannot be used"))
     assert dict(reasons) == LIST_MEANINGS
@@ -120,7 +120,9 @@ def results(name: str) -> dict[str, Any]:
 
 
 def test_the_measured_numbers_are_those_of_the_results() -> None:
-    labels, found = tables_of(section("benchmarks/results/pairs.md", "How good the own descriptors are"))
+    labels, found = tables_of(
+        section("benchmarks/results/pairs.md", "How good the own descriptors are")
+    )
     measured = results("retrieval")
     names = ("recall@1", "recall@5", "recall@10", "recall@20", "same@20", "mAP")
     rows = {row["descriptor"]: [f"{row[name]:.3f}" for name in names] for row in measured["labels"]}
@@ -134,7 +136,9 @@ def test_the_measured_numbers_are_those_of_the_results() -> None:
             row = lists_of[int(k), kind]
             assert count == f"{row['pairs']} ({row['share_of_pairs']:.0%})"
             assert share == f"{row['share_of_verified']:.0%}"
-    text = " ".join(section("benchmarks/results/pairs.md", "How good the own descriptors are").split())
+    text = " ".join(
+        section("benchmarks/results/pairs.md", "How good the own descriptors are").split()
+    )
     assert f"{measured['matches']['verified']} of the {measured['matches']['pairs']} pairs" in text
     assert f"{measured['matches']['images']} photographs" in text
 

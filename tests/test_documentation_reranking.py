@@ -1,4 +1,4 @@
-"""The commands of docs/reranking.md that need no cluster are run, one after another, and print what it shows."""
+"""The commands of docs/reranking.md before matching are run, and print what it shows."""
 
 from __future__ import annotations
 
@@ -52,4 +52,6 @@ def test_the_measured_numbers_are_those_of_the_results(capsys: pytest.CaptureFix
     assert (
         reranking.main(["--table", str(PROJECT / "benchmarks" / "results" / "reranking.json")]) == 0
     )
-    assert tables_of(section("benchmarks/results/reranking.md", "Measured")) == tables_of(capsys.readouterr().out)
+    assert tables_of(section("benchmarks/results/reranking.md", "Measured")) == tables_of(
+        capsys.readouterr().out
+    )
