@@ -1,4 +1,8 @@
-"""EfficientLoFTR: detector-free, semi-dense image matching (Wang et al., CVPR 2024, arXiv 2403.04765)."""
+"""EfficientLoFTR: detector-free, semi-dense image matching.
+
+Wang et al., "Efficient LoFTR: Semi-Dense Local Feature Matching with Sparse-Like Speed", CVPR 2024,
+arXiv 2403.04765.
+"""
 
 from importlib import import_module
 from typing import Any
@@ -7,7 +11,7 @@ from typing import Any
 _HOME = {
     "ArgumentError": "errors",
     "BackboneOutput": "hf.outputs",
-    "BatchFeature": "hf.image_processing",
+    "BatchFeature": "hf.outputs",
     "CheckpointError": "errors",
     "EfficientLoFTRConfig": "hf.configuration",
     "EfficientLoFTRForKeypointMatching": "hf.modeling",

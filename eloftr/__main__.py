@@ -1,6 +1,7 @@
 """`python -m eloftr IMAGE0 IMAGE1 --out matches.png`: match two images and draw what was found.
 
-Exit codes: 0, matches were drawn; 1, there are none (the picture is written all the same); 2, wrong usage or input.
+Exit codes: 0, matches were drawn; 1, there are none (the picture is written all the same); 2, wrong
+usage or input.
 """
 
 from __future__ import annotations

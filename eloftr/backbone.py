@@ -1,9 +1,10 @@
 """RepVGG backbone: a grey image → features at 1/2, 1/4 and 1/8 of its resolution (paper §3.1).
 
-    images (B, 1, H, W) → half (B, C1, H/2, W/2), quarter (B, C2, H/4, W/4), coarse (B, C3, H/8, W/8)
+    images (B, 1, H, W) → half (B, C1, H/2, W/2), quarter (B, C2, H/4, W/4), coarse (B, C3, H/8,
+    W/8)
 
-Every block trains as three parallel branches (3×3, 1×1, identity), each with its own batch norm, and folds into one 3×3
-convolution for inference (Ding et al., RepVGG, CVPR 2021).
+Every block trains as three parallel branches (3×3, 1×1, identity), each with its own batch norm,
+and folds into one 3×3 convolution for inference (Ding et al., RepVGG, CVPR 2021).
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from eloftr.config import NetworkConfig
-from eloftr.fast.forms import kernels_for, slope_of
+from eloftr.fast.forms import Undrawn, kernels_for, slope_of
 
-# In place where there is such a form: every input is a sum that nothing else reads, and new memory costs more to be
-# given by the system than the activation itself.
+# In place where there is such a form. Nothing else reads the input, and new memory takes longer to
+# get from the system than the activation itself.
 ACTIVATION: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
     "leaky_relu": partial(nn.LeakyReLU, inplace=True),
@@ -30,9 +30,10 @@ ACTIVATION: dict[str, Callable[[], nn.Module]] = {
 
 
 def fold_norm(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A bias-free convolution followed by `norm` as one convolution: its weight (O, I, k, k) and bias (O,).
+    """Fold `norm` into the bias-free convolution before it.
 
-    Folded in float64 so that the product, not the folding, sets the rounding.
+    Returns the weight (O, I, k, k) and bias (O,) of one convolution, float64. They are folded in
+    float64 so that the product, not the folding, sets the rounding.
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -42,17 +43,22 @@ def fold_norm(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 class ConvNorm(nn.Module):
+    """A convolution without bias, and a batch norm."""
+
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, eps: float) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(outputs, eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, I, H, W) → (B, O, H / stride, W / stride)."""
         normed: Tensor = self.norm(self.conv(x))
         return normed
 
 
 class RepVGGBlock(nn.Module):
+    """A block as it is trained: 3×3, 1×1 and, where shapes allow, identity branches, added up."""
+
     def __init__(self, inputs: int, outputs: int, stride: int, config: NetworkConfig) -> None:
         super().__init__()
         eps = config.batch_norm_eps
@@ -62,6 +68,7 @@ class RepVGGBlock(nn.Module):
         self.activation = ACTIVATION[config.activation_function]()
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, I, H, W) → (B, O, H / stride, W / stride)."""
         y = self.conv1(x) + self.conv2(x)
         if self.identity is not None:
             y = y + self.identity(x)
@@ -72,8 +79,9 @@ class RepVGGBlock(nn.Module):
 class FusedBlock(nn.Module):
     """A block's 3×3 and 1×1 branches and all norms in one 3×3 convolution, for inference.
 
-    The identity's scale stays outside: inside the kernel's centre it would be the largest term of every sum, and the
-    rounding of the others against it moves match scores past 1e-4. Added once, it costs one pass over the features.
+    The identity's scale stays outside: inside the kernel's centre it would be the largest term of
+    every sum, and the rounding of the others against it moves match scores past 1e-4. Added once,
+    it costs one pass over the features.
     """
 
     @torch.no_grad()
@@ -91,22 +99,23 @@ class FusedBlock(nn.Module):
             self.scale = nn.Parameter(scale[:, 0].to(dense.weight))
             bias += shift
         # Without its own random weights: these would be drawn from the host's random numbers.
-        self.conv = skip_init(
-            nn.Conv2d,
-            dense.in_channels,
-            dense.out_channels,
-            3,
-            dense.stride[0],
-            padding=1,
-            device=dense.weight.device,
-            dtype=dense.weight.dtype,
-        )
+        with Undrawn():
+            self.conv = nn.Conv2d(
+                dense.in_channels,
+                dense.out_channels,
+                3,
+                dense.stride[0],
+                padding=1,
+                device=dense.weight.device,
+                dtype=dense.weight.dtype,
+            )
         self.conv.weight.copy_(weight)
         assert self.conv.bias is not None
         self.conv.bias.copy_(bias)
         self.activation = block.activation
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, I, H, W) → (B, O, H / stride, W / stride), equal to the block's up to rounding."""
         slope = slope_of(self.activation)
         if slope is not None and (kernels := kernels_for(x)):
             y = F.conv2d(x, self.conv.weight, None, self.conv.stride, padding=1)
@@ -118,6 +127,8 @@ class FusedBlock(nn.Module):
 
 
 class RepVGGStage(nn.Module):
+    """Blocks of one resolution, of which the first may halve it."""
+
     def __init__(
         self, inputs: int, outputs: int, blocks: int, stride: int, config: NetworkConfig
     ) -> None:
@@ -128,12 +139,15 @@ class RepVGGStage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, I, H, W) → (B, O, H / stride, W / stride)."""
         for block in self.blocks:
             x = block(x)
         return x
 
 
 class RepVGG(nn.Module):
+    """The four stages. Stage 1 ends at 1/2 of the image, stage 2 at 1/4 and stage 3 at 1/8."""
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         widths = [1, *config.out_features]

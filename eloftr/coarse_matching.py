@@ -1,12 +1,14 @@
 """Coarse matching (paper §3.3): which 8×8 cells of two images correspond.
 
 B pairs, C channels, L = h·w cells in image 0, S = h'·w' cells in image 1, M matches.
-    features (B, C, h, w), (B, C, h', w') → similarity (B, L, S), in tiles of rows → mutual nearest cells
-    returns  cells (M, 3) int64: pair, cell of image 0, cell of image 1 (row-major);  scores (M,) float32
+    features (B, C, h, w), (B, C, h', w') → similarity (B, L, S), in tiles of rows → mutual nearest
+    cells
+    returns  cells (M, 3) int64: pair, cell of image 0, cell of image 1 (row-major);  scores (M,)
+    float32
 
-The similarity of a pair is never held whole: one pass over its tiles gives every row's and column's maximum and sum of
-exponentials, and picks the few entries whose row alone gives them more than the threshold. Half types on a GPU take
-another way to the same matches, all pairs at once (kernels.py).
+The similarity of a pair is never held whole: one pass over its tiles gives every row's and column's
+maximum and sum of exponentials, and picks the few entries whose row alone gives them more than the
+threshold. Half types on a GPU take another way to the same matches, all pairs at once (kernels.py).
 """
 
 from __future__ import annotations
@@ -22,17 +24,18 @@ from eloftr.fast.forms import kernels_for
 
 # Similarities at a time: 2 MB stays in a core's cache, 1 GB fills a GPU.
 TILE = {"cpu": 1 << 19, "cuda": 1 << 28}
-# Least exponent: beside a sum of at least 1, exp(−80) is nothing; but below −87, where results are denormal or none, a
-# CPU takes up to 70 times as long for them.
+# The least exponent. Beside a sum of at least 1, exp(−80) is nothing. Below −87 results are
+# denormal or zero, and a CPU takes up to 70 times as long for them.
 LEAST = -80.0
-FEW = 0.01  # a threshold from which on at most 100 entries of a row exceed it: few enough to be listed
+# From this threshold on, at most 100 entries of a row exceed it: few enough to be listed.
+FEW = 0.01
 
 
 def flatten(features: Tensor) -> Tensor:
     """(B, C, h, w) → (B, h·w, C) float32, scaled so that products have unit scale.
 
-    In float32 whatever the network's type: bfloat16 keeps two digits of a similarity, and where many then tie or cross
-    the softmax loses most matches.
+    In float32 whatever the network's type: bfloat16 keeps two digits of a similarity, and where
+    many then tie or cross the softmax loses most matches.
     """
     flat: Tensor = (features.float() * features.shape[1] ** -0.5).flatten(2).transpose(1, 2)
     return flat
@@ -44,7 +47,10 @@ def similarity(features0: Tensor, features1: Tensor, temperature: float) -> Tens
 
 
 def interior(features: Tensor, border: int) -> Tensor:
-    """(h·w,) bool: cells of features (B, C, h, w) at least `border` cells away from the edge of the image."""
+    """Which cells of features (B, C, h, w) are at least `border` cells away from the image's edge.
+
+    Returns (h·w,) bool.
+    """
     height, width = features.shape[2:]
     inside = torch.zeros(height, width, dtype=torch.bool, device=features.device)
     inside[border : height - border, border : width - border] = True
@@ -56,7 +62,8 @@ def match_coarse(
 ) -> tuple[Tensor, Tensor]:
     """Mutual nearest cells whose score exceeds the threshold, ordered by pair and cell of image 0.
 
-    The score is the dual-softmax probability, or without softmax (efficiency variant) the similarity itself.
+    The score is the dual-softmax probability, or without softmax (efficiency variant) the
+    similarity itself.
     """
     border = config.coarse_matching_border_removal
     temperature, threshold = config.coarse_matching_temperature, config.coarse_matching_threshold
@@ -76,8 +83,10 @@ def match_coarse(
 
 
 def at_least(s: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the few entries of s (rows, S) not below `least` (rows, 1): numpy takes half of PyTorch's
-    time to compare and a sixth to find."""
+    """Rows and columns of the few entries of s (rows, S) that are not below `least` (rows, 1).
+
+    On a CPU numpy does it: it takes half of PyTorch's time to compare and a sixth to find.
+    """
     if (
         s.device.type != "cpu" or s.dtype == torch.bfloat16
     ):  # which autocast makes, and numpy does not know
@@ -88,7 +97,10 @@ def at_least(s: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tiles(flat0: Tensor, flat1: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-    """The similarity of flat0 (L, C) and flat1 (S, C) by blocks of rows: which rows, and (rows, S) float32."""
+    """The similarity of flat0 (L, C) and flat1 (S, C) by blocks of rows.
+
+    Yields which rows, and their similarities (rows, S) float32.
+    """
     rows = max(1, TILE.get(flat0.device.type, TILE["cpu"]) // max(1, len(flat1)))
     transposed = flat1.T.contiguous()
     unused = flat0.new_empty(1)
@@ -126,19 +138,23 @@ def _match_raw(flat0: Tensor, flat1: Tensor, temperature: float, threshold: floa
 
 
 def _probability(s: Tensor, top0: Tensor, sum0: Tensor, top1: Tensor, sum1: Tensor) -> Tensor:
-    """Of similarities s (M,), given the maximum and sum of their rows and columns. Against the maxima, not their
-    logarithms: in the hundreds, those would lose four digits of the score."""
+    """Dual-softmax probability of similarities s (M,), given maximum and sum of row and column.
+
+    The exponents are taken against the maxima, not against their logarithms: these are in the
+    hundreds, and would lose four digits of the score.
+    """
     return (s - top0).exp() / sum0 * (s - top1).exp() / sum1
 
 
 def _match_dual_softmax(
     flat0: Tensor, flat1: Tensor, temperature: float, threshold: float
 ) -> list[Tensor]:
-    """Mutually most probable cells above the threshold, maybe some below: cell 0, cell 1, probability, each (M,).
+    """Mutually most probable cells: cell 0, cell 1 and probability, each (M,).
 
-    With t the maximum and n the sum of exp(s − t) of a row or column, the probability of s is
-    exp(s − t_row) / n_row · exp(s − t_column) / n_column. Neither factor exceeds 1, so an entry whose first does not
-    exceed the threshold is no match, nor can it take one from another.
+    All that exceed the threshold are among them, and maybe some that do not.
+    With t the maximum and n the sum of exp(s − t) of a row or column, the probability of s is exp(s
+    − t_row) / n_row · exp(s − t_column) / n_column. Neither factor exceeds 1. So an entry whose
+    first factor does not exceed the threshold is no match, and cannot take one from another entry.
     """
     device, cells1 = flat0.device, len(flat1)
     top0, sum0 = torch.empty(len(flat0), device=device), torch.empty(len(flat0), device=device)
@@ -172,7 +188,10 @@ def _match_dual_softmax(
 
 
 def has_kernel(features: Tensor) -> bool:
-    """Whether kernels.py leads the rows of these features (B, C, h, w): of a half type, and C a power of two."""
+    """Whether a GPU kernel finds the row maxima of these features (B, C, h, w).
+
+    It does for half types, where C is a power of two.
+    """
     channels = features.shape[1]
     fit = (
         features.dtype in (torch.float16, torch.bfloat16)
@@ -185,7 +204,10 @@ def has_kernel(features: Tensor) -> bool:
 def _match_on_gpu(
     features0: Tensor, features1: Tensor, config: NetworkConfig
 ) -> tuple[Tensor, Tensor]:
-    """Cells (M, 3) that lead each other, ordered by pair and cell of image 0, and their scores (M,), of any size."""
+    """Mutually nearest cells (M, 3), ordered by pair and cell of image 0, and their scores (M,).
+
+    No threshold is applied.
+    """
     from eloftr.fast.kernels import maxima_and_sums, nearest
 
     scale = 1 / (features0.shape[1] * config.coarse_matching_temperature)

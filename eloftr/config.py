@@ -1,4 +1,4 @@
-"""Every parameter of an EfficientLoFTR network, under the names and defaults of the published configuration."""
+"""Every parameter of the network, under the names and defaults of the published configuration."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu")
 
 @dataclass
 class NetworkConfig:
-    """Sizes, thresholds and temperatures of the network; the defaults are the published one (arXiv 2403.04765).
+    """Sizes, thresholds and temperatures of the network.
 
+    The defaults are those of the published model (arXiv 2403.04765).
     Raises ArgumentError, which names the parameter, where a combination cannot be built.
     """
 
@@ -49,7 +50,8 @@ class NetworkConfig:
     # Channels of the coarse features; equals the last of `out_features`.
     hidden_size: int = 256
     activation_function: str = "relu"
-    # Tokens of one attention: a strided depth-wise convolution for queries, a max-pool for keys and values.
+    # Tokens of one attention: a strided depth-wise convolution for queries, a max-pool for keys and
+    # values.
     q_aggregation_kernel_size: int = 4
     kv_aggregation_kernel_size: int = 4
     q_aggregation_stride: int = 4
@@ -59,7 +61,8 @@ class NetworkConfig:
     attention_dropout: float = 0.0
     attention_bias: bool = False
     mlp_activation_function: str = "leaky_relu"
-    # False: dual-softmax probabilities in 0…1. True: raw similarities, the efficiency variant (threshold 25).
+    # False: dual-softmax probabilities in 0…1. True: raw similarities, the efficiency variant
+    # (threshold 25).
     coarse_matching_skip_softmax: bool = False
     coarse_matching_threshold: float = 0.2
     coarse_matching_temperature: float = 0.1
@@ -69,19 +72,19 @@ class NetworkConfig:
     rope_parameters: dict[str, Any] = field(default_factory=dict)
     fine_matching_slice_dim: int = 8  # channels of the fine features that the second stage reads
     fine_matching_regress_temperature: float = 10.0
-    # 0.02 draws random weights as the original does (Kaiming, Xavier); another value draws every weight matrix from a
-    # normal distribution of that standard deviation.
+    # 0.02 draws random weights as the original does (Kaiming, Xavier); another value draws every
+    # weight matrix from a normal distribution of that standard deviation.
     initializer_range: float = DEFAULT_INITIALIZER_RANGE
     # What a forward pass returns unless its arguments say otherwise.
     output_hidden_states: bool = False
     output_attentions: bool = False
     return_dict: bool = True
-    # Ours, not the published configuration's: fine windows lie where their keypoints are said to be, and the second
-    # stage around the first one's pick. The published weights were trained with both shifted (see fine_matching.py),
-    # hence False; new weights should be trained with True.
+    # Ours, not the published configuration's. True: fine windows lie where their keypoints are said
+    # to be, and the second stage around the first one's pick. The published weights were trained
+    # with both shifted (see fine_matching.py), so the default is False. Train new ones with True.
     fine_matching_centered: bool = False
-    # Ours too: radius in pixels of the patches whose grey values have the last word on keypoints (least_squares.py);
-    # 0 leaves them as the network found them.
+    # Ours too: the radius in pixels of the patches whose grey values correct keypoints at last
+    # (least_squares.py). 0 leaves keypoints as the network found them.
     fine_matching_least_squares_radius: int = 0
 
     def __post_init__(self) -> None:
@@ -109,16 +112,21 @@ class NetworkConfig:
         lists = self.out_features, self.stage_num_blocks, self.stage_stride
         if any(len(given) != 4 for given in lists):
             yield (
-                "out_features, stage_num_blocks and stage_stride need four entries each (stages 0 to 3); "
+                "out_features, stage_num_blocks and stage_stride need four entries each (stages 0 "
+                "to 3); "
                 f"got {self.out_features}, {self.stage_num_blocks}, {self.stage_stride}."
             )
         if self.stage_stride[0] * self.stage_stride[1] != 2 or self.stage_stride[2:] != [2, 2]:
             yield (
-                f"stage_stride={self.stage_stride}: stages 1, 2 and 3 must end at 1/2, 1/4 and 1/8 of the image; "
+                f"stage_stride={self.stage_stride}: stages 1, 2 and 3 must end at 1/2, 1/4 and 1/8 "
+                "of the image; "
                 "use [2, 1, 2, 2] or [1, 2, 2, 2]."
             )
         if self.hidden_size != self.out_features[-1]:
-            yield f"hidden_size={self.hidden_size} must equal the last of out_features, {self.out_features[-1]}."
+            yield (
+                f"hidden_size={self.hidden_size} must equal the last of out_features, "
+                f"{self.out_features[-1]}."
+            )
         if self.hidden_size % self.num_attention_heads or self.hidden_size % 4:
             yield (
                 f"hidden_size={self.hidden_size} must be divisible by num_attention_heads="
@@ -132,17 +140,23 @@ class NetworkConfig:
             stride = getattr(self, f"{name}_aggregation_stride")
             if kernel != stride or kernel != self.q_aggregation_kernel_size:
                 yield (
-                    f"{name}_aggregation_kernel_size={kernel} with stride {stride}: queries, keys and values are "
-                    "aggregated over the same non-overlapping squares; make the four aggregation values equal."
+                    f"{name}_aggregation_kernel_size={kernel} with stride {stride}: queries, keys "
+                    "and values are "
+                    "aggregated over the same non-overlapping squares; make the four aggregation "
+                    "values equal."
                 )
         for name in ("activation_function", "mlp_activation_function"):
             if getattr(self, name) not in ACTIVATIONS:
                 yield f"{name}={getattr(self, name)!r} is not one of {', '.join(ACTIVATIONS)}."
         if self.fine_kernel_size != CELL:
-            yield f"fine_kernel_size={self.fine_kernel_size}: the coarse cell is {CELL} pixels; use {CELL}."
+            yield (
+                f"fine_kernel_size={self.fine_kernel_size}: the coarse cell is {CELL} pixels; "
+                f"use {CELL}."
+            )
         if not 0 < self.fine_matching_slice_dim < self.out_features[1]:
             yield (
-                f"fine_matching_slice_dim={self.fine_matching_slice_dim} must leave channels for both stages; "
+                f"fine_matching_slice_dim={self.fine_matching_slice_dim} must leave channels for "
+                "both stages; "
                 f"the fine features have {self.out_features[1]}."
             )
 
@@ -170,16 +184,24 @@ class NetworkConfig:
         if not rope["rope_theta"] > 0:
             yield f"rope_theta={rope['rope_theta']} must be above zero."
         if rope["rope_type"] != "default":
-            yield f"rope_type={rope['rope_type']!r}: only 'default' rotary positions are defined in 2D."
+            yield (
+                f"rope_type={rope['rope_type']!r}: only 'default' rotary positions are defined "
+                "in 2D."
+            )
         if rope["partial_rotary_factor"] * head_dim * 2 != self.hidden_size:
             yield (
-                f"partial_rotary_factor={rope['partial_rotary_factor']} must be num_attention_heads / 2 = "
-                f"{self.num_attention_heads / 2}: the rotation spans all channels before the heads are split."
+                f"partial_rotary_factor={rope['partial_rotary_factor']} must be "
+                "num_attention_heads / 2 = "
+                f"{self.num_attention_heads / 2}: the rotation spans all channels before the heads "
+                "are split."
             )
 
     @property
     def divisor(self) -> int:
-        """Both sides of an image must be a multiple of this many pixels: the coarse cell times the aggregation."""
+        """Both sides of an image must be a multiple of this many pixels.
+
+        It is the coarse cell times the aggregation.
+        """
         return CELL * self.q_aggregation_kernel_size
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,8 +220,9 @@ class NetworkConfig:
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
         """From the dictionary of a `config.json`, ours or any that transformers has written.
 
-        Derived entries (`stage_in_channels`, `embedding_size` …) and those that describe no parameter of this model are
-        skipped. Older files name the rotary parameters `rope_scaling`, `rope_theta` and `partial_rotary_factor`.
+        Derived entries (`stage_in_channels`, `embedding_size` …) and those that describe no
+        parameter of this model are skipped. Older files name the rotary parameters `rope_scaling`,
+        `rope_theta` and `partial_rotary_factor`.
         overrides: parameters that take precedence.
         """
         known = {

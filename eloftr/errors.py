@@ -1,6 +1,7 @@
 """The errors that this package raises on purpose: one tree, so that a caller needs one `except`.
 
-Each message is one sentence that says what is wrong, where, and how to cure it. Anything else that is raised is a bug.
+Each message is one sentence that says what is wrong, where, and how to cure it. Anything else that
+is raised is a bug.
 """
 
 from __future__ import annotations

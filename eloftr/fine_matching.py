@@ -1,16 +1,18 @@
 """Fine matching (paper §3.4): from matched 8×8 cells to sub-pixel keypoints, in two stages.
 
 B pairs, M matched cells, C fine channels.
-    fused maps, cells (M, 3) → windows (M, 64, C) of image 0 and (M, 100, C) of image 1 → keypoints (M, 2) ×2
+    fused maps, cells (M, 3) → windows (M, 64, C) of image 0 and (M, 100, C) of image 1 → keypoints
+    (M, 2) ×2
 
-The fused map (B, C, H/2, W/2) is up-sampled to full resolution inside the windows only. Pixel p of a window stands for
-image position 8·cell + p − 3.5, so a cell's own position is pixel 8·cell. Coordinates are (x, y), pixels of the
-network's input, centre of the top-left pixel at (0, 0).
+The fused map (B, C, H/2, W/2) is up-sampled to full resolution inside the windows only. Pixel p of
+a window stands for image position 8·cell + p − 3.5, so a cell's own position is pixel 8·cell.
+Coordinates are (x, y), pixels of the network's input, centre of the top-left pixel at (0, 0).
 
-`fine_matching_centered` corrects two shifts that the published weights were trained with. Sample k of the
-half-resolution map is the output of a convolution centred on pixel 2k. But the original reads the feature of window
-pixel p three pixels down and right of where p stands, and the network must learn to shift it back. And the original
-takes the 3×3 of the second stage one pixel up and left of the pick.
+`fine_matching_centered` corrects two shifts that the published weights were trained with. Sample k
+of the half-resolution map is the output of a convolution centred on pixel 2k. But the original
+reads the feature of window pixel p three pixels down and right of where p stands, and the network
+must learn to shift it back. And the original takes the 3×3 of the second stage one pixel up and
+left of the pick.
 """
 
 from __future__ import annotations
@@ -29,9 +31,8 @@ RING = (
 )  # image 1's window carries one more pixel on each side, for the 3×3 of the second stage
 # Samples of the half-resolution map that a ring interpolates, per axis, by `centered`.
 SAMPLES = {False: range(-1, 5), True: range(-3, 4)}
-REFINED_AT_ONCE = (
-    256  # matches refined at a time: bounds memory (M·64·100 floats), and stays in a CPU's cache
-)
+# Matches refined at a time: bounds memory (M·64·100 floats), and stays in a CPU's cache.
+REFINED_AT_ONCE = 256
 
 
 @lru_cache(maxsize=8)
@@ -39,9 +40,12 @@ REFINED_AT_ONCE = (
 def interpolation_weights(
     border: int, centered: bool, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """(P², len(SAMPLES)²) weights of bilinear up-sampling by two: full-resolution pixels of a cell and `border` around
-    it, P = WINDOW + 2·border a side, from half-resolution samples. Pixel p lies at p/2 − 0.25 of them, or three pixels
-    before when centred."""
+    """Weights (P², len(SAMPLES)²) of bilinear up-sampling by two.
+
+    They make the full-resolution pixels of a cell and of `border` pixels around it, P = WINDOW +
+    2·border a side, from half-resolution samples. Pixel p lies at sample p/2 − 0.25, or three
+    pixels before it when centred.
+    """
     position = torch.arange(-border, WINDOW + border, dtype=torch.float64) / 2 - (
         1.75 if centered else 0.25
     )
@@ -51,10 +55,11 @@ def interpolation_weights(
 
 
 def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool, border: int = 1) -> Tensor:
-    """Full-resolution features (M, P², C) of `cell` (M,) of map `pair` (M,) of fused (B, C, H/2, W/2), and of `border`
-    pixels around it: P = WINDOW + 2·border.
+    """Full-resolution features (M, P², C) of cells and of `border` pixels around them.
 
-    Samples beyond the edge repeat it, as up-sampling does; pixels beyond the image are zero, as padding is.
+    P = WINDOW + 2·border. The cells are `cell` (M,) of map `pair` (M,) of fused (B, C, H/2, W/2).
+    Samples beyond the edge repeat it, as up-sampling does. Pixels beyond the image are zero, as
+    padding is.
     """
     height, width = fused.shape[2:]
     steps = torch.tensor(SAMPLES[centered], device=fused.device)
@@ -75,7 +80,8 @@ def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool, border: int
     )
     y, x = 2 * row[:, None] + pixels, 2 * column[:, None] + pixels
     beyond = ((y < 0) | (y >= 2 * height))[:, :, None] | ((x < 0) | (x >= 2 * width))[:, None, :]
-    # Few: a mask would walk through all. A view, which refuses to be the copy that flatten makes of other layouts.
+    # By index, because few pixels are beyond and a mask would walk through all. By a view, because
+    # flatten would silently copy other layouts.
     found.view(-1, found.shape[2]).index_fill_(0, beyond.flatten().nonzero()[:, 0], 0)
     return found
 
@@ -83,7 +89,10 @@ def rings(fused: Tensor, pair: Tensor, cell: Tensor, centered: bool, border: int
 def window_features(
     fused0: Tensor, fused1: Tensor, cells: Tensor, config: NetworkConfig
 ) -> tuple[Tensor, Tensor]:
-    """Features of the window of cell 0 and of the ring of cell 1 of `cells` (M, 3): (M, 64, C) and (M, 100, C)."""
+    """Features of the windows of image 0, (M, 64, C), and of the rings of image 1, (M, 100, C).
+
+    cells (M, 3): pair, cell of image 0, cell of image 1.
+    """
     pair, cell0, cell1 = cells.unbind(1)
     centered = config.fine_matching_centered
     return rings(fused0, pair, cell0, centered, border=0), rings(fused1, pair, cell1, centered)
@@ -97,15 +106,20 @@ def first_stage_similarity(window0: Tensor, ring1: Tensor, config: NetworkConfig
 
 
 def first_stage_log_probability(similarity: Tensor) -> Tensor:
-    """Dual-softmax log-probability (M, 64, 64) of a pixel pair; the ring takes part in it and is then cut off."""
+    """Dual-softmax log-probability (M, 64, 64) of a pixel pair.
+
+    The ring takes part in the softmax and is then cut off.
+    """
     log_probability = similarity.log_softmax(1) + similarity.log_softmax(2)
     inner: Tensor = log_probability.unflatten(2, (RING, RING))[:, :, 1:-1, 1:-1].flatten(2)
     return inner
 
 
 def most_probable(log_probability: Tensor) -> tuple[Tensor, Tensor]:
-    """The pixels of image 0 and of image 1 (M,), int64, with the largest of every log_probability (M, 64, 64). By rows,
-    then in one row: a fifth of the time of a search through all for its index."""
+    """The pixel pair with the largest log_probability (M, 64, 64): two (M,) int64.
+
+    The search by rows, then in one row, takes a fifth of the time of a search through all.
+    """
     match = torch.arange(len(log_probability), device=log_probability.device)
     pixel0 = log_probability.amax(2).argmax(1)
     return pixel0, log_probability[match, pixel0].argmax(1)
@@ -119,14 +133,14 @@ def second_stage_offset(
     pixel1: Tensor,
     config: NetworkConfig,
 ) -> Tensor:
-    """Expected (x, y) offset (N, 2), within ±1 pixel, over a 3×3 of image 1 near `pixel1` (N,), by the similarity of
-    the last `fine_matching_slice_dim` channels.
+    """Expected (x, y) offset (N, 2), within ±1 pixel, over a 3×3 of image 1 near `pixel1` (N,).
 
-    window0 (M, 64, C), ring1 (M, 100, C); match (N,) says which of the M windows each row reads, pixel0 (N,) which
-    pixel of image 0.
-
-    The original code takes the pick's index in the window for its index in the ring, so its 3×3 lies one pixel up and
-    left of the pick and wraps at the edge.
+    The weights of the expectation are the similarities of the last `fine_matching_slice_dim`
+    channels.
+    window0 (M, 64, C), ring1 (M, 100, C). match (N,) says which of the M windows each row reads,
+    pixel0 (N,) which pixel of image 0.
+    The original code takes the pick's index in the window for its index in the ring. So its 3×3
+    lies one pixel up and left of the pick and wraps at the edge.
     """
     delta = torch.arange(-1, 2, device=pixel0.device)
     centre = 1 if config.fine_matching_centered else 0
@@ -151,10 +165,10 @@ def position(cell: Tensor, pixel: Tensor, cells_per_row: int) -> Tensor:
 def refine(
     fused0: Tensor, fused1: Tensor, cells: Tensor, config: NetworkConfig
 ) -> tuple[Tensor, Tensor]:
-    """Sub-pixel keypoints (M, 2) in both images of every match of cells (M, 3): pair, cell 0, cell 1.
+    """Sub-pixel keypoints (M, 2) in both images of cells (M, 3): pair, cell 0, cell 1.
 
-    The first stage moves both ends to the most probable pixel pair of the two windows; the second moves image 1's
-    by the expectation over its 3×3 neighbours.
+    The first stage moves both ends to the most probable pixel pair of the two windows. The second
+    moves image 1's end by the expectation over its 3×3 neighbours.
     """
     if len(cells) and (kernels := kernels_for(fused0)):
         how = (
@@ -166,7 +180,8 @@ def refine(
         found0 = position(cells[:, 1], pixels[:, 0], fused0.shape[3] // 4)
         return found0, position(cells[:, 2], pixels[:, 1], fused1.shape[3] // 4) + offset
     keypoints0, keypoints1 = [fused0.new_empty(0, 2).float()], [fused0.new_empty(0, 2).float()]
-    # Once: `rings` reads rows of channels, and would copy a map of the other layout for every chunk.
+    # `rings` reads rows of channels. It would copy a map of the other layout for every chunk, so
+    # this is done once.
     fused0, fused1 = (
         fused.contiguous(memory_format=torch.channels_last) for fused in (fused0, fused1)
     )

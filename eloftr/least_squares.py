@@ -1,10 +1,11 @@
 """Adaptive least-squares matching: the last tenth of a pixel, from the grey values themselves.
 
-A patch around the keypoint of image 0 is laid over image 1 under an affine map; Gauss-Newton steps find the map that
-leaves the smallest squared difference of grey values, up to gain and offset (A. Gruen, "Adaptive least squares
-correlation", 1985; in the inverse compositional form of Baker and Matthews, IJCV 2004, which builds the normal matrix
-once). The network's keypoint and an undistorted patch are its prior, so what a patch cannot tell, an edge the way along
-itself, stays as it was. It is no part of the paper; `fine_matching_least_squares_radius` turns it on.
+A patch around the keypoint of image 0 is laid over image 1 under an affine map; Gauss-Newton steps
+find the map that leaves the smallest squared difference of grey values, up to gain and offset (A.
+Gruen, "Adaptive least squares correlation", 1985; in the inverse compositional form of Baker and
+Matthews, IJCV 2004, which builds the normal matrix once). The network's keypoint and an undistorted
+patch are its prior, so what a patch cannot tell, an edge the way along itself, stays as it was. It
+is no part of the paper; `fine_matching_least_squares_radius` turns it on.
 
 B pairs, M matches, P pixels of a patch.
     images (B, 1, H, W) ×2, keypoints (M, 2) ×2 → keypoints of image 1 (M, 2)
@@ -19,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STEPS = 4
-# Standard deviations: of a grey value (0…1) around what the map explains, of the network's keypoint (pixels), and of
-# the numbers of the map's 2×2 matrix. Gain and offset are free.
+# Standard deviations: of a grey value (0…1) around what the map explains, of the network's keypoint
+# (pixels), and of the numbers of the map's 2×2 matrix. Gain and offset are free.
 NOISE, SHIFT, STRETCH, FREE = 3 / 255, 0.5, 0.3, 1e3
 FARTHEST = 1.5  # pixels: whoever went farther has found another place
 # Matches at a time: bounds memory (M·P·8 floats), and on a CPU stays in cache.
@@ -35,13 +36,13 @@ def least_squares(
     keypoints1: Tensor,
     radius: int,
 ) -> Tensor:
-    """keypoints1 (M, 2), each moved to where image 1 looks most like image 0 around keypoints0 (M, 2).
+    """keypoints1 (M, 2), moved to where image 1 looks most like image 0 around keypoints0 (M, 2).
 
-    A keypoint stays where the patches do not correlate better for it, or would move by FARTHEST or more.
-
-    images: (B, 1, H, W), values 0…1; pair (M,) says which of the B each match is of. keypoints: (x, y), pixels, centre
-    of the top-left pixel at (0, 0). radius: pixels from the centre of a patch to its edge; its weights fall off as a
-    Gaussian of two thirds of it.
+    A keypoint stays where it was if the patches do not correlate better at the new place, or if it
+    would move by FARTHEST or more.
+    images: (B, 1, H, W), values 0…1. pair (M,) says which of the B each match is of. keypoints: (x,
+    y), pixels, centre of the top-left pixel at (0, 0). radius: pixels from the centre of a patch to
+    its edge; the weights fall off as a Gaussian of two thirds of it.
     """
     size = MOVED_AT_ONCE.get(pair.device.type, MOVED_AT_ONCE["cpu"])
     chunks = zip(pair.split(size), keypoints0.split(size), keypoints1.split(size), strict=True)
@@ -91,8 +92,10 @@ def _moved(
 def template_and_jacobian(
     images: Tensor, pair: Tensor, keypoints: Tensor, radius: int
 ) -> tuple[Tensor, Tensor]:
-    """Grey values (M, P) around the keypoints (M, 2), and their derivatives (M, P, 8) by shift x and y, by the matrix
-    row by row, by gain and by offset."""
+    """Grey values (M, P) around the keypoints (M, 2), and their derivatives (M, P, 8).
+
+    The derivatives are by shift x and y, by the matrix row by row, by gain and by offset.
+    """
     centre = keypoints.floor()
     wide = cut_patches(images, pair, centre.long(), radius + 3)
     values = sample_patches(
@@ -118,7 +121,10 @@ def template_and_jacobian(
 
 
 def derivative(values: Tensor, dim: int) -> Tensor:
-    """Along `dim`, which loses two values at either end; of fourth order: plain differences see too little slope."""
+    """The derivative along `dim`, of fourth order, because plain differences see too little slope.
+
+    The dimension loses two values at either end.
+    """
     before2, before1, _, after1, after2 = (
         values.narrow(dim, n, values.shape[dim] - 4) for n in range(5)
     )
@@ -132,8 +138,10 @@ def square(radius: int, device: torch.device) -> Tensor:
 
 
 def cut_patches(images: Tensor, pair: Tensor, centre: Tensor, reach: int) -> Tensor:
-    """Squares of images (B, 1, H, W) around the pixels `centre` (M, 2), two samples a pixel: (M, 1, S, S) with
-    S = 4·reach + 1. Edges repeat."""
+    """Squares of images (B, 1, H, W) around the pixels `centre` (M, 2), two samples a pixel.
+
+    Returns (M, 1, S, S) with S = 4·reach + 1. Edges repeat.
+    """
     height, width = images.shape[2:]
     steps = torch.arange(-reach, reach + 1, device=images.device)
     columns, rows = (centre[:, :, None] + steps).unbind(1)
@@ -147,8 +155,11 @@ def cut_patches(images: Tensor, pair: Tensor, centre: Tensor, reach: int) -> Ten
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def doubling(count: int, device: torch.device) -> Tensor:
-    """(2·count − 1, count): values on and half-way between `count` others, these by the polynomial through the six
-    around. Bilinear sampling of the values themselves would blur half-way, and pull matches to whole pixels."""
+    """Matrix (2·count − 1, count) of the values on and half-way between `count` others.
+
+    Half-way values come from the polynomial through the six values around. Bilinear sampling would
+    blur half-way, and pull matches to whole pixels.
+    """
     between = torch.tensor([3, -25, 150, 150, -25, 3], dtype=torch.float32) / 256
     matrix = torch.zeros(2 * count - 1, count)
     matrix[::2] = torch.eye(count)
@@ -171,7 +182,7 @@ def sample_patches(patches: Tensor, offsets: Tensor) -> Tensor:
 
 
 def correlation(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    """Correlation (M,), −1 to 1, of a and b (M, P) under weights (P,); 0 where one of them is flat."""
+    """Correlation (M,), −1 to 1, of a and b (M, P) under weights (P,); 0 where one is flat."""
     weights = weights / weights.sum()
     a, b = a - (a @ weights)[:, None], b - (b @ weights)[:, None]
     return (a * b) @ weights / ((a.square() @ weights) * (b.square() @ weights) + 1e-12).sqrt()

@@ -3,8 +3,9 @@
     images (B, 1, H, W) float 0…1, H and W multiples of 32 → ImageFeatures
     ImageFeatures ×2 (B pairs; the two may differ in shape) → PairMatches
 
-Module and parameter names follow the Hugging Face port, so its weights are this network's weights. The documented
-classes of that port, with `forward`, loading and saving, extend these: see `eloftr/hf/modeling.py`.
+Module and parameter names follow the Hugging Face port, so its weights are this network's weights.
+The documented classes of that port, with `forward`, loading and saving, extend these: see
+`eloftr/hf/modeling.py`.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from eloftr.transformer import LocalFeatureTransformer
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What matching needs of B images of one shape, whichever the partner: computed once per image.
+    """What matching needs of B images of one shape, whatever the partner: computed once per image.
 
-    images  (B, 1, H, W), as they were given: least-squares matching reads them
-    coarse  (B, C3, H/8, W/8), after the first self-attention
+    images (B, 1, H, W), as they were given: least-squares matching reads them
+    coarse (B, C3, H/8, W/8), after the first self-attention
     quarter (B, C2, H/4, W/4) and half (B, C1, H/2, W/2), from the backbone
     """
 
@@ -67,7 +68,8 @@ class PairMatches:
     """The M matches of a batch of pairs, ordered by pair and by cell of image 0.
 
     cells (M, 3) int64: pair, cell of image 0, cell of image 1 (row-major over H/8 × W/8)
-    keypoints0, keypoints1 (M, 2) float32: (x, y), pixels of the input, centre of the top-left pixel at (0, 0)
+    keypoints0, keypoints1 (M, 2) float32: (x, y), pixels of the input, centre of the top-left pixel
+    at (0, 0)
     scores (M,) float32
     """
 
@@ -84,7 +86,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Network(nn.Module):
-    """What both networks share: a configuration, where the weights live, and how random weights are drawn."""
+    """What both networks share: a configuration, where the weights live, and random weights."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -101,8 +103,10 @@ class Network(nn.Module):
         return next(self.parameters()).dtype
 
     def _initialise(self, module: nn.Module) -> None:
-        """Random weights as the original trains from: Kaiming for convolutions, Xavier for linear layers; or all from
-        a normal distribution, where the configuration gives its standard deviation."""
+        """Draw random weights as the original does: Kaiming, and Xavier for linear layers.
+
+        Where the configuration gives a standard deviation, all come from a normal distribution.
+        """
         if not isinstance(module, nn.Conv2d | nn.Linear):
             return
         if self.config.initializer_range != DEFAULT_INITIALIZER_RANGE:
@@ -139,7 +143,10 @@ class MatchingNetwork(Network):
         self.apply(self._initialise)
 
     def fuse(self) -> Self:
-        """Fold branches and batch norms into single convolutions, in place; changes no result. For inference only."""
+        """Fold branches and batch norms into single convolutions, in place, for inference only.
+
+        It changes no result beyond rounding.
+        """
         self.efficientloftr.backbone.fuse()
         self.refinement_layer.fuse()
         return self
@@ -152,7 +159,8 @@ class MatchingNetwork(Network):
         divisor = self.config.divisor
         if images.shape[2] % divisor or images.shape[3] % divisor:
             raise ArgumentError(
-                f"Image of {images.shape[2]}×{images.shape[3]} pixels: both sides must be multiples of {divisor}; "
+                f"Image of {images.shape[2]}×{images.shape[3]} pixels: both sides must be "
+                f"multiples of {divisor}; "
                 "resize it first (Matcher.match does)."
             )
         half, quarter, coarse = self.efficientloftr.backbone(images)
@@ -161,7 +169,10 @@ class MatchingNetwork(Network):
         )
 
     def match(self, features0: ImageFeatures, features1: ImageFeatures) -> PairMatches:
-        """Match image b of features0 with image b of features1. Pairs without coarse matches cost no refinement."""
+        """Match image b of features0 with image b of features1.
+
+        Pairs without coarse matches cost no refinement.
+        """
         coarse0, coarse1 = self.efficientloftr.local_feature_transformer(
             features0.coarse, features1.coarse
         )

@@ -1,10 +1,11 @@
-"""Sparse fusion (paper §3.4): fine features, computed only where the windows of matched cells read them.
+"""Sparse fusion (paper §3.4): fine features, computed only where matched cells need them.
 
 B pairs, M matched cells.
-    coarse (B, C3, H/8, W/8), quarter (B, C2, H/4, W/4), half (B, C1, H/2, W/2) → fused (B, C1, H/2, W/2)
+    coarse (B, C3, H/8, W/8), quarter (B, C2, H/4, W/4), half (B, C1, H/2, W/2)
+    → fused (B, C1, H/2, W/2)
 
-A window depends on a small part of the maps. Where a pair has few matches, a patch of every match is fused; where it
-has many, one rectangle that holds all of them. All ways give the same features.
+A window depends on a small part of the maps. Where a pair has few matches, a patch of every match
+is fused; where it has many, one rectangle that holds all of them. All ways give the same features.
 """
 
 from __future__ import annotations
@@ -31,18 +32,21 @@ class Area(Enum):
     RECTANGLE = "the smallest rectangle that holds all matches of all pairs"
 
 
-MARGIN = 3  # coarse cells around a cell that its window depends on: four 3×3 convolutions and two up-samplings
+# Coarse cells around a cell that its window depends on, through four 3×3 convolutions and two
+# up-samplings.
+MARGIN = 3
 SPAN = 2 * MARGIN + 1
-# The half-resolution convolutions of a loose patch need only so many cells in a row, from one before the middle on.
+# The half-resolution convolutions of a loose patch need only so many cells in a row, from one
+# before the middle on.
 INNER = 4
 # The work of one match, in cells of two maps. Both blocks cost about the same for one cell.
 WORK = {Area.TIGHT: 30, Area.LOOSE: SPAN**2 + INNER**2}
 SCALES = (1, 2, 4)  # of the coarse, quarter and half maps
-# Values of a map at half resolution that are fused at a time: 8 MB stay in a cache. A map larger than 32 MB would come
-# from the system page by page each time, because malloc keeps none.
+# Values of a map at half resolution that are fused at a time: 8 MB stay in a cache. A map larger
+# than 32 MB would come from the system page by page each time, because malloc keeps none.
 BAND = {"cpu": 1 << 21}
-# cuDNN plans a convolution anew for every shape. So the number of matches whose patches are fused together, and the
-# sides of a rectangle in cells, are rounded up to a multiple of these.
+# cuDNN plans a convolution anew for every shape. So the number of matches whose patches are fused
+# together, and the sides of a rectangle in cells, are rounded up to a multiple of these.
 STEP, SIDE = {"cuda": 128}, {"cuda": 8}
 Maps = tuple[Tensor, Tensor, Tensor]
 
@@ -59,8 +63,10 @@ class FusionBlock(nn.Module):
         self.out_conv3 = nn.Conv2d(coarse, fine, 3, padding=1, bias=False)
 
     def forward(self, coarse: Tensor, fine: Tensor, padding: int = 1) -> Tensor:
-        """coarse (B, Cc, h, w) already at the size of fine (B, Cf, h, w) → (B, Cf, h, w), or without padding two
-        samples less at every edge. May write into `coarse`."""
+        """coarse (B, Cc, h, w), already of the size of fine (B, Cf, h, w) → (B, Cf, h, w).
+
+        Without padding the result has two samples less at every edge. May write into `coarse`.
+        """
         # out_conv1(fine) + coarse, without a map between
         x, y = (maps.permute(0, 2, 3, 1) for maps in (coarse, fine))
         x = add_product(x.flatten(0, 2), y.flatten(0, 2), self.out_conv1.weight.flatten(1)).view(
@@ -80,6 +86,7 @@ class FusionBlock(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> None:
+        """Fold the batch norm into the convolution before it, in place."""
         if isinstance(self.batch_norm, nn.BatchNorm2d):
             weight, bias = fold_norm(self.out_conv2.weight, self.batch_norm)
             self.out_conv2.weight.copy_(weight)
@@ -88,6 +95,8 @@ class FusionBlock(nn.Module):
 
 
 class FineFusion(nn.Module):
+    """The pyramid from the coarse map over the quarter map to the half map."""
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         _, half, quarter, coarse = config.out_features
@@ -99,10 +108,11 @@ class FineFusion(nn.Module):
     def forward(
         self, coarse: Tensor, quarter: Tensor, half: Tensor, inner: Tensor | None = None
     ) -> Tensor:
-        """Transformed coarse features and the backbone's finer maps → fine features (B, C1, H/2, W/2).
+        """Transformed coarse features and the finer maps → fine features (B, C1, H/2, W/2).
 
-        inner (B, 2): row and column of the first of the INNER×INNER coarse cells that `half` covers; None where it
-        covers all."""
+        inner (B, 2): row and column of the first of the INNER×INNER coarse cells that `half`
+        covers; None where it covers all.
+        """
         x = self.out_conv(coarse * coarse.shape[1] ** -0.5)
         x = self.out_conv_layers[0](up(x), quarter)
         if inner is None:
@@ -113,7 +123,10 @@ class FineFusion(nn.Module):
         return fused
 
     def _in_bands(self, x: Tensor, half: Tensor) -> Tensor:
-        """The last layer on up(x), x (B, C2, H/4, W/4), and half (B, C1, H/2, W/2), by bands of rows: see BAND."""
+        """The last layer, by bands of rows; BAND says why.
+
+        It works on up(x), x (B, C2, H/4, W/4), and half (B, C1, H/2, W/2).
+        """
         height = x.shape[2]
         most = (
             max(1, BAND[x.device.type] // (4 * x[:, :, 0].numel()))
@@ -137,8 +150,11 @@ class FineFusion(nn.Module):
         return fused[0] if len(fused) == 1 else torch.cat(fused, dim=2)
 
     def tight(self, coarse: Tensor, quarter: Tensor, half: Tensor) -> Tensor:
-        """Fine features of 3×3 cells, zero where the windows of the middle one do not read: (M, C1, 12, 12), of coarse
-        (M, C3, 7, 7), quarter (M, C2, 11, 11) and half (M, C1, 12, 12) around it."""
+        """Fine features (M, C1, 12, 12) of 3×3 cells, zero where the middle one does not read.
+
+        coarse (M, C3, 7, 7), quarter (M, C2, 11, 11) and half (M, C1, 12, 12) lie around the middle
+        cell.
+        """
         x = self.out_conv(coarse * coarse.shape[1] ** -0.5)
         x = self.out_conv_layers[0](up(x)[:, :, 1:12, 1:12], quarter, padding=0)
         x = self.out_conv_layers[1](up(x)[:, :, 1:13, 1:13], half, padding=0)
@@ -149,9 +165,10 @@ class FineFusion(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """`forward` of both images where the windows of the cells (M, 3), M > 0, depend on it.
 
-        maps: coarse, quarter and half, as `forward` takes them, of all pairs. A pair alone is fused in the rectangle
-        also for TIGHT and LOOSE, where that is less work.
-        Returns the fine features of image 0 and of image 1, the cells counted within them (M, 3), and the origins
+        maps: coarse, quarter and half, as `forward` takes them, of all pairs. A pair alone is fused
+        in the rectangle also for TIGHT and LOOSE, where that is less work.
+        Returns the fine features of image 0 and of image 1, the cells counted within them (M, 3),
+        and the origins
         (x, y) of each match's in the two images (M or 1, 2), pixels.
         """
         pair, cell0, cell1 = cells.unbind(1)
@@ -206,8 +223,9 @@ class FineFusion(nn.Module):
 def groups(maps0: Maps, maps1: Maps, cells: Tensor) -> list[tuple[Area, Tensor]]:
     """Which of the cells (M, 3), M > 0, are fused and refined together, and in which area.
 
-    Pairs whose patches are less work than their maps: their cells away from the edges are one group, their others the
-    next. The cells of all other pairs are the last. The indices of a group (N,) are int64; none is empty.
+    Pairs whose patches are less work than their maps: their cells away from the edges are one
+    group, their others the next. The cells of all other pairs are the last. The indices of a group
+    (N,) are int64; none is empty.
     """
     size0, size1 = maps0[0].shape[2:], maps1[0].shape[2:]
     inner = inner_cells(maps0, maps1, cells)
@@ -229,7 +247,10 @@ def rounded_up(x: Tensor) -> Tensor:
 
 
 def inner_cells(maps0: Maps, maps1: Maps, cells: Tensor) -> Tensor:
-    """(M,) bool: whether both of the cells (M, 3) are MARGIN cells away from the edges of their images."""
+    """Whether both of the cells (M, 3) are MARGIN cells away from the edges of their images.
+
+    Returns (M,) bool.
+    """
     inner = torch.ones_like(cells[:, 0], dtype=torch.bool)
     for maps, cell in ((maps0, cells[:, 1]), (maps1, cells[:, 2])):
         height, width = maps[0].shape[2:]
@@ -256,8 +277,11 @@ def origins(maps: Maps, cell: Tensor) -> Tensor:
 
 
 def rectangle(maps: Maps, cell: Tensor) -> tuple[Maps, Tensor, Tensor]:
-    """What the windows of the cells (M,) depend on in any of the maps: the maps there, the cells counted within it
-    (M,), and its origin (x, y) in pixels (1, 2)."""
+    """What the windows of the cells (M,) depend on in any of the maps.
+
+    Returns the maps there, the cells counted within them (M,), and their origin (x, y) in pixels
+    (1, 2).
+    """
     height, width = maps[0].shape[2:]
     row, column = cell // width, cell % width
     ends = torch.stack([row.min(), row.max(), column.min(), column.max()]).tolist()
@@ -284,7 +308,10 @@ def up(x: Tensor) -> Tensor:
 
 
 def cut(x: Tensor, image: Tensor, corner: Tensor, side: int) -> Tensor:
-    """The squares (M, C, side, side) of maps `image` (M,) of x (B, C, h, w), from row and column `corner` (M, 2) on."""
+    """Squares (M, C, side, side) of maps `image` (M,) of x (B, C, h, w).
+
+    corner (M, 2): the first row and column of each.
+    """
     steps = torch.arange(side, device=x.device)
     rows, columns = corner[:, :1] + steps, corner[:, 1:] + steps
     return x.permute(0, 2, 3, 1)[
@@ -295,10 +322,12 @@ def cut(x: Tensor, image: Tensor, corner: Tensor, side: int) -> Tensor:
 def patches(maps: Maps, pair: Tensor, cell: Tensor) -> tuple[Maps, Tensor, Tensor, Tensor]:
     """What the window of each cell (M,) of map `pair` (M,) depends on.
 
-    Returns of the coarse and the quarter map M patches of SPAN×SPAN cells, and of the half map INNER×INNER of these;
-    the cells counted within the latter (M,), their origins (x, y) in pixels (M, 2), and their first row and column
-    within the former (M, 2). At the edge a patch moves inwards: its edge is that of the image then, and else further
-    than the cell can see."""
+    Returns of the coarse and the quarter map M patches of SPAN×SPAN cells, and of the half map
+    INNER×INNER of these; the cells counted within the latter (M,), their origins (x, y) in pixels
+    (M, 2), and their first row and column within the former (M, 2).
+    At the edge of the image a patch moves inwards. Its edge is then that of the image; elsewhere it
+    is further away than the cell can see.
+    """
     height, width = maps[0].shape[2:]
     cell = torch.stack([cell // width, cell % width], dim=1)
     size = cell.new_tensor([height, width])

@@ -1,11 +1,11 @@
-"""Aggregated attention over the coarse features (paper §3.2): self- and cross-attention in turn, a few rounds.
+"""Aggregated attention over the coarse features (paper §3.2): a few rounds of self and cross.
 
 B pairs, C channels, h×w coarse cells (1/8 of the image), a = aggregation (4).
     features (B, C, h, w) ×2 → features of the same shapes that have seen each other
 
-Attention runs on (h/a)×(w/a) tokens: a strided depth-wise convolution makes the queries, a max-pool the keys and
-values; its message is up-sampled and joined to every cell by a two-layer network. Only self-attention carries 2D
-rotary positions.
+Attention runs on (h/a)×(w/a) tokens: a strided depth-wise convolution makes the queries, a max-pool
+the keys and values. Its message is up-sampled and joined to every cell by a two-layer network. Only
+self-attention carries 2D rotary positions.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from eloftr.fast.forms import add_product, kernels_for, slope_of
 def rotary_table(
     height: int, width: int, channels: int, theta: float, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin (1, height, width, channels) of the rotary angles; rows and columns alternate over channel pairs.
+    """cos and sin (1, height, width, channels) of the rotary angles.
 
-    Positions count from 1, the frequencies span all channels (they are applied before the heads are split), and the
-    tables are rounded to half precision: all three as the published weights were trained.
+    Rows and columns alternate over channel pairs. Positions count from 1, the frequencies span all
+    channels (they are applied before the heads are split), and the tables are rounded to half
+    precision: all three as the published weights were trained.
     """
     frequencies = theta ** -(torch.arange(0, channels // 4, dtype=torch.float32) / (channels // 4))
     rows = torch.arange(1, height + 1, dtype=torch.float32)[:, None, None] * frequencies
@@ -50,6 +51,8 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Aggregation(nn.Module):
+    """Tokens of a map: queries by a strided convolution, keys and values by a max-pool."""
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         channels, size = config.hidden_size, config.q_aggregation_kernel_size
@@ -77,6 +80,8 @@ class Aggregation(nn.Module):
 
 
 class Attention(nn.Module):
+    """Multi-head attention between tokens, with rotary positions where a table is given."""
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         channels, bias = config.hidden_size, config.attention_bias
@@ -107,6 +112,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """The two-layer network that joins the attention's message to every cell."""
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         channels = config.hidden_size
@@ -119,8 +126,9 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, message: Tensor) -> Tensor:
         """x (B, h, w, C), message (B, h/a, w/a, C) → x plus the update (B, h, w, C).
 
-        fc1 of [x, upsample(message)] is computed as A·x + upsample(B·message): up-sampling mixes positions, B mixes
-        channels, so they commute, and half of the widest layer runs on 1/a² of the positions.
+        fc1 of [x, upsample(message)] is computed as A·x + upsample(B·message). Up-sampling mixes
+        positions and B mixes channels, so they commute, and half of the widest layer runs on 1/a²
+        of the positions.
         """
         channels = x.shape[-1]
         on_cells, on_tokens = self.fc1.weight.split(channels, dim=1)
@@ -141,6 +149,8 @@ class MLP(nn.Module):
 
 
 class AggregatedAttention(nn.Module):
+    """Aggregation, attention and the joining network: one update of a map."""
+
     def __init__(self, config: NetworkConfig, rotary: bool) -> None:
         super().__init__()
         self.theta = config.rope_parameters["rope_theta"] if rotary else None
@@ -161,18 +171,25 @@ class AggregatedAttention(nn.Module):
 
 
 class AttentionRound(nn.Module):
+    """One self-attention and one cross-attention."""
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.self_attention = AggregatedAttention(config, rotary=True)
         self.cross_attention = AggregatedAttention(config, rotary=False)
 
     def cross(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-        """Image 1 attends to the already updated image 0: the trained weights expect it."""
+        """Let both images attend to each other.
+
+        Image 1 attends to the already updated image 0: the trained weights expect it.
+        """
         x0 = self.cross_attention(x0, x1)
         return x0, self.cross_attention(x1, x0)
 
 
 class LocalFeatureTransformer(nn.Module):
+    """All rounds of attention."""
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
@@ -180,14 +197,20 @@ class LocalFeatureTransformer(nn.Module):
         )
 
     def encode(self, x: Tensor) -> Tensor:
-        """The part that depends on one image alone: the first self-attention, (B, C, h, w) → the same shape."""
+        """The part that depends on one image alone: the first self-attention.
+
+        x (B, C, h, w) → the same shape.
+        """
         first = self.layers[0]
         assert isinstance(first, AttentionRound)
         attended: Tensor = first.self_attention(x, x)
         return attended
 
     def forward(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-        """The part that needs both images: `encode` results (B, C, h, w) and (B, C, h', w') → the same shapes."""
+        """The part that needs both images.
+
+        x0 (B, C, h, w) and x1 (B, C, h', w') are results of `encode`. Returns the same shapes.
+        """
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, AttentionRound)
             if i:

@@ -11,6 +11,7 @@ The functions work in any thread, also several at once.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,9 +204,17 @@ def reconstruct(
 
 
 def _run_options(given: dict[str, Any]) -> Any:
-    """RunOptions from the arguments of `match`."""
+    """RunOptions from the arguments of `match`.
+
+    Raises TypeError for an argument that `match` does not have.
+    """
     from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
     from pipeline.photos.limits import ImageLimits
+
+    unknown = sorted(given.keys() - {"images", "output", *MATCH_DEFAULTS})
+    if unknown:
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
+    verification = given["verification"] or VerificationOptions()
 
     same = (
         "images",
@@ -222,7 +231,7 @@ def _run_options(given: dict[str, Any]) -> Any:
         **{name: given[name] for name in same},
         matching=MatchingOptions(given["long_side"], given["dtype"], given["batch_size"]),
         limits=given["limits"] or ImageLimits(),
-        verification=given["verification"] or VerificationOptions(long_side=given["long_side"]),
+        verification=replace(verification, long_side=given["long_side"]),
         follow_links=given["follow_links"],
         storage=given["storage"] or {},
     )

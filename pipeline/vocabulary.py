@@ -35,7 +35,7 @@ class CandidateStatus(Word):
     FAILED = "failed"
 
 
-class Stage(Word):
+class StageName(Word):
     """A stage of the work.
 
     FAILURES names it in the column `stage`; a done marker names it in `seconds`.

@@ -42,7 +42,9 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Outputs of the authors' code, and the script that writes the checkpoint they were computed from."""
+    """Outputs of the authors' code, and the script that writes the checkpoint they were computed
+    from.
+    """
     return _folder("ELOFTR_REFERENCE", PROJECT.parent / "shared" / "reference")
 
 
@@ -112,7 +114,8 @@ def embedded_ray() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     with pytest.MonkeyPatch.context() as patched:
-        # Workers of Ray step back behind whatever else the machine does, and a test would wait for them.
+        # Workers of Ray step back behind whatever else the machine does, and a test would wait for
+        # them.
         patched.setenv("RAY_worker_niceness", "0")
         # Ray ends what has no work for a second, and the next test would wait for new processes.
         patched.setenv("RAY_idle_worker_killing_time_threshold_ms", "30000")

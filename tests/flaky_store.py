@@ -1,4 +1,6 @@
-"""An object store in trouble: a proxy on loopback that answers some requests badly and hands the others on."""
+"""An object store in trouble: a proxy on loopback that answers some requests badly and hands the
+others on.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,23 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
-# What may go wrong with a request; the number of the request for this path and method counts from 1.
+# What may go wrong with a request. Requests for one path and method are numbered from 1.
 Trouble = Callable[[str, str, int], str]  # method, path, number → "" or one of the words below
 SLOW_DOWN = (
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
+
+
+def _trickle(stream: BinaryIO, data: bytes, ended: threading.Event) -> None:
+    """A byte every tenth of a second."""
+    for k in range(len(data)):
+        stream.write(data[k : k + 1])
+        stream.flush()
+        if ended.wait(0.1):
+            return
 
 
 @contextmanager
@@ -64,17 +76,11 @@ def flaky_store(endpoint: str, trouble: Trouble) -> Iterator[tuple[str, Counter[
             )
             self.send_header("Content-Length", length or "0")
             self.end_headers()
-            if word == "cut":
-                self.wfile.write(data[: len(data) // 2])
-                self.close_connection = True
-            elif word == "slow":
-                for k in range(len(data)):
-                    self.wfile.write(data[k : k + 1])
-                    self.wfile.flush()
-                    if ended.wait(0.1):
-                        break
+            if word == "slow":
+                _trickle(self.wfile, data, ended)
             else:
-                self.wfile.write(data)
+                self.wfile.write(data[: len(data) // 2] if word == "cut" else data)
+                self.close_connection = word == "cut" or self.close_connection
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer
 

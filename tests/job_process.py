@@ -28,11 +28,11 @@ CONDITIONS = {
 # Workers of clusters that tests start: Ray's own default is the lowest priority.
 CONDITIONS |= {"RAY_worker_niceness": "0"}
 COMMAND = "import sys; from pipeline.cli import main; sys.exit(main())"
-# The main job with another class for its stage of matching: `Stage` of a module `stages`.
+# The main job with another class for its stage of matching: `Stage` of `substituted.py`.
 DRIVEN = """
 import sys
 from functools import partial
-from stages import Stage
+from substituted import Stage
 from pipeline.cli import main
 from pipeline.match import job
 

@@ -12,7 +12,9 @@ SIZE = (320, 240)
 
 
 def texture(width: int, height: int, seed: int) -> Image.Image:
-    """Clouds of four sizes under grey polygons: smooth areas and edges, nothing that repeats. Mode L."""
+    """Clouds of four sizes under grey polygons: smooth areas and edges, nothing that repeats. Mode
+    L.
+    """
     rng = np.random.default_rng(seed)
     clouds = np.full((height, width), 128.0)
     for cells, contrast in ((6, 60), (20, 40), (60, 30), (150, 15)):
@@ -32,7 +34,10 @@ def texture(width: int, height: int, seed: int) -> Image.Image:
 
 
 def views(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[Image.Image]:
-    """Overlapping views of one texture, each through a gentle homography. Mode L, `size` (width, height)."""
+    """Overlapping views of one texture, each through a gentle homography.
+
+    Mode L, `size` (width, height).
+    """
     rng = np.random.default_rng(seed)
     ground = texture(2 * size[0], 2 * size[1], seed)
     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size
@@ -68,7 +73,8 @@ def write_views(folder: Path, count: int, size: tuple[int, int] = SIZE, seed: in
 def write_places(root: Path, size: tuple[int, int], places: int = 3, count: int = 4) -> None:
     """`queries/` and `database/` of some places, `candidates.trec` and `truth.json`.
 
-    A query and three database views of each place, listed so that two false candidates precede each true one.
+    A query and three database views of each place, listed so that two false candidates precede
+    each true one.
 
     The first query's first candidates are a broken photograph and a name that does not exist.
     """

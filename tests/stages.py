@@ -1,4 +1,7 @@
-"""Stages and executors for tests. They are pickled by reference, so they live in a module that processes can import."""
+"""Stages and executors for tests.
+
+They are pickled by reference, so they live in a module that processes can import.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,13 @@ if TYPE_CHECKING:  # a process that carries out small stages starts sooner witho
     from pipeline.match.run import Run
 
 
+ANY = Actors()  # as many as there is room for
+
+
 def match_here(run: Run, part: int = 0, parts: int = 1) -> None:
-    """Match every `parts`-th pending shard in this process, from number `part` on: the job without an executor."""
+    """Match every `parts`-th pending shard in this process, from number `part` on: the job without
+    an executor.
+    """
     from pipeline.match.finish import FinishShard
     from pipeline.match.match import MatchShard
     from pipeline.match.read import ReadShard
@@ -63,7 +71,9 @@ class KilledOnce:
 
 
 class Killing:
-    """An executor that carries out stages as another one does, but their processes are killed once at each of them."""
+    """An executor that carries out stages as another one does, but their processes are killed once
+    at each of them.
+    """
 
     def __init__(self, executor: Executor, traces: Path) -> None:
         self.executor, self.traces, self.name = executor, traces, executor.name
@@ -75,7 +85,7 @@ class Killing:
         self,
         stages: Sequence[Stage],
         tasks: Sequence[Task],
-        actors: Actors = Actors(),
+        actors: Actors = ANY,
         listen: Listener = nobody,
     ) -> Iterator[Any]:
         killed = [

@@ -20,7 +20,9 @@ LONG_SIDE = 480
 
 @dataclass
 class Scene:
-    """Cameras on an arc around a cloud of points; upright images of `size`, the focal length in pixels."""
+    """Cameras on an arc around a cloud of points; upright images of `size`, the focal length in
+    pixels.
+    """
 
     cameras: int = 6
     size: tuple[int, int] = (720, 540)

@@ -1,4 +1,6 @@
-"""The rules of the house that no other tool checks: who may import whom, how long a module may be, and how many there are."""
+"""The rules of the house that no other tool checks: who may import whom, how long a module may be,
+and how many there are.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ MOST_LINES = 400
 MOST_LINES_OF_A_JOB = 20
 ONLY_RAY = "pipeline/execute/on_ray.py"
 
-# Which rooms a room may import. A room is a folder; "pipeline" are the files at its top, and "pipeline.front" is its
+# Which rooms a room may import. A room is a folder; "pipeline" are the files at its top, and
+# "pipeline.front" is its
 # __init__, which calls the rooms. Modules of one room may import each other.
 NETWORK = {"eloftr", "eloftr/fast"}
 MODEL = {*NETWORK, "eloftr/weights", "eloftr/hf", "eloftr/matching", "eloftr/training"}
@@ -61,7 +64,8 @@ ABOVE = {
     },
     "jobs": {"pipeline/cli"},
 }
-# What may come from outside into the model, where a package is imported with its module; and what inside of functions,
+# What may come from outside into the model, where a package is imported with its module; and what
+# inside of functions,
 # where it is asked for. typing_extensions and triton come with torch.
 OF_THE_MODEL = {"torch", "numpy", "PIL", "safetensors", "typing_extensions", "triton"}
 ASKED_FOR = {"huggingface_hub", "onnx", "onnxruntime", "onnxscript"}
@@ -71,13 +75,11 @@ NEVER = {"transformers", "cv2", "benchmarks", "jobs", "tests"}  # in the package
 TWICE = {
     "DTYPES": "names, and torch's types of these names; processes without torch check the names",
     "Run": "of a training, and of matching: packages that do not meet",
-    "Stage": "a step that an executor carries out, and the names of steps in tables",
     "command": "the one of each module of cli/commands",
     "draw_matches": "as transformers draws them, and with what verification says of each",
     "main": "what a process begins with",
     "match": "the model's on two photographs, and the pipeline's on a folder",
     "nearest": "cells of two images, and images of a folder",
-    "rerank": "the front's function, and the job behind it",
     "sample": "of pixels, and of pairs",
     "unit": "vectors of length one, of cameras and of descriptors",
 }
@@ -145,58 +147,61 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return [list(group) for group in sorted(groups)]
 
 
+def broken_by_size(root: Path) -> Iterator[str]:
+    """Modules with too many lines, and folders with too many modules."""
+    counted: dict[str, int] = defaultdict(int)
+    for path in python_files(root):
+        where = path.relative_to(root)
+        lines = len(path.read_text().splitlines())
+        most = MOST_LINES_OF_A_JOB if where.parts[0] == "jobs" else MOST_LINES
+        if lines > most:
+            yield f"{where.as_posix()} has {lines} lines: at most {most}"
+        counted[where.parent.as_posix()] += path.name not in ("__init__.py", "__main__.py")
+    for folder, count in counted.items():
+        if count > MOST_MODULES and not folder.startswith("benchmarks"):
+            yield f"{folder} has {count} modules: at most {MOST_MODULES}"
+
+
+def broken_by(found: Import, where: str, room: str, other: str | None) -> str:
+    """The end of the sentence about an import that breaks a rule; empty where it breaks none.
+
+    other: the room of what is imported, None for a package from outside.
+    """
+    package = found.name.partition(".")[0]
+    if not package:
+        return ", a relative import"
+    if package == "ray" and where != ONLY_RAY:
+        return f": only {ONLY_RAY} imports ray"
+    if room.startswith("benchmarks"):
+        return ""
+    if package in NEVER:
+        return ", which is not installed with it"
+    if other is not None:
+        return "" if other == room or other in ABOVE[room] else f": {room} may not import {other}"
+    if not where.startswith("eloftr/") or package in sys.stdlib_module_names | OF_THE_MODEL:
+        return ""
+    if package not in ASKED_FOR:
+        return ", which the model does without"
+    return " outside of a function: not everybody has it" if found.top else ""
+
+
 def broken_rules(root: Path) -> list[str]:
     """A sentence for every rule of the house that the source tree below `root` breaks."""
-    broken: list[str] = []
-    files = python_files(root)
-    modules = {module_name(root, path): path for path in files}
+    broken = [*broken_by_size(root)]
+    modules = {module_name(root, path): path for path in python_files(root)}
     graph: dict[str, set[str]] = {name: set() for name in modules}
     for name, path in modules.items():
-        text = path.read_text()
-        where, top, room = (
-            path.relative_to(root).as_posix(),
-            name.partition(".")[0],
-            room_of(root, path),
-        )
-        lines = len(text.splitlines())
-        most = MOST_LINES_OF_A_JOB if top == "jobs" else MOST_LINES
-        if lines > most:
-            broken.append(f"{where} has {lines} lines: at most {most}")
-        if top != "benchmarks" and room not in ABOVE:
+        where, room = path.relative_to(root).as_posix(), room_of(root, path)
+        if room not in ABOVE and not room.startswith("benchmarks"):
             broken.append(f"{where} lies in no room of the table")
             continue
-        for found in imports(ast.parse(text)):
-            said = f"{where}:{found.line} imports {found.name}"
-            package = found.name.partition(".")[0]
+        for found in imports(ast.parse(path.read_text())):
             target = resolved(found.name, modules)
-            if not package:
-                broken.append(f"{said}, a relative import")
-            elif package == "ray" and where != ONLY_RAY:
-                broken.append(f"{said}: only {ONLY_RAY} imports ray")
-            elif top == "benchmarks":
-                continue
-            elif package in NEVER:
-                broken.append(f"{said}, which is not installed with it")
-            elif target is not None:
-                graph[name].add(target)
-                other = room_of(root, modules[target])
-                if other != room and other not in ABOVE[room]:
-                    broken.append(f"{said}: {room} may not import {other}")
-            elif top == "eloftr" and package not in sys.stdlib_module_names:
-                if package not in OF_THE_MODEL | ASKED_FOR:
-                    broken.append(f"{said}, which the model does without")
-                elif package in ASKED_FOR and found.top:
-                    broken.append(f"{said} outside of a function: not everybody has it")
-    broken += [f"a circle of imports: {', '.join(group)}" for group in circles(graph)]
-    counted: dict[Path, int] = defaultdict(int)
-    for path in files:
-        counted[path.parent] += path.name not in ("__init__.py", "__main__.py")
-    broken += [
-        f"{folder.relative_to(root).as_posix()} has {count} modules: at most {MOST_MODULES}"
-        for folder, count in counted.items()
-        if count > MOST_MODULES and folder.relative_to(root).parts[0] != "benchmarks"
-    ]
-    return broken
+            graph[name] |= {target} if target else set()
+            why = broken_by(found, where, room, room_of(root, modules[target]) if target else None)
+            if why:
+                broken.append(f"{where}:{found.line} imports {found.name}{why}")
+    return broken + [f"a circle of imports: {', '.join(group)}" for group in circles(graph)]
 
 
 def defined(tree: ast.Module) -> Iterator[tuple[str, bool]]:

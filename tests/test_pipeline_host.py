@@ -1,4 +1,6 @@
-"""The library in somebody else's program: a thread, a notebook, a server. It changes nothing there and prints nothing."""
+"""The library in somebody else's program: a thread, a notebook, a server. It changes nothing there
+and prints nothing.
+"""
 
 from __future__ import annotations
 

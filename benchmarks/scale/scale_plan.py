@@ -122,7 +122,8 @@ def measure_network(height: int = 480, width: int = 640) -> dict[str, float]:
     """
     import torch
 
-    from benchmarks.speed.matcher import operations, published, texture
+    from benchmarks.speed.images import texture
+    from benchmarks.speed.matcher import operations, published
     from eloftr import Matcher, load_model
 
     torch.set_num_threads(1)

@@ -37,7 +37,12 @@ from benchmarks.environment import PROJECT, write_results
 from pipeline.match.finish import FinishShard
 from pipeline.match.job import TORCH_THREADS
 from pipeline.match.match import MatchShard
-from pipeline.match.options import DEFAULT_LONG_SIDE, MatchingOptions, RunOptions, VerificationOptions
+from pipeline.match.options import (
+    DEFAULT_LONG_SIDE,
+    MatchingOptions,
+    RunOptions,
+    VerificationOptions,
+)
 from pipeline.match.read import ReadShard
 from pipeline.match.run import Run
 from pipeline.match.shards import planned_shards

@@ -29,14 +29,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.speed.matcher import (
-    PairsToMatch,
-    environment,
-    near_pairs,
-    published,
-    shape_of,
-    windows,
-)
+from benchmarks.speed.images import PairsToMatch, near_pairs, windows
+from benchmarks.speed.matcher import environment, published, shape_of
 from eloftr import load_model
 from eloftr.matching.matcher import DTYPES, Matcher
 from eloftr.model import PairMatches

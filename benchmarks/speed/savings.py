@@ -31,18 +31,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.speed.matcher import (
-    Ours,
-    Pairs,
-    all_pairs,
-    environment,
-    flop_counter,
-    near_pairs,
-    published,
-    seconds,
-    shape_of,
-    windows,
-)
+from benchmarks.speed.images import Pairs, all_pairs, near_pairs, windows
+from benchmarks.speed.matcher import Ours, environment, flop_counter, published, seconds, shape_of
 from eloftr import (
     EfficientLoFTRConfig,
     backbone,
@@ -80,11 +70,12 @@ def fold_projection(matcher: Ours) -> None:
 def compile_network(matcher: Ours) -> None:
     """torch.compile of the three large networks; they compile when they first run."""
     network = matcher.matcher.model
-    for module in (
+    networks: list[torch.nn.Module] = [
         network.efficientloftr.backbone,
         network.efficientloftr.local_feature_transformer,
         network.refinement_layer,
-    ):
+    ]
+    for module in networks:
         module.forward = torch.compile(module.forward, dynamic=False)
 
 

@@ -30,15 +30,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.speed.matcher import (
-    Pairs,
-    environment,
-    flop_counter,
-    near_pairs,
-    published,
-    shape_of,
-    windows,
-)
+from benchmarks.speed.images import Pairs, near_pairs, windows
+from benchmarks.speed.matcher import environment, flop_counter, published, shape_of
 from benchmarks.speed.savings import SAVINGS, Side, Variant
 from eloftr import backbone, model, sparse_fusion, transformer
 from eloftr.matching.matcher import DTYPES, pairs_at_once

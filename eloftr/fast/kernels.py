@@ -1,7 +1,7 @@
 """What PyTorch does badly on a GPU, in Triton.
 
-Each function computes in float32, whatever the type it reads and writes, and has no gradient. `forms.kernels_for` says
-where they are used. Importing this module needs Triton.
+Each function computes in float32, whatever the type it reads and writes, and has no gradient.
+`forms.kernels_for` says where they are used. Importing this module needs Triton.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tokens of attention, a norm and a sum, up-sampling, and what follows a convolution, in Triton.
+"""Triton kernels on maps: attention tokens, norm and sum, up-sampling, what follows a convolution.
 
 Maps are (B, C, h, w), channels last in memory.
 """
@@ -16,7 +16,8 @@ BLOCK = 1024  # values of a map at a time
 @triton.jit
 def _tokens(
     x, weight, query, pooled, width, columns,
-    C: tl.constexpr, SIZE: tl.constexpr, QUERY: tl.constexpr, POOLED: tl.constexpr, ALL: tl.constexpr, ROW: tl.constexpr
+    C: tl.constexpr, SIZE: tl.constexpr, QUERY: tl.constexpr, POOLED: tl.constexpr,
+    ALL: tl.constexpr, ROW: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column, channel = (
@@ -46,7 +47,10 @@ def _tokens(
 
 
 def weighted_sums(x: Tensor, weight: Tensor) -> Tensor:
-    """Of squares of x (B, C, h, w) that fill it, by weight (C, 1, size, size): (B, h/size, w/size, C)."""
+    """Weighted sums of the squares that fill x (B, C, h, w): (B, h/size, w/size, C).
+
+    weight: (C, 1, size, size).
+    """
     return _of_squares(x, weight.shape[-1], weight, pooled=False)[0]
 
 
@@ -187,7 +191,10 @@ def _upsampled(x: Tensor, y: Tensor, factor: int, slope: float | None) -> Tensor
 def finish(
     y: Tensor, bias: Tensor, slope: float, x: Tensor | None = None, scale: Tensor | None = None
 ) -> Tensor:
-    """Leaky ReLU of y + bias (C,) + x · scale (C, 1, 1), in the place of y (B, C, h, w); 0 is the slope of ReLU."""
+    """Leaky ReLU of y + bias (C,) + x · scale (C, 1, 1), in the place of y (B, C, h, w).
+
+    slope: of the ReLU below zero; 0 makes it a plain ReLU.
+    """
     y = y.contiguous(memory_format=torch.channels_last)
     x = y if x is None else x.contiguous(memory_format=torch.channels_last)
     residual = scale is not None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @triton.jit
 def _pixels(fused, y, x, channel, known, height, width, C: tl.constexpr, CENTERED: tl.constexpr):
-    """Features of full-resolution pixels of a half-resolution map, as `rings` of fine_matching.py has them."""
+    """Features of full-resolution pixels of a half-resolution map, as in `fine_matching.rings`."""
     edge = 4 if CENTERED else 0
     known = known & (y >= edge) & (y < 2 * height + edge) & (x >= edge) & (x < 2 * width + edge)
     shift = 1.75 if CENTERED else 0.25
@@ -40,8 +40,9 @@ def _pixels(fused, y, x, channel, known, height, width, C: tl.constexpr, CENTERE
 
 @triton.jit
 def _refine(
-    fused0, fused1, cells, pixels, offsets, height0, width0, height1, width1, first_scale, second_scale,
-    C: tl.constexpr, SLICE: tl.constexpr, CENTERED: tl.constexpr, ALL: tl.constexpr, LAST: tl.constexpr,
+    fused0, fused1, cells, pixels, offsets, height0, width0, height1, width1,
+    first_scale, second_scale, C: tl.constexpr, SLICE: tl.constexpr, CENTERED: tl.constexpr,
+    ALL: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     match = tl.program_id(0).to(tl.int64)
     pair = tl.load(cells + 3 * match)
@@ -60,12 +61,14 @@ def _refine(
     # First stage: the most probable pixel pair. 128 columns hold the ring of 100.
     i, j, c = tl.arange(0, 64), tl.arange(0, 128), tl.arange(0, ALL)
     window = _pixels(
-        fused0, row0 + i[:, None] // 8, column0 + i[:, None] % 8, c[None, :], c[None, :] < C - SLICE,
+        fused0, row0 + i[:, None] // 8, column0 + i[:, None] % 8, c[None, :],
+        c[None, :] < C - SLICE,
         height0, width0, C, CENTERED,
     )  # fmt: skip
     real = j[None, :] < 100
     ring = _pixels(
-        fused1, row1 + j[None, :] // 10 - 1, column1 + j[None, :] % 10 - 1, c[:, None], (c[:, None] < C - SLICE) & real,
+        fused1, row1 + j[None, :] // 10 - 1, column1 + j[None, :] % 10 - 1, c[:, None],
+        (c[:, None] < C - SLICE) & real,
         height1, width1, C, CENTERED,
     )  # fmt: skip
     number = fused0.dtype.element_ty
@@ -95,11 +98,13 @@ def _refine(
     column = (pixel1 % 8 + centre + across[:, None]) % 10
     channel = C - SLICE + d[None, :]
     picked = _pixels(
-        fused0, row0 + pixel0 // 8 + 0 * d[None, :], column0 + pixel0 % 8 + 0 * d[None, :], channel, d[None, :] < SLICE,
+        fused0, row0 + pixel0 // 8 + 0 * d[None, :], column0 + pixel0 % 8 + 0 * d[None, :],
+        channel, d[None, :] < SLICE,
         height0, width0, C, CENTERED,
     )  # fmt: skip
     around = _pixels(
-        fused1, row1 + row - 1, column1 + column - 1, channel, (d[None, :] < SLICE) & (k[:, None] < 9),
+        fused1, row1 + row - 1, column1 + column - 1, channel,
+        (d[None, :] < SLICE) & (k[:, None] < 9),
         height1, width1, C, CENTERED,
     )  # fmt: skip
     heat = tl.where(k < 9, tl.sum(picked * around, 1) * second_scale, float("-inf"))
@@ -121,7 +126,9 @@ def refine_cells(
 ) -> tuple[Tensor, Tensor]:
     """Both stages of fine matching of cells (M, 3) of maps (B, C, h, w) ×2.
 
-    Returns the pixels of the two windows (M, 2) int64 and the offset (x, y) in image 1 (M, 2) float32."""
+    Returns the pixels of the two windows (M, 2) int64 and the offset (x, y) in image 1 (M, 2)
+    float32.
+    """
     fused0, fused1 = (
         fused.contiguous(memory_format=torch.channels_last) for fused in (fused0, fused1)
     )

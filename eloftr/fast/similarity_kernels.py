@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Rows, columns, warps and stages: the fastest of eleven on an H100, and what fits where a block has less memory.
+# Rows, columns, warps and stages: the fastest of eleven on an H100, and what fits where a block has
+# less memory.
 BLOCKS = (128, 64, 4, 3), (64, 64, 4, 2), (32, 32, 4, 2)
 
 
@@ -66,12 +67,13 @@ def _launch(
     block_rows, block_columns, warps, stages = _blocks(a.device, channels * a.element_size())
     _leaders[triton.cdiv(rows, block_rows), pairs](
         a, b, a if cost is None else cost, *outputs, rows, columns, scale,
-        C=channels, SUMS=cost is None, ROWS=block_rows, COLUMNS=block_columns, num_warps=warps, num_stages=stages,
+        C=channels, SUMS=cost is None, ROWS=block_rows, COLUMNS=block_columns,
+        num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 
 def maxima_and_sums(a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Of every row of s = scale · a·bᵀ its maximum and the sum of exp(s − maximum): (B, L) float32 each."""
+    """Maximum and sum of exp(s − maximum) of every row of s = scale · a·bᵀ: (B, L) float32 each."""
     top = torch.empty(a.shape[:2], device=a.device)
     total = torch.empty_like(top)
     _launch(a, b, scale, None, (top, total, top))
@@ -79,7 +81,10 @@ def maxima_and_sums(a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]
 
 
 def nearest(a: Tensor, b: Tensor, scale: float, cost: Tensor) -> Tensor:
-    """Where scale · a·bᵀ − cost (B, S) is greatest in every row, the first of equals: (B, L) int64."""
+    """The column of the greatest scale · a·bᵀ − cost (B, S) of every row: (B, L) int64.
+
+    Of equals it is the first.
+    """
     found = torch.empty(a.shape[:2], dtype=torch.long, device=a.device)
     _launch(a, b, scale, cost, (cost, cost, found))
     return found

@@ -1,1 +1,1 @@
-"""What users of transformers expect: configuration, models, image processors, outputs, pipeline, drawing."""
+"""What users of transformers expect: configuration, models, image processors, outputs, pipeline."""

@@ -1,4 +1,4 @@
-"""The documented configuration: the network's, which can be read from and written to where weights live."""
+"""The documented configuration: the network's, with reading and writing of `config.json`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 class EfficientLoFTRConfig(NetworkConfig):
     """Every parameter of the model, under the published names and with the published defaults.
 
-    Raises ArgumentError (a ValueError), which names the parameter, where a combination cannot be built.
+    Raises ArgumentError (a ValueError), which names the parameter, where a combination cannot be
+    built.
     """
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> Self:
-        """Read `config.json` of a folder, a bundled name or a hub id, or a configuration file itself.
+        """Read `config.json` of a folder, a bundled name or a hub id, or a configuration file.
 
-        overrides: parameters that take precedence. Raises CheckpointError (a ValueError) where there is none.
+        overrides: parameters that take precedence. Raises CheckpointError (a ValueError) where
+        there is none.
         """
         return cls.from_dict(read_json(find_file(name_or_path, CONFIG_FILE)), **overrides)
 

@@ -1,4 +1,4 @@
-"""Two images side by side and a line for every match, red to green by score. Needs numpy and Pillow only."""
+"""Two images side by side and a line for every match. Needs numpy and Pillow only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ LINE, RADIUS = 3, 2  # pixels
 
 
 def score_colours(scores: np.ndarray) -> np.ndarray:
-    """scores (M,) → (M, 3) uint8. Scores above 1 (raw similarities) are taken relative to the highest."""
+    """Red to green by score: scores (M,) → (M, 3) uint8.
+
+    Scores above 1 (raw similarities) are taken relative to the highest.
+    """
     relative = np.clip(scores / max(1.0, scores.max(initial=0.0)), 0, 1)
     return np.stack([255 * (1 - relative), 255 * relative, np.zeros_like(relative)], axis=1).astype(
         np.uint8
@@ -26,14 +29,18 @@ def draw_matches(
     scores: np.ndarray,
     most: int | None = None,
 ) -> Image.Image:
-    """keypoints (M, 2): (x, y) in pixels of each image, row n of one matched to row n of the other; scores (M,).
+    """A picture of the two images side by side, a line for every match, red to green by score.
 
-    most: lines to draw; of more matches a sample, the same at every call. The lowest scores are drawn first.
-    Raises ArgumentError where the rows are not as many in each.
+    keypoints (M, 2): (x, y) in pixels of each image; row n of one is matched to row n of the other.
+    scores (M,).
+    most: lines to draw. Of more matches a sample is drawn, the same at every call. The lowest
+    scores are drawn first.
+    Raises ArgumentError where the three have different numbers of rows.
     """
     if not len(keypoints0) == len(keypoints1) == len(scores):
         raise ArgumentError(
-            f"{len(keypoints0)} and {len(keypoints1)} keypoints with {len(scores)} scores: give a row a match in each."
+            f"{len(keypoints0)} and {len(keypoints1)} keypoints with {len(scores)} scores: give a "
+            "row a match in each."
         )
     canvas = Image.new("RGB", (image0.width + image1.width, max(image0.height, image1.height)))
     canvas.paste(image0, (0, 0))

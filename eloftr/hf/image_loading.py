@@ -31,9 +31,8 @@ def load_image(source: str | Path | Image.Image, timeout: float | None = None) -
             return _upright(image)
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # Pillow's decoders and urllib raise many types for damaged files and bad addresses
+    # Pillow's decoders and urllib raise many types for damaged files.
+    except Exception as error:
         raise ImageReadError(
             f"{str(source)[:200]}: no readable image there ({error}); check the path or URL."
         ) from error

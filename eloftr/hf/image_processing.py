@@ -1,9 +1,10 @@
-"""Pairs of images → the models' pixel values, and the models' outputs → matches in pixels of the originals.
+"""Pairs of images → the models' pixel values, and the models' outputs → matches in pixels.
 
     images of any sizes, B pairs → pixel_values (B, 2, C, height, width) float32, values 0…1
     output of EfficientLoFTRForKeypointMatching, original sizes → B dictionaries of aligned rows
 
-The values equal those of the Hugging Face port's image processor: resized as uint8, scaled, then made grey.
+The values equal those of the Hugging Face port's image processor: an image is resized as uint8,
+scaled, then made grey.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from eloftr.errors import ArgumentError
 from eloftr.hf.drawing import draw_matches
 from eloftr.hf.image_loading import load_image
-from eloftr.hf.outputs import EfficientLoFTRKeypointMatchingOutput
+from eloftr.hf.outputs import BatchFeature, EfficientLoFTRKeypointMatchingOutput
 from eloftr.weights.locate import bundled_names, find_file, read_json
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -33,21 +34,6 @@ OTHER_STEPS = (
     "do_convert_rgb",
 )  # the port's, of other models
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue
-
-
-class BatchFeature(dict[str, Any]):
-    """What a processor returns: a dictionary to unpack into the model, whose entries are attributes too."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def to(self, *args: Any, **kwargs: Any) -> BatchFeature:
-        """Its tensors on another device or of another type; arguments as of `Tensor.to`."""
-        moved = {k: v.to(*args, **kwargs) if isinstance(v, Tensor) else v for k, v in self.items()}
-        return BatchFeature(moved)
 
 
 def height_and_width(size: Any) -> tuple[int, int]:
@@ -66,7 +52,10 @@ def height_and_width(size: Any) -> tuple[int, int]:
 
 
 def flat_pairs(images: Any) -> list[Any]:
-    """A pair of images or a list of pairs → the images in one list, pair by pair. Raises ArgumentError for others."""
+    """A pair of images or a list of pairs → the images in one list, pair by pair.
+
+    Raises ArgumentError for anything else.
+    """
 
     def is_image(item: Any) -> bool:
         if isinstance(item, np.ndarray | Tensor):
@@ -84,13 +73,17 @@ def flat_pairs(images: Any) -> list[Any]:
         ):
             return [image for pair in pairs for image in pair]
     raise ArgumentError(
-        "Images come in pairs: give [image0, image1] or a list of such pairs, each image a Pillow image, "
+        "Images come in pairs: give [image0, image1] or a list of such pairs, each image a Pillow "
+        "image, "
         "an array or tensor of two or three dimensions, a path or a URL."
     )
 
 
 def channels_first(shape: Sequence[int], input_data_format: str | None) -> bool:
-    """Whether an image of three dimensions has its channels first; where both readings fit, it has."""
+    """Whether an image of three dimensions has its channels first; it has where both fit.
+
+    Raises ArgumentError where neither fits, and for another format.
+    """
     if input_data_format in ("channels_first", "channels_last"):
         return input_data_format == "channels_first"
     if input_data_format not in (None, "none"):
@@ -105,7 +98,12 @@ def channels_first(shape: Sequence[int], input_data_format: str | None) -> bool:
 
 
 def to_uint8(image: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Pillow resizes whole numbers 0…255; fractions 0…1 become such, and True says to undo it afterwards."""
+    """The image as uint8, which Pillow resizes, and whether its values must be scaled back.
+
+    Whole numbers 0…255 keep their values. Fractions 0…1 are multiplied by 255, and must be scaled
+    back.
+    Raises ArgumentError for other values.
+    """
     if image.dtype == np.uint8:
         return image, False
     low, high = image.min(), image.max()
@@ -140,7 +138,8 @@ class EfficientLoFTRImageProcessor:
     """Prepares images with numpy and Pillow, on the CPU.
 
     do_resize, size: to (height, width); the models need multiples of 32. resample: a Pillow filter.
-    do_rescale, rescale_factor: multiply the values. do_grayscale: equal channels, by the NTSC weights.
+    do_rescale, rescale_factor: multiply the values. do_grayscale: equal channels, by the NTSC
+    weights.
     Raises ArgumentError for an option it does not know.
     """
 
@@ -171,7 +170,8 @@ class EfficientLoFTRImageProcessor:
         )
         if asked:
             raise ArgumentError(
-                f"{', '.join(asked)}: no option of this image processor; it has {', '.join(OPTIONS)}."
+                f"{', '.join(asked)}: no option of this image processor; it has "
+                f"{', '.join(OPTIONS)}."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,7 +183,11 @@ class EfficientLoFTRImageProcessor:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **overrides: Any) -> EfficientLoFTRImageProcessor:
-        """From the dictionary of a `preprocessor_config.json`; a step that is not this processor's is refused."""
+        """From the dictionary of a `preprocessor_config.json`.
+
+        overrides: options that take precedence. Raises ArgumentError for a step that is not this
+        processor's.
+        """
         options = {
             name: values[name] for name in (*OPTIONS, *OTHER_STEPS) if values.get(name) is not None
         }
@@ -193,7 +197,10 @@ class EfficientLoFTRImageProcessor:
     def from_pretrained(
         cls, name_or_path: str | Path, **overrides: Any
     ) -> EfficientLoFTRImageProcessor:
-        """Read `preprocessor_config.json` of a folder or a hub id; a bundled name has the defaults."""
+        """Read `preprocessor_config.json` of a folder, a file or a hub id.
+
+        A bundled name has the defaults. Raises CheckpointError where there is none.
+        """
         if str(name_or_path) in bundled_names() and not Path(name_or_path).exists():
             return cls(**overrides)
         return cls.from_dict(read_json(find_file(name_or_path, PROCESSOR_FILE)), **overrides)
@@ -206,6 +213,7 @@ class EfficientLoFTRImageProcessor:
         )
 
     def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
+        """`preprocess`."""
         return self.preprocess(images, **kwargs)
 
     def preprocess(
@@ -222,11 +230,15 @@ class EfficientLoFTRImageProcessor:
         input_data_format: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """images: [image0, image1] or a list of such pairs. An option that is None is the processor's own.
+        """Resize, scale and make grey the images of one pair or of several.
 
-        return_tensors: "pt" or "np" for `pixel_values` (B, 2, C, H, W); None for a list of pairs of images.
-        data_format: "channels_first" or "channels_last", of the result; input_data_format: of arrays and tensors,
-        by default what their shape says. Pixel values are 0…255; for 0…1 set do_rescale=False.
+        images: [image0, image1] or a list of such pairs. An option that is None is the processor's
+        own.
+        return_tensors: "pt" or "np" for `pixel_values` (B, 2, C, H, W); None for a list of pairs of
+        images.
+        data_format: "channels_first" or "channels_last", of the result. input_data_format: of
+        arrays and tensors; by default their shape decides. Pixel values are 0…255; for 0…1 set
+        do_rescale=False.
         Raises ArgumentError for other forms, and where images of several sizes cannot be stacked.
         """
         self._refuse(kwargs)
@@ -304,7 +316,8 @@ class EfficientLoFTRImageProcessor:
         shapes = sorted({tuple(image.shape) for pair in pairs for image in pair})
         if len(shapes) > 1:
             raise ArgumentError(
-                f"Images of shapes {shapes} make no batch; let the processor resize them (do_resize)."
+                f"Images of shapes {shapes} make no batch; let the processor resize them "
+                "(do_resize)."
             )
         return pairs
 
@@ -315,12 +328,13 @@ class EfficientLoFTRImageProcessor:
         target_sizes: Tensor | Sequence[Any],
         threshold: float = 0.0,
     ) -> list[dict[str, Tensor]]:
-        """The matches of every pair, row n of one image matched to row n of the other, ordered by image 0's cells.
+        """The matches of every pair, in pixels of the original images, ordered by image 0's cells.
 
-        target_sizes: (height, width) of both original images of every pair, (B, 2, 2). threshold: a score must exceed
-        it.
-        Returns B dictionaries: `keypoints0` and `keypoints1` (M, 2) float32, (x, y) in pixels of the originals,
-        sub-pixel, centre of the top-left pixel at (0, 0); `matching_scores` (M,). None carries a gradient.
+        target_sizes: (height, width) of both original images of every pair, (B, 2, 2). threshold: a
+        score must exceed it.
+        Returns B dictionaries. `keypoints0` and `keypoints1` (M, 2) float32 are (x, y), sub-pixel,
+        centre of the top-left pixel at (0, 0); row n of one is matched to row n of the other.
+        `matching_scores` (M,). None carries a gradient.
         Raises ArgumentError for another number of sizes.
         """
         matches, scores, keypoints = outputs.matches, outputs.matching_scores, outputs.keypoints
@@ -330,7 +344,8 @@ class EfficientLoFTRImageProcessor:
         sizes = torch.as_tensor(target_sizes).to(keypoints)
         if sizes.shape != (len(matches), 2, 2):
             raise ArgumentError(
-                f"target_sizes of shape {tuple(sizes.shape)} for {len(matches)} pairs: give the (height, width) of "
+                f"target_sizes of shape {tuple(sizes.shape)} for {len(matches)} pairs: give the "
+                "(height, width) of "
                 f"both images of every pair, ({len(matches)}, 2, 2)."
             )
         pixels = keypoints * sizes.flip(-1)[:, :, None]
@@ -354,8 +369,10 @@ class EfficientLoFTRImageProcessor:
     def visualize_keypoint_matching(
         self, images: Any, keypoint_matching_output: list[dict[str, Tensor]]
     ) -> list[Image.Image]:
-        """A picture of every pair: the images (as for `preprocess`, values 0…255) side by side, a line for every match,
-        red to green by score."""
+        """A picture of every pair: the images side by side, a line for every match.
+
+        images: as for `preprocess`, values 0…255. The lines go from red to green by score.
+        """
         pictures = []
         for array in (to_array(source)[:3] for source in flat_pairs(images)):
             colours = np.broadcast_to(array, (3, *array.shape[1:])).transpose(1, 2, 0)

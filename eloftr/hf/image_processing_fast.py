@@ -1,4 +1,7 @@
-"""The image processor on tensors: every step on a device of one's choice, antialiased as torch's interpolation is."""
+"""The image processor on tensors: every step on a device of one's choice.
+
+Images are resized by torch's interpolation, with antialiasing.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from torch import Tensor
 from eloftr.errors import ArgumentError
 from eloftr.hf.image_processing import (
     GREY_WEIGHTS,
-    BatchFeature,
     EfficientLoFTRImageProcessor,
     channels_first,
     to_array,
 )
+from eloftr.hf.outputs import BatchFeature
 
 FILTERS = {
     Image.Resampling.NEAREST: "nearest-exact",
@@ -27,10 +30,11 @@ FILTERS = {
 
 
 class EfficientLoFTRImageProcessorFast(EfficientLoFTRImageProcessor):
-    """As EfficientLoFTRImageProcessor, with torch: images given as tensors stay on their device, or go to `device`.
+    """EfficientLoFTRImageProcessor with torch.
 
-    resample: nearest, bilinear or bicubic; the other Pillow filters are refused. Values differ from those of Pillow by
-    the rounding of a resized uint8 pixel.
+    Images that are tensors stay on their device, or go to `device`.
+    resample: nearest, bilinear or bicubic; the other Pillow filters are refused. Values differ from
+    those of Pillow by the rounding of a resized uint8 pixel.
     """
 
     def __init__(self, device: str | torch.device | None = None, **options: Any) -> None:
@@ -40,7 +44,10 @@ class EfficientLoFTRImageProcessorFast(EfficientLoFTRImageProcessor):
     def preprocess(
         self, images: Any, *args: Any, device: str | torch.device | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """Arguments of `EfficientLoFTRImageProcessor.preprocess`, and the device to process on; default the images'."""
+        """`EfficientLoFTRImageProcessor.preprocess` with one argument more.
+
+        device: where to process; default the processor's, or the images'.
+        """
         processor = self
         if device is not None:
             processor = copy.copy(self)
@@ -62,7 +69,8 @@ class EfficientLoFTRImageProcessorFast(EfficientLoFTRImageProcessor):
     def _resize(self, image: Tensor, size: tuple[int, int], resample: Image.Resampling) -> Tensor:
         if resample not in FILTERS:
             raise ArgumentError(
-                f"resample={resample.name}: tensors are resized by {', '.join(r.name for r in FILTERS)}; "
+                f"resample={resample.name}: tensors are resized by "
+                f"{', '.join(r.name for r in FILTERS)}; "
                 "EfficientLoFTRImageProcessor has the others."
             )
         smooth = resample != Image.Resampling.NEAREST

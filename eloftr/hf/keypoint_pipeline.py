@@ -38,11 +38,16 @@ class KeypointMatchingPipeline:
     def __call__(
         self, inputs: Sequence[Any], threshold: float = 0.0, timeout: float | None = None
     ) -> list[Match] | list[list[Match]]:
-        """inputs: a pair of paths, URLs or Pillow images, or a list of pairs. threshold: scores must exceed it.
+        """Match one pair of images or several.
 
-        Returns for a pair its matches, best first; for several pairs a list of such lists. A match is
-        `{"keypoint_image_0": {"x": …, "y": …}, "keypoint_image_1": {…}, "score": …}`, in pixels of the images.
-        timeout: seconds to wait for a URL. Raises ImageReadError where an image cannot be read.
+        inputs: a pair of paths, URLs or Pillow images, or a list of pairs. threshold: scores must
+        exceed it.
+        timeout: seconds to wait for a URL.
+        Returns for a pair its matches, best first; for several pairs a list of such lists. A match
+        is `{"keypoint_image_0": {"x": …, "y": …}, "keypoint_image_1": {…}, "score": …}`, in pixels
+        of the images.
+        Raises ImageReadError where an image cannot be read, ArgumentError for images that are no
+        pairs.
         """
         images = [load_image(image, timeout) for image in flat_pairs(inputs)]
         results = [self._match(images[n : n + 2], threshold) for n in range(0, len(images), 2)]
@@ -77,8 +82,9 @@ def pipeline(
 ) -> KeypointMatchingPipeline:
     """A matcher of images as users have them.
 
-    model, image_processor: objects, or what `from_pretrained` takes; the processor by default that of the model, or the
-    default one where the model brings none. device: default the CPU, or the model's; a number is that GPU.
+    model, image_processor: objects, or what `from_pretrained` takes; the processor by default that
+    of the model, or the default one where the model brings none. device: default the CPU, or the
+    model's; a number is that GPU.
     Raises ArgumentError for another task, CheckpointError where there is no such model.
     """
     if task != TASK:

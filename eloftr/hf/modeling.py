@@ -1,6 +1,9 @@
-"""The documented models of the Hugging Face port: pairs of images in, named outputs out; loading, saving, the loss.
+"""The documented models of the Hugging Face port: pairs of images in, named outputs out.
 
-pixel_values (B, 2, C, H, W), values 0…1 → BackboneOutput or EfficientLoFTRKeypointMatchingOutput
+    pixel_values (B, 2, C, H, W), values 0…1 → BackboneOutput or
+    EfficientLoFTRKeypointMatchingOutput
+
+They extend the networks of `eloftr/model.py` by `forward`, loading, saving and the loss.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 from eloftr.errors import ArgumentError
+from eloftr.fast.forms import Undrawn
 from eloftr.hf.configuration import EfficientLoFTRConfig
 from eloftr.hf.outputs import BackboneOutput, EfficientLoFTRKeypointMatchingOutput
 from eloftr.hf.recording import record
@@ -30,16 +34,21 @@ class PretrainedModule(Network):
     """What both documented models share: the forms of their inputs and outputs, and saving."""
 
     def _stacked(self, pixel_values: Tensor) -> Tensor:
-        """(B, 2, C, H, W), whose channels are equal or one → (2·B, 1, H, W), a pair's images side by side."""
+        """Pairs (B, 2, C, H, W) → images (2·B, 1, H, W), a pair's images side by side.
+
+        The channels are equal, or there is one.
+        """
         shape = tuple(pixel_values.shape)
         if len(shape) != 5 or shape[1] != 2:
             raise ArgumentError(
-                f"pixel_values of shape {shape}: give pairs of images, (batch, 2, channels, height, width)."
+                f"pixel_values of shape {shape}: give pairs of images, (batch, 2, channels, "
+                "height, width)."
             )
         divisor = self.config.divisor
         if shape[3] % divisor or shape[4] % divisor:
             raise ArgumentError(
-                f"pixel_values of {shape[3]}×{shape[4]} pixels: both sides must be multiples of {divisor}; "
+                f"pixel_values of {shape[3]}×{shape[4]} pixels: both sides must be multiples of "
+                f"{divisor}; "
                 "give the image processor such a size."
             )
         return pixel_values[:, :, :1].flatten(0, 1).to(self.dtype)
@@ -49,7 +58,10 @@ class PretrainedModule(Network):
         return output if as_object else output.to_tuple()
 
     def _asked(self, attentions: bool | None, hidden_states: bool | None) -> tuple[bool, bool]:
-        """Whether hidden states and attentions are returned: as asked, or for None as the configuration says."""
+        """Whether hidden states and attentions are returned.
+
+        None takes the configuration's choice.
+        """
         config = self.config
         return (
             config.output_hidden_states if hidden_states is None else hidden_states,
@@ -74,9 +86,11 @@ class EfficientLoFTRModel(PretrainedModule, FeatureNetwork):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> BackboneOutput | tuple[Any, ...]:
-        """pixel_values (B, 2, C, H, W), values 0…1, of which the first channel is read → BackboneOutput or its tuple.
+        """Features of pairs of images.
 
-        None takes the configuration's choice. Raises ArgumentError for another shape.
+        pixel_values (B, 2, C, H, W), values 0…1, of which the first channel is read.
+        Returns BackboneOutput or its tuple. None takes the configuration's choice.
+        Raises ArgumentError for another shape.
         """
         images = self._stacked(pixel_values)
         asked = self._asked(output_attentions, output_hidden_states)
@@ -99,7 +113,11 @@ class EfficientLoFTRModel(PretrainedModule, FeatureNetwork):
         dtype: torch.dtype | None = None,
         **overrides: Any,
     ) -> EfficientLoFTRModel:
-        """The base of what `EfficientLoFTRForKeypointMatching.from_pretrained` reads, or of base weights alone."""
+        """Backbone and transformer of weights by name, in evaluation mode, on the CPU.
+
+        The arguments are those of `EfficientLoFTRForKeypointMatching.from_pretrained`. The weights
+        may be those of the whole model or of backbone and transformer alone.
+        """
         file = find_weights(name_or_path)
         state = read_state(file)
         model = _empty(file, state, config, overrides)
@@ -127,9 +145,12 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule, MatchingNetwork):
     ) -> EfficientLoFTRForKeypointMatching:
         """A model in evaluation mode, on the CPU.
 
-        name_or_path: a hub id, a folder, a file (original or Hugging Face keys) or a bundled name ("small").
-        config: in place of the one that comes with the weights. dtype: of the weights, default float32.
-        overrides: parameters of the configuration, as in `from_pretrained(name, coarse_matching_threshold=0.3)`.
+        name_or_path: a hub id, a folder, a file (original or Hugging Face keys) or a bundled name
+        ("small").
+        config: in place of the one that comes with the weights. dtype: of the weights, default
+        float32.
+        overrides: parameters of the configuration, as in `from_pretrained(name,
+        coarse_matching_threshold=0.3)`.
         Raises CheckpointError where the weights cannot be read or do not fit.
         """
         return load_model(name_or_path, config, **overrides).to(dtype or torch.float32)
@@ -145,9 +166,10 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule, MatchingNetwork):
         """Match image 1 of every pair with its image 0.
 
         pixel_values (B, 2, C, H, W), values 0…1, of which the first channel is read.
-        labels (B, H, W, 2): where each pixel of image 0 lies in image 1, (x, y) in pixels, NaN where it is not seen.
-        With them `loss` is set and has gradients; its windows are sampled by torch's random state. The other outputs
-        are those of evaluation mode, without gradients: a batch norm in training would mix the pairs of a batch.
+        labels (B, H, W, 2): where each pixel of image 0 lies in image 1, (x, y) in pixels, NaN
+        where it is not seen. With them `loss` is set and has gradients; its windows are sampled by
+        torch's random state. The other outputs are those of evaluation mode, without gradients: a
+        batch norm in training would mix the pairs of a batch.
         None takes the configuration's choice. Raises ArgumentError for other shapes.
         """
         images = self._stacked(pixel_values)
@@ -177,7 +199,8 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule, MatchingNetwork):
         expected = (len(images) // 2, *images.shape[2:], 2)
         if tuple(labels.shape) != expected:
             raise ArgumentError(
-                f"labels of shape {tuple(labels.shape)}, not {expected}: (batch, height, width, 2), where each pixel "
+                f"labels of shape {tuple(labels.shape)}, not {expected}: (batch, height, width, "
+                "2), where each pixel "
                 "of image 0 lies in image 1, NaN where it is not seen."
             )
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
@@ -190,7 +213,10 @@ class EfficientLoFTRForKeypointMatching(PretrainedModule, MatchingNetwork):
     def _by_cell(
         self, found: PairMatches, pairs: int, height: int, width: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """matches (B, 2, N), scores (B, 2, N) and keypoints (B, 2, N, 2) over (width, height), one for every cell."""
+        """One row for every cell: matches, scores and keypoints, as `forward` returns them.
+
+        matches (B, 2, N), scores (B, 2, N) and keypoints (B, 2, N, 2), divided by (width, height).
+        """
         cell = self.config.fine_kernel_size
         pair, cell0, cell1 = found.cells.unbind(1)
         index = torch.arange(height // cell * (width // cell), device=pair.device)
@@ -212,9 +238,11 @@ def load_model(
 ) -> EfficientLoFTRForKeypointMatching:
     """A model in evaluation mode with its weights, float32, on the CPU.
 
-    name_or_path: a bundled name, a folder (`config.json`, `model.safetensors`), a `.safetensors`, `.ckpt`,
-    `.pth` or `.pt` file in either key format, or a hub id. Without `config`, it is read from the folder or the file, or
-    inferred from the shapes. overrides: parameters of the configuration that take precedence over it.
+    name_or_path: a bundled name, a folder (`config.json`, `model.safetensors`), a `.safetensors`,
+    `.ckpt`,
+    `.pth` or `.pt` file in either key format, or a hub id. Without `config`, it is read from the
+    folder or the file, or inferred from the shapes. overrides: parameters of the configuration that
+    take precedence over it.
     Raises CheckpointError where the weights cannot be read or do not fit.
     """
     file = find_weights(name_or_path)
@@ -236,8 +264,7 @@ def _empty(
         config = EfficientLoFTRConfig.from_dict(
             infer_sizes(state, str(file)) if saved is None else saved
         )
-    with torch.device("meta"):
-        model = EfficientLoFTRForKeypointMatching(
+    with Undrawn():
+        return EfficientLoFTRForKeypointMatching(
             config.replace(**overrides) if overrides else config
         )
-    return model.to_empty(device="cpu")

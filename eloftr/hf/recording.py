@@ -1,7 +1,7 @@
-"""What a forward pass can return beside its result: the backbone's hidden states and the attention weights.
+"""What a forward pass can return beside its result: hidden states and attention weights.
 
-Nothing is recorded on the caller's model. A forward pass that is to be recorded runs on a copy of the modules that
-shares their weights, so two threads can record one model at once.
+Nothing is recorded on the caller's model. A forward pass that is to be recorded runs on a copy of
+the modules that shares their weights, so two threads can record one model at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from eloftr.transformer import Attention, rotate
 def attention_weights(
     attention: Attention, query: Tensor, source: Tensor, table: tuple[Tensor, Tensor] | None
 ) -> Tensor:
-    """What the fused attention does not return: softmax of the scaled products, (B, heads, queries, keys)."""
+    """The weights that the fused attention does not return: (B, heads, queries, keys).
+
+    They are the softmax of the scaled products.
+    """
     q, k = attention.q_proj(query), attention.k_proj(source)
     if table is not None:
         q, k = rotate(q, table), rotate(k, table)
@@ -33,7 +36,10 @@ def attention_weights(
 
 @dataclass
 class Recording:
-    """Filled by a forward pass over pairs, images 2·b and 2·b + 1 being pair b's; a list not asked for stays empty."""
+    """Filled by a forward pass over pairs, images 2·b and 2·b + 1 being pair b's.
+
+    A list that was not asked for stays empty.
+    """
 
     states: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
@@ -47,7 +53,8 @@ class Recording:
     def attentions(self) -> tuple[Tensor, ...] | None:
         """The weights of three attentions a round, or None.
 
-        The first round's self-attention runs on all images at once, a later one's on images 0 and then images 1.
+        The first round's self-attention runs on all images at once, a later one's on images 0 and
+        then images 1.
         """
         if not self.weights:
             return None
@@ -59,7 +66,10 @@ class Recording:
 
 
 def record(network: FeatureNetwork, hidden_states: bool, attentions: bool) -> Recording:
-    """Make `network` fill the Recording in its next forward pass. Give a copy that serves this pass alone."""
+    """Make `network` fill the Recording in its next forward pass.
+
+    Give a copy that serves this pass alone.
+    """
     seen = Recording()
 
     def keep_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -1,10 +1,13 @@
-"""Export to `torch.export` and ONNX, for a fixed number of pairs and a fixed shape; each checked against the model.
+"""Export to `torch.export` and ONNX, for a fixed number of pairs and a fixed shape.
 
-    pixel_values (B, 2, C, H, W) → matches (B, 2, N), matching_scores (B, 2, N), keypoints (B, 2, N, 2), as `forward`
+    pixel_values (B, 2, C, H, W) → matches (B, 2, N), matching_scores (B, 2, N), keypoints (B, 2, N,
+    2), as `forward`
 
-A graph of fixed shapes cannot leave out what did not match: the whole similarity is held (N² floats a pair), and every
-cell of image 0 is refined against its best cell before the others are masked. The graph is the network alone: where the
-configuration asks for least-squares matching, `eloftr.least_squares.least_squares` does it to the graph's keypoints.
+Each graph is checked against the model. A graph of fixed shapes cannot leave out what did not
+match: the whole similarity is held (N² floats a pair), and every cell of image 0 is refined against
+its best cell before the others are masked. The graph is the network alone. Where the configuration
+asks for least-squares matching, apply `eloftr.least_squares.least_squares` to the graph's
+keypoints.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ class FixedShapeMatcher(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """pixel_values (B, 2, C, H, W) → matches, scores, keypoints, as the model's `forward`."""
         model, config = self.model, self.model.config
         images = pixel_values[:, :, :1].flatten(0, 1).to(model.dtype)
         pairs, height, width = len(pixel_values), images.shape[2], images.shape[3]
@@ -69,7 +73,10 @@ class FixedShapeMatcher(nn.Module):
         height: int,
         width: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """matched, best, cell1 (B, N) and keypoints (B·N, 2) by image 0's cells → the outputs of `forward`."""
+        """Rows by image 0's cells → the outputs of `forward`.
+
+        matched, best, cell1 (B, N); keypoints (B·N, 2).
+        """
         pairs, cells = matched.shape
         own = torch.arange(cells, device=matched.device)
         row = width // self.model.config.fine_kernel_size
@@ -77,7 +84,8 @@ class FixedShapeMatcher(nn.Module):
             torch.stack([own % row, own // row], dim=-1).float()
             * self.model.config.fine_kernel_size
         )
-        # What image 1 receives of its match; an unmatched cell of image 0 writes to a row that is cut off.
+        # What image 1 receives of its match; an unmatched cell of image 0 writes to a row that is
+        # cut off.
         target = torch.where(matched, cell1, cells)
         back = torch.full((pairs, cells + 1), -1, device=own.device).scatter(
             1, target, own.expand(pairs, -1)
@@ -110,9 +118,10 @@ def compare(
     pixel_values: Tensor,
     exported: tuple[Tensor, Tensor, Tensor],
 ) -> None:
-    """Raise ExportError where exported outputs are not the model's: other matches, or a value off by TOLERANCE.
+    """Compare exported outputs with the model's.
 
     Scores within TOLERANCE of the threshold may fall to either side of it.
+    Raises ExportError for other matches, and for a value that is off by more than TOLERANCE.
     """
     with torch.no_grad():
         expected = model(pixel_values, return_dict=True)
@@ -132,7 +141,8 @@ def compare(
     )
     if differing or score > TOLERANCE or place > TOLERANCE:
         raise ExportError(
-            f"The exported graph differs from the model: {differing} matches, scores by {score:.2g}, keypoints by "
+            f"The exported graph differs from the model: {differing} matches, scores by "
+            f"{score:.2g}, keypoints by "
             f"{place:.2g} pixels; export in float32."
         )
 
@@ -140,10 +150,12 @@ def compare(
 def export_program(
     model: EfficientLoFTRForKeypointMatching, pixel_values: Tensor, fuse: bool = True
 ) -> torch.export.ExportedProgram:
-    """The forward pass as a `torch.export` program for inputs of the shape of pixel_values (B, 2, C, H, W).
+    """The forward pass as a `torch.export` program, for the shape of pixel_values (B, 2, C, H, W).
 
-    Checked on these pixel values. fuse: fold batch norms and branches (of a copy), for inference.
-    Raises ArgumentError for another shape, ExportError where the program's outputs are not the model's.
+    It is checked on these pixel values. fuse: fold batch norms and branches (of a copy), for
+    inference.
+    Raises ArgumentError for a shape that the model does not take, ExportError where the program's
+    outputs are not the model's.
     """
     model = copy.deepcopy(model).eval()
     model.requires_grad_(False)
@@ -168,9 +180,10 @@ def export_onnx(
     pixel_values: Tensor,
     fuse: bool = True,
 ) -> None:
-    """Write the forward pass as ONNX for inputs of the shape of pixel_values: `pixel_values` → OUTPUTS.
+    """Write the forward pass as ONNX, for the shape of pixel_values: `pixel_values` → OUTPUTS.
 
-    Needs onnx, onnxscript and onnxruntime; the file is run by the latter on these pixel values and checked.
+    It needs onnx, onnxscript and onnxruntime. The file is run by the latter on these pixel values
+    and checked.
     Raises ImportError without them, ExportError where its outputs are not the model's.
     """
     try:

@@ -1,9 +1,11 @@
-"""One vector an image, for free: which channels of the backbone's coarse features vary together across the image.
+"""One vector an image, at little cost, to find images that may show the same place.
 
-    images (B, 1, H, W) float 0…1, sides multiples of 32 → (B, D) float32 of length 1, compared by inner products
+    images (B, 1, H, W) float 0…1, sides multiples of 32 → (B, D) float32 of length 1, compared by
+    inner products
 
-A stopgap to propose candidates where nothing else is installed: the features were trained to match cells, not to
-recognise places. A vector depends on its image and the weights alone.
+A vector says which channels of the backbone's coarse features vary together across the image. It is
+a stopgap to propose candidates where nothing else is installed: the features were trained to match
+cells, not to recognise places. A vector depends on its image and the weights alone.
 """
 
 from __future__ import annotations
@@ -14,15 +16,17 @@ from torch.nn.functional import normalize
 
 from eloftr.model import MatchingNetwork
 
-CHANNELS = 64  # at most, so D ≤ 2080: the covariance of the 256 of the published weights has 32,896 entries
+# At most so many, so D ≤ 2080. The covariance of the 256 of the published weights would have 32,896
+# entries.
+CHANNELS = 64
 
 
 @torch.inference_mode()
 def global_descriptors(model: MatchingNetwork, images: Tensor) -> Tensor:
-    """The upper triangle of the covariance of the coarse features, its entries replaced by their signed square roots.
+    """The upper triangle of the covariance of the coarse features, as signed square roots.
 
-    images: on the model's device, in its dtype. D is C (C + 1) / 2 for C channels, of which more than CHANNELS are
-    mixed to so many by a fixed rotation.
+    images: on the model's device, in its dtype. D is C (C + 1) / 2 for C channels. More than
+    CHANNELS channels are mixed to so many by a fixed rotation.
     """
     _, _, coarse = model.efficientloftr.backbone(images)
     features = coarse.flatten(2).float()

@@ -1,4 +1,4 @@
-"""From names to matches: a matcher of weights by name, and `match` for two images as people have them."""
+"""From names to matches: a matcher of weights by name, and `match` for two images."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ def configure(
     border: int | None = None,
     least_squares: int | None = None,
 ) -> None:
-    """Set the matching options of a configuration, in place. Raises ArgumentError for an unknown variant and a radius
-    below 0."""
+    """Set the matching options of a configuration, in place.
+
+    The options are those of `load_matcher`. Raises ArgumentError for an unknown variant and a
+    radius below 0.
+    """
     if variant not in VARIANTS:
         raise ArgumentError(f"variant {variant!r} is unknown; choose {' or '.join(VARIANTS)}.")
     if variant != "full":
@@ -71,15 +74,18 @@ def load_matcher(
 ) -> Matcher:
     """Load weights and make a matcher of them.
 
-    name_or_path: a bundled name ("small"), a folder, a file (original or Hugging Face keys) or a hub id.
+    name_or_path: a bundled name ("small"), a folder, a file (original or Hugging Face keys) or a
+    hub id.
     device: default CUDA where there is one, else the CPU. dtype: "float32", "bfloat16" or
     "float16"; default float32 on a CPU and float16 on CUDA.
-    variant: "full" (dual softmax, threshold 0.2) or "opt" (the efficiency variant: no softmax, threshold 25).
-    threshold: lowest score of a match; default the variant's. border_removal: cells at the edge that never match.
-    least_squares: radius in pixels of the patches whose grey values have the last word on keypoints, 0 for none;
-    default the weights' own: 5 for "small", none for the published ones.
-    Raises CheckpointError where the weights cannot be read or do not fit, ArgumentError for an unknown variant, dtype or
-    device and a radius below 0.
+    variant: "full" (dual softmax, threshold 0.2) or "opt" (the efficiency variant: no softmax,
+    threshold 25).
+    threshold: lowest score of a match; default the variant's. border_removal: cells at the edge
+    that never match.
+    least_squares: radius in pixels of the patches whose grey values have the last word on
+    keypoints, 0 for none; default the weights' own: 5 for "small", none for the published ones.
+    Raises CheckpointError where the weights cannot be read or do not fit, ArgumentError for an
+    unknown variant, dtype or device and a radius below 0.
     """
     device = usable_device(device)
     number = DTYPES.get(
@@ -106,7 +112,8 @@ def match(
 ) -> Matches:
     """Match two images: `match("a.jpg", "b.jpg").draw()`. The two latest models stay loaded.
 
-    image0, image1: paths, URLs or Pillow images. size: the longer side they are matched at, pixels; None is their own.
+    image0, image1: paths, URLs or Pillow images. size: the longer side they are matched at, pixels;
+    None is their own.
     model, threshold, device: as for `load_matcher`.
     Returns Matches in pixels of the images, turned upright by their EXIF orientation.
     Raises ImageReadError where an image cannot be read, CheckpointError where the model cannot.

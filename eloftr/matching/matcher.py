@@ -1,4 +1,4 @@
-"""The plain entry for programs: lists of grey arrays in, sub-pixel matches in each array's own pixels out."""
+"""The plain entry for programs: lists of grey arrays in, sub-pixel matches in their pixels out."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from eloftr.matching.resizing import nearest_shape, resize, to_original
 from eloftr.model import ImageFeatures, MatchingNetwork
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Pixels at once, of either image of the pairs. A CPU core does best with one pair after another, as a batch leaves its
-# cache; on a GPU 64 pairs of 640×480 take some 8 GB.
+# Pixels of one side of the pairs that go through the network at once. A CPU core does best with one
+# pair after another, because a batch leaves its cache. On a GPU 64 pairs of 640×480 take some 8 GB.
 PIXELS = {"cpu": 1, "cuda": 64 * 640 * 480}
-# By device, the fastest that keeps 99 of 100 matches (benchmarks/precision.py); a CPU has no fast float16.
+# By device, the fastest type that keeps 99 of 100 matches (benchmarks/precision.py). A CPU has no
+# fast float16.
 DEFAULT_DTYPE = {"cpu": "float32", "cuda": "float16"}
 
 
 def pairs_at_once(device: torch.device, *shapes: tuple[int, ...]) -> int:
-    """How many pairs of images of these shapes (H, W), or how many images of one, go through the network at once unless
-    told otherwise."""
+    """How many pairs go through the network at once unless told otherwise.
+
+    shapes: (H, W) of the images of a pair; of one shape, the number is that of images.
+    """
     return max(1, PIXELS.get(device.type, 1) // max(height * width for height, width in shapes))
 
 
@@ -39,7 +42,8 @@ _CUDNN = threading.RLock()
 def float32_convolutions(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Float32 convolutions on a GPU are computed in float32: cuDNN's default is TF32, of 10 bits.
 
-    The setting is one of the whole process. So threads that need it take turns, and each leaves it as it was.
+    The setting is one of the whole process. So threads that need it take turns, and each leaves it
+    as it was.
     """
     if device.type != "cuda" or dtype != torch.float32:
         yield
@@ -71,14 +75,15 @@ class Matcher:
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray | Tensor) -> ImageFeatures:
-        """uint8 (B, H, W), H and W multiples of 32 → features of the B images, on the matcher's device.
+        """uint8 (B, H, W), H and W multiples of 32 → features of the B images, on the device.
 
         Raises ArgumentError for another type, and where a side is not a multiple of 32.
         """
         pixels = torch.tensor(images) if isinstance(images, np.ndarray) else images
         if pixels.dtype != torch.uint8 or pixels.ndim != 3:
             raise ArgumentError(
-                f"Images of {pixels.dtype} {tuple(pixels.shape)}: give a stack of uint8 grey images, (B, H, W)."
+                f"Images of {pixels.dtype} {tuple(pixels.shape)}: give a stack of uint8 grey "
+                "images, (B, H, W)."
             )
         # From pinned memory the copy to a GPU goes on beside its work.
         if self.device.type == "cuda" and not pixels.is_cuda:
@@ -108,12 +113,15 @@ class Matcher:
     ) -> list[Matches]:
         """Match images0[n] with images1[n].
 
-        images0, images1: uint8 grey arrays (H, W) of any sizes, or a stack of them; an array that occurs in several
-        pairs (the same object) is encoded once.
-        size: None keeps every array whose sides are multiples of 32 and resizes others to the nearest such shape; an
-        integer makes it the longer side; (height, width) is taken as it is (rounded to multiples of 32).
-        batch_size: pairs that go through the network at once; default by device and shape; changes no result.
-        Raises ArgumentError for lists of different lengths and for arrays that are not uint8 (H, W).
+        images0, images1: uint8 grey arrays (H, W) of any sizes, or a stack of them; an array that
+        occurs in several pairs (the same object) is encoded once.
+        size: None keeps every array whose sides are multiples of 32 and resizes others to the
+        nearest such shape; an integer makes it the longer side; (height, width) is taken as it is
+        (rounded to multiples of 32).
+        batch_size: pairs that go through the network at once; default by device and shape; changes
+        no result.
+        Raises ArgumentError for lists of different lengths and for arrays that are not uint8 (H,
+        W).
         """
         if len(images0) != len(images1):
             raise ArgumentError(

@@ -15,7 +15,8 @@ from eloftr.hf.drawing import draw_matches
 class Matches:
     """The M matches of one pair of images.
 
-    keypoints0, keypoints1 (M, 2) float32: (x, y), pixels of each array, centre of the top-left pixel at (0, 0)
+    keypoints0, keypoints1 (M, 2) float32: (x, y), pixels of each array, centre of the top-left
+    pixel at (0, 0)
     scores (M,) float32: dual-softmax probability 0…1 (variant "full") or raw similarity ("opt")
     images: the two that `match` read, for `draw`; None otherwise
     """
@@ -36,7 +37,8 @@ class Matches:
     ) -> Image.Image:
         """The two images side by side, a line for every match, red to green by score.
 
-        image0, image1: the images the matches are of, uint8 (H, W) or (H, W, 3) or Pillow's; not needed after `match`.
+        image0, image1: the images the matches are of, uint8 (H, W) or (H, W, 3) or Pillow's; not
+        needed after `match`.
         most: lines drawn, of more matches a sample; None draws all.
         Raises ArgumentError where there are none.
         """

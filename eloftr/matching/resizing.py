@@ -1,7 +1,7 @@
-"""Resizing to the network's shapes, and the exact inverse map of coordinates. Needs numpy and Pillow only.
+"""Resizing to the network's shapes, and the exact inverse map of coordinates.
 
-Sizes and shapes are (height, width). Pixel centres lie at integers, so a resize maps x_original = (x + 0.5) · s − 0.5
-with s = original width / network width, per axis.
+It needs numpy and Pillow only. Sizes and shapes are (height, width). Pixel centres lie at integers,
+so a resize maps x_original = (x + 0.5) · s − 0.5 with s = original width / network width, per axis.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ def nearest_shape(height: int, width: int, divisor: int = 32) -> tuple[int, int]
 
 
 def resize(gray: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W) → uint8 `shape`, bilinear with the filter widened when shrinking, so that nothing aliases."""
+    """Resize a grey image, uint8 (H, W), to `shape`.
+
+    Bilinear; the filter is widened when shrinking, so that nothing aliases.
+    """
     if gray.shape == tuple(shape):
         return gray
     height, width = shape

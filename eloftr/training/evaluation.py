@@ -15,7 +15,10 @@ BATCH = 8  # pairs
 
 
 def tensors(pairs: Pair, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A batch on a device: images (B, 1, H, W) float 0…1 twice, flow (B, H, W, 2) and visible (B, H, W)."""
+    """A batch on a device: two images, flow and visibility.
+
+    Images (B, 1, H, W) float 0…1, flow (B, H, W, 2), visible (B, H, W).
+    """
     images = [
         torch.from_numpy(image).to(device).float()[:, None] / 255
         for image in (pairs.image0, pairs.image1)
@@ -30,9 +33,10 @@ def tensors(pairs: Pair, device: torch.device) -> tuple[Tensor, Tensor, Tensor, 
 
 @torch.inference_mode()
 def evaluate(model: MatchingNetwork, views: Views, pairs: int) -> dict[str, float]:
-    """Match the first `pairs` of `views`: matches a pair, share of right ones, median error of those (px).
+    """Match the first `pairs` of `views`.
 
-    A match is right within RIGHT pixels. The model stays in its mode.
+    Returns `matches` a pair, the share of `right` ones, which lie within RIGHT pixels of the truth,
+    and the `median_error` of those in pixels. The model stays in its mode.
     """
     model = sharing_weights(model).eval()
     device = next(model.parameters()).device
@@ -42,7 +46,8 @@ def evaluate(model: MatchingNetwork, views: Views, pairs: int) -> dict[str, floa
         images0, images1, flow, visible = tensors(batch, device)
         found = model.match(model.encode(images0), model.encode(images1))
         total += len(found.scores)
-        # Keypoints lie half-way between pixels of the image: the flow there is the mean of its four neighbours.
+        # Keypoints lie half-way between pixels of the image: the flow there is the mean of its four
+        # neighbours.
         x, y = found.keypoints0.floor().long().unbind(1)
         x, y, pair = x.clamp(0, flow.shape[2] - 2), y.clamp(0, flow.shape[1] - 2), found.cells[:, 0]
         target = (

@@ -1,10 +1,12 @@
 """The three losses of the paper (§3.4) against exact dense correspondence.
 
 B pairs, L = h·w coarse cells, K sampled windows.
-    flow (B, H, W, 2): where each pixel of image 0 lies in image 1;  visible (B, H, W): whether it is seen there
+    flow (B, H, W, 2): where each pixel of image 0 lies in image 1;  visible (B, H, W): whether it
+    is seen there
     coarse: focal loss of the dual softmax at true cell pairs
     first stage: negative log-likelihood of true pixel pairs of matched windows
-    second stage: distance of the sub-pixel offset from the truth, from the first stage's most confident picks
+    second stage: distance of the sub-pixel offset from the truth, from the first stage's most
+    confident picks
 """
 
 from __future__ import annotations
@@ -30,29 +32,31 @@ WEIGHTS = {"coarse": 3.0, "first": 0.5, "second": 4.0}
 WINDOWS = 1024  # sampled per batch
 PICKS = 6  # of each window, the most confident, that teach the second stage
 CLOSE = 0.05  # px
-JITTER = (
-    0.3  # share of the windows whose cell in image 1 is moved to a neighbour, as coarse errors will
-)
+# Share of the windows whose cell in image 1 is moved to a neighbour, as coarse errors will.
+JITTER = 0.3
 
 
 @dataclass(frozen=True)
 class Losses:
+    """The three losses of a batch, each a scalar with gradients."""
+
     coarse: Tensor
     first: Tensor
     second: Tensor  # px
 
     @property
     def total(self) -> Tensor:
+        """Their sum, weighted by WEIGHTS."""
         return sum(
             (weight * getattr(self, name) for name, weight in WEIGHTS.items()), torch.zeros(())
         )
 
 
 def true_cells(flow: Tensor, visible: Tensor) -> Tensor:
-    """(M, 3) int64: pair, cell of image 0, cell of image 1, one-to-one.
+    """True cell pairs (M, 3) int64: pair, cell of image 0, cell of image 1; one-to-one.
 
-    A cell stands for pixel 8·cell. Of several cells of image 0 that fall into one of image 1, the nearest to its centre
-    is kept.
+    A cell stands for pixel 8·cell. Of several cells of image 0 that fall into one of image 1, the
+    nearest to its centre is kept.
     """
     batch, height, width, _ = flow.shape
     h, w = height // WINDOW, width // WINDOW
@@ -72,7 +76,10 @@ def true_cells(flow: Tensor, visible: Tensor) -> Tensor:
 
 
 def coarse_loss(scores: Tensor, cells: Tensor) -> Tensor:
-    """Focal loss of the dual softmax of scores (B, L, S): at the true pairs, and against confident pairs elsewhere."""
+    """Focal loss of the dual softmax of scores (B, L, S).
+
+    It is taken at the true pairs, and against confident pairs elsewhere.
+    """
     log_probability = scores.log_softmax(1) + scores.log_softmax(2)
     true = log_probability[cells.unbind(1)]
     positive = -(ALPHA * (1 - true.exp()) ** GAMMA * true).mean()
@@ -83,7 +90,10 @@ def coarse_loss(scores: Tensor, cells: Tensor) -> Tensor:
 
 
 def sample_windows(cells: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """At most WINDOWS of the true cell pairs, some with a neighbouring cell of image 1 in place of the true one."""
+    """At most WINDOWS of the true cell pairs.
+
+    In some the true cell of image 1 is replaced by a neighbour.
+    """
     h, w = height // WINDOW, width // WINDOW
     chosen = cells[torch.randperm(len(cells), generator=generator)[:WINDOWS]]
     pair, cell0, cell1 = chosen.unbind(1)
@@ -98,10 +108,11 @@ def sample_windows(cells: Tensor, height: int, width: int, generator: torch.Gene
 def true_pixels(
     windows: Tensor, flow: Tensor, visible: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """True pixel pairs of windows (K, 3): window (N,), pixel 0 (N,), pixel 1 (N,), offset (N, 2) from pixel 1.
+    """True pixel pairs of windows (K, 3).
 
-    The pixels of a window lie half-way between those of the image, so flow is the mean of four neighbours, and a point
-    counts where all four are visible.
+    Returns window (N,), pixel 0 (N,), pixel 1 (N,) and the offset (N, 2) of the truth from pixel 1.
+    The pixels of a window lie half-way between those of the image. So flow is the mean of four
+    neighbours, and a point counts where all four are visible.
     """
     height, width = flow.shape[1:3]
     pair, cell0, cell1 = windows.unbind(1)
@@ -129,10 +140,12 @@ def true_pixels(
 def picks(
     log_probability: Tensor, window: Tensor, pixel0: Tensor, pixel1: Tensor, offset: Tensor
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """What the first stage would hand to the second: ((window, pixel 0, pixel 1), offset of the truth from pixel 1).
+    """What the first stage would hand to the second.
 
-    log_probability (K, 64, 64) of the first stage; the others as from `true_pixels`. Of each window the PICKS most
-    confident pixels whose truth is known, without those it misses by more than the 3×3 can mend.
+    Returns (window, pixel 0, pixel 1), and the offset of the truth from pixel 1.
+    log_probability (K, 64, 64) is of the first stage; the other arguments are as from
+    `true_pixels`. Of each window the PICKS most confident pixels whose truth is known are taken,
+    without those that the first stage misses by more than the 3×3 can mend.
     """
     best, pick = log_probability.max(2)
     truth = best.new_full((*best.shape, 2), torch.nan)
@@ -149,8 +162,9 @@ def picks(
 def distance(offset: Tensor) -> Tensor:
     """Lengths (N,) of offsets (N, 2), px, smooth within CLOSE.
 
-    The paper takes squares: these are led by points that nothing can locate, on edges and in plain areas, and the
-    others stay less exact than they could be."""
+    The paper takes squares. Squares are led by points that nothing can locate, on edges and in
+    plain areas, and the other points stay less exact than they could be.
+    """
     return (offset.square().sum(-1) + CLOSE**2).sqrt() - CLOSE
 
 
@@ -163,9 +177,11 @@ def compute_losses(
     generator: torch.Generator,
     dtype: torch.dtype = torch.float32,
 ) -> Losses:
-    """images (B, 1, H, W) float 0…1 of one shape; flow (B, H, W, 2); visible (B, H, W). Gradients flow to `model`.
+    """The three losses of a batch. Gradients flow to `model`.
 
-    dtype: of the network's convolutions and products, under autocast; the losses are float32."""
+    images (B, 1, H, W) float 0…1 of one shape; flow (B, H, W, 2); visible (B, H, W).
+    dtype: of the network's convolutions and products, under autocast; the losses are float32.
+    """
     config = model.config
     batch, _, height, width = images0.shape
     with torch.autocast(images0.device.type, dtype, enabled=dtype != torch.float32):

@@ -37,17 +37,17 @@ LEAST = {
 class TrainingOptions:
     """Knobs of a run.
 
-    steps: optimiser steps in all. The learning rate rises over `warmup` steps, stays, and falls to zero over the last
-    `decay` steps, so a run can be cut short by resuming it with fewer steps.
-    batch: pairs a step. size: side of the views, pixels. easy: share of the pairs, 0 to 1, that are easier than all
-    others.
-    autocast: "bfloat16" where the hardware has it, None for float32. threads: of PyTorch, while the run lasts; None
-    leaves them as they are.
+    steps: optimiser steps in all. The learning rate rises over `warmup` steps, stays, and falls to
+    zero over the last `decay` steps, so a run can be cut short by resuming it with fewer steps.
+    batch: pairs a step. size: side of the views, pixels. easy: share of the pairs, 0 to 1, that are
+    easier than all others.
+    autocast: "bfloat16" where the hardware has it, None for float32. threads: of PyTorch, while the
+    run lasts; None leaves them as they are.
     start: weights of the same configuration that a new run starts from; None draws random ones.
-    only: "fine" trains the refinement alone. Backbone and transformer stay as they are, norms too, so coarse matches
-    do.
-    Raises ArgumentError for a number out of range, another autocast type or part, a part without weights to start from
-    and a device this machine lacks.
+    only: "fine" trains the refinement alone. Backbone and transformer stay as they are, norms too,
+    so coarse matches do.
+    Raises ArgumentError for a number out of range, another autocast type or part, a part without
+    weights to start from and a device this machine lacks.
     """
 
     steps: int = 20_000
@@ -88,7 +88,8 @@ class TrainingOptions:
             self.device.startswith("cuda") and torch.cuda.is_available()
         ):
             raise ArgumentError(
-                f"device={self.device!r} is not on this machine; use cpu, or cuda where it has a GPU."
+                f"device={self.device!r} is not on this machine; use cpu, or cuda where it has a "
+                "GPU."
             )
 
 

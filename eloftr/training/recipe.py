@@ -1,7 +1,8 @@
-"""The recipe of the bundled weights: synthetic views of photographs, three losses, AdamW; resumable and seeded.
+"""The recipe of the bundled weights: synthetic views, three losses, AdamW; resumable and seeded.
 
-A run folder holds `model.safetensors` and `config.json` (the latest weights), `state.pt` (all that a resumed run needs)
-and `log.jsonl` (the curve: a line of losses every LOG_EVERY steps, a line of held-out measures every evaluation).
+A run folder holds `model.safetensors` and `config.json` (the latest weights), `state.pt` (all that
+a resumed run needs) and `log.jsonl` (the curve: a line of losses every LOG_EVERY steps, a line of
+held-out measures every evaluation).
 """
 
 from __future__ import annotations
@@ -36,13 +37,21 @@ STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
 Report = Callable[[Mapping[str, float]], None]
 
 
+def entry_text(entry: Mapping[str, float]) -> str:
+    """An entry of the log as one line."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in entry.items())
+
+
 def print_entry(entry: Mapping[str, float]) -> None:
     """Print an entry of the log on one line."""
-    print("  ".join(f"{name} {value:.4g}" for name, value in entry.items()), flush=True)
+    print(entry_text(entry), flush=True)
 
 
 class Batches(Dataset[Pair]):
-    """Batch n of the training stream, made from (seed, n) alone: any process, any order, after any restart."""
+    """The training stream. Batch n is made from (seed, n) alone.
+
+    So it is the same in any process, in any order and after any restart.
+    """
 
     def __init__(self, views: Views, options: TrainingOptions) -> None:
         self.views = views
@@ -57,7 +66,10 @@ class Batches(Dataset[Pair]):
 
 @contextmanager
 def _repeatable(device: torch.device) -> Iterator[None]:
-    """On the CPU, add gradients up in a fixed order: threads would add those of overlapping windows as they come."""
+    """On the CPU, add gradients up in a fixed order.
+
+    Threads would add those of overlapping windows in the order in which they come.
+    """
     if device.type != "cpu":
         yield
         return
@@ -151,7 +163,7 @@ class Run:
             self.model.efficientloftr.eval()
 
     def update(self, pairs: Pair) -> dict[str, float]:
-        """One optimiser step; returns the losses."""
+        """One optimiser step. Returns the losses."""
         options = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, options)
@@ -180,10 +192,11 @@ def train(
 
     photographs: a folder of photographs or a list of files; every 20th is held out for evaluation.
     report: called with every entry of the log when it is written.
-    PyTorch's random states and number of threads are as before when it returns. `load_model(folder)` reads the weights
-    as the documented model.
-    Raises ArgumentError, before anything is written, for a size that the network cannot take and for fewer than 2
-    photographs, and CheckpointError for a run in `folder` of another configuration.
+    PyTorch's random states and number of threads are as before when it returns.
+    `load_model(folder)` reads the weights as the documented model.
+    Raises ArgumentError, before anything is written, for a size that the network cannot take and
+    for fewer than 2 photographs, and CheckpointError for a run in `folder` of another
+    configuration.
     """
     folder = Path(folder)
     if options.size % config.divisor:

@@ -108,7 +108,10 @@ def is_original(state: Mapping[str, Tensor]) -> bool:
 
 
 def is_base_alone(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are weights of backbone and transformer alone, as `EfficientLoFTRModel` saves them."""
+    """Whether these are weights of backbone and transformer alone.
+
+    `EfficientLoFTRModel` saves such weights.
+    """
     return any(name.startswith("backbone.stages.") for name in state)
 
 

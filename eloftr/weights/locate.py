@@ -21,7 +21,11 @@ def bundled_names() -> list[str]:
 
 
 def resolve(name_or_path: str | Path, files: Sequence[str] = (CONFIG_FILE, WEIGHTS_FILE)) -> Path:
-    """A bundled name, a folder, a file or a hub id, of which `files` are downloaded → a local folder or file."""
+    """A bundled name, a folder, a file or a hub id → a local folder or file.
+
+    files: those of a hub id that are downloaded. Raises CheckpointError where there is nothing of
+    that name.
+    """
     path = Path(name_or_path)
     if path.exists():
         return path
@@ -31,12 +35,17 @@ def resolve(name_or_path: str | Path, files: Sequence[str] = (CONFIG_FILE, WEIGH
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:
         return _from_hub(name, files)
     raise CheckpointError(
-        f"{name}: no such file, folder or bundled name; bundled are {', '.join(bundled_names()) or 'none'}."
+        f"{name}: no such file, folder or bundled name; bundled are "
+        f"{', '.join(bundled_names()) or 'none'}."
     )
 
 
 def find_file(name_or_path: str | Path, file: str) -> Path:
-    """One file of what a name stands for, and no other download: `config.json` of a hub id, say; a file is itself."""
+    """One file of what a name stands for, `config.json` of a hub id for example.
+
+    Nothing else is downloaded. The name of a file stands for that file. Raises CheckpointError
+    where there is none.
+    """
     path = resolve(name_or_path, [file])
     if path.is_dir():
         path = path / file
@@ -52,13 +61,13 @@ def _from_hub(repository: str, files: Sequence[str]) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise CheckpointError(
-            f"{repository}: no such folder, and the hub client is not installed; pip install huggingface-hub."
+            f"{repository}: no such folder, and the hub client is not installed; pip install "
+            "huggingface-hub."
         ) from error
     try:
         return Path(snapshot_download(repository, allow_patterns=list(files)))
-    except (
-        Exception
-    ) as error:  # the client raises many kinds, all meaning that the weights did not come
+    # The client raises many types; all mean that nothing came.
+    except Exception as error:
         raise CheckpointError(
             f"{repository}: no such folder, and the hub did not give it ({type(error).__name__}); "
             "check the name and the connection, or download the weights and pass their path."
@@ -66,7 +75,10 @@ def _from_hub(repository: str, files: Sequence[str]) -> Path:
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """The file of the weights that a name stands for. Raises CheckpointError where there is none."""
+    """The file of the weights that a name stands for.
+
+    Raises CheckpointError where there is none.
+    """
     path = resolve(name_or_path)
     if not path.is_dir():
         return path

@@ -21,15 +21,17 @@ from eloftr.model import Network
 from eloftr.weights.key_map import from_original_keys, is_original
 from eloftr.weights.locate import WEIGHTS_FILE, read_json
 
-POSITIONS = ".rope_pos_enc."  # tables of positions, derived from sizes alone; some forks of the original store them
+# Tables of positions, derived from sizes alone; some forks of the original store them.
+POSITIONS = ".rope_pos_enc."
 PICKLED = (".ckpt", ".pth", ".pt", ".bin")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` or a pickled checkpoint, without the wrappers around them.
 
-    Those are `state_dict` and `matcher.`, in which the authors and those who trained on their code (MatchAnything,
-    MINIMA) save, and the `module.` of a parallel run.
+    Wrappers are `state_dict` and `matcher.`, in which the authors and those who trained on their
+    code (MatchAnything, MINIMA) save, and the `module.` of a parallel run.
+    Raises CheckpointError for a file that cannot be read.
     """
     if path.suffix not in (".safetensors", *PICKLED):
         raise CheckpointError(
@@ -42,14 +44,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
             state = content.get("state_dict", content)
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    except (
-        Exception
-    ) as error:  # safetensors, pickle and torch raise types of their own for a damaged file
+    # Safetensors, pickle and torch raise types of their own for a damaged file.
+    except Exception as error:
         cause = str(error).partition("\n")[0]
-        if (
-            type(error).__name__ == "UnpicklingError"
-        ):  # torch's own message goes on to say how to run it all the same
-            cause = "it is damaged, or holds more than tensors and plain values, of which nothing is executed"
+        # The message of torch would go on to say how to run what the file holds.
+        if type(error).__name__ == "UnpicklingError":
+            cause = (
+                "it is damaged, or holds more than tensors and plain values; nothing is executed"
+            )
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({cause}); copy it again."
         ) from error
@@ -63,9 +65,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def saved_config(file: Path) -> dict[str, Any] | None:
-    """The parameters that belong to a file of weights: those of the `config.json` beside it, or those in the file.
+    """The parameters that belong to a file of weights, or None.
 
-    `save_model` writes them into the file too, because it may lose its folder, as behind a URL.
+    They are those of the `config.json` beside the file, or those in it: `save_model` writes them
+    into the file too, because a file may lose its folder, as behind a URL.
     """
     beside = file.parent / CONFIG_FILE
     if file.name == WEIGHTS_FILE and beside.exists():
@@ -73,16 +76,18 @@ def saved_config(file: Path) -> dict[str, Any] | None:
     try:
         with safe_open(file, "pt") as opened:
             text = (opened.metadata() or {}).get("config")
-    except (
-        Exception
-    ):  # safetensors raises types of its own for another format; `read_state` says what the file is
+    # Safetensors raises types of its own for another format; `read_state` says what the file is.
+    except Exception:
         return None
     values: dict[str, Any] | None = json.loads(text) if text else None
     return values
 
 
 def load_strictly(network: Network, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy `state` (either key format) into `network`; raise CheckpointError naming every parameter that does not fit."""
+    """Copy `state`, in either key format, into `network`.
+
+    Raises CheckpointError, which names every parameter that does not fit.
+    """
     if is_original(state):
         state = from_original_keys(state, network.config)
     expected = network.state_dict()
@@ -105,7 +110,7 @@ def load_strictly(network: Network, state: Mapping[str, Tensor], source: str | P
         if names
     ]
     if problems:
-        cure = "give the configuration that the weights were trained with, or weights of this architecture"
+        cure = "give the weights' own configuration, or weights of this architecture"
         if any("rbr_reparam" in name for name in unexpected):
             cure = "this checkpoint is already fused; give the one it was fused from"
         raise CheckpointError(f"{source}: {'; '.join(problems)}. To cure it, {cure}.")

@@ -13,9 +13,10 @@ from eloftr.weights.locate import WEIGHTS_FILE
 
 
 def save_model(model: Network, folder: str | Path) -> None:
-    """Write `config.json` and `model.safetensors` into `folder`, which is made; transformers loads the folder.
+    """Write `config.json` and `model.safetensors` into `folder`, which is made where it is missing.
 
-    Raises CheckpointError for a fused model, whose branches are gone.
+    transformers loads the folder. Raises CheckpointError for a fused model, whose branches are
+    gone.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     if not any(".conv1." in name for name in state):

@@ -20,6 +20,7 @@ from PIL import Image
 from pipeline.demo.courtyard import courtyard
 from pipeline.demo.raycaster import render
 from pipeline.demo.truth import DemoTruth, Pose
+from pipeline.errors import ArgumentError
 
 SCENE_VERSION = 1  # of the pictures; a folder of another version is made again
 FOCAL_35MM = 30  # mm, of the lens that has the same diagonal angle of view on 36 × 24 mm film
@@ -32,12 +33,12 @@ def make_demo_scene(
     """Photograph the courtyard from `views` places on an arc, or reuse the pictures in the folder.
 
     size: width and height in pixels. The folder appears whole or not at all.
-    Raises ValueError for fewer than 2 views, a size under 32 pixels, and a folder that holds
+    Raises ArgumentError for fewer than 2 views, a size under 32 pixels, and a folder that holds
     anything else than a demo scene.
     """
     folder = Path(folder)
     if views < 2 or min(size) < 32:
-        raise ValueError(
+        raise ArgumentError(
             f"{views} views of {size[0]}×{size[1]}: at least 2 views of 32×32 are needed."
         )
     options = {"version": SCENE_VERSION, "views": views, "size": list(size), "seed": seed}
@@ -63,7 +64,7 @@ def make_demo_scene(
 def _existing(folder: Path) -> tuple[dict[str, Any], set[str]]:
     """The record of a demo scene and the names of its pictures; both empty for an empty folder.
 
-    Raises ValueError where anything in the folder is not part of a demo scene, because the folder
+    Raises ArgumentError where something in the folder is not of a demo scene, because the folder
     is deleted before the scene is made again.
     """
     try:
@@ -76,7 +77,7 @@ def _existing(folder: Path) -> tuple[dict[str, Any], set[str]]:
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:
-        raise ValueError(
+        raise ArgumentError(
             f"{folder} holds something else than a demo scene; give an empty or a new folder."
         )
     return record, present

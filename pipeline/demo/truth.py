@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import ReconstructionError
+
 Pose = tuple[np.ndarray, np.ndarray]
 
 
@@ -37,7 +39,7 @@ def compare_with_truth(poses: Mapping[str, Pose], truth: DemoTruth) -> PoseError
 
     poses: name → R, t from world to camera. Their frame is aligned by the similarity that brings
     the camera centres closest (Umeyama 1991). Raises ValueError for a name that the truth does not
-    have, and for fewer than 3 poses.
+    have, ReconstructionError for fewer than 3 poses.
     """
     names = sorted(poses)
     unknown = [name for name in names if name not in truth.poses]
@@ -46,12 +48,12 @@ def compare_with_truth(poses: Mapping[str, Pose], truth: DemoTruth) -> PoseError
             f"The scene has no view '{unknown[0]}'; names are relative to its images folder."
         )
     if len(names) < 3:
-        raise ValueError(
-            f"Only {len(names)} views are reconstructed; an alignment needs at least 3."
+        raise ReconstructionError(
+            f"only {len(names)} views are reconstructed; an alignment needs at least 3."
         )
     estimated = np.array([-R.T @ t for R, t in (poses[name] for name in names)])
     true = np.array([-R.T @ t for R, t in (truth.poses[name] for name in names)])
-    scale, turn, shift = similarity(estimated, true)
+    scale, turn, shift = umeyama(estimated, true)
     every = np.array([-R.T @ t for R, t in truth.poses.values()])
     spread = float(np.sqrt(((every - every.mean(0)) ** 2).sum(1).mean()))
     position = np.linalg.norm(scale * estimated @ turn.T + shift - true, axis=1) / spread
@@ -62,7 +64,7 @@ def compare_with_truth(poses: Mapping[str, Pose], truth: DemoTruth) -> PoseError
     return PoseErrors(names, rotation, position, missing, spread)
 
 
-def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+def umeyama(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Find the scale, R (3, 3) and t (3,) that bring `scale · R @ source + t` closest to target.
 
     source, target: (n, 3). The squared error is the least possible. Umeyama, "Least-squares

@@ -299,9 +299,11 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
 def _sigterm_handler_kept() -> Iterator[None]:
     """Put the handler of SIGTERM back, because Ray installs its own when it starts."""
     kept = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread() and kept is not None:
-        signal.signal(signal.SIGTERM, kept)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and kept is not None:
+            signal.signal(signal.SIGTERM, kept)
 
 
 @contextmanager

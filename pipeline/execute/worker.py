@@ -122,7 +122,8 @@ class Worker:
         self.busy = False
         self.connection.close()
         if code < 0:
-            return Died(f"killed by {signal.Signals(-code).name}")
+            known = {number.value: number.name for number in signal.Signals}
+            return Died(f"killed by {known.get(-code, f'signal {-code}')}")
         return Died(f"ended with exit code {code}")
 
 

@@ -14,7 +14,11 @@ from pipeline.match.options import VerificationOptions
 from pipeline.match.read import TRIES
 from pipeline.match.verify import VerifyShard
 from pipeline.store.folder import Folder
-from pipeline.vocabulary import VERIFIED, Stage, Status
+from pipeline.tables import FAILURES
+from pipeline.vocabulary import PAIR_MEANINGS, VERIFIED, Reason, StageName, Status
+
+# StageName, reason and detail of a failure.
+_BAD_NUMBERS = (StageName.VERIFY.value, Reason.BAD_NUMBERS.value, PAIR_MEANINGS[Reason.BAD_NUMBERS])
 
 
 class Counts(TypedDict):
@@ -60,8 +64,9 @@ class FinishShard:
         shard = shard if attempt <= TRIES else set_aside(shard)
         matches = self.verify(shard.matches, shard.images)
         verified = time.monotonic()
-        if shard.failures.num_rows:
-            self.folder.publish_table(f"failures/{shard.shard}.parquet", shard.failures)
+        failures = pa.concat_tables([shard.failures, _bad_numbers(matches)])
+        if failures.num_rows:
+            self.folder.publish_table(f"failures/{shard.shard}.parquet", failures)
         else:  # an earlier attempt may have written failures that do not occur any more
             self.folder.remove(f"failures/{shard.shard}.parquet")
         self.folder.publish_table(f"images/{shard.shard}.parquet", shard.images)
@@ -83,9 +88,20 @@ class FinishShard:
             "failed": dict(Counter(reason for reason in matches["reason"].to_pylist() if reason)),
             "seconds": {
                 **shard.seconds,
-                Stage.VERIFY.value: verified - started,
-                Stage.WRITE.value: time.monotonic() - verified,
+                StageName.VERIFY.value: verified - started,
+                StageName.WRITE.value: time.monotonic() - verified,
             },
         }
         self.folder.mark_done(shard.shard, done)
         return done
+
+
+def _bad_numbers(matches: pa.Table) -> pa.Table:
+    """FAILURES with a row for every pair whose matches verification could not use."""
+    bad = matches.filter(pc.equal(matches["reason"], Reason.BAD_NUMBERS.value))
+    columns = [
+        bad["image0"],
+        bad["image1"],
+        *(pa.repeat(word, bad.num_rows) for word in _BAD_NUMBERS),
+    ]
+    return pa.Table.from_arrays(columns, schema=FAILURES)

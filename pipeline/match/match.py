@@ -26,7 +26,7 @@ from eloftr.matching.resizing import to_original
 from pipeline.match.options import MatchingOptions
 from pipeline.match.read import TRIES, DecodedShard
 from pipeline.tables import FAILURES, MATCHES, ragged
-from pipeline.vocabulary import Reason, Stage, Status
+from pipeline.vocabulary import Reason, StageName, Status
 
 # torch is imported only where a model is used. Otherwise each of the many processes that read and
 # verify would need 200 MB more memory.
@@ -96,7 +96,7 @@ class MatchShard:
             if not set_aside
             else []
         )
-        encodes, seconds = 0, {**shard.seconds, Stage.ENCODE: 0.0, Stage.MATCH: 0.0}
+        encodes, seconds = 0, {**shard.seconds, StageName.ENCODE: 0.0, StageName.MATCH: 0.0}
         while todo:
             members = todo.pop(0)
             part = _part(shard, members) if len(members) < count else shard
@@ -131,7 +131,9 @@ class MatchShard:
             reasons.get(name0, reasons.get(name1, set_aside.get(pair)))
             for pair, (name0, name1) in enumerate(zip(*names, strict=True))
         ]
-        failures = pa.concat_tables([shard.failures, _failures_table(names, reason, Stage.MATCH)])
+        failures = pa.concat_tables(
+            [shard.failures, _failures_table(names, reason, StageName.MATCH)]
+        )
         return MatchedShard(
             shard.shard,
             shard.images,
@@ -169,8 +171,8 @@ class MatchShard:
         found: dict[int, Matches] = {}
         for part in self._threaded(of_batch, self._batches(shard, row_of)):
             found |= part
-        seconds[Stage.ENCODE] += encoded - started
-        seconds[Stage.MATCH] += time.monotonic() - encoded
+        seconds[StageName.ENCODE] += encoded - started
+        seconds[StageName.MATCH] += time.monotonic() - encoded
         return found
 
     def _threaded(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -271,7 +273,7 @@ def set_aside(shard: MatchedShard) -> MatchedShard:
     """A matched shard with all pairs failed, because every process that went on with it died."""
     names = [shard.matches[side].to_pylist() for side in ("image0", "image1")]
     reason = [why or Reason.WORKER_DIED for why in shard.matches["reason"].to_pylist()]
-    failures = pa.concat_tables([shard.failures, _failures_table(names, reason, Stage.VERIFY)])
+    failures = pa.concat_tables([shard.failures, _failures_table(names, reason, StageName.VERIFY)])
     return replace(shard, matches=matches_table(names, reason, {}), failures=failures)
 
 

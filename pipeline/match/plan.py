@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from dataclasses import dataclass
@@ -128,7 +127,7 @@ def cost_line(
     from eloftr import Matcher
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    matcher = Matcher(copy.deepcopy(model), device, getattr(torch, dtype))
+    matcher = Matcher(model, device, getattr(torch, dtype))
     height, width = bucket(4, 3, long_side)
     noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8), np.uint8)
     image = resize(noise, (height, width))[None]  # blobs, so that there are matches to refine

@@ -27,7 +27,7 @@ from pipeline.photos.limits import ImageLimits
 from pipeline.photos.source import Folders, read_image
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, IMAGES
-from pipeline.vocabulary import Reason, Stage
+from pipeline.vocabulary import Reason, StageName
 
 IMAGE_THREADS = 4  # a read waits for storage most of the time
 TRIES = 4  # attempts at a stage of a shard before the shard is set aside
@@ -84,7 +84,7 @@ class ReadShard:
             {
                 "image0": name,
                 "image1": None,
-                "stage": Stage.READ,
+                "stage": StageName.READ,
                 "reason": error.reason,
                 "detail": error.detail,
             }
@@ -95,7 +95,7 @@ class ReadShard:
             pa.Table.from_pylist([row for _, row in good], schema=IMAGES),
             [pixels for pixels, _ in good],
             pa.Table.from_pylist(failures, schema=FAILURES),
-            {Stage.READ.value: time.monotonic() - started},
+            {StageName.READ.value: time.monotonic() - started},
         )
 
     def read(self, name: str) -> ReadImage:

@@ -33,7 +33,7 @@ from pipeline.photos.source import PREPROCESSING, Folders, image_source
 from pipeline.store.folder import Folder, place
 from pipeline.store.retries import redacted
 from pipeline.store.weights import load_weights, weights_digest
-from pipeline.vocabulary import Device, Stage
+from pipeline.vocabulary import Device, StageName
 
 RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.json"
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
@@ -248,7 +248,7 @@ class Run:
             return {}
         table = pa.concat_tables(tables)
         table = (
-            table.filter(pc.equal(table["stage"], Stage.READ))
+            table.filter(pc.equal(table["stage"], StageName.READ))
             .group_by(["image0", "reason"])
             .aggregate([])
         )

@@ -25,7 +25,7 @@ from pipeline.errors import PairListError, StorageError
 from pipeline.pairs.pair_list import ROWS, table_rows, text_rows
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES
-from pipeline.vocabulary import Reason, Stage
+from pipeline.vocabulary import Reason, StageName
 
 # The numbers of a TREC line are the candidate's place and its score. Names may hold spaces where
 # tabs separate the fields.
@@ -139,16 +139,17 @@ def read_truth(url: str | os.PathLike[str], options: dict[str, Any] | None = Non
     folder, name = Folder.of_file(url, options)
     if name.lower().endswith(".json"):
         try:
-            positives = folder.read_json(name)["positives"]
-            flat = [(query, candidate) for query, found in positives.items() for candidate in found]
-            columns = [pa.array([row[side] for row in flat], pa.string()) for side in (0, 1)]
+            content = folder.read_json(name)
         except (StorageError, OSError) as error:
             raise PairListError(
                 f"{folder.shown}/{name}: cannot be read ({error}); check the path."
             ) from error
-        except (KeyError, TypeError, AttributeError, pa.ArrowInvalid) as error:
-            needs = 'no {"positives": {query: [candidate, …]}}'
-            raise PairListError(f"{name}: {needs} ({type(error).__name__}: {error}).") from error
+        flat = [
+            (query, candidate)
+            for query, found in _positives(content, name).items()
+            for candidate in found
+        ]
+        columns = [pa.array([row[side] for row in flat], pa.string()) for side in (0, 1)]
         truth = pa.table(columns, names=["query", "candidate"])
     else:
         rows, name = _read_file(url, options, _QRELS, ".qrels")
@@ -163,6 +164,17 @@ def read_truth(url: str | os.PathLike[str], options: dict[str, Any] | None = Non
     if not len(truth):
         raise PairListError(f"{name}: says of no image that it is true.")
     return truth.group_by(["query", "candidate"], use_threads=False).aggregate([])
+
+
+def _positives(content: Any, name: str) -> dict[str, list[str]]:
+    """The lists of true images of every query, of the JSON file `name`."""
+    positives = content.get("positives") if isinstance(content, dict) else None
+    if not isinstance(positives, dict) or not all(
+        isinstance(found, list) and all(isinstance(candidate, str) for candidate in found)
+        for found in positives.values()
+    ):
+        raise PairListError(f'{name}: holds no {{"positives": {{query: [candidate, …]}}}}.')
+    return positives
 
 
 def _read_file(
@@ -248,7 +260,7 @@ def _candidate_failures(
         absent,
     )
     place = pc.binary_join_element_wise("line", rows["number"].cast(pa.string()), "of", name, " ")
-    columns = [rows["image0"], rows["image1"], pa.repeat(Stage.PLAN.value, len(rows)), reason]
+    columns = [rows["image0"], rows["image1"], pa.repeat(StageName.PLAN.value, len(rows)), reason]
     table = pa.Table.from_arrays(
         [*columns, pc.binary_join_element_wise(place, detail, ": ")], schema=FAILURES
     )

@@ -29,7 +29,7 @@ from pipeline.photos.limits import ImageLimits
 from pipeline.photos.source import list_images, read_image
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES
-from pipeline.vocabulary import Reason, Stage
+from pipeline.vocabulary import Reason, StageName
 
 if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
@@ -93,7 +93,7 @@ def describe_images(
             failures.append(
                 {
                     "image0": names[row],
-                    "stage": Stage.READ,
+                    "stage": StageName.READ,
                     "reason": pixels.reason,
                     "detail": pixels.detail,
                 }
@@ -323,7 +323,7 @@ def _chosen(
         {
             "image0": image,
             "image1": None,
-            "stage": Stage.PLAN,
+            "stage": StageName.PLAN,
             "reason": Reason.NO_DESCRIPTOR,
             "detail": f"{file} has none",
         }

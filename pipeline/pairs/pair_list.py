@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pipeline.errors import PairListError, StorageError
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, PAIRS
-from pipeline.vocabulary import Reason, Stage
+from pipeline.vocabulary import Reason, StageName
 
 
 def _line(plain: str, between: str) -> str:
@@ -286,7 +286,7 @@ def _pair_failures(rows: pa.Table, known: pa.Array, unit: str, name: str) -> pa.
     columns = [
         first,
         second,
-        pa.repeat(Stage.PLAN.value, len(rows)),
+        pa.repeat(StageName.PLAN.value, len(rows)),
         reason,
         pc.binary_join_element_wise(place, detail, ": "),
     ]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import UnidentifiedImageError
 from pyarrow import csv
 from scipy.spatial import cKDTree
 
@@ -27,7 +28,7 @@ from pipeline.photos.exif import gps_position
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 from pipeline.tables import FAILURES
-from pipeline.vocabulary import Reason, Stage
+from pipeline.vocabulary import Reason, StageName
 
 HEADER_THREADS = 8  # a read of a header waits for storage most of the time
 EXIF_BYTES = 1 << 18  # so many first bytes hold the EXIF data of almost every file
@@ -74,6 +75,8 @@ def _of_file(folder: Folder, name: str) -> tuple[float, float, float] | str:
         except Exception:  # Pillow raises arbitrary types for a file that is cut off
             # Formats differ in where they keep EXIF data, so the whole file is tried.
             place = gps_position(folder.read_bytes(name)) if len(data) > EXIF_BYTES else None
+    except UnidentifiedImageError:  # an OSError, though the file was read
+        return "its bytes are of no known format"
     except (StorageError, OSError) as error:
         return f"cannot be read ({redacted(error)})"
     except Exception as error:  # Pillow raises arbitrary types for a damaged file
@@ -217,7 +220,7 @@ def _position_failures(why: dict[str, str]) -> pa.Table:
         {
             "image0": name,
             "image1": None,
-            "stage": Stage.PLAN,
+            "stage": StageName.PLAN,
             "reason": Reason.UNREADABLE
             if detail.startswith("cannot be read")
             else Reason.NO_POSITION,

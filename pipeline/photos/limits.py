@@ -43,7 +43,7 @@ class ImageLimits:
         if not (
             1 <= self.min_side <= self.max_side
             and self.max_aspect >= 1
-            and min(vars(self).values()) > 0
+            and all(value > 0 for value in vars(self).values())  # NaN is not
         ):
             raise ArgumentError(
                 f"{self}: limits must be positive, min_side ≤ max_side and max_aspect ≥ 1."

@@ -26,7 +26,7 @@ from typing import Any
 from pipeline.errors import LeaseError, StorageError
 from pipeline.store.folder import Folder
 
-NAME = "run.lock"
+LOCK = "run.lock"
 BEAT, EXPIRY, SETTLE = 20.0, 120.0, 2.0  # seconds
 
 
@@ -51,7 +51,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         holder = self._holder()
-        if holder is None and self.folder.create(NAME, json.dumps(self._content()).encode()):
+        if holder is None and self.folder.create(LOCK, json.dumps(self._content()).encode()):
             self.renewer.start()
             return self
         holder = holder or self._holder()  # another driver created the lock first
@@ -67,7 +67,7 @@ class Lease:
                     f"(its lock counts as left after {self.expiry:.0f} s without a renewal)"
                 )
                 raise LeaseError(f"{self.folder.shown}: another command, {who}; {cure}.")
-            self.folder.publish_json(NAME, self._content())
+            self.folder.publish_json(LOCK, self._content())
             time.sleep(self.settle)
             self._look()
             self.check()
@@ -80,7 +80,7 @@ class Lease:
         try:
             self._look()
             if not self.lost:
-                self.folder.remove(NAME)
+                self.folder.remove(LOCK)
         except (StorageError, OSError):  # the lock expires, and an earlier error matters more
             pass
 
@@ -98,7 +98,7 @@ class Lease:
                 self._look()
                 if self.lost:
                     return
-                self.folder.publish_json(NAME, self._content())
+                self.folder.publish_json(LOCK, self._content())
                 renewed = time.monotonic()
             except (StorageError, OSError) as error:
                 if time.monotonic() - renewed > self.expiry:
@@ -117,7 +117,7 @@ class Lease:
 
     def _holder(self) -> dict[str, Any] | None:
         try:
-            holder: dict[str, Any] = self.folder.read_json(NAME)
+            holder: dict[str, Any] = self.folder.read_json(LOCK)
             return holder
         except FileNotFoundError:
             return None

@@ -10,7 +10,7 @@ import pytest
 from pipeline import events
 from pipeline.cli import console
 from pipeline.cli.console import Console, ExitCode
-from pipeline.events import Event, Progress, duration
+from pipeline.events import Event, Progress
 
 
 class Terminal(io.StringIO):
@@ -148,21 +148,3 @@ def test_text_goes_to_people(capsys: pytest.CaptureFixture[str]) -> None:
     shown.finish("one\ntwo\n", {"images": 3})
     assert shown.fail("it's over", ExitCode.STOPPED) == 3
     assert capsys.readouterr() == ("3 images\none\ntwo\n", "eloftr match: it's over\n")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (42.4, "42 s"),
-        (59.7, "1 min 0 s"),
-        (430, "7 min 10 s"),
-        (3599.8, "1 h 00 min"),
-        (11_100, "3 h 05 min"),
-        (1e6, "277 h 46 min"),
-        (float("inf"), "unknown time"),
-        (None, "unknown time"),
-    ],
-)
-def test_durations_read_well(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text

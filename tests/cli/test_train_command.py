@@ -98,6 +98,13 @@ def test_a_short_run_writes_weights_that_load_and_is_resumed(
     assert steps == [0, 2, 2, 3]
     assert "step 3  matches" in capsys.readouterr().out
 
+    assert main(["train", *arguments, "--seed", "5", "--steps", "4", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"output": str(run), "steps": 4}
+    events = [json.loads(line) for line in err.splitlines()]
+    assert {event["event"] for event in events} == {"training"}
+    assert events[-1]["step"] == 4
+
 
 def test_a_folder_without_photographs_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     done = eloftr("train", "--photographs", "nowhere", "--output", "run", cwd=tmp_path)

@@ -1,4 +1,6 @@
-"""The ray-caster against geometry worked out by hand; the light against a shadow whose place is known."""
+"""The ray-caster against geometry worked out by hand; the light against a shadow whose place is
+known.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,9 @@ import pytest
 
 from pipeline.demo import textures
 from pipeline.demo.lighting import bake_light
-from pipeline.demo.raycaster import Scene, correspond, render
-from pipeline.demo.raycaster import Surface
-from pipeline.demo.solids import box, column
+from pipeline.demo.raycaster import Scene, Surface, correspond, render
 from pipeline.demo.scene import look_at
+from pipeline.demo.solids import box, column
 
 K = np.array([[150.0, 0, 79.5], [0, 150.0, 59.5], [0, 0, 1]])
 SHAPE = (120, 160)
@@ -167,7 +168,8 @@ def test_a_texture_finer_than_the_pixels_becomes_its_mean() -> None:
 
 def test_ground_to_the_horizon_does_not_alias() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1024, 1024), dtype=np.uint8)
-    # Also below and behind the camera: the projection of its corners says nothing about where it is seen.
+    # Also below and behind the camera: the projection of its corners says nothing about where it is
+    # seen.
     ground = Surface(np.array([-40.0, 40, 0]), np.array([80.0, 0, 0]), np.array([0, -80.0, 0]), 0)
     R, t = look_at((0, 0, 1.7), (0, 10, 1.0))
     image, depth = render(Scene([ground], [noise]), K, R, t, SHAPE)

@@ -1,4 +1,6 @@
-"""Textures look natural in numbers: spectra like those of photographs, and no part that repeats another."""
+"""Textures look natural in numbers: spectra like those of photographs, and no part that repeats
+another.
+"""
 
 from __future__ import annotations
 

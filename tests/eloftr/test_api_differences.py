@@ -1,4 +1,6 @@
-"""What the Hugging Face port gets wrong and this package does not: the reference checkpoint through both."""
+"""What the Hugging Face port gets wrong and this package does not: the reference checkpoint through
+both.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ SHIFT = torch.tensor([8.0, 0.0])
 
 @dataclass
 class Both:
-    """Outputs of two pairs: an image and its 180° rotation, an image and itself 8 pixels to the side."""
+    """Outputs of two pairs: an image and its 180° rotation, an image and itself 8 pixels to the
+    side.
+    """
 
     model: Any
     their_model: Any
@@ -105,7 +109,9 @@ def test_their_rows_do_not_correspond_and_ours_do(both: Both) -> None:
 
 
 def test_of_a_rotated_copy_none_of_their_rows_correspond(both: Both) -> None:
-    """A perfect matcher's scores of an image and its 180° rotation, given to their own reading of scores."""
+    """A perfect matcher's scores of an image and its 180° rotation, given to their own reading of
+    scores.
+    """
     height, width = 4, 6
     scores = torch.eye(height * width).flip(0).view(1, height, width, height, width)
     config = both.their_model.config
@@ -161,7 +167,9 @@ def test_their_keypoints_are_cut_to_whole_pixels(both: Both) -> None:
 
 
 def test_a_resized_image_maps_back_by_pixel_centres(both: Both) -> None:
-    """In an image twice the size, network pixel x covers 2x and 2x + 1: its centre lies at 2x + 0.5."""
+    """In an image twice the size, network pixel x covers 2x and 2x + 1: its centre lies at 2x +
+    0.5.
+    """
     double = [[(2 * HEIGHT, 2 * WIDTH)] * 2]
     processor = EfficientLoFTRImageProcessor()
     (same,), (larger,) = (

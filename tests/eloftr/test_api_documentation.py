@@ -1,7 +1,8 @@
-"""The examples of the documentation pages run as they stand, but for the import, the weights and the address of images.
+"""The examples of the documentation pages run as they stand, but for the import, the weights and
+the address of images.
 
-The weights cannot be downloaded everywhere: the bundled ones take their place, and the two images of the reference
-files, served on loopback, that of the examples' images.
+The weights cannot be downloaded everywhere: the bundled ones take their place, and the two images
+of the reference files, served on loopback, that of the examples' images.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def test_every_example_of_the_page_runs(
     printed = capsys.readouterr().out
     assert names["pairs"] > 100
     assert (
-        f"For the image pair 0\nKeypoint at {names['processed_outputs'][0]['keypoints0'][0].numpy()}"
-        in printed
+        "For the image pair 0\nKeypoint at "
+        f"{names['processed_outputs'][0]['keypoints0'][0].numpy()}" in printed
     )
     assert printed.count("matches with keypoint at") == names["pairs"]
     (picture,) = names["visualized_images"]

@@ -1,4 +1,6 @@
-"""The documented models and configuration: names, shapes and values as in the Hugging Face port, where it is right."""
+"""The documented models and configuration: names, shapes and values as in the Hugging Face port,
+where it is right.
+"""
 
 from __future__ import annotations
 
@@ -213,7 +215,9 @@ def test_the_port_reads_our_base_model(
 def test_checkpoints_of_matchanything_and_minima_load(
     model: EfficientLoFTRForKeypointMatching, tmp_path: Path, prefix: str
 ) -> None:
-    """Both save `{"state_dict": …}` under `matcher.`; a parallel run adds `module.`, a whole one its optimiser."""
+    """Both save `{"state_dict": …}` under `matcher.`; a parallel run adds `module.`, a whole one
+    its optimiser.
+    """
     state = {
         prefix + name: value
         for name, value in to_original_keys(model.state_dict(), model.config).items()

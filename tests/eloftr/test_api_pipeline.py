@@ -1,4 +1,6 @@
-"""From images to matches in one call: the pipeline, `match`, the command, and the documented example."""
+"""From images to matches in one call: the pipeline, `match`, the command, and the documented
+example.
+"""
 
 from __future__ import annotations
 

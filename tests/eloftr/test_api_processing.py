@@ -1,4 +1,6 @@
-"""The image processors: pixel values of the Hugging Face port, and matches in pixels of the originals."""
+"""The image processors: pixel values of the Hugging Face port, and matches in pixels of the
+originals.
+"""
 
 from __future__ import annotations
 

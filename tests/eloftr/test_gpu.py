@@ -81,7 +81,9 @@ def test_the_kernel_equals_the_definition(
 @on_gpu
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float16, 2), (torch.bfloat16, 16)])
 def test_the_kernel_finds_what_tiles_find(dtype: torch.dtype, within: int, data: Path) -> None:
-    """On a real pair; a score at the threshold, or one of two near-equal cells, may fall to either side."""
+    """On a real pair; a score at the threshold, or one of two near-equal cells, may fall to either
+    side.
+    """
     matcher = load_matcher("small", "cuda", dtype)
     names = sorted((data / "fountain11" / "images").iterdir())[:3]
     images = np.stack(

@@ -1,4 +1,6 @@
-"""The package is a guest: it leaves its host's objects and settings alone, and serves several threads at once."""
+"""The package is a guest: it leaves its host's objects and settings alone, and serves several
+threads at once.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[list[Path]]:
 
 
 def at_once(work: Callable[[int], Any]) -> list[list[Any]]:
-    """What `work` returns for each thread's number in each of its turns; all threads begin together."""
+    """What `work` returns for each thread's number in each of its turns; all threads begin
+    together.
+    """
     barrier = threading.Barrier(THREADS)
 
     def turns(number: int) -> list[Any]:
@@ -99,7 +103,9 @@ def same(found: Matches, expected: Matches) -> bool:
 
 
 def described(module: nn.Module) -> list[tuple[str, bool, Any]]:
-    """Everything of a model that its owner can see: modules, modes, weights, devices, types, layouts, hooks."""
+    """Everything of a model that its owner can see: modules, modes, weights, devices, types,
+    layouts, hooks.
+    """
     modules = [
         (name, part.training, (type(part), len(part._forward_hooks), len(part._forward_pre_hooks)))
         for name, part in module.named_modules()
@@ -320,7 +326,8 @@ def test_loading_draws_no_random_numbers_and_fills_every_weight() -> None:
     "module", ["eloftr", "eloftr.errors", "eloftr.matching.resizing", "eloftr.hf.image_loading"]
 )
 def test_what_needs_no_network_does_not_load_torch(module: str) -> None:
-    code = f"import sys, {module}; import eloftr; eloftr.EloftrError, eloftr.__version__; sys.exit('torch' in sys.modules)"
+    used = "eloftr.EloftrError, eloftr.__version__"
+    code = f"import sys, {module}; import eloftr; {used}; sys.exit('torch' in sys.modules)"
     folder = Path(eloftr.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=folder, check=False).returncode == 0
 

@@ -1,4 +1,4 @@
-"""Least-squares matching: exact where the grey values tell, and without effect where they do not."""
+"""Least-squares matching: exact where grey values tell, and without effect where they do not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def texture(x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
 
 
 def image(matrix: Tensor, shift: Tensor, seed: int = 0) -> Tensor:
-    """(1, 1, HEIGHT, WIDTH): the texture, laid down so that its place p is seen at matrix · p + shift."""
+    """(1, 1, HEIGHT, WIDTH): the texture, laid down so that its place p is seen at matrix · p +
+    shift.
+    """
     y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
     places = (torch.stack([x, y], dim=-1) - shift) @ torch.linalg.inv(matrix).mT
     return texture(*places.unbind(-1), seed)[None, None]

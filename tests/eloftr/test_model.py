@@ -1,4 +1,6 @@
-"""What must hold for any weights: folding, batching and tiling change no result; odd sizes map back exactly."""
+"""What must hold for any weights: folding, batching and tiling change no result; odd sizes map back
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model() -> EfficientLoFTRForKeypointMatching:
-    """Random weights with batch norms that have seen images, so that folding them has something to fold."""
+    """Random weights with batch norms that have seen images, so that folding them has something to
+    fold.
+    """
     torch.manual_seed(0)
     model = EfficientLoFTRForKeypointMatching(CONFIG)
     model.train()
@@ -365,7 +369,8 @@ def test_odd_sizes_map_back_to_the_pixels_of_the_array() -> None:
     image = texture(250, 333)
     (same,) = matcher.match([image], [image])
     assert len(same) > 200
-    # Keypoint 0 is an exact pixel half; a point and its own image must land together in both arrays.
+    # Keypoint 0 is an exact pixel half; a point and its own image must land together in both
+    # arrays.
     assert np.median(np.abs(same.keypoints0 - same.keypoints1)) < 0.15
     assert same.keypoints0.min() > 0
     assert (same.keypoints0.max(0) < [333, 250]).all()

@@ -49,7 +49,8 @@ def test_there_are_no_more_actors_than_tasks() -> None:
         (
             "3",
             1,
-            r"3 actors of 1 GPUs: there are 2 GPUs; give fewer actors, a smaller share, or a range as 1-8 .*\.$",
+            r"3 actors of 1 GPUs: there are 2 GPUs; give fewer actors, a smaller share, or a "
+            r"range as 1-8 .*\.$",
         ),
         (None, 4, "1 actors of 4 GPUs: there are 2 GPUs"),
     ],

@@ -207,7 +207,8 @@ def test_a_script_needs_no_guard_and_no_ray(tmp_path: Path) -> None:
     program = f"""
 import sys
 import pipeline
-summary = pipeline.match({str(tmp_path / "photos")!r}, {str(tmp_path / "run")!r}, long_side=96, executor="local")
+photos, run = {str(tmp_path / "photos")!r}, {str(tmp_path / "run")!r}
+summary = pipeline.match(photos, run, long_side=96, executor="local")
 print(summary["pairs"], "ray" in sys.modules)
 """
     assert script(program).split() == ["1", "False"]

@@ -1,7 +1,10 @@
-"""What is Ray's alone: whose node it is, and who reads beside whom."""
+"""What is Ray's alone: whose node it is, who reads beside whom, and how its processes live."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +14,8 @@ import stages
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import Actors, Capacity, Stage, tasks_of
 
-pytestmark = pytest.mark.usefixtures("embedded_ray")
 
-
+@pytest.mark.usefixtures("embedded_ray")
 def test_a_ray_that_the_caller_started_is_used_and_left_running() -> None:
     import ray
 
@@ -23,6 +25,7 @@ def test_a_ray_that_the_caller_started_is_used_and_left_running() -> None:
     assert ray.is_initialized()
 
 
+@pytest.mark.usefixtures("embedded_ray")
 def test_without_gpus_one_process_reads_for_two_cpus(tmp_path: Path) -> None:
     read = Stage("read", partial(stages.Crowd, partial(stages.plus, 1), tmp_path))
     hold = Stage("hold", partial(stages.plus, 1), holds_model=True)
@@ -30,3 +33,40 @@ def test_without_gpus_one_process_reads_for_two_cpus(tmp_path: Path) -> None:
         found = executor.run([read, hold], tasks_of("abcd", range(4)), Actors.parse("2"))
         assert sorted(found) == [2, 3, 4, 5]
     assert [path.name for path in tmp_path.glob("at-once-*")] == ["at-once-1"]
+
+
+WORKERS = """
+import os, time, ray
+from pipeline.cli.app import _own_process
+from pipeline.execute.on_ray import TASK_CPUS, RayExecutor
+
+_own_process()  # as every command does
+
+@ray.remote(num_cpus=TASK_CPUS)
+def process():
+    time.sleep(3)  # until the others run, too
+    return os.getpid(), os.getpriority(os.PRIO_PROCESS, 0)
+
+def processes():
+    return set(ray.get([process.remote() for _ in range(4)]))
+
+with RayExecutor() as executor:
+    executor.start()
+    before = processes()
+    time.sleep(2.5)
+    print(len(before), len(processes() - before), *{niceness for _, niceness in before})
+print(ray.is_initialized())
+"""
+
+
+def test_a_command_s_processes_wait_for_the_next_shard_and_have_its_priority() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["RAY_OVERRIDE_RESOURCES"] = '{"CPU": 2}'
+    done = subprocess.run(
+        ["nice", "-n", "2", sys.executable, "-c", WORKERS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["4", "0", str(os.nice(0) + 2), "False"]

@@ -1,4 +1,4 @@
-"""Whatever is killed, whenever: afterwards every planned pair has one row, and the tables are those of a quiet run."""
+"""Whatever is killed, whenever: every pair has one row, and tables are those of a quiet run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import uuid
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
-from job_process import CONDITIONS, MARK, PROJECT, Job, done, marked, rows, shards
+from job_process import CONDITIONS, DRIVEN, MARK, PROJECT, Job, done, marked, rows, shards
 from pictures import write_views
 from quiet_run import COUNT, PLAN, check_whole, start
 
-from jobs.match_dataset import main
+from pipeline.cli import main
 from pipeline.match.read import TRIES
 
 pytestmark = pytest.mark.timeout(900)  # several starts of Ray each, on a machine that may be busy
@@ -27,31 +28,38 @@ pytestmark = pytest.mark.timeout(900)  # several starts of Ray each, on a machin
 # One machine
 
 
+@pytest.fixture(params=["local", "ray"])
+def executor(request: pytest.FixtureRequest) -> str:
+    """What carries out the work; the same is asked of both."""
+    return str(request.param)
+
+
 def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
-    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, executor: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = place / "instalments"
-    first = start(place, "instalments")
+    run = place / f"instalments-{executor}"
+    how = ("--executor", executor, "--actors", 1)
+    first = start(place, run.name, *how)
     first.until(lambda: done(run) > 0)
     monkeypatch.chdir(place)
-    assert main(["--images", "photos", "--output", "instalments", *map(str, PLAN)]) == 3
+    assert main(["match", "--images", "photos", "--output", run.name, *map(str, PLAN)]) == 4
     refused = capsys.readouterr().err
     assert re.fullmatch(
-        rf"match_dataset: {run}: another command, process {first.process.pid} on {os.uname().nodename}, works on it "
+        rf"eloftr match: {run}: another command, process {first.process.pid} on {os.uname().nodename}, works on it "
         r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC; [^\n]+\.\n",
         refused,
     )
     first.process.terminate()
-    assert first.ended() == 130, first.out + first.err
+    assert first.ended() == 3, first.out + first.err
     assert (
-        first.err.splitlines()[-1] == "match_dataset: stopped; run the same command again to go on"
+        first.err.splitlines()[-1] == "eloftr match: stopped; run the same command again to go on"
     )
     assert "Traceback" not in first.err
     before = done(run)
     assert 0 < before < shards(run)
     assert not (run / "run.lock").exists()
 
-    second = start(place, "instalments")
+    second = start(place, run.name, *how)
     second.until(lambda: done(run) > before)
     os.killpg(second.process.pid, signal.SIGKILL)
     assert second.ended() == -signal.SIGKILL
@@ -60,55 +68,65 @@ def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
     assert not (run / "summary.json").exists()
     assert json.loads((run / "run.lock").read_text())["pid"] == second.process.pid
 
-    third = start(place, "instalments", "--log", "json")
+    third = start(place, run.name, *how, "--json")
     assert third.ended() == 0, third.out + third.err
     check_whole(run, place / "quiet")
-    lines = [json.loads(line) for line in third.err.splitlines()]
-    assert [line["event"] for line in lines][:1] + [line["event"] for line in lines][-2:] == [
-        *("plan", "progress", "summary")
-    ]
-    assert lines[0]["done"] == before
-    assert lines[-1]["pairs"] == len(rows(run))
-    assert lines[-1]["session"]["pairs"] == len(rows(run)) - 3 * before
-    assert third.out == ""
+    events = [json.loads(line) for line in third.err.splitlines()]
+    assert (events[0]["event"], events[-1]["event"]) == ("plan", "progress")
+    assert events[0]["done"] == before
+    summary = json.loads(third.out)
+    assert summary["pairs"] == len(rows(run))
+    assert summary["session"]["pairs"] == len(rows(run)) - 3 * before
+    assert summary["session"]["executor"] == executor
 
 
 # A matcher that takes no time, and notes the shards that it had.
 NOTING = """
-import functools, sys
 from pathlib import Path
-from benchmarks.streaming import NoMatcher
-from jobs import match_dataset
+from pipeline.match.match import MatchedShard, MatchShard, matches_table
 
-class Noting(NoMatcher):
+class Stage(MatchShard):
+    def __init__(self, model, options):
+        pass
+
     def __call__(self, shard, attempt=1):
         (Path({noted!r}) / shard.shard).touch()
-        return super().__call__(shard, attempt)
-
-match_dataset.match_dataset = functools.partial(match_dataset.match_dataset, stage=Noting)
-sys.exit(match_dataset.main())
+        names = [[shard.names[i] for i in side] for side in shard.pairs.T]
+        matches = matches_table(names, [None] * len(shard.pairs), {{}})
+        encodes = len(shard.pixels)
+        return MatchedShard(
+            shard.shard, shard.images, matches, shard.failures, encodes, shard.seconds
+        )
 """
 
 
-def test_on_one_cpu_shards_are_finished_while_others_are_still_read(tmp_path: Path) -> None:
+def driven(folder: Path, source: str) -> dict[str, Any]:
+    """How a job is started whose stage of matching is `Stage` of this source."""
+    (folder / "substituted.py").write_text(source)
+    return {"program": ("-c", DRIVEN), "PYTHONPATH": f"{folder}{os.pathsep}{PROJECT}"}
+
+
+def test_on_one_cpu_shards_are_finished_while_others_are_still_read(
+    tmp_path: Path, executor: str
+) -> None:
     """Else whoever kills the run, however late, takes all its work."""
     write_views(tmp_path / "photos", 40, (64, 48))
     (tmp_path / "noted").mkdir()
-    program = ("-c", NOTING.format(noted=str(tmp_path / "noted")))
-    options = ("--images", "photos", "--output", "run", "--long-side", 64, "--shard-pairs", 1)
-    one_cpu = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}', "PYTHONPATH": str(PROJECT)}
-    job = Job(*options, cwd=tmp_path, program=program, **one_cpu)
+    how = driven(tmp_path, NOTING.format(noted=str(tmp_path / "noted")))
+    small = ("--long-side", 64, "--shard-pairs", 1, "--executor", executor, "--actors", 1)
+    one_cpu = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
+    job = Job("--images", "photos", "--output", "run", *small, cwd=tmp_path, **how, **one_cpu)
     job.until(lambda: done(tmp_path / "run") > 0)
     noted = len([*(tmp_path / "noted").iterdir()])
     assert 0 < noted < shards(tmp_path / "run") / 2
     job.until(lambda: done(tmp_path / "run") > 100)  # and so it goes on
     assert len([*(tmp_path / "noted").iterdir()]) < 400
     job.process.terminate()
-    assert job.ended() == 130
+    assert job.ended() == 3
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
-    place: Path, tmp_path: Path
+    place: Path, tmp_path: Path, executor: str
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -116,16 +134,16 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("file systems may not be mounted here")
     try:
-        job = start(place, str(disk / "run"))
+        job = start(place, str(disk / "run"), "--executor", executor)
         assert job.ended() == 2, job.out + job.err
         message = (
-            r"^match_dataset: .*/run/\S+: cannot be written: No space left on device; free space"
+            r"^eloftr match: .*/run/\S+: cannot be written: No space left on device; free space"
         )
         assert re.search(message, job.err, re.MULTILINE), job.err
         assert "Traceback" not in job.err
         assert done(disk / "run") < shards(disk / "run")
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        again = start(place, str(disk / "run"))
+        again = start(place, str(disk / "run"), "--executor", executor)
         assert again.ended() == 0, again.out + again.err
         check_whole(disk / "run", place / "quiet")
     finally:
@@ -144,24 +162,20 @@ sys.addaudithook(kill)
 """
 # A process that matches more than one pair of `view 8.jpg`, or any of `view 9.jpg`, is killed.
 DEADLY = """
-import functools, os, signal, sys
-from jobs import match_dataset
-from pipeline import matching
+import os, signal
+from pipeline.match.match import MatchShard
 
-class Deadly(matching.MatchShard):
+class Stage(MatchShard):
     def _match(self, shard, seconds):
         names = set(shard.images["image"].to_pylist())
         if "view 9.jpg" in names or ("view 8.jpg" in names and len(shard.pairs) > 1):
             os.kill(os.getpid(), signal.SIGKILL)
         return super()._match(shard, seconds)
-
-match_dataset.match_dataset = functools.partial(match_dataset.match_dataset, stage=Deadly)
-sys.exit(match_dataset.main())
 """
 
 
 def test_what_kills_its_process_is_set_aside_and_the_rest_goes_on(
-    place: Path, tmp_path: Path
+    place: Path, tmp_path: Path, executor: str
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(POISON)
     view = [f"view {k}.jpg" for k in range(COUNT)]
@@ -172,17 +186,9 @@ def test_what_kills_its_process_is_set_aside_and_the_rest_goes_on(
         + [(view[k], view[10]) for k in range(3)]
     )
     (tmp_path / "pairs.txt").write_text("".join(f"{first}\t{second}\n" for first, second in pairs))
-    options = (
-        "--images",
-        place / "photos",
-        "--output",
-        tmp_path / "run",
-        "--pairs",
-        tmp_path / "pairs.txt",
-    )
-    program = ("-c", DEADLY)
-    paths = f"{tmp_path}{os.pathsep}{PROJECT}"
-    job = Job(*options, *PLAN, cwd=tmp_path, program=program, PYTHONPATH=paths)
+    places = ("--images", place / "photos", "--output", tmp_path / "run")
+    options = (*places, "--pairs", tmp_path / "pairs.txt", "--executor", executor)
+    job = Job(*options, *PLAN, cwd=tmp_path, **driven(tmp_path, DEADLY))
     assert job.ended() == 0, job.out + job.err
 
     def by_pair(run: Path) -> dict[tuple[str, str], dict]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from job_process import PROJECT, Job, free_port
+from job_process import DRIVEN, PROJECT, Job, free_port
 from quiet_run import check_whole, start
 
 pytestmark = pytest.mark.timeout(900)
@@ -59,26 +59,26 @@ ENVIRONMENT = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     "CUDA_VISIBLE_DEVICES": "98,99",  # GPUs that do not exist; Ray wants their names
     "OMP_NUM_THREADS": "1",  # as an actor without a GPU, which rounds likewise
-    "PYTHONPATH": str(PROJECT),
 }
 
 # Every shard takes five seconds until the pool has grown: Ray takes its time to see that an actor is busy.
 SLOW = """
-import functools, sys, time
+import time
 from pathlib import Path
-from jobs import match_dataset
-from pipeline import matching
+from pipeline.match.match import MatchShard
 
-class Slow(matching.MatchShard):
+class Stage(MatchShard):
     def _match(self, shard, seconds):
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline and not Path({grown!r}).exists():
             time.sleep(0.1)
         return super()._match(shard, seconds)
-
-match_dataset.match_dataset = functools.partial(match_dataset.match_dataset, stage=Slow)
-sys.exit(match_dataset.main())
 """
+
+
+def paths(folder: Path) -> str:
+    """Where processes find the project and the stage of this test."""
+    return f"{folder}{os.pathsep}{PROJECT}"
 
 
 @pytest.fixture
@@ -91,6 +91,7 @@ def head(tmp_path: Path) -> Iterator[tuple[Job, str]]:
     address = f"127.0.0.1:{port}"
     nodes = {**NODES, "provider": {**NODES["provider"], "gcs_address": address}}
     (tmp_path / "nodes.json").write_text(json.dumps(nodes))
+    (tmp_path / "substituted.py").write_text(SLOW.format(grown=str(tmp_path / "has grown")))
     ports = (
         f"--port={port}",
         f"--ray-client-server-port={free_port()}",
@@ -107,6 +108,7 @@ def head(tmp_path: Path) -> Iterator[tuple[Job, str]]:
         f"--autoscaling-config={tmp_path / 'nodes.json'}",
         cwd=tmp_path,
         program=("-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        PYTHONPATH=paths(tmp_path),
         **ENVIRONMENT,
     )
     try:
@@ -122,24 +124,19 @@ def head(tmp_path: Path) -> Iterator[tuple[Job, str]]:
 
 
 def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(
-    head: tuple[Job, str], place: Path
+    head: tuple[Job, str], place: Path, tmp_path: Path
 ) -> None:
     cluster, address = head
-    grown = place / "has grown"
     options = ("--actors", "1-2", "--actor-gpus", 1, "--dtype", "float32")
-    how = {"RAY_OVERRIDE_RESOURCES": "{}", "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "2"}
-    program = ("-c", SLOW.format(grown=str(grown)))
-    job = start(
-        place,
-        "grown",
-        *options,
-        program=program,
-        RAY_ADDRESS=address,
-        PYTHONPATH=str(PROJECT),
-        **how,
-    )
+    how = {
+        "RAY_OVERRIDE_RESOURCES": "{}",
+        "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "2",
+        "RAY_ADDRESS": address,
+        "PYTHONPATH": paths(tmp_path),
+    }
+    job = start(place, "grown", *options, program=("-c", DRIVEN), **how)
     job.until(lambda: len(cluster.left("ray::MapWorker")) == 2)
-    grown.touch()
+    (tmp_path / "has grown").touch()
     assert job.ended() == 0, job.out + job.err
     assert "2 actors of 1 GPUs: there are 0 GPUs now, the others wait for new nodes" in job.out
     check_whole(place / "grown", place / "quiet")

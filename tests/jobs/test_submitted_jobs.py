@@ -131,7 +131,7 @@ def test_a_submitted_job_reads_and_writes_a_troubled_store(
             weights,
             *PLAN,
         )
-        job = head.submit("store", *options, "--storage-options", storage, "--log", "json")
+        job = head.submit("store", *options, "--storage-options", storage, "--json")
     assert job.returncode == 0, job.stdout + job.stderr
     assert min(made[word] for word in ("throttle", "reset", "cut")) > 0, made
     run = Folder("s3://bucket/run", s3)
@@ -139,7 +139,8 @@ def test_a_submitted_job_reads_and_writes_a_troubled_store(
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).write_bytes(run.read_bytes(name))
     check_whole(tmp_path / "run", place / "quiet")
-    assert '"event": "summary"' in job.stdout
+    assert '"event": "progress"' in job.stdout
+    assert '"planned_pairs"' in job.stdout
     logs = [
         path
         for path in Path(head.folder).rglob("*")

@@ -226,7 +226,8 @@ large = np.zeros((2048, 2048), np.uint8)
 mixed = shard([pixels[0], pixels[1], large, large], [(0, 1), (2, 3), (0, 2)])
 for first, second in ((0, 1), (2, 3), (4, 5), (6, 7), (0, 7)):
     stage(shard([pixels[first], pixels[second]], [(0, 1)]))
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmPeak"))  # what any pair needs
+# what any pair needs
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmPeak"))
 resource.setrlimit(resource.RLIMIT_AS, (int(peak.split()[1]) * 1024 + (10 << 20), -1))
 short = stage(many)
 failing = stage(mixed)
@@ -360,7 +361,8 @@ def anonymous():
 torch.set_num_threads(1)
 match = MatchShard(load_model("small"), MatchingOptions())
 names = [f"{n}.jpg" for n in range(12)]
-rows = [{f.name: None for f in IMAGES} | {"image": name, "width": 640, "height": 480} for name in names]
+size = {"width": 640, "height": 480}
+rows = [{f.name: None for f in IMAGES} | {"image": name, **size} for name in names]
 pixels = list(np.random.default_rng(0).integers(0, 256, (12, 480, 640), dtype=np.uint8))
 table = pa.Table.from_pylist(rows, schema=IMAGES)
 shard = DecodedShard("s", names, np.array([[0, 1]]), table, pixels, FAILURES.empty_table())

@@ -1,8 +1,11 @@
-"""Whatever an image is called, a list that was written is read back as it was, or refused when it is written."""
+"""Whatever an image is called, a list that was written is read back as it was, or refused when it
+is written.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +62,12 @@ def test_a_list_that_was_written_is_read_back(
     names, found = given_list
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"pairs{ending}"
-        try:
+        with suppress(PairListError):
             write_list(path, names, found, wanted)
-        except PairListError as error:
+        if not path.exists():
+            with pytest.raises(PairListError, match="cannot hold this name; give"):
+                write_list(path, names, found, wanted)
             assert wanted != "parquet"
-            assert "cannot hold this name; give" in str(error)
-            assert not path.exists()
             return
         again = read_pairs(path, names)
     assert again.failures.num_rows == 0, again.failures["detail"].to_pylist()

@@ -48,7 +48,8 @@ def test_pairs_in_any_order_and_direction_become_canonical() -> None:
         (
             "p.csv",
             "kapture",
-            "# kapture format: 1.1\n# query_image, map_image, score\na.jpg,b.jpg,0.5\nb.jpg,d.jpg,1\n",
+            "# kapture format: 1.1\n# query_image, map_image, score\n"
+            "a.jpg,b.jpg,0.5\nb.jpg,d.jpg,1\n",
         ),
         ("p.txt", None, "a.jpg b.jpg\nb.jpg d.jpg\n"),
         ("p.txt", "hloc", "a.jpg b.jpg\nb.jpg d.jpg\n"),
@@ -56,7 +57,8 @@ def test_pairs_in_any_order_and_direction_become_canonical() -> None:
         (
             "p.txt",
             "kapture",
-            "# kapture format: 1.1\n# query_image, map_image, score\na.jpg,b.jpg,0.5\nb.jpg,d.jpg,1\n",
+            "# kapture format: 1.1\n# query_image, map_image, score\n"
+            "a.jpg,b.jpg,0.5\nb.jpg,d.jpg,1\n",
         ),
         ("p.parquet", None, None),
     ],
@@ -126,7 +128,8 @@ def candidates(*rows: tuple[str, str, float]) -> pa.Table:
             (
                 name,
                 wanted,
-                "b.jpg Q0 c.jpg 1 0.5 eloftr\nb.jpg Q0 a.jpg 2 -0.25 eloftr\nc.jpg Q0 b.jpg 1 0.5 eloftr\n",
+                "b.jpg Q0 c.jpg 1 0.5 eloftr\nb.jpg Q0 a.jpg 2 -0.25 eloftr\n"
+                "c.jpg Q0 b.jpg 1 0.5 eloftr\n",
             )
             for name, wanted in (("c.txt", "trec"), ("c.trec", None), ("c.run", None))
         ),

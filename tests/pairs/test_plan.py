@@ -3,13 +3,11 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from pictures import write_views
 
-from pipeline.cli.commands.pairs import ARGUMENTS, HELP, METHODS, NOT_ASKED
-from pipeline.cli.commands.pairs import command as METHOD_GROUP
+from pipeline.cli.commands.pairs import ARGUMENTS, HELP, METHODS, NOT_ASKED, parameters
 from pipeline.errors import PairListError
 from pipeline.pairs.descriptors import Descriptors, write_descriptors
 from pipeline.pairs.plan import MAKERS, plan, plan_sequential, plan_spatial
@@ -39,19 +37,17 @@ def test_loop_closures_join_the_sequence_s_pairs(tmp_path: Path) -> None:
     assert found.duplicates == 0
 
 
-def test_every_way_to_choose_pairs_is_a_command_whose_options_are_its_own_with_the_same_defaults() -> (
-    None
-):
+def test_every_way_to_choose_pairs_is_a_command_with_its_options_and_defaults() -> None:
     from inspect import signature
 
     assert set(MAKERS) | {"describe"} == set(METHODS)
     for method, function in MAKERS.items():
         wanted = dict(signature(function).parameters) | dict(signature(plan).parameters)
         asked = {name: given for name, given in wanted.items() if name not in NOT_ASKED}
-        command = METHOD_GROUP.get_command(click.Context(METHOD_GROUP), method)
-        assert command is not None
-        options = {option.name: option for option in command.params}
-        assert asked.keys() == options.keys() - {"storage"}, method
+        options = {
+            option.name: option for taken in (function, plan) for option in parameters(taken)
+        }
+        assert asked.keys() == options.keys(), method
         for name, given in asked.items():
             default = None if given.default is given.empty else given.default
             assert options[name].default == default or options[name].required, (method, name)

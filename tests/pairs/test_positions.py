@@ -56,7 +56,9 @@ def test_positions_are_read_from_exif_data(tmp_path: Path, ending: str) -> None:
 
 
 def test_positions_behind_a_long_header_are_found(tmp_path: Path) -> None:
-    """WebP keeps its EXIF data behind its pixels; these are longer than what is read of a file at first."""
+    """WebP keeps its EXIF data behind its pixels; these are longer than what is read of a file at
+    first.
+    """
     noise = np.random.default_rng(0).integers(0, 256, (700, 700), np.uint8)
     exif = Image.Exif()
     exif[0x8825] = {1: "N", 2: (50.0, 0.0, 0.0), 3: "E", 4: (14.0, 0.0, 0.0)}

@@ -146,7 +146,8 @@ def test_queries_of_another_folder_have_their_own_file_or_share_one(tmp_path: Pa
     assert [row[1] for row in rows(found)] == [
         names[k] for order in np.argsort(-cosines) for k in order
     ]
-    # The same name in another folder is another photograph; one without a descriptor is a failure with its side.
+    # The same name in another folder is another photograph; one without a descriptor is a failure
+    # with its side.
     write_descriptors(tmp_path / "all.npz", Descriptors(["q.jpg", *names[1:]], vectors[:4]))
     _, found = plan_retrieval(**folders, descriptors=str(tmp_path / "all.npz"), top_k=4)
     assert {row[0] for row in rows(found)} == {"q.jpg"}

@@ -49,7 +49,8 @@ def contents(database: Path) -> dict[str, Any]:
                 (pair, match.tobytes()) for pair, match in zip(pairs, matches, strict=True)
             ),
             "geometries": sorted(
-                f"{pair} {g.config} {g.E} {g.F} {g.H} {g.cam2_from_cam1} {g.inlier_matches.tobytes()!r}"
+                f"{pair} {g.config} {g.E} {g.F} {g.H} {g.cam2_from_cam1} "
+                f"{g.inlier_matches.tobytes()!r}"
                 for pair, g in zip(*geometries, strict=True)
             ),
         }
@@ -68,7 +69,9 @@ def geometry_of(database: Path, first: int, second: int) -> tuple[Any, np.ndarra
 
 
 def camera_errors(sparse: Path, scene: Scene) -> tuple[float, float]:
-    """After alignment: largest position error over the cameras' spread, largest rotation error in degrees."""
+    """After alignment: largest position error over the cameras' spread, largest rotation error in
+    degrees.
+    """
     model = pycolmap.Reconstruction(sparse)
     numbers = {scene.name(i): i for i in range(scene.cameras)}
     images = [model.images[image] for image in model.reg_image_ids()]
@@ -330,7 +333,8 @@ def killed_at_the_second(*arguments):
     return result
 {owner}.{name} = killed_at_the_second
 run = Path({str(run)!r})
-database.import_matches(Folder(str(run)), run / "sfm" / "database.db", long_side={LONG_SIDE}, radius=1.0)
+target = run / "sfm" / "database.db"
+database.import_matches(Folder(str(run)), target, long_side={LONG_SIDE}, radius=1.0)
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=60)

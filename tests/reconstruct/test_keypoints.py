@@ -14,7 +14,9 @@ def observations(
     repeats: int = 12,
     noise: float = 0.3,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Places on a 10-pixel grid, each seen several times: image, xy, weights, and the place of each."""
+    """Places on a 10-pixel grid, each seen several times: image, xy, weights, and the place of
+    each.
+    """
     image = np.repeat(np.arange(images), places * repeats)
     place = np.tile(np.repeat(np.arange(places), repeats), images)
     xy = np.stack([place % 8 * 10.0, place // 8 * 10.0], axis=1) + rng.normal(

@@ -67,7 +67,9 @@ def test_arrays_of_different_lengths_are_refused() -> None:
 
 
 def cloud(count: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A red sheet before a blue one, both upright, and three cameras in front of them that look along y."""
+    """A red sheet before a blue one, both upright, and three cameras in front of them that look
+    along y.
+    """
     rng = np.random.default_rng(0)
     sheet = np.stack([rng.uniform(-1, 1, count), np.zeros(count), rng.uniform(-1, 1, count)], -1)
     points = np.concatenate([sheet + np.array([0, distance, 0]) for distance in (3, 4)])

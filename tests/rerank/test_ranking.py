@@ -111,7 +111,9 @@ def test_a_query_is_decided_when_enough_candidates_are_certain_and_none_before_t
 def test_the_first_places_of_a_decided_query_are_those_of_the_full_run(
     top: int, gate: int | None
 ) -> None:
-    """What the early stop claims, for whatever the candidates that were not matched turn out to have."""
+    """What the early stop claims, for whatever the candidates that were not matched turn out to
+    have.
+    """
     rng = np.random.default_rng(top)
     stopped = 0
     for _ in range(400):

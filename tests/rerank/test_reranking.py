@@ -25,7 +25,8 @@ from pipeline.match.verify import VerifyShard
 from pipeline.photos.source import Folders, list_images, read_image
 from pipeline.report.rankings import draw_rankings
 from pipeline.report.text import rerank_text
-from pipeline.rerank.job import rerank_with as rerank, round_sizes
+from pipeline.rerank.job import rerank_with as rerank
+from pipeline.rerank.job import round_sizes
 from pipeline.rerank.options import RerankOptions
 from pipeline.store.folder import Folder
 from pipeline.tables import QUERIES, RANKING
@@ -274,7 +275,9 @@ def test_another_score_or_gate_needs_no_new_matches(place: Path, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def one_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photographs of two places, and for each all others, itself first: false ones before true ones."""
+    """Six photographs of two places, and for each all others, itself first: false ones before true
+    ones.
+    """
     root = tmp_path_factory.mktemp("one")
     (root / "photos").mkdir()
     for place in range(2):
@@ -320,7 +323,9 @@ def test_in_one_folder_a_query_is_not_its_own_candidate_and_a_pair_is_matched_on
 def test_a_query_s_places_do_not_depend_on_the_pairs_of_others(
     one_folder: Path, tmp_path: Path
 ) -> None:
-    """A pair beyond one query's budget may be within another's: it is matched, and must not count for the first."""
+    """A pair beyond one query's budget may be within another's: it is matched, and must not count
+    for the first.
+    """
     lines = ["00.jpg,10.jpg", "00.jpg,11.jpg", "00.jpg,01.jpg", "01.jpg,00.jpg"]
     (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
     options = in_one_folder(one_folder, tmp_path / "run", budget=2)

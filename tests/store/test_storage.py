@@ -225,15 +225,17 @@ def test_missing_credentials_and_a_dead_endpoint_are_explained(
     ],
 )
 def test_a_missing_driver_names_its_package(url: str, module: str, package: str) -> None:
-    script = f"import sys; sys.modules[{module!r}] = None\nfrom pipeline.store.folder import Folder\nFolder({url!r}).list()"
+    script = f"""
+import sys
+sys.modules[{module!r}] = None
+from pipeline.store.folder import Folder
+Folder({url!r}).list()
+"""
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
-    protocol = url.partition("://")[0]
-    assert (
-        f"StorageError: {url}: the driver for {protocol}:// is not installed; pip install {package}."
-        in done.stderr
-    )
+    cause = f"the driver for {url.partition('://')[0]}:// is not installed"
+    assert f"StorageError: {url}: {cause}; pip install {package}." in done.stderr
 
 
 def test_options_of_a_store_reach_no_other(
@@ -249,7 +251,9 @@ def test_options_of_a_store_reach_no_other(
 def test_every_trouble_of_a_store_is_tried_again_and_a_lasting_one_ends_in_a_sentence(
     s3: dict[str, str],
 ) -> None:
-    """Each word is a trouble of the proxy: the first two answers about a file of its name are so, or all of them."""
+    """Each word is a trouble of the proxy: the first two answers about a file of its name are so,
+    or all of them.
+    """
     direct = Folder("s3://bucket/troubled", s3)
     words = ("throttle", "reset", "hang", "cut", "slow")
     for word in words:
@@ -296,8 +300,13 @@ def test_an_upload_that_breaks_off_is_not_there(s3: dict[str, str]) -> None:
     address = urlsplit(s3["endpoint_url"])
     for name in ("t.parquet", "new.parquet"):
         with socket.create_connection((address.hostname, address.port)) as connection:
-            head = f"PUT /bucket/broken%20off/{name} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 1000\r\n\r\n"
-            connection.sendall(head.encode() + b"half of it")
+            lines = (
+                f"PUT /bucket/broken%20off/{name} HTTP/1.1",
+                f"Host: {address.netloc}",
+                "Content-Length: 1000",
+                "\r\nhalf of it",
+            )
+            connection.sendall("\r\n".join(lines).encode())
     time.sleep(0.2)
     assert direct.read_bytes("t.parquet") == b"old"
     assert direct.list() == ["t.parquet"]

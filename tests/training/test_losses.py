@@ -1,4 +1,6 @@
-"""Losses against exact correspondence: what they call true must be true, and what is right must cost nothing."""
+"""Losses against exact correspondence: what they call true must be true, and what is right must
+cost nothing.
+"""
 
 from __future__ import annotations
 
@@ -104,8 +106,9 @@ def test_a_subpixel_shift_has_the_offset_that_arithmetic_says() -> None:
     flow, visible = affine_flow(1, 8.25, -0.4)
     window = torch.tensor([[0, 3 * CELLS + 3, 3 * CELLS + 4]])
     numbers, pixel0, pixel1, offset = true_pixels(window, flow, visible)
-    # Pixel 0 of cell (3, 3) lies at 24 − 3.5 = 20.5 and goes to (28.75, 20.1); the window of cell (3, 4) begins at
-    # (28.5, 20.5). So every pixel meets its own number, and is off by (0.25, −0.4).
+    # Pixel 0 of cell (3, 3) lies at 24 − 3.5 = 20.5 and goes to (28.75, 20.1); the window of cell
+    # (3, 4) begins at (28.5, 20.5). So every pixel meets its own number, and is off by (0.25,
+    # −0.4).
     assert numbers.tolist() == [0] * 64
     assert pixel0.tolist() == pixel1.tolist() == list(range(64))
     torch.testing.assert_close(offset, torch.tensor([[0.25, -0.4]]).expand(64, 2))
@@ -233,9 +236,11 @@ def test_the_distance_of_an_offset_is_its_length_but_smooth_at_nothing() -> None
 
 
 class Oracle:
-    """A model whose features name the place they come from, so that true matches and only these are alike.
+    """A model whose features name the place they come from, so that true matches and only these are
+    alike.
 
-    Image 1 is image 0 moved by `shift` pixels, even numbers: half-resolution features then agree exactly.
+    Image 1 is image 0 moved by `shift` pixels, even numbers: half-resolution features then agree
+    exactly.
     """
 
     def __init__(self, shift: tuple[int, int]) -> None:
@@ -255,7 +260,7 @@ class Oracle:
         return half, coarse, coarse
 
     def places(self, side: int, step: int, moved: bool, batch: int) -> Tensor:
-        """Fourier features of the places of a map, in pixels of image 0: alike only within a pixel."""
+        """Fourier features of the places of a map, in pixels of image 0, alike within a pixel."""
         y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
         at = step * torch.stack([x, y], -1).float() - (self.shift if moved else 0)
         angles = at @ self.waves
@@ -263,7 +268,7 @@ class Oracle:
         return features.permute(2, 0, 1).expand(batch, -1, -1, -1)
 
     def cells(self, moved: bool) -> Tensor:
-        """A channel for each cell of image 1; a cell of image 0 has that of the cell it lands on."""
+        """A channel for each cell of image 1; a cell of image 0 has that of where it lands."""
         if moved:
             return 60 * torch.eye(CELLS**2).unflatten(1, (CELLS, CELLS))
         features = torch.zeros(CELLS**2, CELLS**2)

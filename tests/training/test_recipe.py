@@ -1,4 +1,6 @@
-"""The recipe: a run learns, writes its curve and weights, and goes on after a cut as if nothing had happened."""
+"""The recipe: a run learns, writes its curve and weights, and goes on after a cut as if nothing had
+happened.
+"""
 
 from __future__ import annotations
 
@@ -177,7 +179,9 @@ def test_resuming_with_fewer_steps_ends_the_run_with_its_decay() -> None:
 
 
 class Knowing(nn.Module):
-    """A matcher that was told the truth: every visible place of its windows, moved in image 1 by `errors` pixels."""
+    """A matcher that was told the truth: every visible place of its windows, moved in image 1 by
+    `errors` pixels.
+    """
 
     def __init__(self, views: Views, errors: list[float]) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Synthetic training pairs: their ground truth must be exact, and a pair must depend on its index alone."""
+"""Synthetic training pairs: their ground truth must be exact, and a pair must depend on its index
+alone.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def test_flow_carries_image1_onto_image0(geometry_only: list[Pair]) -> None:
 
 
 def test_flow_has_no_subpixel_bias(geometry_only: list[Pair]) -> None:
-    """The shift that would best explain what is left, by least squares on the gradient (Lucas-Kanade)."""
+    """The shift that would best explain what is left, by least squares on the gradient
+    (Lucas-Kanade).
+    """
     shifts = []
     for pair in geometry_only:
         image0 = pair.image0.astype(np.float32)
@@ -119,7 +123,9 @@ def test_hidden_points_inside_image1_do_not_look_alike(geometry_only: list[Pair]
 
 
 def test_no_two_visible_points_share_a_place_in_image1(geometry_only: list[Pair]) -> None:
-    """A surface and what it hides cannot both be seen: neighbours in image 1 are neighbours in image 0."""
+    """A surface and what it hides cannot both be seen: neighbours in image 1 are neighbours in
+    image 0.
+    """
     doubled, total = 0, 0
     for pair in geometry_only:
         y, x = np.nonzero(pair.visible)

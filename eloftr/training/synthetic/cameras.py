@@ -36,7 +36,10 @@ class Camera:
 
 
 class Raster:
-    """The pixels of a view. `pixels`: homogeneous, (3, H, W); `coarse`: some 4 pixels apart, (3, H // 4, W // 4)."""
+    """The pixels of a view, homogeneous.
+
+    `pixels` (3, H, W): all of them. `coarse` (3, H // 4, W // 4): some 4 pixels apart.
+    """
 
     def __init__(self, height: int, width: int) -> None:
         self.height, self.width = height, width
@@ -84,12 +87,18 @@ def affine(matrix: np.ndarray, points: Tensor) -> Tensor:
 
 
 def homography(matrix: np.ndarray, points: Tensor) -> tuple[Tensor, Tensor]:
-    """`points` (2 or more, H, W) through `matrix` (3, 3): (2, H, W), and whether they lie in front of the camera."""
+    """`points` (2 or more, H, W) through `matrix` (3, 3).
+
+    Returns (2, H, W), and whether they lie in front of the camera (H, W).
+    """
     return _divide(affine(matrix, points))
 
 
 def project(camera: Camera, points: Tensor) -> tuple[Tensor, Tensor]:
-    """World points (3, H, W) to pixels (2, H, W), and whether they lie in front of the camera (H, W)."""
+    """World points (3, H, W) to pixels (2, H, W).
+
+    Returns too whether they lie in front of the camera (H, W).
+    """
     return _divide(linear(camera.projection, points - _column(camera.centre)))
 
 

@@ -1,4 +1,7 @@
-"""Planar patches of photographs with random outlines, which hide what lies behind them and may move."""
+"""Planar patches of photographs with random outlines, which hide what lies behind them.
+
+They may move between the views.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +47,11 @@ def random_patch(
     depth: float,
     motion: float,
 ) -> Patch:
-    """A patch on a random ray of one camera, `depth` of the way from the ground to the lower camera.
+    """A patch on a random ray of one camera.
 
-    extents: (photographs, 2) widths and heights. motion: 0 for a patch that rests, 1 for one that moves freely.
+    depth: its place, as a share of the way from the ground to the lower camera. extents:
+    (photographs, 2) widths and heights. motion: 0 for a patch that rests, 1 for one that moves
+    freely.
     """
     camera = cameras[rng.integers(2)]
     pixel = np.array(
@@ -90,7 +95,10 @@ def bounds(
 
 
 def meet_patch(patch: Patch, cameras: tuple[Camera, Camera], view: int, pixels: Tensor) -> Tensor:
-    """(3, H, W): (a, b) behind `pixels` (2 or more, H, W) of the view, and the distance to the outline there."""
+    """Where the rays of `pixels` (2 or more, H, W) of a view meet the patch: (3, H, W).
+
+    The rows are (a, b), and the distance to the outline there.
+    """
     inverse = np.linalg.inv(patch.to_pixel(cameras, view))
     ab, in_front = homography(inverse, pixels)
     grid = (ab / OUTLINE).permute(1, 2, 0)[None]
@@ -99,8 +107,11 @@ def meet_patch(patch: Patch, cameras: tuple[Camera, Camera], view: int, pixels: 
 
 
 def _axes(rng: np.random.Generator, sights: list[np.ndarray]) -> np.ndarray:
-    """(3, 3): columns are a patch's axes and normal; near parallel to the ground, or standing up as far as both
-    `sights`, unit vectors from the cameras, still meet its front."""
+    """A patch's axes and normal, the columns of (3, 3).
+
+    They are nearly parallel to the ground, or stand up as far as both `sights`, unit vectors from
+    the cameras, still meet the front.
+    """
     while True:
         axis = unit(rng.normal(size=2))
         axes = rotation(np.append(axis, 0), rng.beta(1, 1.5) * math.radians(60))
@@ -111,7 +122,10 @@ def _axes(rng: np.random.Generator, sights: list[np.ndarray]) -> np.ndarray:
 
 
 def _outline(rng: np.random.Generator) -> Tensor:
-    """An ellipse, convex polygon, blob, or foliage of separate pieces: (1, 1, n, n), positive inside."""
+    """An ellipse, convex polygon, blob, or foliage of separate pieces.
+
+    Returns (1, 1, n, n), positive inside.
+    """
     y, x = np.mgrid[-OUTLINE:OUTLINE:64j, -OUTLINE:OUTLINE:64j]
     radius = np.hypot(x, y)
     kind = rng.choice(["ellipse", "polygon", "blob", "foliage"], p=[0.15, 0.4, 0.25, 0.2])

@@ -1,4 +1,7 @@
-"""What differs between two photographs of one place besides geometry: light, exposure, lens, sensor and file."""
+"""What differs between two photographs of one place besides geometry.
+
+That is light, exposure, lens, sensor and file.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from eloftr.training.synthetic.noise import smooth_noise
 def photometric(rng: np.random.Generator, image: np.ndarray, difficulty: float = 1.0) -> np.ndarray:
     """`image` as one camera might have taken it: (H, W) float32 grey levels, 0 to 255, in and out.
 
-    difficulty: 0 to 1; how often it is blurred and compressed, and how noisy it is."""
+    difficulty: 0 to 1; how often it is blurred and compressed, and how noisy it is.
+    """
     image = np.clip(image / 255, 0, 1)
     image = _expose(rng, _light(rng, image))
     if rng.random() < 0.4 * difficulty:

@@ -18,14 +18,16 @@ MAX_TILT = math.radians(60)
 def random_plane(
     rng: np.random.Generator, extents: np.ndarray, raster: Raster, ease: float
 ) -> TwoViewScene:
-    """Two cameras over flat ground; `ease` in (0, 1] shrinks the difference between them.
+    """Two cameras over flat ground.
 
-    extents: (photographs, 2) widths and heights.
+    ease: in (0, 1]; it shrinks the difference between the cameras. extents: (photographs, 2) widths
+    and heights.
     """
     photograph = int(rng.integers(len(extents)))
     extent = extents[photograph]
     side = max(raster.height, raster.width)
-    # Photograph pixels per view pixel: from about 1, or views blur, to what still lies on the photograph.
+    # Photograph pixels per view pixel: from about 1, or views blur, to what still lies on the
+    # photograph.
     zoom = ease * rng.uniform(-1, 1)
     widest = 1.1 * extent.min() / side / 2 ** (abs(zoom) / 2)
     finest = min(0.85 * 2 ** (abs(zoom) / 2), widest)
@@ -58,7 +60,11 @@ def random_plane(
 
 
 def well_placed(scene: TwoViewScene, raster: Raster, overlap: float, on_photograph: float) -> bool:
-    """Whether, on flat ground, view 1 sees this share of view 0, and this share of each is on the photograph."""
+    """Whether the cameras see enough of each other's view and of the photograph, on flat ground.
+
+    overlap: share of view 0 that view 1 must see. on_photograph: share of each view that must lie
+    on the photograph.
+    """
     grounds = [meet_plane(camera, raster.coarse) for camera in scene.cameras]
     on = [(affine(scene.texture, ground).abs() <= 1).all(0).float().mean() for ground in grounds]
     points, _ = project(scene.cameras[1], grounds[0])
@@ -68,7 +74,10 @@ def well_placed(scene: TwoViewScene, raster: Raster, overlap: float, on_photogra
 def furnish(
     rng: np.random.Generator, scene: TwoViewScene, extents: np.ndarray, raster: Raster, ease: float
 ) -> TwoViewScene:
-    """The scene with a relief, or patches, or both, or neither; `ease` in (0, 1] also slows moving patches."""
+    """The scene with a relief, or patches, or both, or neither.
+
+    ease: in (0, 1]; it also slows moving patches.
+    """
     relief, patches = None, []
     if rng.random() < 0.5:
         relief = random_relief(rng, scene.cameras, raster)
@@ -103,7 +112,10 @@ def _camera(
     azimuth: float,
     roll: float,
 ) -> Camera:
-    """A camera looking at `target` on the ground, where its pixels are `density` wide; angles in radians, roll in °."""
+    """A camera looking at `target` on the ground, where its pixels are `density` wide.
+
+    Angles are in radians, roll in degrees.
+    """
     about_axis = rotation(np.array([0, 0, 1.0]), math.radians(roll))
     turned = about_axis @ rotation(np.array([math.cos(azimuth), math.sin(azimuth), 0]), tilt)
     centre = np.append(target, 0) - density * focal * turned[2]

@@ -17,7 +17,7 @@ Pyramid = list[np.ndarray]  # four grey levels (h, w) uint8, each half the size 
 
 
 def load_pyramid(path: Path, longest: int) -> Pyramid:
-    """The photograph, turned as its EXIF says, with its longer side reduced to at most `longest` pixels.
+    """The photograph, turned as its EXIF says, its longer side at most `longest` pixels.
 
     Raises ImageReadError when it is not readable.
     """
@@ -39,10 +39,11 @@ def load_pyramid(path: Path, longest: int) -> Pyramid:
 
 
 def sample(pyramid: Pyramid, points: Tensor) -> Tensor:
-    """The photograph, mirrored at its borders, at `points` (2, H, W) of its [-1, 1]²: (H, W) float32.
+    """The photograph, mirrored at its borders, at `points` (2, H, W) of its [-1, 1]².
 
-    Without aliasing: a pixel is one tap, or in views with wide pixels the mean of 2×2, which follow the
-    foreshortening, from the pyramid levels that suit its scale.
+    Returns (H, W) float32, without aliasing. A pixel is one tap, or in views with wide pixels the
+    mean of 2×2 taps that follow the foreshortening. They come from the pyramid levels that suit the
+    pixel's scale.
     """
     height, width = pyramid[0].shape
     dx, dy = steps(points)

@@ -19,7 +19,10 @@ FIRST_STEPS, LAST_STEPS = 6, 1  # Newton's, from Z = 0 and from the heights foun
 
 @dataclass(frozen=True)
 class Relief:
-    """A height map over the square `centre` ± `half` of the world; beyond, it continues as its border."""
+    """A height map over the square `centre` ± `half` of the world.
+
+    Beyond the square it continues as its border.
+    """
 
     heights: Tensor  # (1, 3, NODES, NODES): Z and its derivatives along X and Y
     centre: np.ndarray  # (2,) world
@@ -75,7 +78,10 @@ def meet_plane(camera: Camera, pixels: Tensor) -> Tensor:
 
 
 def meet_relief(camera: Camera, relief: Relief, raster: Raster) -> Tensor:
-    """World points (3, H, W) where the rays of a view meet the relief, found on its coarse grid first."""
+    """World points (3, H, W) where the rays of a view meet the relief.
+
+    They are found on the view's coarse grid first.
+    """
     heights = torch.zeros_like(raster.coarse[2])
     x, y = _newton(camera, relief, raster.coarse, heights, FIRST_STEPS)
     heights = relief.at(x, y)[:1]
@@ -83,7 +89,8 @@ def meet_relief(camera: Camera, relief: Relief, raster: Raster) -> Tensor:
         heights[None], raster.pixels.shape[1:], mode="bilinear", align_corners=True
     )[0, 0]
     x, y = _newton(camera, relief, raster.pixels, heights, LAST_STEPS)
-    # Z from the relief, not from the ray: the point is on the ground however well the ray converged.
+    # Z from the relief, not from the ray: the point is on the ground however well the ray
+    # converged.
     return torch.stack([x, y, relief.at(x, y)[0]])
 
 

@@ -1,4 +1,4 @@
-"""A scene seen by two cameras: what each ray meets, the rendered views, and the correspondence between them."""
+"""A scene seen by two cameras: what each ray meets, the views, and their correspondence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ SAME_POINT = 0.3  # pixels: a relief point that comes back farther from where it
 
 @dataclass(frozen=True)
 class TwoViewScene:
-    """A photograph as the ground, flat without a `relief`, and patches before it, of which later hide earlier ones."""
+    """A photograph as the ground, and patches before it.
+
+    Without a `relief` the ground is flat. Later patches hide earlier ones.
+    """
 
     cameras: tuple[Camera, Camera]
     photograph: int
@@ -40,7 +43,10 @@ class Hit:
 
 @dataclass(frozen=True)
 class Sight:
-    """What the rays of a view meet: `ground` (3, H, W), world points, and the patches in the scene's order."""
+    """What the rays of a view meet.
+
+    `ground` (3, H, W): world points. `hits`: the patches, in the scene's order.
+    """
 
     ground: Tensor
     hits: list[Hit]
@@ -95,7 +101,8 @@ def flow_and_visibility(
     for number, patch in enumerate(scene.patches):
         visible &= (layer >= number) | (meet_patch(patch, scene.cameras, 1, flow)[2] <= 0)
     if scene.relief is not None:
-        # A relief can hide itself: the ground seen at that position of view 1 must be the same ground.
+        # A relief can hide itself: the ground seen at that position of view 1 must be the same
+        # ground.
         grid = (
             torch.stack([flow[0] / (raster.width - 1), flow[1] / (raster.height - 1)], -1) * 2 - 1
         )

@@ -1,13 +1,19 @@
 """Synthetic training pairs: two grey views of real photographs with exact dense correspondence.
 
-Every pair is a small 3D scene seen by two pinhole cameras. The ground is a photograph on the plane Z = 0,
-flat or bent into a smooth relief; in front of it hang up to four planar patches of other photographs, cut to
-random outlines, which hide what lies behind them and sometimes move on their own between the views. The
-cameras differ in viewpoint (tilt up to 60°), distance, focal length and roll. Both views are rendered from
-the photographs, so neither is the privileged, unresampled one; then each gets its own exposure, light, blur,
+Every pair is a small 3D scene seen by two pinhole cameras. The ground is a photograph on the plane
+Z = 0,
+flat or bent into a smooth relief; in front of it hang up to four planar patches of other
+photographs, cut to
+random outlines, which hide what lies behind them and sometimes move on their own between the views.
+The
+cameras differ in viewpoint (tilt up to 60°), distance, focal length and roll. Both views are
+rendered from
+the photographs, so neither is the privileged, unresampled one; then each gets its own exposure,
+light, blur,
 noise and compression.
 
-Units: the world's unit is one pixel of the ground photograph, X right, Y down, Z away from the cameras. Pixel
+Units: the world's unit is one pixel of the ground photograph, X right, Y down, Z away from the
+cameras. Pixel
 centres are at integers, the top-left one at (0, 0).
 """
 
@@ -31,22 +37,24 @@ from eloftr.training.synthetic.two_view import flow_and_visibility, look, render
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 HELD_OUT_EVERY = 20
 MIN_VISIBLE = 0.1  # share of image 0 that image 1 must see
-MIN_ON_PHOTOGRAPH = (
-    0.75  # share of each view's ground inside the photograph, not in its mirror images
-)
+# Share of each view's ground inside the photograph, not in its mirror images.
+MIN_ON_PHOTOGRAPH = 0.75
 MIN_TEXTURE = 1.5  # grey levels: mean step between neighbours below which a view is mostly sky
-GENTLE = 0.8  # share of the pairs that are easier: as real pairs are, and as sub-pixel accuracy is learned from
-STRICT_ATTEMPTS = (
-    8  # then any place and texture will do: some lists hold nothing but tiny or empty photographs
-)
+# Share of the pairs that are easier: as real pairs are, and as sub-pixel accuracy is learned from.
+GENTLE = 0.8
+# After so many attempts any place and texture will do: some lists hold nothing but tiny or empty
+# photographs.
+STRICT_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
 class Pair:
     """One training pair, or a batch of them with a leading axis B on every field.
 
-    `image0`, `image1`: (H, W) uint8. `flow`: (H, W, 2) float32, the exact (x, y) position in image 1 of every
-    pixel of image 0, also where it is hidden or outside (1e5 where it is behind camera 1). `visible`: (H, W)
+    `image0`, `image1`: (H, W) uint8. `flow`: (H, W, 2) float32, the exact (x, y) position in image
+    1 of every
+    pixel of image 0, also where it is hidden or outside (1e5 where it is behind camera 1).
+    `visible`: (H, W)
     bool, the point is inside image 1 and not hidden there.
     """
 
@@ -57,13 +65,17 @@ class Pair:
 
 
 def list_photographs(folder: Path) -> list[Path]:
-    """All images under `folder`, recursively, in sorted order. Raises ArgumentError when there are none."""
+    """All images under `folder`, recursively, in sorted order.
+
+    Raises ArgumentError when there are none.
+    """
     paths = sorted(
         p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
     )
     if not paths:
         raise ArgumentError(
-            f"{folder}: no photographs found; give a folder with {', '.join(sorted(SUFFIXES))} files."
+            f"{folder}: no photographs found; give a folder with {', '.join(sorted(SUFFIXES))} "
+            "files."
         )
     return paths
 
@@ -77,11 +89,14 @@ def split(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 class Views:
     """Pairs of views of `photographs`; pair `index` depends on `seed` and `index` only.
 
-    `size` is the views' side or (height, width) in pixels. `photometric=False` leaves out exposure, light,
-    blur, noise and compression: the two images then differ by geometry and resampling alone. `easy`: share of
-    the pairs that are easier than all others, as neighbours among real photographs are. Photographs are
-    kept in memory as grey pyramids whose longer side is at most `longest` pixels: 0.4 MB for 640×480. Raises
-    ArgumentError for no photographs or too small a size, ImageReadError for one that is not readable.
+    size: the views' side or (height, width) in pixels. photometric: False leaves out exposure,
+    light, blur, noise and compression, so that the two images differ by geometry and resampling
+    alone. easy: share of the pairs that are easier than all others, as neighbours among real
+    photographs are.
+    Photographs are kept in memory as grey pyramids whose longer side is at most `longest` pixels:
+    0.4 MB for 640×480.
+    Raises ArgumentError for no photographs or too small a size, ImageReadError for one that is not
+    readable.
     """
 
     def __init__(
@@ -147,7 +162,10 @@ class Views:
         return rng.uniform(0.2, 1) ** 2 if rng.random() < GENTLE else 1.0
 
     def batch(self, indices: Iterable[int]) -> Pair:
-        """The pairs with these indices, stacked: image0, image1, visible (B, H, W), flow (B, H, W, 2)."""
+        """The pairs with these indices, stacked.
+
+        image0, image1 and visible are (B, H, W), flow is (B, H, W, 2).
+        """
         pairs = [self.pair(index) for index in indices]
         return Pair(
             *(np.stack([getattr(pair, field.name) for pair in pairs]) for field in fields(Pair))

@@ -114,7 +114,7 @@ def _parameter(name: str, kind: Any, default: Any) -> click.Parameter:
         return click.Argument([name], nargs=-1 if many else 1, required=True)
     names = [f"--{name.replace('_', '-')}", name]
     if kind is bool:
-        return click.Option(names, is_flag=True, help=HELP[name])
+        return click.Option(names, is_flag=True, default=default, help=HELP[name])
     (plain,) = (one for one in get_args(kind) or (kind,) if one is not NoneType)
     return click.Option(
         names,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -10,9 +11,10 @@ import click
 
 from eloftr import EfficientLoFTRConfig
 from eloftr.training.options import SMALL, TrainingOptions
-from eloftr.training.recipe import train
+from eloftr.training.recipe import entry_text, train
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
+from pipeline.events import Event
 
 HELP = {
     "steps": "Optimiser steps in all.",
@@ -74,6 +76,10 @@ def command(
     """
     size = EfficientLoFTRConfig.from_pretrained(config) if config else SMALL
     options = TrainingOptions(**given)
-    train(photographs, output, size, options)
+
+    def report(entry: Mapping[str, float]) -> None:
+        console(Event("training", entry_text(entry), {**entry}))
+
+    train(photographs, output, size, options, report)
     console.finish("", {"output": output, "steps": options.steps})
     return ExitCode.DONE

@@ -19,7 +19,8 @@ from benchmarks.quality.datasets import (
     load_pairs,
     load_view,
 )
-from benchmarks.quality.quality import evaluate_set, judge, main, pose_auc, summarise, table
+from benchmarks.quality.judging import judge, pose_auc, summarise
+from benchmarks.quality.quality import evaluate_set, main, table
 from benchmarks.quality.sift import detect_sift, match_sift
 
 INTRINSICS = np.array([[900.0, 0, 500], [0, 910.0, 380], [0, 0, 1]])

@@ -13,6 +13,7 @@ import torch
 from pictures import write_views
 
 from benchmarks.speed import matcher, pipeline, precision, savings, stages, widened
+from benchmarks.speed.images import near_pairs, windows
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
 from eloftr.matching.matcher import Matcher
 from eloftr.model import PairMatches
@@ -46,8 +47,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", [*savings.SAVINGS, *savings.CANDIDATES])
 def test_every_saving_changes_the_cost_and_not_the_matches(name: str, weights: Path) -> None:
-    what = matcher.near_pairs(3, 2, step=32)
-    images, pairs = matcher.windows(None, 64, 96, what), what.pairs
+    what = near_pairs(3, 2, step=32)
+    images, pairs = windows(None, 64, 96, what), what.pairs
     product = savings.Side(savings.Variant(), weights, CPU, torch.float32)
     other = savings.Side((savings.SAVINGS | savings.CANDIDATES)[name], weights, CPU, torch.float32)
     found = savings.compare(product, other, images, pairs, rounds=1)
@@ -64,7 +65,7 @@ def test_every_saving_changes_the_cost_and_not_the_matches(name: str, weights: P
 
 
 def test_a_variant_that_computes_something_else_is_refused(weights: Path) -> None:
-    images = matcher.windows(None, 64, 96, matcher.near_pairs(2, 1, step=32))
+    images = windows(None, 64, 96, near_pairs(2, 1, step=32))
     product, other = (
         savings.Side(savings.Variant(), weights, CPU, torch.float32) for _ in range(2)
     )
@@ -75,8 +76,8 @@ def test_a_variant_that_computes_something_else_is_refused(weights: Path) -> Non
 
 def test_the_three_methods_match_the_same_pairs(weights: Path) -> None:
     pytest.importorskip("transformers")
-    what = matcher.near_pairs(3, 2, step=32)
-    images, pairs = matcher.windows(None, 64, 96, what), what.pairs
+    what = near_pairs(3, 2, step=32)
+    images, pairs = windows(None, 64, 96, what), what.pairs
     methods = {
         name: matcher.method(name, weights, CPU, torch.float32)
         for name in ("ours", "plain", "transformers")
@@ -93,7 +94,7 @@ def test_the_bundled_weights_find_the_same_in_the_published_size() -> None:
     assert wide.config.stage_num_blocks == published.stage_num_blocks
     assert wide.config.out_features == published.out_features
     assert wide.config.num_attention_layers == published.num_attention_layers
-    images = matcher.windows(None, 160, 192, matcher.near_pairs(2, 1, step=32))
+    images = windows(None, 160, 192, near_pairs(2, 1, step=32))
     (found,), (expected,) = (
         Matcher(model, CPU, torch.float32).match(images[:1], images[1:]) for model in (wide, narrow)
     )
