@@ -93,7 +93,7 @@ def blocks(language: str) -> list[Block]:
 
 
 def commands() -> list[Command]:
-    """What follows a `$` in the console blocks, with the output below it; continued lines joined."""
+    """What follows a `$` in the console blocks, with its output; continued lines are joined."""
     found = []
     for block in blocks("console"):
         for part in re.split(r"^\$ ", block.text.replace("\\\n", " "), flags=re.M)[1:]:
