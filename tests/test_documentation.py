@@ -52,7 +52,7 @@ from pipeline.vocabulary import (
     PAIR_MEANINGS,
     VERIFIED,
     Geometry,
-    Stage,
+    StageName,
     Status,
 )
 
@@ -595,7 +595,7 @@ def test_the_metrics_are_those_of_the_code() -> None:
     assert {row[0] for row in metrics} == {f"ray_{name}_total" for name in counted}
     labels = {row[0]: row[1] for row in metrics}
     assert all(status in labels["ray_eloftr_pairs_total"] for status in Status)
-    stages = {stage for stage in Stage if stage is not Stage.PLAN}
+    stages = {stage for stage in StageName if stage is not StageName.PLAN}
     assert stages == set(re.findall(r"\w+", labels["ray_eloftr_stage_seconds_total"])[1:])
 
 
