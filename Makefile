@@ -2,7 +2,7 @@
 # `make test PYTHON=python3.12 CONSTRAINTS=` runs the tests with another interpreter and the newest packages.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
-WORKERS ?= 0 # processes that share the tests; 0 runs them in pytest's own process
+WORKERS ?= 2 # processes that share the tests, a file each; 0 runs them in pytest's own process
 BIN := .venv/bin
 PINNED := $(addprefix --constraint ,$(CONSTRAINTS))
 
@@ -25,7 +25,7 @@ demo: .venv/installed
 	$(BIN)/eloftr demo
 
 test: lint docs
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --cov
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -85,9 +85,9 @@ def match(
     Returns the summary, which is also in `output/summary.json`. Raises an EloftrError before any
     work for everything that is wrong with the arguments.
     """
+    chosen = _run_options(locals())  # before anything else has a name here
     from pipeline.match.job import match_photographs
 
-    chosen = _run_options(locals())
     with _closing(executor) as carrying:
         return match_photographs(chosen, carrying, _actors(actors), progress)
 

@@ -102,7 +102,7 @@ class Scene:
 
 
 def matches_table(rows: list[tuple[str, str, np.ndarray, np.ndarray]]) -> pa.Table:
-    """(image0, image1, (2, M, 2) points, (M,) scores) per pair → MATCHES that nobody verified yet."""
+    """(image0, image1, (2, M, 2) points, (M,) scores) per pair → MATCHES, not verified."""
     columns: dict[str, pa.Array] = {
         "image0": pa.array([row[0] for row in rows], pa.string()),
         "image1": pa.array([row[1] for row in rows], pa.string()),

@@ -1,8 +1,10 @@
-"""The files of deploy/ against the published schemas: Ray's launcher, EC2's RunInstances, Kubernetes' pods, RayJob.
+"""The files of deploy/ against the published schemas of Ray's launcher, EC2's RunInstances,
+Kubernetes' pods, and RayJob.
 
-KubeRay publishes the schema of RayJob with its operator alone. RAYJOB below has the fields of its v1 API that we use,
-compared by hand with its resource definition and Go types, and what its operator refuses beyond them: long names, and
-pods that restart by themselves under Ray's autoscaler.
+KubeRay publishes the schema of RayJob with its operator alone. RAYJOB below has the fields of its
+v1 API that we use. They were compared by hand with its resource definition and Go types. It also
+refuses what the operator refuses beyond them: long names, and pods that restart by themselves under
+Ray's autoscaler.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from test_documentation import understood
 
-from jobs.match_dataset import parse_arguments
-from pipeline.execute.executor import Actors
+from pipeline.execute.executor import Actors, Capacity
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 
@@ -177,9 +179,7 @@ def test_mistakes_in_a_cluster_are_found() -> None:
         check_cluster(config)
 
 
-def test_both_have_a_cpu_head_for_the_driver_and_gpu_workers_from_none_to_a_bound_on_spot_and_on_demand() -> (
-    None
-):
+def test_both_have_a_cpu_head_and_bounded_gpu_workers_on_spot_and_on_demand() -> None:
     cluster = loaded("rayjob.yaml")["spec"]["rayClusterSpec"]
     assert cluster["enableInTreeAutoscaling"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -209,15 +209,19 @@ def test_both_have_a_cpu_head_for_the_driver_and_gpu_workers_from_none_to_a_boun
     )
 
 
-def test_the_command_of_the_rayjob_is_one_of_the_job_and_its_actors_have_gpus_to_wait_for() -> None:
+def test_the_command_of_the_rayjob_is_understood_and_its_actors_have_gpus_to_wait_for() -> None:
     job = loaded("rayjob.yaml")["spec"]
-    program = "python -m jobs.match_dataset"
-    assert job["entrypoint"].startswith(program + " ")
-    arguments = parse_arguments(shlex.split(job["entrypoint"].removeprefix(program)))
-    actors = Actors.parse(arguments.actors, arguments.actor_gpus)
+    program, *arguments = shlex.split(job["entrypoint"])
+    assert [program, arguments[0]] == ["eloftr", "match"]
+    given = understood(arguments)
+    actors = Actors.parse(given["actors"], given["actor_gpus"])
     groups = job["rayClusterSpec"]["workerGroupSpecs"]
     assert actors.most == sum(group["maxReplicas"] for group in groups)
-    assert actors.resolved(1, 0, 1000) == (1, actors.most, 1.0)  # begins without a single GPU
+    assert actors.resolved(Capacity(1, 0), 1000) == (
+        1,
+        actors.most,
+        1.0,
+    )  # begins without a single GPU
     assert "storage-options" not in job["entrypoint"]  # Ray's job server keeps and shows it
 
 

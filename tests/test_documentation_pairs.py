@@ -14,18 +14,22 @@ import pytest
 from pictures import views
 from PIL import Image
 from synthetic_run import LONG_SIDE, Scene, write_shard
-from test_documentation import Command, blocks, commands, section, shape, tables, text_of
+from test_documentation import Command, blocks, commands, section, shape, tables_of, text_of
 
-from jobs import plan_pairs, reconstruct
+from pipeline.cli import main
+from pipeline.cli.commands.pairs import METHODS
 from pipeline.match.options import VerificationOptions
 from pipeline.match.verify import VerifyShard
-from pipeline.pairs.pair_list import descriptors
+from pipeline.pairs import formats
+from pipeline.pairs.descriptors import read_descriptors
+from pipeline.vocabulary import LIST_MEANINGS
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photographs taken along a street at 10 m from each other, the sixth where the first was, one cut off; their
-    positions; a run that matched each of its images with the next two, and its model."""
+    """Six photographs of a street, 10 m apart, the sixth where the first was; a seventh that is
+    cut off; their positions; a run that matched each image with the next two, and its model.
+    """
     folder = tmp_path_factory.mktemp("pairs")
     (folder / "photos").mkdir()
     metres = [0, 10, 20, 30, 40, 0]
@@ -54,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shard(
         folder / "run", "00000", verify(scene.matches_of(near), scene.images()), scene.images()
     )
-    assert reconstruct.main([str(folder / "run")]) == 0
+    assert main(["reconstruct", str(folder / "run")]) == 0
     return folder
 
 
@@ -72,7 +76,7 @@ def test_every_command_prints_what_the_document_shows(
     monkeypatch.chdir(folder)
     capsys.readouterr()
     for command in local():
-        assert plan_pairs.main(shlex.split(command.text)[2:]) == 0, command.text
+        assert main(shlex.split(command.text)[1:]) == 0, command.text
         printed = capsys.readouterr()
         assert shape(printed.err + printed.out) == shape(command.output), command.text
         for number in (
@@ -86,20 +90,20 @@ def test_every_command_prints_what_the_document_shows(
             )
 
 
-def test_every_command_of_the_job_is_shown() -> None:
-    assert {shlex.split(command.text)[2] for command in local()} == set(plan_pairs.COMMANDS)
+def test_every_way_to_choose_pairs_is_shown() -> None:
+    assert {shlex.split(command.text)[2] for command in local()} == set(METHODS)
 
 
 def test_the_formats_and_reasons_are_those_of_the_code() -> None:
-    (formats,) = tables(section("docs/pairs.md", "Formats"))
-    assert [row[0] for row in formats] == list(lists.FORMATS)
-    for name, endings, _ in formats:
-        known = lists.OF_CANDIDATES if name == "trec" else lists.ENDINGS
+    (rows,) = tables_of(section("docs/pairs.md", "Formats"))
+    assert [row[0] for row in rows] == list(formats.FORMATS)
+    for name, endings, _ in rows:
+        known = formats.OF_CANDIDATES if name == "trec" else formats.ENDINGS
         assert all(
-            lists.format_of("p" + ending, name, known) for ending in re.findall(r"\.\w+", endings)
+            formats.format_of("p" + ending, name, known) for ending in re.findall(r"\.\w+", endings)
         )
-    (reasons,) = tables(section("docs/pairs.md", "What cannot be used"))
-    assert dict(reasons) == descriptors.REASONS | positions.REASONS
+    (reasons,) = tables_of(section("docs/pairs.md", "What cannot be used"))
+    assert dict(reasons) == LIST_MEANINGS
 
 
 def test_the_descriptors_of_the_document_s_code_are_read(
@@ -108,7 +112,7 @@ def test_the_descriptors_of_the_document_s_code_are_read(
     monkeypatch.chdir(tmp_path)
     (block,) = [block for block in blocks("python") if block.document == "pairs.md"]
     exec(compile(block.text, block.document, "exec"), {})
-    assert descriptors.read_descriptors("descriptors.npz").vectors.shape == (2, 512)
+    assert read_descriptors("descriptors.npz").vectors.shape == (2, 512)
 
 
 def results(name: str) -> dict[str, Any]:
@@ -116,7 +120,9 @@ def results(name: str) -> dict[str, Any]:
 
 
 def test_the_measured_numbers_are_those_of_the_results() -> None:
-    labels, found = tables(section("docs/pairs.md", "How good the own descriptors are"))
+    labels, found = tables_of(
+        section("benchmarks/results/pairs.md", "How good the own descriptors are")
+    )
     measured = results("retrieval")
     names = ("recall@1", "recall@5", "recall@10", "recall@20", "same@20", "mAP")
     rows = {row["descriptor"]: [f"{row[name]:.3f}" for name in names] for row in measured["labels"]}
@@ -130,13 +136,15 @@ def test_the_measured_numbers_are_those_of_the_results() -> None:
             row = lists_of[int(k), kind]
             assert count == f"{row['pairs']} ({row['share_of_pairs']:.0%})"
             assert share == f"{row['share_of_verified']:.0%}"
-    text = " ".join(section("docs/pairs.md", "How good the own descriptors are").split())
+    text = " ".join(
+        section("benchmarks/results/pairs.md", "How good the own descriptors are").split()
+    )
     assert f"{measured['matches']['verified']} of the {measured['matches']['pairs']} pairs" in text
     assert f"{measured['matches']['images']} photographs" in text
 
 
 def test_the_costs_of_planning_are_those_of_the_results() -> None:
-    (rows,) = tables(section("docs/pairs.md", "What planning costs"))
+    (rows,) = tables_of(section("benchmarks/results/pairs.md", "What planning costs"))
     measured = {(row["list"], row["images"]): row for row in results("pair_lists")["rows"]}
     for name, images, pairs, seconds, memory in rows:
         row = measured[name, int(images.replace(",", ""))]

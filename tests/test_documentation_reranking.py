@@ -1,4 +1,4 @@
-"""The commands of docs/reranking.md that need no cluster are run, one after another, and print what it shows."""
+"""The commands of docs/reranking.md before matching are run, and print what it shows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import write_views
-from test_documentation import PROJECT, Command, commands, section, shape, tables
+from test_documentation import PROJECT, Command, commands, section, shape, tables_of
 
-from benchmarks import reranking
-from jobs import plan_pairs, rerank
-
-JOBS = {"jobs/plan_pairs.py": plan_pairs, "jobs/rerank.py": rerank}
+from benchmarks.quality import reranking
+from pipeline.cli import main
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def without_matching() -> list[Command]:
     """Those that make lists, then the dry run of one of them."""
     mine = [command for command in commands() if command.document == "reranking.md"]
-    return [c for word in ("plan_pairs", "--dry-run") for c in mine if word in c.text]
+    return [c for word in ("eloftr pairs", "--dry-run") for c in mine if word in c.text]
 
 
 def test_every_command_before_matching_prints_what_the_document_shows(
@@ -40,8 +38,7 @@ def test_every_command_before_matching_prints_what_the_document_shows(
 ) -> None:
     assert len(without_matching()) == 3
     for command in without_matching():
-        script, *arguments = shlex.split(command.text)[1:]
-        assert JOBS[script].main(arguments) == 0, command.text
+        assert main(shlex.split(command.text)[1:]) == 0, command.text
         printed = capsys.readouterr()
         assert shape(printed.err + printed.out) == shape(command.output), command.text
         counts = r"^(?:queries:|candidates:|partners:|\d+ queries|\d+ images|round).*"
@@ -55,4 +52,6 @@ def test_the_measured_numbers_are_those_of_the_results(capsys: pytest.CaptureFix
     assert (
         reranking.main(["--table", str(PROJECT / "benchmarks" / "results" / "reranking.json")]) == 0
     )
-    assert tables(section("docs/reranking.md", "Measured")) == tables(capsys.readouterr().out)
+    assert tables_of(section("benchmarks/results/reranking.md", "Measured")) == tables_of(
+        capsys.readouterr().out
+    )

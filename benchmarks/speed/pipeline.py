@@ -35,10 +35,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 
 from benchmarks.environment import PROJECT, write_results
 from pipeline.match.finish import FinishShard
-from pipeline.match.job import TORCH_THREADS
 from pipeline.match.match import MatchShard
 from pipeline.match.options import (
     DEFAULT_LONG_SIDE,
+    TORCH_THREADS,
     MatchingOptions,
     RunOptions,
     VerificationOptions,

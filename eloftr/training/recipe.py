@@ -186,7 +186,7 @@ def train(
     folder: str | Path,
     config: NetworkConfig,
     options: TrainingOptions,
-    report: Report = print_entry,
+    report: Report = lambda entry: None,
 ) -> MatchingNetwork:
     """Train, or go on with the run in `folder`; returns the network after `options.steps` steps.
 

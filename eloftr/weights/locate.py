@@ -61,8 +61,8 @@ def _from_hub(repository: str, files: Sequence[str]) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise CheckpointError(
-            f"{repository}: no such folder, and the hub client is not installed; pip install "
-            "huggingface-hub."
+            f"{repository}: no such folder, and the hub client is not installed; "
+            'pip install "eloftr-pipeline[hub]".'
         ) from error
     try:
         return Path(snapshot_download(repository, allow_patterns=list(files)))

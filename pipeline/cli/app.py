@@ -113,7 +113,7 @@ def _own_process() -> None:
         "GLOG_minloglevel": "3",  # of COLMAP: what matters also comes as an exception
         "RAY_BACKEND_LOG_LEVEL": "fatal",  # it warns of actors that carry their weights
         "RAY_idle_worker_killing_time_threshold_ms": "30000",  # the next shard may take as long
-        "RAY_worker_niceness": str(os.nice(0)),  # Ray's own default is the lowest priority
+        "RAY_worker_niceness": "0",  # on top of this process's; Ray's own default is 15
     }
     for name, value in environment.items():
         os.environ.setdefault(name, value)

@@ -15,7 +15,7 @@ from pipeline.events import Event, Listener, Progress, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
 from pipeline.match.finish import FinishShard, Marker
 from pipeline.match.match import MatchShard
-from pipeline.match.options import MatchingOptions, RunOptions
+from pipeline.match.options import TORCH_THREADS, MatchingOptions, RunOptions
 from pipeline.match.plan import PlanCounts, cost_line, plan_line
 from pipeline.match.read import make_reader
 from pipeline.match.run import Run, RunSummary
@@ -25,10 +25,6 @@ from pipeline.vocabulary import Device, Status
 
 if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
-
-# Threads of torch in a process without a GPU. Two threads take twice the CPU time for the same
-# pairs, so every CPU gets a process instead.
-TORCH_THREADS = 1
 
 
 def plan_run(

@@ -14,6 +14,9 @@ from pipeline.photos.limits import ImageLimits
 from pipeline.vocabulary import GeometryModel
 
 DEFAULT_LONG_SIDE = 640  # pixels of the longer side that the network sees
+# Threads of torch in a process without a GPU. Two threads take twice the CPU time for the same
+# pairs, so every CPU gets a process instead.
+TORCH_THREADS = 1
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -15,7 +15,8 @@ from eloftr.matching.resizing import resize
 from pipeline import tables
 from pipeline.errors import RunError
 from pipeline.events import counted, duration
-from pipeline.match.options import RunOptions
+from pipeline.execute.worker import call
+from pipeline.match.options import TORCH_THREADS, RunOptions
 from pipeline.match.shards import encodes, plan_shards, shards_table
 from pipeline.pairs.pair_list import PairList, check_pairs, exhaustive, read_pairs
 from pipeline.photos.sizes import bucket
@@ -121,12 +122,35 @@ def plan_line(n: PlanCounts) -> str:
 def cost_line(
     model: EfficientLoFTRForKeypointMatching, dtype: str, long_side: int, pending: pa.Table
 ) -> str:
-    """What the pending shards cost, in one line, from two matches timed on this machine."""
+    """What the pending shards cost, in one line.
+
+    Two matches are timed on this machine, in a process of its own that works as an actor does.
+    """
+    device, encode, match = call(_timed, model, dtype, long_side)
+    height, width = bucket(4, 3, long_side)
+    images, pairs = (
+        int(pc.sum(pc.list_value_length(pending[name])).as_py() or 0)
+        for name in ("images", "pairs")
+    )
+    seconds = duration(images * encode + pairs * match)
+    return (
+        f"{images:,} encodes and {pairs:,} pairs to do: about {seconds} on one {device} "
+        f"like this one ({encode:.3f} s an encode, {match:.3f} s a pair at {width}×{height}), "
+        "and less where pairs do not overlap"
+    )
+
+
+def _timed(
+    model: EfficientLoFTRForKeypointMatching, dtype: str, long_side: int
+) -> tuple[str, float, float]:
+    """The kind of device, and seconds of an encode and of a match, in a process for this alone."""
     import torch
 
     from eloftr import Matcher
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(TORCH_THREADS)
     matcher = Matcher(model, device, getattr(torch, dtype))
     height, width = bucket(4, 3, long_side)
     noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8), np.uint8)
@@ -141,13 +165,4 @@ def cost_line(
         matcher.match_features(features, features)
         times.append(time.perf_counter())
     encode, match = np.diff(times)
-    images, pairs = (
-        int(pc.sum(pc.list_value_length(pending[name])).as_py() or 0)
-        for name in ("images", "pairs")
-    )
-    seconds = duration(images * encode + pairs * match)
-    return (
-        f"{images:,} encodes and {pairs:,} pairs to do: about {seconds} on one {device.type} "
-        f"like this one ({encode:.3f} s an encode, {match:.3f} s a pair at {width}×{height}), "
-        "and less where pairs do not overlap"
-    )
+    return device.type, float(encode), float(match)

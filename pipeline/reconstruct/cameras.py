@@ -98,7 +98,7 @@ class StoredImages:
         tables = [run.read_table(name) for name in run.names("images")]
         if not tables:
             raise ReconstructionError(
-                f"{run.shown}: holds no images/*.parquet; run the matching job first."
+                f"{run.shown}: holds no images/*.parquet; run eloftr match first."
             )
         table = pa.concat_tables(tables)
         names, first, same = np.unique(

@@ -137,11 +137,11 @@ def _read_run(run: Folder) -> tuple[str, int]:
         return str(described["images"]), int(described["options"]["long_side"])
     except FileNotFoundError:
         raise ReconstructionError(
-            f"{run.shown}: holds no run.json; give the output folder of the matching job."
+            f"{run.shown}: holds no run.json; give the output folder of eloftr match."
         ) from None
     except (KeyError, TypeError, ValueError):
         raise ReconstructionError(
-            f"{run.shown}/run.json: lacks images or options.long_side; run the matching job."
+            f"{run.shown}/run.json: lacks images or options.long_side; run eloftr match."
         ) from None
 
 

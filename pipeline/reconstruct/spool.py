@@ -131,7 +131,7 @@ class MatchSpool:
         self.pairs += len(table)
         if table["geometry"].null_count:
             raise ReconstructionError(
-                f"{source}: is not verified; run the matching job to its end first."
+                f"{source}: is not verified; run eloftr match to its end first."
             )
         verified = pa.array(VERIFIED, pa.string())
         table = table.filter(pc.is_in(table["geometry"], verified)).combine_chunks()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from pipeline.errors import StorageError
 
 T = TypeVar("T")
+_random = random.Random()
 
 # Another try cannot change these errors. Every other error of a remote store is tried again: the
 # list of passing errors (time-outs, resets, throttling, each driver with its own classes) has no
@@ -37,7 +39,7 @@ def retried(call: Callable[[], T], shown: str, attempts: int, pause: float) -> T
     """
     retrying = Retrying(
         stop=stop_after_attempt(attempts),
-        wait=wait_random_exponential(multiplier=pause),
+        wait=_pauses(pause),
         retry=retry_if_exception(_may_pass),
         reraise=True,
     )
@@ -51,6 +53,19 @@ def retried(call: Callable[[], T], shown: str, attempts: int, pause: float) -> T
             raise PermissionError(f"{shown}: access refused ({cause})") from error
         tries = f"no answer in {attempts} tries ({cause})"
         raise StorageError(f"{shown}: {tries}; check the network and the endpoint.") from error
+
+
+def _pauses(first: float) -> Callable[[RetryCallState], float]:
+    """Random pauses around `first` seconds, doubled every time.
+
+    They leave the host's random numbers alone, which tenacity's own pauses do not.
+    """
+
+    def pause(state: RetryCallState) -> float:
+        doubled: float = first * 2 ** (state.attempt_number - 1)
+        return doubled * _random.uniform(0.5, 1.5)
+
+    return pause
 
 
 def redacted(text: object) -> str:

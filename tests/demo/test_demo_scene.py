@@ -1,5 +1,4 @@
-"""The demo scene on disk: pictures, truth and cache; and the errors that are measured against it.
-"""
+"""The demo scene on disk: pictures, truth and cache; and errors that are measured against it."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
     assert main(["match", "--images", "photos", "--output", run.name, *map(str, PLAN)]) == 4
     refused = capsys.readouterr().err
     assert re.fullmatch(
-        rf"eloftr match: {run}: another command, process {first.process.pid} on {os.uname().nodename}, works on it "
+        rf"eloftr match: {run}: another command, "
+        rf"process {first.process.pid} on {os.uname().nodename}, works on it "
         r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC; [^\n]+\.\n",
         refused,
     )
@@ -254,7 +255,7 @@ def three() -> Iterator[Nodes]:
             **CONDITIONS,
             MARK: mark,
             "PYTHONPATH": str(PROJECT),  # as if installed on the nodes
-            "RAY_health_check_period_ms": "500",  # a killed node is missed in three seconds instead of fifteen
+            "RAY_health_check_period_ms": "500",  # a killed node is missed in 3 s, not in 15
         }.items():
             environment.setenv(name, value)
         environment.delenv("RAY_OVERRIDE_RESOURCES")

@@ -1,6 +1,8 @@
-"""A pool of actors on a cluster that grows for it: Ray's own autoscaler, whose nodes are processes of this machine.
+"""A pool of actors on a cluster that grows for it: Ray's own autoscaler, whose nodes are processes
+of this machine.
 
-Ray's `AutoscalingCluster` would do, but its template is not in the wheel, and it stops every Ray of the machine.
+Ray's `AutoscalingCluster` would do, but its template is not in the wheel, and it stops every Ray of
+the machine.
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # as an actor without a GPU, which rounds likewise
 }
 
-# Every shard takes five seconds until the pool has grown: Ray takes its time to see that an actor is busy.
+# Every shard takes five seconds until the pool has grown: Ray takes its time to see that an actor
+# is busy.
 SLOW = """
 import time
 from pathlib import Path
@@ -83,7 +86,9 @@ def paths(folder: Path) -> str:
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[tuple[Job, str]]:
-    """A head of one CPU whose autoscaler adds up to two nodes that say they have a GPU; its address."""
+    """A head of one CPU whose autoscaler adds up to two nodes that say they have a GPU; its
+    address.
+    """
     port, folder = (
         free_port(),
         tempfile.mkdtemp(prefix="ray", dir="/tmp"),
@@ -138,6 +143,6 @@ def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(
     job.until(lambda: len(cluster.left("ray::MapWorker")) == 2)
     (tmp_path / "has grown").touch()
     assert job.ended() == 0, job.out + job.err
-    assert "2 actors of 1 GPUs: there are 0 GPUs now, the others wait for new nodes" in job.out
+    assert "2 actors of 1 GPUs: there are 0 now, the others wait for new nodes" in job.out
     check_whole(place / "grown", place / "quiet")
     cluster.until(lambda: len(cluster.left("raylet/raylet")) == 1)

@@ -30,7 +30,7 @@ def renamed(pairs: np.ndarray, n: int) -> np.ndarray:
 
 
 def retrieved(n: int, k: int, scene: int, wrong: float) -> np.ndarray:
-    """The k best of every image: of its own scene of `scene` images, or wrong ones from anywhere."""
+    """The k best of every image: of its own scene of `scene` images, or wrong ones."""
     rng = np.random.default_rng(0)
     first = np.repeat(np.arange(n), k)
     second = np.minimum(first // scene * scene + rng.integers(0, scene, n * k), n - 1)

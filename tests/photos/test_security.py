@@ -58,7 +58,7 @@ def asked(photos: Path, output: Path, **other: Any) -> RunOptions:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two photographs, a link to one of them, and links to a photograph outside and to its folder."""
+    """Two photographs, a link to one, and links to a photograph outside and to its folder."""
     folder = tmp_path / "photos"
     write_views(folder, 3, (160, 120))
     (tmp_path / "outside").mkdir()

@@ -387,7 +387,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path) -
 
 
 class _Flaky(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, but every file only after two failures: once a 503, once a reset connection."""
+    """Serves a folder, but every file only after two failures: a 503 and a reset connection."""
 
     asked: dict[str, int]
 
