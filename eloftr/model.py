@@ -173,10 +173,7 @@ class MatchingNetwork(Network):
 
         Pairs without coarse matches cost no refinement.
         """
-        coarse0, coarse1 = self.efficientloftr.local_feature_transformer(
-            features0.coarse, features1.coarse
-        )
-        cells, scores = match_coarse(coarse0, coarse1, self.config)
+        coarse0, coarse1, cells, scores = self._coarse(features0, features1)
         if len(cells) == 0:
             empty = coarse0.new_empty(0, 2, dtype=torch.float32)
             return PairMatches(cells, empty, empty, scores)
@@ -192,6 +189,19 @@ class MatchingNetwork(Network):
             images = features0.images, features1.images
             keypoints1 = least_squares(*images, cells[:, 0], keypoints0, keypoints1, radius)
         return PairMatches(cells, keypoints0, keypoints1, scores)
+
+    def coarse_matches(self, features0: ImageFeatures, features1: ImageFeatures) -> Tensor:
+        """(M, 3) int64: pair, cell of image 0, cell of image 1; what `match` would then refine."""
+        return self._coarse(features0, features1)[2]
+
+    def _coarse(
+        self, features0: ImageFeatures, features1: ImageFeatures
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Coarse features of both sides (B, C, H/8, W/8), matched cells (M, 3), scores (M,)."""
+        coarse0, coarse1 = self.efficientloftr.local_feature_transformer(
+            features0.coarse, features1.coarse
+        )
+        return coarse0, coarse1, *match_coarse(coarse0, coarse1, self.config)
 
     def _refined(
         self, maps0: Maps, maps1: Maps, cells: Tensor, area: Area

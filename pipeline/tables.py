@@ -48,6 +48,30 @@ SHARDS = _schema(
     ("pairs", pa.list_(pa.list_(pa.int32(), 2))),  # indices into `images`
 )
 
+# Shards of views: an image can stand several times in `images`, each time at another turn.
+TURNED = _schema(
+    *((field.name, field.type) for field in SHARDS),
+    ("turns", pa.list_(pa.int16())),  # degrees clockwise, of every one of `images`
+)
+
+# How the two images of a pair are turned against each other.
+TURNS = _schema(
+    ("image0", pa.string()),
+    ("image1", pa.string()),
+    ("num_inliers", pa.int32()),
+    # Degrees clockwise by which image 1 has to be turned to look like image 0; null: not verified.
+    ("turn", pa.float32()),
+    ("failed", pa.bool_()),
+)
+
+# Matches of the coarse stage at a reduced size, with image 1 turned against image 0.
+PROBES = _schema(
+    ("image0", pa.string()),
+    ("image1", pa.string()),
+    ("turn", pa.int16()),  # degrees clockwise
+    ("num_matches", pa.int32()),
+)
+
 IMAGES = _schema(
     ("image", pa.string()),
     ("width", pa.int32()),  # after EXIF orientation, as every keypoint

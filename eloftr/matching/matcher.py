@@ -103,6 +103,13 @@ class Matcher:
         split = [np.split(column.float().cpu().numpy(), ends) for column in columns]
         return [Matches(*rows) for rows in zip(*split, strict=True)]
 
+    @torch.inference_mode()
+    def count_matches(self, features0: ImageFeatures, features1: ImageFeatures) -> list[int]:
+        """Matches of the coarse stage alone, of B encoded images with B others."""
+        with float32_convolutions(self.device, self.dtype):
+            cells = self.model.coarse_matches(features0, features1)
+        return torch.bincount(cells[:, 0], minlength=len(features0)).tolist()
+
     def match(
         self,
         images0: Sequence[np.ndarray],

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from pipeline.match.match import MatchedShard, set_aside
 from pipeline.match.options import VerificationOptions
 from pipeline.match.read import TRIES
+from pipeline.match.turns.graph import turn_between
 from pipeline.match.verify import VerifyShard
 from pipeline.store.folder import Folder
-from pipeline.tables import FAILURES
+from pipeline.tables import FAILURES, TURNS, unragged
 from pipeline.vocabulary import PAIR_MEANINGS, VERIFIED, Reason, StageName, Status
 
 # StageName, reason and detail of a failure.
@@ -71,6 +72,7 @@ class FinishShard:
             self.folder.remove(f"failures/{shard.shard}.parquet")
         self.folder.publish_table(f"images/{shard.shard}.parquet", shard.images)
         self.folder.publish_table(f"matches/{shard.shard}.parquet", matches)
+        self.folder.publish_table(f"turns/{shard.shard}.parquet", turns_table(matches))
         status = Counter(matches["status"].to_pylist())
         done: Marker = {
             "counts": {
@@ -94,6 +96,23 @@ class FinishShard:
         }
         self.folder.mark_done(shard.shard, done)
         return done
+
+
+def turns_table(matches: pa.Table) -> pa.Table:
+    """MATCHES of verified pairs → TURNS."""
+    points = (unragged(matches[name]) for name in ("keypoints0", "keypoints1", "inliers"))
+    turns = [
+        turn_between(points0[inliers], points1[inliers]) if inliers.any() else None
+        for points0, points1, inliers in zip(*points, strict=True)
+    ]
+    columns = {
+        "image0": matches["image0"],
+        "image1": matches["image1"],
+        "num_inliers": matches["num_inliers"],
+        "turn": pa.array(turns, pa.float32()),
+        "failed": pc.equal(matches["status"], Status.FAILED.value),
+    }
+    return pa.table([columns[name] for name in TURNS.names], schema=TURNS)
 
 
 def _bad_numbers(matches: pa.Table) -> pa.Table:

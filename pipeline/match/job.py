@@ -6,12 +6,11 @@ plan → pending shards ──► read ──► match ──► finish ──�
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute as pc
-
-from pipeline.events import Event, Listener, Progress, nobody
+from pipeline.events import Event, Listener, Progress, counted, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
 from pipeline.match.finish import FinishShard, Marker
 from pipeline.match.match import MatchShard
@@ -19,7 +18,10 @@ from pipeline.match.options import TORCH_THREADS, MatchingOptions, RunOptions
 from pipeline.match.plan import PlanCounts, cost_line, plan_line
 from pipeline.match.read import make_reader
 from pipeline.match.run import Run, RunSummary
-from pipeline.match.shards import planned_shards
+from pipeline.match.shards import PlannedShard, planned_shards
+from pipeline.match.turns.probe import LONG_SIDE as PROBE_LONG_SIDE
+from pipeline.match.turns.probe import ProbeShard, WriteProbe
+from pipeline.match.turns.search import TurnSearch
 from pipeline.store.lease import Lease
 from pipeline.vocabulary import Device, Status
 
@@ -38,7 +40,7 @@ def plan_run(
     Writes nothing. Raises as `Run` does, and ExecutorError for more actors than there is room for.
     """
     capacity = executor.capacity()
-    run = Run(options, Device.CUDA if actors.gpus or capacity.gpus else Device.CPU)
+    run = Run(options, device_of(executor, actors))
     counts = run.counts()
     actors.resolved(capacity, max(1, counts["shards"]))  # raises before anything is written
     listen(Event("plan", plan_line(counts), {**counts}))
@@ -76,36 +78,95 @@ def match_photographs(
     started = time.monotonic()
     run = plan_run(options, executor, actors, listen)
     with Lease(run.folder) as lease:
+        work = _Work(run, executor, actors, listen, stage, lease)
         todo = run.pending()  # read again, because another driver may have worked until now
-        pairs = int(pc.sum(pc.list_value_length(todo["pairs"])).as_py() or 0)
         run.begin()
-        starting = time.monotonic()
-        if todo.num_rows:
-            executor.start()
-        start_seconds = time.monotonic() - starting
-        if todo.num_rows:
-            shards = planned_shards(todo)
-            tasks = tasks_of((shard.shard for shard in shards), shards)
-            progress = Progress(pairs, listen=listen)
-            threads = executor.threads(actors, len(tasks))
-            results = executor.run(stages_of(run, stage, threads), tasks, actors, listen)
-            try:
-                for marker in results:
-                    lease.check()
-                    _count(executor, marker)
-                    progress.advance(marker["counts"]["pairs"], sum(marker["failed"].values()))
-            finally:
-                results.close()
+        work.carry_out(planned_shards(todo))
+        if options.turns > 0:
+            search = TurnSearch(run, options.turns, work.device, work.probe)
+            for number, plan in search.rounds():
+                shards = planned_shards(run.pending(plan))
+                pairs = sum(len(shard.pairs) for shard in planned_shards(plan))
+                text = f"round {number}: {counted(pairs, 'pair')} again, turned against each other"
+                listen(Event("turns", text, {"round": number, "pairs": pairs}))
+                work.carry_out(shards)
         seconds = time.monotonic() - started
         return run.finish(
             {
-                "pairs": pairs,
+                "pairs": work.pairs,
                 "seconds": round(seconds, 1),
-                "start_seconds": round(start_seconds, 1),
-                "pairs_per_second": round(pairs / seconds, 2),
+                "start_seconds": round(work.start_seconds, 1),
+                "pairs_per_second": round(work.pairs / seconds, 2),
                 "executor": executor.name,
             }
         )
+
+
+class _Work:
+    """The shards and probes of one command, on its executor."""
+
+    def __init__(
+        self,
+        run: Run,
+        executor: Executor,
+        actors: Actors,
+        listen: Listener,
+        stage: type[MatchShard],
+        lease: Lease,
+    ) -> None:
+        self.run, self.executor, self.actors, self.listen = run, executor, actors, listen
+        self.stage, self.lease = stage, lease
+        self.pairs, self.start_seconds = 0, 0.0
+        self.device = device_of(executor, actors)
+
+    def carry_out(self, shards: list[PlannedShard]) -> None:
+        """Match shards and write them; counts their pairs."""
+        if not shards:
+            return
+        pairs = sum(len(shard.pairs) for shard in shards)
+        progress = Progress(pairs, listen=self.listen)
+        for marker in self._results(stages_of(self.run, self.stage, self._threads(shards)), shards):
+            _count(self.executor, marker)
+            progress.advance(marker["counts"]["pairs"], sum(marker["failed"].values()))
+        self.pairs += pairs
+
+    def probe(self, shards: list[PlannedShard]) -> None:
+        """Probe pairs and write what was found."""
+        options = self.run.options
+        reader = partial(make_reader, self.run.source, options.limits, PROBE_LONG_SIDE)
+        stages = [
+            Stage("read", reader),
+            Stage(
+                "probe",
+                partial(_make_probe, self.run.model, str(options.matching.dtype)),
+                holds_model=True,
+            ),
+            Stage("write", partial(WriteProbe, self.run.folder)),
+        ]
+        progress = Progress(len(shards), "probes", self.listen)
+        for _ in self._results(stages, shards):
+            progress.advance(1)
+
+    def _threads(self, shards: list[PlannedShard]) -> int:
+        return self.executor.threads(self.actors, len(shards))
+
+    def _results(self, stages: list[Stage], shards: list[PlannedShard]) -> Iterator[Any]:
+        starting = time.monotonic()
+        self.executor.start()
+        self.start_seconds += time.monotonic() - starting
+        tasks = tasks_of((shard.shard for shard in shards), shards)
+        results = self.executor.run(stages, tasks, self.actors, self.listen)
+        try:
+            for result in results:
+                self.lease.check()
+                yield result
+        finally:
+            results.close()
+
+
+def device_of(executor: Executor, actors: Actors) -> Device:
+    """What shards are sized for."""
+    return Device.CUDA if actors.gpus or executor.capacity().gpus else Device.CPU
 
 
 def stages_of(run: Run, stage: type[MatchShard] = MatchShard, threads: int = 1) -> list[Stage]:
@@ -136,6 +197,15 @@ def _make_matcher(
     matcher = stage(model, options)
     matcher.threads = threads
     return matcher
+
+
+def _make_probe(model: EfficientLoFTRForKeypointMatching, dtype: str) -> ProbeShard:
+    """The stage that probes, in a process of an executor that does nothing else."""
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(TORCH_THREADS)
+    return ProbeShard(model, dtype)
 
 
 def _count(executor: Executor, marker: Marker) -> None:

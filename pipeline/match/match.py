@@ -147,7 +147,6 @@ class MatchShard:
 
     def _match(self, shard: DecodedShard, seconds: dict[str, float]) -> dict[int, Matches]:
         """The matches of every pair whose images could be read, by the number of the pair."""
-        from eloftr import Matches
         from eloftr.model import ImageFeatures
 
         started = time.monotonic()

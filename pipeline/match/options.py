@@ -17,6 +17,7 @@ DEFAULT_LONG_SIDE = 640  # pixels of the longer side that the network sees
 # Threads of torch in a process without a GPU. Two threads take twice the CPU time for the same
 # pairs, so every CPU gets a process instead.
 TORCH_THREADS = 1
+DEFAULT_TURNS = 8  # evenly spread, at which pairs are probed
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -126,4 +127,5 @@ class RunOptions:
     max_images: int | None = None
     max_pairs: int | None = None
     storage: dict[str, Any] = field(default_factory=dict, repr=False)
+    turns: int = DEFAULT_TURNS  # probed for pairs of photographs that are turned; 0: none
     follow_links: bool = False  # symbolic links may lead out of the folder of images

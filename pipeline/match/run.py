@@ -29,6 +29,7 @@ from pipeline.events import counted
 from pipeline.match.finish import Counts, Marker
 from pipeline.match.options import RunOptions
 from pipeline.match.plan import PLAN_FAILURES, PlanCounts, make_plan
+from pipeline.match.turns.tries import settled_counts
 from pipeline.photos.source import PREPROCESSING, Folders, image_source
 from pipeline.store.folder import Folder, place
 from pipeline.store.retries import redacted
@@ -179,10 +180,11 @@ class Run:
         """The numbers of the plan, and how many of its shards are done."""
         return self.plan.counts(done=len(self.plan.shards) - self.pending().num_rows)
 
-    def pending(self) -> pa.Table:
-        """The shards of the plan without a done marker, as a table of SHARDS."""
+    def pending(self, shards: pa.Table | None = None) -> pa.Table:
+        """Those of some shards without a done marker; by default those of the plan."""
+        shards = self.plan.shards if shards is None else shards
         done = pa.array(sorted(self.folder.done_names()), pa.string())
-        return self.plan.shards.filter(pc.invert(pc.is_in(self.plan.shards["shard"], done)))
+        return shards.filter(pc.invert(pc.is_in(shards["shard"], done)))
 
     def begin(self) -> None:
         """Remove what killed writers left, write the plan, and last `run.json`.
@@ -225,6 +227,10 @@ class Run:
             totals.update(done["counts"])
             seconds.update(done["seconds"])
             reasons.update(done["failed"])
+        if len(markers) > len(self.plan.shards):  # later rounds tried some pairs again
+            counts, failed = settled_counts(self.folder)
+            totals.update({name: counts[name] - totals[name] for name in counts})
+            reasons = Counter(self.plan.pairs.failures["reason"].to_pylist()) + failed
         summary: RunSummary = {
             "images": len(self.plan.names),
             "failed_images": self._failed_images(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+XMP_BYTES = 1 << 18  # first bytes of a file, which hold the XMP of almost every file
 DOWN = 35.0  # degrees by which a camera that looks down may be off the vertical
 NUMBER = rb"""\s*(?:=\s*["']|>)\s*\+?(-?\d+(?:\.\d+)?)"""  # an attribute or an element of XMP
 

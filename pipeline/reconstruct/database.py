@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from pipeline import tables
 from pipeline.errors import ReconstructionError
 from pipeline.extras import import_pycolmap
+from pipeline.match.turns.tries import settled_matches
 from pipeline.photos.sizes import resize_factor
 from pipeline.reconstruct.cameras import (
     CameraOptions,
@@ -98,8 +99,8 @@ def import_matches(
     scratch.mkdir()
     try:
         spool = MatchSpool(scratch, images.names, images.width, images.height)
-        for name in run.names("matches"):
-            spool.add(run.read_table(name, MatchSpool.COLUMNS), name)
+        for name, table in settled_matches(run, MatchSpool.COLUMNS):
+            spool.add(table, name)
         pairs = spool.finish()
         pairs, mirrored = without_mirrored(pairs, images)
         radii = radius * resize_factor(images.width, images.height, long_side)

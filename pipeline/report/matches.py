@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from pipeline.errors import ArgumentError, ImageError, RunError
+from pipeline.match.turns.tries import settled_matches
 from pipeline.photos.decode import decode_image
 from pipeline.report.pictures import draw_matches
 from pipeline.store.folder import Folder
@@ -44,15 +45,15 @@ def draw_pairs(
     """
     if count < 1:
         raise ArgumentError(f"{count} pairs: give a number of 1 or more.")
-    files = run.names("matches")
-    if not files:
+    settled = list(settled_matches(run, COLUMNS))
+    if not settled:
         raise RunError(f"{run.shown}: holds no matches; give the output folder of eloftr match.")
-    tables = [run.read_table(file, COLUMNS) for file in files]
-    rows = np.concatenate([np.arange(len(table)) for table in tables])
-    file = np.repeat(np.arange(len(files)), [len(table) for table in tables])
-    table = pa.concat_tables(tables)
+    file = np.repeat(np.arange(len(settled)), [len(table) for _, table in settled])
+    table = pa.concat_tables([table for _, table in settled])
     for row in _spread(table, count) if pair is None else [_row_of(table, pair, run)]:
-        yield _drawn(run.read_table(files[file[row]]).slice(int(rows[row]), 1), photographs)
+        whole = run.read_table(settled[file[row]][0])
+        same = [pc.equal(whole[side], table[side][row]) for side in ("image0", "image1")]
+        yield _drawn(whole.filter(pc.and_(*same)), photographs)
 
 
 def _spread(table: pa.Table, count: int) -> list[int]:

@@ -31,6 +31,7 @@ from pipeline.events import Event, Listener, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor
 from pipeline.match.job import estimate_run, match_photographs
 from pipeline.match.options import RunOptions
+from pipeline.match.turns.tries import settled_matches
 from pipeline.rerank.options import RerankOptions
 from pipeline.rerank.ranking import decided, order, pair_scores, support
 from pipeline.rerank.results import judged, publish_results, ranking_table
@@ -207,7 +208,4 @@ def rerank_with(
 def _scores_of_run(folder: Folder, names: pa.Array, score: str) -> list[pa.Table]:
     """The tables of `pair_scores` for all pairs of a finished run, one per shard."""
     columns = ("image0", "image1", "status", "reason", "num_inliers", *SCORE_COLUMNS[score])
-    return [
-        pair_scores(folder.read_table(name, columns), names, score)
-        for name in folder.names("matches")
-    ]
+    return [pair_scores(table, names, score) for _, table in settled_matches(folder, columns)]

@@ -4,8 +4,8 @@
     together → an angle of every image against the others of its part (rotation synchronisation)
 
 All angles are in degrees, clockwise. Image i turned by `angle[i]` is upright with the others of its
-part. Source of the method: iteratively reweighted averaging as in Chatterjee and Govindu, "Efficient
-and robust large-scale rotation averaging" (ICCV 2013), in one dimension.
+part. Source of the method: iteratively reweighted averaging as in Chatterjee and Govindu,
+"Efficient and robust large-scale rotation averaging" (ICCV 2013), in one dimension.
 """
 
 from __future__ import annotations

@@ -1,0 +1,73 @@
+"""Try a pair at several turns with the coarse stage alone, on small pixels.
+
+PlannedShard: image 0 once, image 1 at every turn → ReadShard → ProbeShard → PROBES
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.match.read import TRIES, DecodedShard
+from pipeline.match.shards import PlannedShard
+from pipeline.store.folder import Folder
+from pipeline.tables import PROBES
+
+if TYPE_CHECKING:  # see pipeline/match/match.py
+    from eloftr import EfficientLoFTRForKeypointMatching
+
+LONG_SIDE = 320  # pixels of the longer side that is probed; a quarter of a match's cost
+
+
+def planned_probe(name: str, image0: str, image1: str, turns: int) -> PlannedShard:
+    """The probe of one pair at so many turns, evenly spread."""
+    all_turns = [round(360 * k / turns) for k in range(turns)]
+    pairs = np.array([(0, k + 1) for k in range(turns)], np.int32)
+    return PlannedShard(name, [image0, *[image1] * turns], pairs, (0, *all_turns))
+
+
+class ProbeShard:
+    """Count the coarse matches of every pair of views, with a model on this process's device."""
+
+    def __init__(self, model: EfficientLoFTRForKeypointMatching, dtype: str) -> None:
+        import torch
+
+        from eloftr import Matcher
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.matcher = Matcher(model, device, getattr(torch, dtype))
+
+    def __call__(self, shard: DecodedShard, attempt: int = 1) -> tuple[str, pa.Table]:
+        """The name of the shard, and PROBES. A shard that its processes die of has no matches."""
+        counts = np.zeros(len(shard.pairs), np.int32)
+        if attempt <= TRIES:
+            row_of = {view: k for k, view in enumerate(shard.read)}
+            features = [self.matcher.encode(pixels[None]) for pixels in shard.pixels]
+            for number, (i, j) in enumerate(shard.pairs.tolist()):
+                if i in row_of and j in row_of:
+                    sides = features[row_of[i]], features[row_of[j]]
+                    (counts[number],) = self.matcher.count_matches(*sides)
+        first, second = shard.pairs.T
+        names = pa.array(shard.names, pa.string())
+        columns = [
+            names.take(pa.array(first)),
+            names.take(pa.array(second)),
+            pa.array(np.array(shard.turns)[second] - np.array(shard.turns)[first], pa.int16()),
+            pa.array(counts),
+        ]
+        return shard.shard, pa.Table.from_arrays(columns, schema=PROBES)
+
+
+class WriteProbe:
+    """Write the PROBES of a shard; returns how many pairs of views they hold."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+
+    def __call__(self, probed: tuple[str, pa.Table], attempt: int = 1) -> int:
+        """See the class. The file is the marker that the probe is done."""
+        name, table = probed
+        self.folder.publish_table(f"probes/{name}.parquet", table)
+        return int(table.num_rows)
