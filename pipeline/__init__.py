@@ -49,6 +49,7 @@ def match(
     long_side: int = 640,
     dtype: str | None = None,
     batch_size: int | None = None,
+    turns: str = "auto",
     verification: VerificationOptions | None = None,
     limits: ImageLimits | None = None,
     max_images: int | None = None,
@@ -73,6 +74,8 @@ def match(
     long_side: longer side in pixels of what the network sees.
     dtype: number format of the network. None chooses by device.
     batch_size: pairs at once. None chooses by device. It changes no result.
+    turns: how many turns are probed where photographs may be turned against each other, as `12`;
+        `auto` for 8, `off` for none.
     verification, limits: see their classes. None takes the defaults.
     max_images, max_pairs: bounds of a shard. None chooses by device.
     follow_links: let symbolic links lead out of the folder of images.
@@ -151,7 +154,9 @@ def rerank(
     from pipeline.rerank.options import RerankOptions
 
     images = {"query": queries, "database": database}
-    run = _run_options({"images": images, "output": output, **MATCH_DEFAULTS, **options})
+    run = _run_options(
+        {"images": images, "output": output, **MATCH_DEFAULTS, "turns": "off", **options}
+    )
     chosen = RerankOptions(run, candidates, truth, score, budget, saturation, top, gate, draw)
     with _closing(executor) as carrying:
         found = rerank_candidates(chosen, carrying, _actors(actors), progress, dry_run)
@@ -208,7 +213,12 @@ def _run_options(given: dict[str, Any]) -> Any:
 
     Raises TypeError for an argument that `match` does not have.
     """
-    from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
+    from pipeline.match.options import (
+        MatchingOptions,
+        RunOptions,
+        VerificationOptions,
+        parsed_turns,
+    )
     from pipeline.photos.limits import ImageLimits
 
     unknown = sorted(given.keys() - {"images", "output", *MATCH_DEFAULTS})
@@ -232,6 +242,7 @@ def _run_options(given: dict[str, Any]) -> Any:
         matching=MatchingOptions(given["long_side"], given["dtype"], given["batch_size"]),
         limits=given["limits"] or ImageLimits(),
         verification=replace(verification, long_side=given["long_side"]),
+        turns=parsed_turns(given["turns"]),
         follow_links=given["follow_links"],
         storage=given["storage"] or {},
     )

@@ -101,6 +101,19 @@ class VerificationOptions:
         return int(min(max(100.0, needed), self.max_num_trials))
 
 
+def parsed_turns(text: str) -> int:
+    """`auto`, `off` or a number of turns → the turns that are probed, 0 for none.
+
+    Raises ArgumentError for anything else, and for fewer than 4 or more than 36.
+    """
+    if text in ("auto", "off"):
+        return DEFAULT_TURNS if text == "auto" else 0
+    number = int(text) if text.isdecimal() else 0
+    if not 4 <= number <= 36:
+        raise ArgumentError(f"turns {text!r}: give auto, off or a number from 4 to 36.")
+    return number
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """What a run is asked to do.
@@ -112,6 +125,7 @@ class RunOptions:
     threshold: lowest score of a match. None: the weights' own.
     least_squares: radius of least-squares matching in pixels, 0 for none. None: the weights' own.
     max_images, max_pairs: bounds of a shard. None chooses by device.
+    turns: probed for pairs of photographs that are turned against each other, 0 for none.
     """
 
     images: str | dict[str, str]
@@ -127,5 +141,5 @@ class RunOptions:
     max_images: int | None = None
     max_pairs: int | None = None
     storage: dict[str, Any] = field(default_factory=dict, repr=False)
-    turns: int = DEFAULT_TURNS  # probed for pairs of photographs that are turned; 0: none
+    turns: int = DEFAULT_TURNS
     follow_links: bool = False  # symbolic links may lead out of the folder of images

@@ -9,7 +9,8 @@ import click
 import pipeline
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
-from pipeline.cli.options import dry_run_option, matching_options, prepared
+from pipeline.cli.options import DEFAULTS, dry_run_option, matching_options, prepared
+from pipeline.match.options import DEFAULT_TURNS
 from pipeline.report.text import summary_text
 from pipeline.store.retries import redacted
 
@@ -23,6 +24,13 @@ from pipeline.store.retries import redacted
 @click.option("--output", required=True, help="Run folder; a path or an fsspec URL.")
 @click.option("--pairs", help="Pair list (.txt, .csv, .parquet).  [default: all pairs]")
 @matching_options
+@click.option(
+    "--turns",
+    default=DEFAULTS["turns"],
+    metavar="auto|off|N",
+    help="Turns that are probed where photographs may be turned against each other; auto is "
+    f"{DEFAULT_TURNS}.",
+)
 @dry_run_option
 @click.pass_obj
 def command(
