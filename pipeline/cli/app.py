@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -117,3 +118,6 @@ def _own_process() -> None:
     }
     for name, value in environment.items():
         os.environ.setdefault(name, value)
+    # Processes of Ray find this package as this process did, from whatever folder it was started.
+    paths = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)

@@ -283,14 +283,13 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
             ) from error
         ray.init(**options)
         return
-    # Workers must find this package as this process did, from whatever folder it was started.
-    paths = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))
-    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}}
-    options |= {
-        "include_dashboard": False,
-        "object_store_memory": OBJECT_STORE,
-        "runtime_env": environment,
-    }
+    options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    # Workers must find this package as this process did, from whatever folder it was started. The
+    # commands see to it. Ray's own way costs half a second a worker.
+    here, paths = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")
+    if here not in paths.split(os.pathsep):
+        joined = os.pathsep.join(path for path in (here, paths) if path)
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": joined}}
     with _silence(quiet):
         ray.init(address="local", **options)
 

@@ -13,6 +13,7 @@ from pipeline.demo import scene as demo_scene
 from pipeline.demo.raycaster import Scene, correspond, render
 from pipeline.demo.scene import cameras, courtyard, make_demo_scene
 from pipeline.demo.truth import DemoTruth, Pose, compare_with_truth
+from pipeline.errors import ReconstructionError
 
 SIZE = (160, 120)
 
@@ -175,7 +176,7 @@ def test_views_that_are_missing_are_named(truth: DemoTruth) -> None:
 
 def test_too_few_or_unknown_views_are_refused(truth: DemoTruth) -> None:
     two = {name: truth.poses[name] for name in ("view_00.jpg", "view_01.jpg")}
-    with pytest.raises(ValueError, match="Only 2 views"):
+    with pytest.raises(ReconstructionError, match="only 2 views"):
         compare_with_truth(two, truth)
     with pytest.raises(ValueError, match=r"no view 'other\.jpg'"):
         compare_with_truth({**truth.poses, "other.jpg": truth.poses["view_00.jpg"]}, truth)

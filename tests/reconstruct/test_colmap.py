@@ -420,7 +420,7 @@ def test_repeated_pairs_and_points_outside_are_left_out_and_counted(
 
 def test_unverified_matches_are_refused(tmp_path: Path) -> None:
     Scene(cameras=3).write(tmp_path, verify=False)
-    with pytest.raises(ReconstructionError, match="not verified; run the matching job"):
+    with pytest.raises(ReconstructionError, match="not verified; run eloftr match"):
         imported(tmp_path)
 
 

@@ -15,7 +15,7 @@ from pictures import views
 
 from benchmarks.quality import reranking
 from pipeline.events import Listener, nobody
-from pipeline.execute import executor
+from pipeline.execute import choose
 from pipeline.execute.executor import Actors, Stage, Task
 from pipeline.execute.local import LocalExecutor
 
@@ -66,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_reports_every_set_before_and_after(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(executor, "make_executor", lambda name: InThisProcess())
+    monkeypatch.setattr(choose, "make_executor", lambda name: InThisProcess())
     monkeypatch.setattr(reranking, "SATURATION", 40.0)
     command = [
         "--data",
