@@ -29,7 +29,8 @@ ONLY_RAY = "pipeline/execute/on_ray.py"
 NETWORK = {"eloftr", "eloftr/fast"}
 MODEL = {*NETWORK, "eloftr/weights", "eloftr/hf", "eloftr/matching", "eloftr/training"}
 TOP = {*MODEL, "pipeline"}
-MATCH = {*TOP, *(f"pipeline/{room}" for room in ("store", "photos", "pairs", "execute", "match"))}
+ROOMS_OF_MATCHING = ("store", "photos", "pairs", "execute", "match", "match/turns")
+MATCH = {*TOP, *(f"pipeline/{room}" for room in ROOMS_OF_MATCHING)}
 JOBS = {*MATCH, "pipeline/rerank", "pipeline/reconstruct"}
 ABOVE = {
     "eloftr": NETWORK,
@@ -49,6 +50,7 @@ ABOVE = {
     "pipeline/pairs": {*TOP, "pipeline/store", "pipeline/photos"},
     "pipeline/execute": {"eloftr", "pipeline"},
     "pipeline/match": MATCH,
+    "pipeline/match/turns": MATCH,
     "pipeline/rerank": MATCH,
     "pipeline/reconstruct": MATCH,
     "pipeline/report": JOBS,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +17,13 @@ import pyarrow.compute as pc
 
 from pipeline.errors import StorageError
 from pipeline.match.plan import SHARD_SIZES
+from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard, plan_shards
 from pipeline.match.turns.probe import planned_probe
 from pipeline.match.turns.rounds import Seen, again, guessed, headings_of, likely, to_probe
 from pipeline.photos.direction import XMP_BYTES, heading
 from pipeline.tables import PROBES, TURNED, ragged
 from pipeline.vocabulary import Device
-
-if TYPE_CHECKING:
-    from pipeline.match.run import Run
 
 MOST_ROUNDS = 8
 PAIR = ("image0", "image1")

@@ -1,0 +1,235 @@
+"""Photographs that are turned: pixels there and back, angles of a graph, rounds that try again."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import views
+from PIL import Image
+
+import pipeline
+from pipeline.errors import ArgumentError
+from pipeline.events import Event
+from pipeline.match.options import parsed_turns
+from pipeline.match.turns.graph import angles_of, parts_of, turn_between, wrapped
+from pipeline.match.turns.rounds import Seen, again, likely, to_probe
+from pipeline.match.turns.tries import settled_matches
+from pipeline.photos.direction import heading
+from pipeline.photos.turns import canvas, turned, unturned
+from pipeline.store.folder import Folder
+from pipeline.tables import PROBES, TURNS
+
+DJI = b"""<x:xmpmeta><rdf:Description drone-dji:GimbalYawDegree="%s"
+ drone-dji:GimbalPitchDegree="%s"/></x:xmpmeta>"""
+SENSEFLY = b"""<x:xmpmeta><sensefly:Heading>70.5</sensefly:Heading>
+ <sensefly:PitchAngle>2.56</sensefly:PitchAngle></x:xmpmeta>"""
+QUICK = {"long_side": 192, "executor": "local"}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(-720, 720), st.integers(1, 20), st.integers(1, 20))
+def test_points_of_a_turned_picture_go_back_to_where_they_were(turn: int, w: int, h: int) -> None:
+    shape = 32 * h, 32 * w
+    centre, middle = ((np.array(size[::-1]) - 1) / 2 for size in (canvas(shape, turn), shape))
+    np.testing.assert_allclose(unturned(centre[None], turn, shape), middle[None], atol=1e-9)
+    points = np.random.default_rng(0).uniform(0, 32, (5, 2))
+    there = unturned(unturned(points, turn, shape), -turn, canvas(shape, turn))
+    if turn % 90 == 0:
+        np.testing.assert_allclose(there, points, atol=1e-9)
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270, -90, 450, 30, 45, 120, 200, -30])
+def test_a_dot_is_found_where_the_map_says(turn: int) -> None:
+    pixels = np.zeros((96, 128), np.uint8)
+    pixels[28:33, 68:73] = 255  # centred on (70, 30)
+    picture = turned(pixels, turn)
+    assert picture.shape == canvas(pixels.shape, turn)
+    y, x = np.nonzero(picture > 100)
+    weights = picture[y, x].astype(float)
+    found = np.array([[np.average(x, weights=weights), np.average(y, weights=weights)]])
+    np.testing.assert_allclose(unturned(found, turn, pixels.shape), [[70, 30]], atol=0.2)
+
+
+def test_quarter_turns_only_move_pixels() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96), np.uint8)
+    for turn in (90, 180, 270):
+        assert sorted(turned(pixels, turn).ravel()) == sorted(pixels.ravel())
+
+
+def test_the_turn_of_a_pair_is_that_of_its_points() -> None:
+    points = np.random.default_rng(0).uniform(0, 600, (50, 2))
+    for turn in (-170, -30, 0, 90, 144):
+        seen = unturned(points, -turn, (601, 601)) if turn % 90 else points
+        angle = np.radians(turn)
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        seen = (points - 300) @ rotation.T + 300  # image 1 shows all turned clockwise by `turn`
+        assert turn_between(points, seen) == pytest.approx(-turn, abs=1e-6)
+
+
+def test_angles_are_found_among_wrong_pairs() -> None:
+    rng = np.random.default_rng(1)
+    true = rng.uniform(-180, 180, 60)
+    pairs = np.array([p for p in itertools.combinations(range(60), 2) if rng.random() < 0.15])
+    turns = wrapped(true[pairs[:, 1]] - true[pairs[:, 0]] + rng.normal(0, 2, len(pairs)))
+    wrong = rng.random(len(pairs)) < 0.1
+    turns[wrong] = rng.uniform(-180, 180, int(wrong.sum()))
+    weights = np.where(wrong, 30, 100).astype(float)
+    angles = angles_of(pairs, turns, weights, 60)
+    assert parts_of(pairs, 60).max() == 0
+    assert np.abs(wrapped(angles - true - (angles[0] - true[0]))).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"\xff\xd8" + DJI % (b"+45.10", b"-89.90"), 45.1),
+        (DJI % (b"-90.00", b"-60.0"), 270.0),
+        (DJI % (b"+45.10", b"-20.00"), None),  # it looks at the horizon
+        (SENSEFLY, 70.5),
+        (b"<x:xmpmeta></x:xmpmeta>", None),
+        (b"no XMP at all", None),
+    ],
+)
+def test_headings_are_read_where_the_camera_looks_down(data: bytes, found: float | None) -> None:
+    assert heading(data) == found
+
+
+def test_turns_are_auto_off_or_a_number() -> None:
+    assert (parsed_turns("auto"), parsed_turns("off"), parsed_turns("12")) == (8, 0, 12)
+    for wrong in ("3", "37", "-8", "many", ""):
+        with pytest.raises(ArgumentError, match="give auto, off or a number from 4 to 36"):
+            parsed_turns(wrong)
+
+
+def seen_of(rows: list[tuple[str, str, int, float | None]], names: list[str]) -> Seen:
+    columns = [*zip(*((*row, False) for row in rows), strict=True)]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, TURNS, strict=True)]
+    return Seen.of([pa.Table.from_arrays(arrays, schema=TURNS)], pa.array(names))
+
+
+def test_pairs_of_one_part_are_tried_at_the_turns_of_their_neighbours() -> None:
+    rows = [("a", "b", 90, 0.0), ("b", "c", 80, 180.0), ("a", "c", 0, None), ("a", "d", 0, None)]
+    seen = seen_of(rows, ["a", "b", "c", "d"])
+    first = np.array([(0, 1, 0), (1, 2, 0), (0, 2, 0), (0, 3, 0)])
+    ((i, j, turn_i, turn_j),) = again(seen, first)
+    assert (i, j, (turn_j - turn_i) % 360) == (0, 2, 180)
+    tried = np.vstack([first, [(0, 2, 180)]])
+    assert len(again(seen, tried)) == 0
+    assert to_probe(seen, np.empty((0, 2), int)).tolist() == [[0, 3]]
+
+
+def test_upright_pairs_are_not_tried_again() -> None:
+    rows = [("a", "b", 90, 3.0), ("b", "c", 80, -6.0), ("a", "c", 0, None)]
+    seen = seen_of(rows, ["a", "b", "c"])
+    assert len(again(seen, np.array([(0, 1, 0), (1, 2, 0), (0, 2, 0)]))) == 0
+    assert len(to_probe(seen, np.empty((0, 2), int))) == 0
+
+
+def test_a_probe_counts_where_one_turn_stands_out() -> None:
+    turns = [0, 45, 90, 135, 180, 225, 270, 315]
+    clear, vague = [1, 0, 2, 9, 60, 30, 3, 0], [20, 18, 22, 25, 24, 20, 19, 21]
+    columns = [["a"] * 16, ["b"] * 8 + ["c"] * 8, turns * 2, clear + vague]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, PROBES, strict=True)]
+    probes = pa.Table.from_arrays(arrays, schema=PROBES)
+    first = np.array([(0, 1, 0), (0, 2, 0)])
+    assert likely(probes, pa.array(["a", "b", "c"]), first).tolist() == [[0, 1, 0, 180]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`upright`, six views of one texture, and `turned`, some of them turned by other amounts."""
+    place = tmp_path_factory.mktemp("turns")
+    for name in ("upright", "turned"):
+        (place / name).mkdir()
+    for k, picture in enumerate(views(6, (192, 144))):
+        picture.save(place / "upright" / f"{k}.png")
+        turn = (0, 0, 180, 90, 180, 270)[k]
+        Image.fromarray(turned(np.asarray(picture), turn)).save(place / "turned" / f"{k}.png")
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    """The run of the turned photographs, undisturbed."""
+    pipeline.match(str(place / "turned"), str(place / "whole"), **QUICK)
+    return place / "whole"
+
+
+def tables(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*.parquet")}
+
+
+def test_turned_photographs_are_matched_as_if_upright(place: Path, whole: Path) -> None:
+    upright = pipeline.match(str(place / "upright"), str(place / "plain"), **QUICK)
+    found = {
+        (row["image0"], row["image1"]): row["num_inliers"]
+        for _, table in settled_matches(Folder(str(whole)))
+        for row in table.to_pylist()
+    }
+    assert len(found) == 15
+    assert upright["verified"] == sum(number > 0 for number in found.values()) == 15
+    assert not (place / "plain" / "plan" / "round_01.parquet").exists()
+    assert (whole / "plan" / "round_01.parquet").exists()
+    total = sum(found.values())
+    assert total > 0.8 * upright["inliers"]
+
+
+def test_keypoints_come_back_in_the_photograph_s_own_pixels(place: Path, whole: Path) -> None:
+    rows = [
+        row
+        for _, table in settled_matches(Folder(str(whole)))
+        for row in table.to_pylist()
+        if (row["image0"], row["image1"]) == ("0.png", "3.png")
+    ]
+    (row,) = rows
+    size = Image.open(place / "turned" / "3.png").size
+    points = np.array(row["keypoints1"])[np.array(row["inliers"])]
+    assert (points >= -0.5).all()
+    assert (points <= np.array(size) - 0.5).all()
+    assert turn_between(np.array(row["keypoints0"])[np.array(row["inliers"])], points) == (
+        pytest.approx(-90, abs=15)
+    )
+
+
+def test_the_summary_counts_every_pair_once(whole: Path) -> None:
+    summary = Folder(str(whole)).read_json("summary.json")
+    assert (summary["pairs"], summary["matched"], summary["verified"]) == (15, 15, 15)
+    inliers = sum(
+        sum(table["num_inliers"].to_pylist()) for _, table in settled_matches(Folder(str(whole)))
+    )
+    assert summary["inliers"] == inliers
+
+
+def test_a_run_without_turns_tries_nothing_again(place: Path, whole: Path) -> None:
+    summary = pipeline.match(str(place / "turned"), str(place / "off"), turns="off", **QUICK)
+    assert summary["verified"] < 15
+    first = pq.read_table(place / "off" / "matches" / "00000000.parquet")
+    assert first.equals(pq.read_table(whole / "matches" / "00000000.parquet"))
+    more = pipeline.match(str(place / "turned"), str(place / "off"), **QUICK)
+    assert more["verified"] == 15
+    assert tables(place / "off") == tables(whole)
+
+
+@pytest.mark.parametrize("stopped", ["turns 1", "turns 2", "probes"])
+def test_a_run_that_is_stopped_in_a_round_goes_on_to_the_same_bytes(
+    stopped: str, place: Path, whole: Path, tmp_path: Path
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(event: Event) -> None:
+        round_number = f"{event.name} {event.fields.get('round')}"
+        if stopped == round_number or event.fields.get("unit") == stopped:
+            raise Stop
+
+    with pytest.raises(Stop):
+        pipeline.match(str(place / "turned"), str(tmp_path / "run"), progress=stop, **QUICK)
+    pipeline.match(str(place / "turned"), str(tmp_path / "run"), **QUICK)
+    assert tables(tmp_path / "run") == tables(whole)
