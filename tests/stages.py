@@ -154,6 +154,11 @@ def deadly() -> Work:
     return work
 
 
+def pid_of() -> Work:
+    """Tell which process this is."""
+    return lambda value, attempt: os.getpid()
+
+
 def niceness() -> Work:
     """Tells the priority of its process."""
     return lambda value, attempt: os.getpriority(os.PRIO_PROCESS, 0)

@@ -40,15 +40,23 @@ MOST_DEATHS = 10
 
 
 class LocalExecutor:
-    """Stages in processes of this machine; see `Executor`."""
+    """Stages in processes of this machine; see `Executor`.
+
+    The processes of a run serve the next run too, and end with the executor. Each has imported
+    torch by then, which takes seconds.
+    """
 
     name = "local"
+
+    def __init__(self) -> None:
+        self.spare: list[Worker] = []
 
     def __enter__(self) -> LocalExecutor:
         return self
 
     def __exit__(self, *error: object) -> None:
-        pass
+        while self.spare:
+            self.spare.pop().close()
 
     def start(self) -> None:
         """Do nothing: `run` starts its processes itself."""
@@ -84,10 +92,10 @@ class LocalExecutor:
         """
         capacity = self.capacity()
         _, most, share = actors.resolved(capacity, len(tasks))
-        pool = _Pool(most)
+        pool = _Pool(most, self.spare)
         pools = [pool] * len(stages)
         if share:
-            helpers = _Pool(max(1, min(capacity.cpus // 2, len(tasks))))
+            helpers = _Pool(max(1, min(capacity.cpus // 2, len(tasks))), self.spare)
             per_gpu = max(1, int(1 / share + 1e-6))
             pool.gpu_of = lambda number: number // per_gpu
             pools = [pool if stage.holds_model else helpers for stage in stages]
@@ -113,10 +121,10 @@ class _Job:
 
 
 class _Pool:
-    """Processes, and the jobs that wait for one of them."""
+    """Processes, and the jobs that wait for one of them. spare: idle processes of other runs."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, spare: list[Worker]) -> None:
+        self.size, self.spare = size, spare
         self.gpu_of: Callable[[int], int] | None = None
         self.waiting: list[_Job] = []
         self.working: dict[Worker, _Job] = {}
@@ -150,9 +158,24 @@ class _Pool:
     def _started(self) -> Worker:
         numbers = {worker.number for worker in self.knows}
         number = next(number for number in itertools.count() if number not in numbers)
-        worker = Worker(number, None if self.gpu_of is None else self.gpu_of(number))
+        gpu = None if self.gpu_of is None else self.gpu_of(number)
+        fitting = [worker for worker in self.spare if worker.gpu == gpu]
+        if fitting:
+            worker = fitting[-1]
+            self.spare.remove(worker)
+            worker.number = number
+        else:
+            worker = Worker(number, gpu)
         self.knows[worker] = set()
         return worker
+
+    def release(self) -> None:
+        """End the processes that are at work, and keep the others for the next run."""
+        for worker in self.knows:
+            if worker.busy:
+                worker.close()
+            else:
+                self.spare.append(worker)
 
     def forget(self, worker: Worker) -> None:
         """Take a process that died out of the pool."""
@@ -185,8 +208,7 @@ def _carry_out(
                     heapq.heappush(pools[job.stage].waiting, job)
     finally:
         for pool in distinct:
-            for worker in pool.knows:
-                worker.close()
+            pool.release()
 
 
 def _advanced(

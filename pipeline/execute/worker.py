@@ -65,7 +65,7 @@ class Worker:
     """
 
     def __init__(self, number: int = 0, gpu: int | None = None) -> None:
-        self.number = number
+        self.number, self.gpu = number, gpu
         mine, theirs = socket.socketpair()
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         environment = {**os.environ, "PYTHONPATH": paths, "GLOG_minloglevel": FATAL}

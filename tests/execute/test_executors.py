@@ -96,7 +96,19 @@ def test_results_that_are_not_taken_hold_up_the_work(tmp_path: Path) -> None:
         results.close()  # type: ignore[attr-defined]
 
 
-def test_a_closed_iterator_ends_its_processes_and_the_rest_of_the_work(
+def test_processes_of_a_run_serve_the_next_one() -> None:
+    with LocalExecutor() as executor:
+        one = Actors.parse("1")
+        first, second = (
+            set(executor.run([Stage("pid", stages.pid_of)], numbers(3), one)) for _ in range(2)
+        )
+        assert first == second
+        assert len(first) == 1
+        pid = first.pop()
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_closed_iterator_ends_the_work_and_no_process_outlives_the_executor(
     executor: Executor, tmp_path: Path
 ) -> None:
     before = children()
@@ -105,6 +117,8 @@ def test_a_closed_iterator_ends_its_processes_and_the_rest_of_the_work(
     )
     pid = next(results)
     results.close()  # type: ignore[attr-defined]
+    if executor.name == "local":
+        executor.__exit__()
     deadline = time.monotonic() + 20
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
         time.sleep(0.05)
