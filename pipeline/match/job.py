@@ -19,8 +19,7 @@ from pipeline.match.plan import PlanCounts, cost_line, plan_line
 from pipeline.match.read import make_reader
 from pipeline.match.run import Run, RunSummary
 from pipeline.match.shards import PlannedShard, planned_shards
-from pipeline.match.turns.probe import LONG_SIDE as PROBE_LONG_SIDE
-from pipeline.match.turns.probe import ProbeShard, WriteProbe
+from pipeline.match.turns.probe import PROBE_LONG_SIDE, ProbeShard, WriteProbe
 from pipeline.match.turns.search import TurnSearch
 from pipeline.store.lease import Lease
 from pipeline.vocabulary import Device, Status

@@ -18,7 +18,7 @@ from pipeline.tables import PROBES
 if TYPE_CHECKING:  # see pipeline/match/match.py
     from eloftr import EfficientLoFTRForKeypointMatching
 
-LONG_SIDE = 320  # pixels of the longer side that is probed; a quarter of a match's cost
+PROBE_LONG_SIDE = 320  # pixels of the longer side that is probed; a quarter of a match's cost
 
 
 def planned_probe(name: str, image0: str, image1: str, turns: int) -> PlannedShard:
