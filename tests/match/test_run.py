@@ -78,7 +78,7 @@ def test_a_run_folder_holds_plan_tables_markers_and_summary(finished: Path) -> N
     assert len(shards) == 3
     assert set(contents(finished)) == {
         *("run.json", "summary.json", "plan/shards.parquet", "failures/plan.parquet"),
-        *(f"{kind}/{shard}.parquet" for kind in ("matches", "images") for shard in shards),
+        *(f"{kind}/{shard}.parquet" for kind in ("matches", "images", "turns") for shard in shards),
         *(f"done/{shard}.json" for shard in shards),
     }
     matches = pa.concat_tables(
