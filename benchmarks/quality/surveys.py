@@ -1,0 +1,236 @@
+"""Surveys from the air and photographs that are turned, with SIFT on the same pairs.
+
+    python benchmarks/quality/surveys.py --data FOLDER [--sets seneca167 …] [--sift] [--out FILE]
+
+verified   share of pairs that verification keeps (SIFT: at least 15 inliers), by the difference of
+           the headings that the files hold; for ours after the first round, too, without turns
+models     images registered, largest model first; of it the points' mean track length and
+           reprojection error, pixels
+GPS        of the largest model: horizontal distance of the camera centres from the positions in
+           EXIF after the best similarity, root mean square, metres
+seconds    of the first round, and of all rounds
+
+Pairs are the 12 nearest of every photograph by GPS, or all where the files hold no position. All
+photographs of a set share one SIMPLE_RADIAL camera. SIFT is COLMAP's, at a longer side of 1,600.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
+
+import itertools
+
+import pipeline
+from benchmarks.environment import write_results
+from pipeline.demo.truth import umeyama
+from pipeline.extras import import_pycolmap
+from pipeline.match.turns.graph import wrapped
+from pipeline.match.turns.tries import settled_matches
+from pipeline.pairs.pair_list import exhaustive, pairs_table
+from pipeline.pairs.spatial import exif_positions, neighbours
+from pipeline.photos.direction import XMP_BYTES, heading
+from pipeline.photos.source import list_images
+from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.store.folder import Folder
+
+SETS = ("brighton18", "seneca167", "copr41", "monstree23")
+NEAREST = 12
+LEAST_INLIERS = 15  # of a verified pair of SIFT's
+SIFT_SIDE = 1600  # pixels of the longer side
+BINS = (0, 15, 30, 60, 120, 150, 180)  # degrees between two headings
+LEAST_POSITIONS = 4  # registered images with GPS, for an alignment
+Record = dict[str, Any]
+
+
+def pairs_of(images: Path, names: list[str]) -> pa.Table:
+    """A table of PAIRS: the nearest by GPS, or all."""
+    positions = exif_positions(Folder(str(images)), names)
+    if len(positions.names) < len(names):
+        return pairs_table(names, exhaustive(len(names)))
+    found = neighbours(positions, NEAREST)
+    return pairs_table(positions.names, found.pairs)
+
+
+def shares(inliers: dict[tuple[str, str], int], headings: dict[str, float | None]) -> Record:
+    """How many pairs are verified, in all and by the difference of their headings."""
+    good = np.array([number > 0 for number in inliers.values()])
+    result: Record = {"pairs": len(good), "verified": int(good.sum())}
+    sides = [[headings[pair[side]] for pair in inliers] for side in (0, 1)]
+    if all(one is not None for side in sides for one in side):
+        first, second = np.array(sides, float)
+        off = np.abs(wrapped(second - first))
+        result["by_heading"] = {
+            f"{low}-{high}": [int(inside.sum()), round(float(good[inside].mean()), 3)]
+            for low, high in itertools.pairwise(BINS)
+            if (inside := (off >= low) & ((off < high) | (high == BINS[-1]))).any()
+        }
+    return result
+
+
+def gps_residual(model: Any, images: Path) -> float | None:
+    """Root mean square horizontal distance from EXIF's positions, metres; None without them."""
+    registered = [model.images[k] for k in model.reg_image_ids()]
+    names = sorted(image.name for image in registered)
+    positions = exif_positions(Folder(str(images)), names, height=True)
+    if len(positions.names) < LEAST_POSITIONS:
+        return None
+    centres = {image.name: image.projection_center() for image in registered}
+    source = np.array([centres[name] for name in positions.names])
+    scale, turn, shift = umeyama(source, positions.metres)
+    off = scale * source @ turn.T + shift - positions.metres
+    up = positions.metres.mean(axis=0)
+    up /= np.linalg.norm(up)
+    flat = off - np.outer(off @ up, up)
+    return float(np.sqrt((flat**2).sum(axis=1).mean()))
+
+
+def models_of(sparse: Path, images: Path) -> Record:
+    """What the models of a folder hold, the largest first."""
+    pycolmap = import_pycolmap()
+    models = [pycolmap.Reconstruction(folder) for folder in sorted(sparse.glob("*"))]
+    models.sort(key=lambda model: -model.num_reg_images())
+    if not models:
+        return {"images": []}
+    first = models[0]
+    return {
+        "images": [model.num_reg_images() for model in models],
+        "track_length": round(first.compute_mean_track_length(), 2),
+        "error": round(first.compute_mean_reprojection_error(), 3),
+        "gps": gps_residual(first, images),
+    }
+
+
+def ours(
+    images: Path, pairs: pa.Table, headings: dict[str, float | None], work: Path, weights: str
+) -> Record:
+    """Match without turns, go on with them, and reconstruct."""
+    run, options = str(work / "run"), {"pairs": pairs, "weights": weights, "executor": "local"}
+    started = time.monotonic()
+    pipeline.match(str(images), run, turns="off", **options)
+    first = time.monotonic() - started
+    without = shares(inliers_of(run), headings)
+    pipeline.match(str(images), run, **options)
+    seconds = time.monotonic() - started
+    pipeline.reconstruct(run, cameras=CameraOptions(sharing="single"))
+    return {
+        "first_round": without,
+        **shares(inliers_of(run), headings),
+        "models": models_of(work / "run" / "sfm" / "sparse", images),
+        "seconds": [round(first, 1), round(seconds, 1)],
+    }
+
+
+def inliers_of(run: str) -> dict[tuple[str, str], int]:
+    """Inliers of every pair of a run, 0 where it is not verified."""
+    return {
+        (row["image0"], row["image1"]): row["num_inliers"] or 0
+        for _, table in settled_matches(Folder(run), ("image0", "image1", "num_inliers"))
+        for row in table.to_pylist()
+    }
+
+
+def sift(images: Path, pairs: pa.Table, headings: dict[str, float | None], work: Path) -> Record:
+    """COLMAP's SIFT and incremental mapper on the same pairs."""
+    pycolmap = import_pycolmap()
+    database, models = work / "sift.db", work / "sift"
+    models.mkdir()
+    rows = pairs.to_pylist()
+    listed = work / "pairs.txt"
+    listed.write_text("".join(f"{row['image0']} {row['image1']}\n" for row in rows))
+    extraction = pycolmap.FeatureExtractionOptions(max_image_size=SIFT_SIDE)
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed = 0
+    started = time.monotonic()
+    pycolmap.extract_features(
+        database,
+        images,
+        camera_mode=pycolmap.CameraMode.SINGLE,
+        extraction_options=extraction,
+        device=pycolmap.Device.cpu,
+    )
+    pycolmap.match_image_pairs(
+        database,
+        pairing_options=pycolmap.ImportedPairingOptions(match_list_path=listed),
+        verification_options=verification,
+        device=pycolmap.Device.cpu,
+    )
+    seconds = time.monotonic() - started
+    inliers = {}
+    with pycolmap.Database.open(database) as opened:
+        number = {image.name: image.image_id for image in opened.read_all_images()}
+        for row in rows:
+            pair = row["image0"], row["image1"]
+            ids = [number[name] for name in pair]
+            exists = opened.exists_two_view_geometry(*ids)
+            found = len(opened.read_two_view_geometry(*ids).inlier_matches) if exists else 0
+            inliers[pair] = found if found >= LEAST_INLIERS else 0
+    mapping = pycolmap.IncrementalPipelineOptions(random_seed=0, min_model_size=3)
+    mapping.extract_colors = False
+    for number, model in pycolmap.incremental_mapping(database, images, models, mapping).items():
+        (models / f"written_{number}").mkdir()
+        model.write(models / f"written_{number}")
+    (models / "sparse").mkdir()
+    for folder in models.glob("written_*"):
+        folder.rename(models / "sparse" / folder.name)
+    return {
+        **shares(inliers, headings),
+        "models": models_of(models / "sparse", images),
+        "seconds": [round(seconds, 1)],
+    }
+
+
+def line(name: str, method: str, record: Record) -> str:
+    """One row of the printed table."""
+    models, bins = record["models"], record.get("by_heading", {})
+    parts = " ".join(f"{share:.2f}" for _, share in bins.values()) or "-"
+    gps = models.get("gps")
+    return (
+        f"{name:12}{method:6}{record['verified']:6}/{record['pairs']:<6}{parts:32}"
+        f"{'+'.join(map(str, models['images'])) or '0':>12}{models.get('error', 0):7.2f} px"
+        f"{models.get('track_length', 0):6.2f}{'' if gps is None else f'{gps:8.2f} m'}"
+        f"  {' '.join(f'{value:.0f} s' for value in record['seconds'])}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder of the sets, each with a folder images")
+    add("--sets", nargs="+", choices=SETS, default=SETS, help="(default: all)")
+    add("--weights", default="small", help="of the matcher (default: %(default)s)")
+    add("--sift", action="store_true", help="SIFT on the same pairs, too")
+    add("--out", type=Path, help="write the results as JSON")
+    options = parser.parse_args(arguments)
+    results: dict[str, dict[str, Record]] = {}
+    for name in options.sets:
+        images = options.data / name / "images"
+        names = list_images(Folder(str(images)))
+        pairs = pairs_of(images, names)
+        headings = {one: heading((images / one).read_bytes()[:XMP_BYTES]) for one in names}
+        with tempfile.TemporaryDirectory() as scratch:
+            work = Path(scratch)
+            found = {"ours": ours(images, pairs, headings, work, options.weights)}
+            if options.sift:
+                found["sift"] = sift(images, pairs, headings, work)
+        results[name] = found
+        for method, record in found.items():
+            print(line(name, method, record), flush=True)
+        if options.out:
+            write_results(options.out, {"sets": results}, "torch", "pycolmap", "numpy")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
