@@ -21,6 +21,7 @@ import pipeline.match
 import pipeline.reconstruct
 import pipeline.rerank  # noqa: F401
 from pipeline.events import Event, Listener, nobody
+from pipeline.vocabulary import DEFAULT_LONG_SIDE, DEFAULT_VARIANT, DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,11 +43,11 @@ def match(
     output: str,
     *,
     pairs: str | pa.Table | None = None,
-    weights: str = "small",
-    variant: str = "full",
+    weights: str = DEFAULT_WEIGHTS,
+    variant: str = DEFAULT_VARIANT,
     threshold: float | None = None,
     least_squares: int | None = None,
-    long_side: int = 640,
+    long_side: int = DEFAULT_LONG_SIDE,
     dtype: str | None = None,
     batch_size: int | None = None,
     turns: str = "auto",

@@ -158,3 +158,9 @@ class Device(Word):
 
     CPU = "cpu"
     CUDA = "cuda"
+
+
+# What is taken where nothing else is asked for.
+DEFAULT_WEIGHTS = "small"  # the bundled ones
+DEFAULT_VARIANT = "full"  # of the network, with its softmax
+DEFAULT_LONG_SIDE = 640  # pixels of the longer side that the network sees

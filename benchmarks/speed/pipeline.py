@@ -37,7 +37,6 @@ from benchmarks.environment import PROJECT, write_results
 from pipeline.match.finish import FinishShard
 from pipeline.match.match import MatchShard
 from pipeline.match.options import (
-    DEFAULT_LONG_SIDE,
     TORCH_THREADS,
     MatchingOptions,
     RunOptions,
@@ -47,7 +46,7 @@ from pipeline.match.read import ReadShard
 from pipeline.match.run import Run
 from pipeline.match.shards import planned_shards
 from pipeline.store.folder import Folder
-from pipeline.vocabulary import Device
+from pipeline.vocabulary import DEFAULT_LONG_SIDE, Device
 
 PROCESSES = os.cpu_count() or 1  # of the loop; the executors have an actor for each, too
 EXECUTORS = ("local", "ray")

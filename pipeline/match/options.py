@@ -11,9 +11,8 @@ import pyarrow as pa
 
 from pipeline.errors import ArgumentError
 from pipeline.photos.limits import ImageLimits
-from pipeline.vocabulary import GeometryModel
+from pipeline.vocabulary import DEFAULT_LONG_SIDE, DEFAULT_VARIANT, DEFAULT_WEIGHTS, GeometryModel
 
-DEFAULT_LONG_SIDE = 640  # pixels of the longer side that the network sees
 # Threads of torch in a process without a GPU. Two threads take twice the CPU time for the same
 # pairs, so every CPU gets a process instead.
 TORCH_THREADS = 1
@@ -131,8 +130,8 @@ class RunOptions:
     images: str | dict[str, str]
     output: str
     pairs: str | pa.Table | None = None
-    weights: str = "small"
-    variant: str = "full"
+    weights: str = DEFAULT_WEIGHTS
+    variant: str = DEFAULT_VARIANT
     threshold: float | None = None
     least_squares: int | None = None
     matching: MatchingOptions = field(default_factory=MatchingOptions)

@@ -44,6 +44,7 @@ from pipeline.pairs.spatial import exif_positions, neighbours, read_positions
 from pipeline.store.folder import Folder, Names
 from pipeline.store.retries import redacted
 from pipeline.tables import CANDIDATES, FAILURES
+from pipeline.vocabulary import DEFAULT_WEIGHTS
 
 NamedPairs = tuple[Names, PairList]
 
@@ -69,7 +70,7 @@ def plan_sequential(
     loop_every: int = 10,
     loop_gap: int = 50,
     descriptors: str | None = None,
-    weights: str = "small",
+    weights: str = DEFAULT_WEIGHTS,
     reduce: int | None = None,
     listen: Listener = nobody,
 ) -> NamedPairs:
@@ -262,7 +263,7 @@ def describe_folder(
     images: str,
     output: str,
     storage: dict[str, Any],
-    weights: str = "small",
+    weights: str = DEFAULT_WEIGHTS,
     failures: str | None = None,
     listen: Listener = nobody,
 ) -> DescriptorsSummary:

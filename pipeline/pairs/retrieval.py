@@ -32,6 +32,7 @@ from pipeline.photos.source import list_images
 from pipeline.store.folder import Folder, Names, place
 from pipeline.store.weights import load_weights
 from pipeline.tables import FAILURES
+from pipeline.vocabulary import DEFAULT_WEIGHTS
 
 OWN_DIMENSIONS = 256  # descriptors that are made here are reduced to so many dimensions
 
@@ -40,7 +41,7 @@ def plan_retrieval(
     images: str,
     storage: dict[str, Any],
     descriptors: str | None = None,
-    weights: str = "small",
+    weights: str = DEFAULT_WEIGHTS,
     reduce: int | None = None,
     top_k: int = 20,
     min_score: float | None = None,
@@ -157,7 +158,7 @@ def _labelled(label: str, failures: pa.Table) -> pa.Table:
 def compared(
     folders: Sequence[tuple[str, str | None]],
     storage: dict[str, Any],
-    weights: str = "small",
+    weights: str = DEFAULT_WEIGHTS,
     reduce: int | None = None,
     listen: Listener = nobody,
 ) -> list[Descriptors]:
@@ -196,7 +197,7 @@ def described(
     images: str,
     descriptors: str | None,
     storage: dict[str, Any],
-    weights: str = "small",
+    weights: str = DEFAULT_WEIGHTS,
     least: int = 1,
     listen: Listener = nobody,
 ) -> Descriptors:
@@ -225,7 +226,7 @@ def describe(
     images: str,
     output: str,
     storage: dict[str, Any],
-    weights: str = "small",
+    weights: str = DEFAULT_WEIGHTS,
     listen: Listener = nobody,
 ) -> Descriptors:
     """Descriptors of a folder's images by the matcher's own backbone, written to a file.

@@ -14,7 +14,7 @@ from pipeline.photos.decode import decode_image
 from pipeline.photos.limits import DEFAULT_LIMITS, ImageLimits
 from pipeline.photos.sizes import bucket
 from pipeline.store.folder import Folder, Names
-from pipeline.vocabulary import Reason
+from pipeline.vocabulary import DEFAULT_LONG_SIDE, Reason
 
 PREPROCESSING = 1  # counts up when the pixels that the network sees of a file change
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
@@ -77,7 +77,7 @@ def read_image(
     folder: Folder | Folders,
     name: str,
     limits: ImageLimits = DEFAULT_LIMITS,
-    long_side: int = 640,
+    long_side: int = DEFAULT_LONG_SIDE,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """A photograph of a folder, as pixels for the network and as a row of `tables.IMAGES`.
 
