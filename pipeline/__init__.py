@@ -10,6 +10,7 @@ The functions work in any thread, also several at once.
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import pipeline.match
 import pipeline.reconstruct
 import pipeline.rerank  # noqa: F401
 from pipeline.events import Event, Listener, nobody
+from pipeline.extras import need_extra
 from pipeline.vocabulary import DEFAULT_LONG_SIDE, DEFAULT_VARIANT, DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
@@ -39,11 +41,11 @@ __all__ = ["Event", "estimate", "match", "reconstruct", "rerank"]
 
 
 def match(
-    images: str,
-    output: str,
+    images: str | Path,
+    output: str | Path,
     *,
-    pairs: str | pa.Table | None = None,
-    weights: str = DEFAULT_WEIGHTS,
+    pairs: str | Path | pa.Table | None = None,
+    weights: str | Path = DEFAULT_WEIGHTS,
     variant: str = DEFAULT_VARIANT,
     threshold: float | None = None,
     least_squares: int | None = None,
@@ -58,7 +60,7 @@ def match(
     follow_links: bool = False,
     storage: dict[str, Any] | None = None,
     executor: str | Executor = "auto",
-    actors: str | Actors | None = None,
+    actors: str | int | Actors | None = None,
     progress: Listener = nobody,
 ) -> RunSummary:
     """Match the pairs of a folder of photographs and write verified matches.
@@ -132,7 +134,7 @@ def rerank(
     draw: int = 0,
     dry_run: bool = False,
     executor: str | Executor = "auto",
-    actors: str | Actors | None = None,
+    actors: str | int | Actors | None = None,
     progress: Listener = nobody,
     **options: Any,
 ) -> RerankSummary | None:
@@ -154,7 +156,7 @@ def rerank(
     from pipeline.rerank.job import rerank_candidates
     from pipeline.rerank.options import RerankOptions
 
-    images = {"query": queries, "database": database}
+    images = {"query": _plain(queries), "database": _plain(database)}
     run = _run_options(
         {"images": images, "output": output, **MATCH_DEFAULTS, "turns": "off", **options}
     )
@@ -194,6 +196,7 @@ def reconstruct(
     Returns the summary. It holds no model where nothing could be mapped, and its notes say why.
     Raises ReconstructionError or StorageError for options and runs that cannot be used.
     """
+    need_extra()
     from pipeline.reconstruct.job import reconstruct_run
     from pipeline.store.folder import Folder
 
@@ -214,6 +217,7 @@ def _run_options(given: dict[str, Any]) -> Any:
 
     Raises TypeError for an argument that `match` does not have.
     """
+    need_extra()
     from pipeline.match.options import (
         MatchingOptions,
         RunOptions,
@@ -239,7 +243,7 @@ def _run_options(given: dict[str, Any]) -> Any:
         "max_pairs",
     )
     return RunOptions(
-        **{name: given[name] for name in same},
+        **{name: _plain(given[name]) for name in same},
         matching=MatchingOptions(given["long_side"], given["dtype"], given["batch_size"]),
         limits=given["limits"] or ImageLimits(),
         verification=replace(verification, long_side=given["long_side"]),
@@ -249,6 +253,11 @@ def _run_options(given: dict[str, Any]) -> Any:
     )
 
 
+def _plain(value: Any) -> Any:
+    """A path as text; everything else as it is."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def _closing(executor: str | Executor) -> Any:
     """A context that closes an executor made here, and leaves one that was given as it is."""
     from pipeline.execute.choose import make_executor
@@ -256,7 +265,9 @@ def _closing(executor: str | Executor) -> Any:
     return make_executor(executor) if isinstance(executor, str) else nullcontext(executor)
 
 
-def _actors(given: str | Actors | None) -> Actors:
+def _actors(given: str | int | Actors | None) -> Actors:
     from pipeline.execute.executor import Actors
 
-    return given if isinstance(given, Actors) else Actors.parse(given)
+    if given is None or isinstance(given, str | int):
+        return Actors.parse(None if given is None else str(given))
+    return given

@@ -8,6 +8,7 @@ import sys
 import zlib  # noqa: F401  The system's zlib must be loaded before the one that pycolmap exports.
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import ModuleType
 
 from pipeline.errors import MissingExtraError
@@ -38,6 +39,12 @@ def import_pycolmap() -> ModuleType:
                 raise missing("pycolmap", error) from error
         return pycolmap
     return sys.modules["pycolmap"]
+
+
+def need_extra() -> None:
+    """Raise MissingExtraError where the pipeline's packages are not installed."""
+    if find_spec("pyarrow") is None:
+        raise missing("pyarrow", ImportError("the matcher alone is installed"))
 
 
 def missing(package: str, error: ImportError, extra: str = "pipeline") -> MissingExtraError:

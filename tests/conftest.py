@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import Executor
 
 PROJECT = Path(__file__).resolve().parents[1]
+PIXELS_OF_PILLOW = Image.MAX_IMAGE_PIXELS
 # The examples are the same in every run, and few: a property that fails is found all the same.
 settings.register_profile("same", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.load_profile("same")
@@ -148,3 +150,9 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
     torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _limit_of_pillow() -> None:
+    """Stages that read raise Pillow's limit of their process, here that of other tests."""
+    Image.MAX_IMAGE_PIXELS = PIXELS_OF_PILLOW

@@ -101,6 +101,7 @@ def drive(folder: str, executor: str) -> None:
         matching=MatchingOptions(LONG_SIDE),
         max_images=images,
         max_pairs=pairs,
+        turns=0,
     )
     with make_executor(executor) as carrying:
         summary = match_photographs(options, carrying, listen=say, stage=NoMatcher)

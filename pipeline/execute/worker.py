@@ -25,7 +25,12 @@ from typing import Any, NamedTuple
 from pipeline.events import Listener, nobody
 
 # With `-m` the module would exist twice, and this process could not read what the other pickles.
-PROGRAM = "from pipeline.execute.worker import main; main()"
+# A program given by -c finds modules in the working directory first, and its caller does not.
+PROGRAM = """import sys
+if sys.path[0] == "":
+    del sys.path[0]
+from pipeline.execute.worker import main
+main()"""
 FATAL = "3"  # COLMAP's level of logging; what matters also comes as an exception
 
 

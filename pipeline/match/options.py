@@ -17,6 +17,7 @@ from pipeline.vocabulary import DEFAULT_LONG_SIDE, DEFAULT_VARIANT, DEFAULT_WEIG
 # pairs, so every CPU gets a process instead.
 TORCH_THREADS = 1
 DEFAULT_TURNS = 8  # evenly spread, at which pairs are probed
+LEAST_LONG_SIDE, MOST_LONG_SIDE = 32, 8192  # pixels
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -35,8 +36,13 @@ class MatchingOptions:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.long_side < 32 or (self.batch_size is not None and self.batch_size < 1):
-            raise ArgumentError("long_side must be at least 32 pixels and batch_size at least 1.")
+        if not LEAST_LONG_SIDE <= self.long_side <= MOST_LONG_SIDE:
+            raise ArgumentError(
+                f"long_side must be at least {LEAST_LONG_SIDE} pixels and at most "
+                f"{MOST_LONG_SIDE}, not {self.long_side}."
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ArgumentError(f"batch_size must be at least 1, not {self.batch_size}.")
         if self.dtype not in (None, *DTYPES):
             raise ArgumentError(f"dtype {self.dtype!r}: choose {', '.join(DTYPES)}.")
 
@@ -142,3 +148,7 @@ class RunOptions:
     storage: dict[str, Any] = field(default_factory=dict, repr=False)
     turns: int = DEFAULT_TURNS
     follow_links: bool = False  # symbolic links may lead out of the folder of images
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ArgumentError(f"threshold must be a number, not {self.threshold}.")

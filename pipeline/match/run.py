@@ -130,6 +130,8 @@ class Run:
             raise RunError(
                 f"{self.folder.shown}: cannot be read ({redacted(error)}); check it and rights."
             ) from error
+        if not self.resumed and self.folder.exists("ranking.parquet"):
+            raise RunError(f"{self.folder.shown}: holds a reranking; give another --output.")
         if not self.resumed and self.folder.done_names():
             raise RunError(
                 f"{self.folder.shown}: holds finished shards but no {RUN_FILE}; "
@@ -181,9 +183,9 @@ class Run:
         return self.plan.counts(done=len(self.plan.shards) - self.pending().num_rows)
 
     def pending(self, shards: pa.Table | None = None) -> pa.Table:
-        """Those of some shards without a done marker; by default those of the plan."""
+        """Those of some shards that are not finished; by default those of the plan."""
         shards = self.plan.shards if shards is None else shards
-        done = pa.array(sorted(self.folder.done_names()), pa.string())
+        done = pa.array(sorted(finished_shards(self.folder)), pa.string())
         return shards.filter(pc.invert(pc.is_in(shards["shard"], done)))
 
     def begin(self) -> None:
@@ -259,6 +261,18 @@ class Run:
             .aggregate([])
         )
         return dict(sorted(Counter(table["reason"].to_pylist()).items()))
+
+
+def finished_shards(folder: Folder) -> set[str]:
+    """Names of the shards with a done marker, as long as their tables are there.
+
+    A person may have removed a damaged table; its shard is then matched again.
+    """
+    there = [
+        {name.rpartition("/")[2].removesuffix(".parquet") for name in folder.names(kind)}
+        for kind in ("matches", "images")
+    ]
+    return folder.done_names().intersection(*there)
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

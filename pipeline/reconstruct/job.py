@@ -7,6 +7,7 @@ RUN/run.json, images/, matches/ → OUTPUT/database.db, keypoints.parquet
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,14 @@ def reconstruct_run(
     colours = _local_folder(images or photographs)
     chosen = MappingOptions(mapper, threads=threads)
     try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"{target}: cannot be written to ({error.strerror}); check folder and rights."
+        ) from error
+    try:
         found: ReconstructionSummary = call_watched(
             _import_and_map, run, target, colours, chosen, cameras, long_side, radius, listen=listen
         )
@@ -104,6 +113,13 @@ def _import_and_map(
         )
         models = map_database(target / "database.db", target, mapping, colours, listen)
     notes = []
+    planned = run.read_table("plan/shards.parquet", ["shard"]) if _has_plan(run) else ()
+    left = len(planned) - len([name for name in run.done_names() if "-" not in name])
+    if left > 0 and len(planned):
+        notes.append(
+            f"{left} of {len(planned)} shards of the run are not matched yet; run eloftr match "
+            "to its end and reconstruct again."
+        )
     if not imported.verified:
         notes.append(
             "nothing to map: no pair has verified matches; match pairs of images that overlap."
@@ -128,6 +144,11 @@ def _import_and_map(
     )
     (target / "report.txt").write_text(summary.text(), encoding="utf-8")
     return summary
+
+
+def _has_plan(run: Folder) -> bool:
+    """Whether the folder was made by eloftr match, and not by a program that writes its tables."""
+    return run.exists("plan/shards.parquet")
 
 
 def _read_run(run: Folder) -> tuple[str, int]:

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from pipeline.errors import RunError
 from pipeline.events import Event, Listener, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor
 from pipeline.match.job import estimate_run, match_photographs
@@ -116,6 +117,14 @@ def rerank_candidates(
     return rerank_with(options, match, listen, dry_run)
 
 
+def _rerank_folder(options: RerankOptions) -> Folder:
+    """The folder of the results. Raises RunError where it holds a run of the matching job."""
+    folder = Folder(options.run.output, options.run.storage)
+    if folder.exists("run.json"):
+        raise RunError(f"{folder.shown}: holds a run of eloftr match; give another --output.")
+    return folder
+
+
 def rerank_with(
     options: RerankOptions, match: RoundMatcher, listen: Listener = nobody, dry_run: bool = False
 ) -> Reranking | None:
@@ -132,7 +141,7 @@ def rerank_with(
     """
     started = time.monotonic()
     task = RerankTask(options)
-    candidates, folder = task.candidates, Folder(options.run.output, options.run.storage)
+    candidates, folder = task.candidates, _rerank_folder(options)
     counts = task.counts()
     listen(Event("candidates", task.described(), counts))
     found, tables = support(candidates, task.pairs, None), []

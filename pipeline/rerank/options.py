@@ -46,6 +46,8 @@ class RerankOptions:
             raise ArgumentError(
                 "budget and top must be at least 1, and the number of drawn queries not negative."
             )
+        if self.gate is not None and self.gate < 0:
+            raise ArgumentError(f"gate must be 0 inliers or more, not {self.gate}.")
         if self.saturation is not None and not self.saturation > 0:
             raise ArgumentError(f"saturation must be above 0, not {self.saturation}.")
         if self.top is not None and self.saturation is None:

@@ -19,7 +19,7 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import FolderAbsentError, StorageError
+from pipeline.errors import ArgumentError, FolderAbsentError, StorageError
 from pipeline.store import disk
 from pipeline.store.opening import ATOMIC_PUT, open_filesystem, protocol_of
 from pipeline.store.parquet import parquet_bytes, read_parquet
@@ -61,6 +61,8 @@ class Folder:
 
     def __post_init__(self) -> None:
         url = os.fspath(self.url)
+        if not url:
+            raise ArgumentError("a path is empty, as that of an unset variable; give a folder.")
         object.__setattr__(
             self, "url", url if "://" in url else os.path.abspath(os.path.expanduser(url))
         )
@@ -85,6 +87,8 @@ class Folder:
         The folder follows links, because a person chose this very file.
         """
         parent, slash, name = os.fspath(url).rstrip("/").rpartition("/")
+        if not name:
+            raise ArgumentError("a path is empty, as that of an unset variable; give a file.")
         return cls(parent or slash or ".", options or {}, follow_links=True), name
 
     @cached_property
@@ -156,6 +160,7 @@ class Folder:
             return []
 
     def _walk(self, prefix: str, recursive: bool) -> Names:
+        shown = f"{self.shown}/{prefix}".rstrip("/")
         try:
             if self.local:
                 found = disk.walk(
@@ -166,13 +171,13 @@ class Folder:
                 found = self._walk_remote(top, recursive)
         except FileNotFoundError as error:
             raise FolderAbsentError(
-                f"{self.shown}: no such folder, or nothing in it; check the spelling."
+                f"{shown}: no such folder, or nothing in it; check the spelling."
             ) from error
         except NotADirectoryError as error:
-            raise StorageError(f"{self.shown}: is a file; give a folder.") from error
+            raise StorageError(f"{shown}: is a file; give a folder.") from error
         except PermissionError as error:
             raise StorageError(
-                f"{self.shown}: may not be read; check rights and credentials."
+                f"{shown}: may not be read; check rights and credentials."
             ) from error
         return sorted(name for name in found if not name.startswith(".") and "/." not in name)
 

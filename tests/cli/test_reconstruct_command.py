@@ -5,6 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from job_process import eloftr
 from synthetic_run import Scene
@@ -36,6 +38,29 @@ def test_a_run_becomes_database_model_points_and_report(run: Path, tmp_path: Pat
         *("database.db", "keypoints.parquet", "points.ply", "report.txt"),
         *(f"sparse/0/{name}" for name in model),
     }
+
+
+def test_shards_that_are_not_matched_yet_are_told(tmp_path: Path) -> None:
+    Scene(cameras=4).write(tmp_path / "run", shards=2)
+    (tmp_path / "run" / "plan").mkdir()
+    plan = pa.table({"shard": ["00000", "00001", "00002"]})
+    pq.write_table(plan, tmp_path / "run" / "plan" / "shards.parquet")
+    (tmp_path / "run" / "done").mkdir()
+    for shard in ("00000", "00001", "00001-rest"):  # the last is of a later round
+        (tmp_path / "run" / "done" / f"{shard}.json").write_text("{}")
+    done = job("run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3 shards of the run are not matched yet; run eloftr match" in done.stdout
+
+
+def test_an_output_that_cannot_be_made_is_two_before_any_work(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = job(run, "--output", tmp_path / "file" / "sfm", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"eloftr reconstruct: {tmp_path}/file/sfm: cannot be written to (Not a directory); "
+        "check folder and rights.\n"
+    )
 
 
 def test_options_reach_the_reconstruction(run: Path, tmp_path: Path) -> None:

@@ -133,6 +133,9 @@ def test_all_rounds_share_one_executor_which_does_not_change_the_result(
         (["--weights", "absent"], "no such file, folder or bundled name"),
         (["--top", "1"], "needs a saturation"),
         (["--budget", "0"], "at least 1"),
+        (["--gate", "-1"], "gate must be 0 inliers or more"),
+        (["--output", ""], "a path is empty"),
+        (["--output", "matched"], "matched: holds a run of eloftr match"),
         (["--long-side", "16"], "long_side must be at least 32"),
         (["--storage-options", '{"secret": "hidden"'], "not a JSON object"),
     ],
@@ -140,6 +143,8 @@ def test_all_rounds_share_one_executor_which_does_not_change_the_result(
 def test_wrong_arguments_end_with_code_two_and_one_sentence(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
+    (here / "matched").mkdir(exist_ok=True)
+    (here / "matched" / "run.json").write_text("{}")
     before = sorted(here.iterdir())
     assert exit_code(*FOLDERS, "--output", "refused", *arguments) == 2
     err = capsys.readouterr().err
@@ -151,7 +156,7 @@ def test_wrong_arguments_end_with_code_two_and_one_sentence(
 
 def test_both_commands_ask_for_matching_alike() -> None:
     asked = [{option.name for option in app.load(name).params} for name in ("match", "rerank")]
-    assert asked[0] - asked[1] == {"images", "pairs"}
+    assert asked[0] - asked[1] == {"images", "pairs", "turns"}  # rerank probes none
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "txt", "trec", "run"])

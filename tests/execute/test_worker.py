@@ -30,3 +30,12 @@ def test_a_death_is_told_with_its_cause() -> None:
         call(signal.raise_signal, signal.SIGSEGV)
     with pytest.raises(Died, match="ended with exit code 3"):
         call(os._exit, 3)
+
+
+def test_files_of_the_working_directory_are_not_taken_for_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pipeline.py").write_text("raise SystemExit('not the package')\n")
+    (tmp_path / "json.py").write_text("raise SystemExit('not the package')\n")
+    monkeypatch.chdir(tmp_path)
+    assert call(divmod, 7, 3) == (2, 1)

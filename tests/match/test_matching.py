@@ -216,7 +216,9 @@ def shard(pixels, pairs):
     of_size = [{"width": image.shape[1], "height": image.shape[0]} for image in pixels]
     rows = [{"image": name, **size} for name, size in zip(names, of_size)]
     images = pa.Table.from_pylist(rows, schema=IMAGES)
-    return DecodedShard("0", names, np.array(pairs), images, pixels, FAILURES.empty_table())
+    turns, read = (0,) * len(names), list(range(len(names)))
+    failures = FAILURES.empty_table()
+    return DecodedShard("0", names, np.array(pairs), turns, read, images, pixels, failures)
 
 torch.set_num_threads(1)
 stage = MatchShard(load_model("small"), MatchingOptions(640))
@@ -365,7 +367,8 @@ size = {"width": 640, "height": 480}
 rows = [{f.name: None for f in IMAGES} | {"image": name, **size} for name in names]
 pixels = list(np.random.default_rng(0).integers(0, 256, (12, 480, 640), dtype=np.uint8))
 table = pa.Table.from_pylist(rows, schema=IMAGES)
-shard = DecodedShard("s", names, np.array([[0, 1]]), table, pixels, FAILURES.empty_table())
+pairs, turns, read = np.array([[0, 1]]), (0,) * 12, list(range(12))
+shard = DecodedShard("s", names, pairs, turns, read, table, pixels, FAILURES.empty_table())
 before = anonymous()
 for _ in range(2):
     assert match(shard).encodes == 12

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pictures import write_views
 from stages import match_here
 
 from eloftr import CheckpointError, load_model, save_model
-from pipeline.errors import PairListError, RunError, StorageError
+from pipeline.errors import ArgumentError, PairListError, RunError, StorageError
 from pipeline.match.finish import FinishShard
 from pipeline.match.match import MatchedShard
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
@@ -152,6 +153,27 @@ def test_a_run_goes_on_with_the_shards_that_have_no_marker(photos: Path, tmp_pat
     after = contents(tmp_path / "run")
     assert after.keys() == before.keys()  # also: no temporary file
     assert all(after[name] == before[name] for name in before if name.endswith(".parquet"))
+
+
+@pytest.mark.parametrize("folder", ["matches", "images"])
+def test_a_shard_whose_table_was_removed_is_matched_again(
+    photos: Path, finished: Path, tmp_path: Path, folder: str
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(finished, output)
+    (output / folder / "00000001.parquet").unlink()
+    run = Run(asked(photos, output), "cpu")
+    assert run.pending()["shard"].to_pylist() == ["00000001"]
+    match_here(run)
+    table = f"{folder}/00000001.parquet"
+    assert (output / table).read_bytes() == (finished / table).read_bytes()
+
+
+def test_the_folder_of_a_reranking_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "ranking.parquet").touch()
+    with pytest.raises(RunError, match="run: holds a reranking; give another --output"):
+        Run(asked(photos, tmp_path / "run"), "cpu")
 
 
 def test_a_shard_that_was_lost_is_not_passed_over(photos: Path, tmp_path: Path) -> None:
@@ -355,6 +377,10 @@ def test_a_pair_list_of_no_use_is_refused(
         ({"max_images": 1}, ValueError, "at least 2 images and 1 pair"),
         ({"images": "nosuch://bucket/photos"}, StorageError, "nosuch"),
         ({"output": "nosuch://bucket/run"}, StorageError, "nosuch"),
+        ({"output": ""}, ArgumentError, "a path is empty"),
+        ({"images": ""}, ArgumentError, "a path is empty"),
+        ({"pairs": ""}, ArgumentError, "a path is empty"),
+        ({"threshold": float("nan")}, ArgumentError, "threshold must be a number"),
     ],
 )
 def test_whatever_would_stop_the_work_later_is_refused_at_once(
@@ -362,6 +388,21 @@ def test_whatever_would_stop_the_work_later_is_refused_at_once(
 ) -> None:
     with pytest.raises(error, match=message):
         Run(replace(asked(photos, tmp_path / "run"), **other), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"long_side": 31}, "long_side must be at least 32 pixels and at most 8192, not 31"),
+        ({"long_side": 1_000_000}, "long_side must be at least 32 pixels and at most 8192"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+    ],
+)
+def test_sizes_that_nothing_can_be_matched_at_are_refused(
+    given: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        MatchingOptions(**{"long_side": LONG_SIDE, **given})
 
 
 def test_what_is_wrong_with_a_pair_list_becomes_rows_and_counts(

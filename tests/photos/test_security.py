@@ -233,9 +233,9 @@ def test_processes_that_read_open_what_the_limits_allow(tmp_path: Path) -> None:
     with pytest.raises(
         ImageError, match="13400×13400 pixels: more than 178956970 pixels"
     ) as refused:
-        call(_read_alone, folder, "large.png", ImageLimits(), LONG_SIDE)
+        call(_read_alone, folder, "large.png", 0, ImageLimits(), LONG_SIDE)
     assert refused.value.reason == "too_large"
-    pixels, row = call(_read_alone, folder, "large.png", raised, LONG_SIDE)
+    pixels, row = call(_read_alone, folder, "large.png", 0, raised, LONG_SIDE)
     assert (max(pixels.shape) <= LONG_SIDE, row["width"], row["height"]) == (True, 13_400, 13_400)
 
 

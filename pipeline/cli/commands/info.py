@@ -18,7 +18,7 @@ from pipeline.errors import RunError
 from pipeline.events import counted
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import local_capacity
-from pipeline.match.run import PACKAGES, PLAN_FILE, RUN_FILE, SUMMARY_FILE
+from pipeline.match.run import PACKAGES, PLAN_FILE, RUN_FILE, SUMMARY_FILE, finished_shards
 from pipeline.report.text import aligned, summary_text
 from pipeline.store.folder import Folder
 from pipeline.store.opening import storage_options
@@ -127,7 +127,7 @@ def run_contents(run: Folder) -> dict[str, Any]:
     asked = run.read_json(RUN_FILE)
     shards = run.read_table(PLAN_FILE, ["shard", "pairs"])
     pairs = [len(of_shard) for of_shard in shards["pairs"]]
-    done = set(run.done_names())
+    done = {name for name in finished_shards(run) if "-" not in name}
     counts = zip(shards["shard"].to_pylist(), pairs, strict=True)
     return {
         **{name: asked.get(name) for name in ("images", "weights", "options", "versions")},
