@@ -161,7 +161,7 @@ def exit_code(*arguments: object) -> int:
         (["--weights", "absent"], "no such file, folder or bundled name"),
         (["--weights", "pairs.csv"], "unknown kind of file"),
         (["--long-side", "16"], "long_side must be at least 32"),
-        (["--batch-size", "0"], "batch_size at least 1"),
+        (["--batch-size", "0"], "batch_size must be at least 1"),
         (["--limit", "max_side=8"], "min_side ≤ max_side"),
         (["--limit", "pixels=8"], "give NAME=NUMBER, with a NAME of min_side"),
         (["--limit", "max_pixels=many"], "limit 'max_pixels=many'"),
