@@ -6,8 +6,9 @@ import ctypes
 import signal
 import sys
 import zlib  # noqa: F401  The system's zlib must be loaded before the one that pycolmap exports.
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -45,6 +46,17 @@ def need_extra() -> None:
     """Raise MissingExtraError where the pipeline's packages are not installed."""
     if find_spec("pyarrow") is None:
         raise missing("pyarrow", ImportError("the matcher alone is installed"))
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def missing(package: str, error: ImportError, extra: str = "pipeline") -> MissingExtraError:

@@ -4,19 +4,10 @@ import json
 from dataclasses import asdict
 
 import pytest
+from clock import Clock
 
 from pipeline import events
 from pipeline.events import Event, Progress, counted, duration
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

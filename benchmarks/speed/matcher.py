@@ -316,6 +316,22 @@ def measure(options: Any, weights: Path) -> dict[str, Any]:
     return sizes
 
 
+def add_what_is_timed(parser: argparse.ArgumentParser) -> None:
+    """Add the options --device, --dtype and --photographs."""
+    add = parser.add_argument
+    add(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="(default: %(default)s)",
+    )
+    add("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
+    add(
+        "--photographs",
+        type=Path,
+        help="folder of what the images are cut from (default: generated textures)",
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -333,17 +349,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="WIDTHxHEIGHT … (default: 640x480)",
     )
     add("--methods", nargs="+", choices=METHODS, default=METHODS, help="(default: all)")
-    add(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="(default: %(default)s)",
-    )
-    add("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
-    add(
-        "--photographs",
-        type=Path,
-        help="folder of what the images are cut from (default: generated textures)",
-    )
+    add_what_is_timed(parser)
     add("--rounds", type=int, default=5, help="turns of every method (default: %(default)s)")
     add(
         "--sample",

@@ -32,7 +32,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 from benchmarks.speed.images import Pairs, all_pairs, near_pairs, windows
-from benchmarks.speed.matcher import Ours, environment, flop_counter, published, seconds, shape_of
+from benchmarks.speed.matcher import (
+    Ours,
+    add_what_is_timed,
+    environment,
+    flop_counter,
+    published,
+    seconds,
+    shape_of,
+)
 from eloftr import (
     EfficientLoFTRConfig,
     backbone,
@@ -302,17 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="checkpoint folder with Hugging Face keys (default: of the published size)",
     )
     add("--size", type=shape_of, default=(640, 480), help="WIDTHxHEIGHT (default: 640x480)")
-    add(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="(default: %(default)s)",
-    )
-    add("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
-    add(
-        "--photographs",
-        type=Path,
-        help="folder of what the images are cut from (default: generated textures)",
-    )
+    add_what_is_timed(parser)
     add("--rounds", type=int, default=3, help="turns of both (default: %(default)s)")
     add("--quick", action="store_true", help="fewer images, one round")
     add("--out", type=Path, help="write the results as JSON")

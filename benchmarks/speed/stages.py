@@ -31,7 +31,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 from benchmarks.speed.images import Pairs, near_pairs, windows
-from benchmarks.speed.matcher import environment, flop_counter, published, shape_of
+from benchmarks.speed.matcher import (
+    add_what_is_timed,
+    environment,
+    flop_counter,
+    published,
+    shape_of,
+)
 from benchmarks.speed.savings import SAVINGS, Side, Variant
 from eloftr import backbone, model, sparse_fusion, transformer
 from eloftr.matching.matcher import DTYPES, pairs_at_once
@@ -120,17 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="checkpoint folder with Hugging Face keys (default: of the published size)",
     )
     add("--size", type=shape_of, default=(640, 480), help="WIDTHxHEIGHT (default: 640x480)")
-    add(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="(default: %(default)s)",
-    )
-    add("--dtype", choices=DTYPES, default="float32", help="(default: %(default)s)")
-    add(
-        "--photographs",
-        type=Path,
-        help="folder of what the images are cut from (default: generated textures)",
-    )
+    add_what_is_timed(parser)
     add("--rounds", type=int, default=5, help="turns of both (default: %(default)s)")
     add("--quick", action="store_true", help="one round")
     add("--out", type=Path, help="write the results as JSON")

@@ -189,10 +189,7 @@ def _make_matcher(
     threads: int,
 ) -> MatchShard:
     """Make what matches, in an executor's process that does nothing else."""
-    import torch
-
-    if not torch.cuda.is_available():
-        torch.set_num_threads(TORCH_THREADS)
+    _limit_threads()
     matcher = stage(model, options)
     matcher.threads = threads
     return matcher
@@ -200,11 +197,16 @@ def _make_matcher(
 
 def _make_probe(model: EfficientLoFTRForKeypointMatching, dtype: str) -> ProbeShard:
     """The stage that probes, in a process of an executor that does nothing else."""
+    _limit_threads()
+    return ProbeShard(model, dtype)
+
+
+def _limit_threads() -> None:
+    """Give torch TORCH_THREADS in this process, where there is no GPU."""
     import torch
 
     if not torch.cuda.is_available():
         torch.set_num_threads(TORCH_THREADS)
-    return ProbeShard(model, dtype)
 
 
 def _count(executor: Executor, marker: Marker) -> None:

@@ -16,7 +16,6 @@ import platform
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypedDict
 
 import numpy as np
@@ -26,6 +25,7 @@ import pyarrow.compute as pc
 from pipeline import tables
 from pipeline.errors import RunError
 from pipeline.events import counted
+from pipeline.extras import versions
 from pipeline.match.finish import Counts, Marker
 from pipeline.match.options import RunOptions
 from pipeline.match.plan import PLAN_FAILURES, PlanCounts, make_plan
@@ -74,16 +74,6 @@ def _digest(names: list[str], pairs: np.ndarray) -> str:
     digest = hashlib.sha256("\n".join(names).encode())
     digest.update(np.ascontiguousarray(pairs, "<i4").tobytes())
     return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 class Run:
@@ -202,7 +192,8 @@ class Run:
                 )
             self.folder.publish_table(PLAN_FILE, self.plan.shards)
             self.folder.publish_table(PLAN_FAILURES, self.plan.pairs.failures)
-            self.folder.publish_json(RUN_FILE, {**self.description, "versions": _versions()})
+            made_with = {"python": platform.python_version(), **versions(PACKAGES)}
+            self.folder.publish_json(RUN_FILE, {**self.description, "versions": made_with})
 
     def finish(self, session: Session) -> RunSummary:
         """Add up the markers of all shards, and write and return the summary.

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ReconstructionError, StorageError
 from pipeline.events import Event, Listener, nobody
 from pipeline.execute.worker import Died, call_watched
+from pipeline.match.turns.tries import of_later_round
 from pipeline.reconstruct.cameras import CameraOptions
 from pipeline.reconstruct.database import import_matches
 from pipeline.reconstruct.mapping import MAPPERS, MAX_ERROR, MappingOptions, map_database
@@ -112,14 +113,7 @@ def _import_and_map(
             mapping, fixed_cameras=known, max_error=max(MAX_ERROR, 2.0 * imported.resize_factor)
         )
         models = map_database(target / "database.db", target, mapping, colours, listen)
-    notes = []
-    planned = run.read_table("plan/shards.parquet", ["shard"]) if _has_plan(run) else ()
-    left = len(planned) - len([name for name in run.done_names() if "-" not in name])
-    if left > 0 and len(planned):
-        notes.append(
-            f"{left} of {len(planned)} shards of the run are not matched yet; run eloftr match "
-            "to its end and reconstruct again."
-        )
+    notes = _unfinished(run)
     if not imported.verified:
         notes.append(
             "nothing to map: no pair has verified matches; match pairs of images that overlap."
@@ -146,9 +140,18 @@ def _import_and_map(
     return summary
 
 
-def _has_plan(run: Folder) -> bool:
-    """Whether the folder was made by eloftr match, and not by a program that writes its tables."""
-    return run.exists("plan/shards.parquet")
+def _unfinished(run: Folder) -> list[str]:
+    """A note where shards of the plan are not matched yet. Other programs write no plan."""
+    if not run.exists("plan/shards.parquet"):
+        return []
+    planned = run.read_table("plan/shards.parquet", ["shard"]).num_rows
+    left = planned - sum(not of_later_round(name) for name in run.done_names())
+    if left <= 0:
+        return []
+    return [
+        f"{left} of {planned} shards of the run are not matched yet; run eloftr match "
+        "to its end and reconstruct again."
+    ]
 
 
 def _read_run(run: Folder) -> tuple[str, int]:

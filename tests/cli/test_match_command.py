@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 from job_process import PROJECT, Job, done, free_port, rows, shards, tables
 from pictures import views
@@ -130,17 +129,6 @@ def finished(place: Path, request: pytest.FixtureRequest) -> Finished:
     job = Job(*LISTED, "--output", output, "--executor", request.param, cwd=place)
     assert job.ended() == 0, job.out + job.err
     return Finished(job, place / output, request.param)
-
-
-@pytest.fixture
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of the photographs, for `main` in this process, where no Ray may be started."""
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.chdir(place)
-    yield place
-    signal.signal(signal.SIGTERM, handler)
-    assert not ray.is_initialized()
 
 
 def exit_code(*arguments: object) -> int:

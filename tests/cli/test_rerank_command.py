@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,17 +31,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("places")
     write_places(root, SIZE)
     return root
-
-
-@pytest.fixture
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of the photographs, for `main` in this process, where no Ray may be started."""
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.chdir(place)
-    yield place
-    signal.signal(signal.SIGTERM, handler)
-    assert not ray.is_initialized()
 
 
 def exit_code(*arguments: object) -> int:

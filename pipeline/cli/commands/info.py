@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
 import click
@@ -18,7 +18,9 @@ from pipeline.errors import RunError
 from pipeline.events import counted
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import local_capacity
+from pipeline.extras import versions
 from pipeline.match.run import PACKAGES, PLAN_FILE, RUN_FILE, SUMMARY_FILE, finished_shards
+from pipeline.match.turns.tries import of_later_round
 from pipeline.report.text import aligned, summary_text
 from pipeline.store.folder import Folder
 from pipeline.store.opening import storage_options
@@ -63,17 +65,6 @@ def installation() -> dict[str, Any]:
         "devices": devices(),
         "weights": bundled_names(),
     }
-
-
-def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Of those that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def extras() -> dict[str, bool]:
@@ -127,7 +118,7 @@ def run_contents(run: Folder) -> dict[str, Any]:
     asked = run.read_json(RUN_FILE)
     shards = run.read_table(PLAN_FILE, ["shard", "pairs"])
     pairs = [len(of_shard) for of_shard in shards["pairs"]]
-    done = {name for name in finished_shards(run) if "-" not in name}
+    done = {name for name in finished_shards(run) if not of_later_round(name)}
     counts = zip(shards["shard"].to_pylist(), pairs, strict=True)
     return {
         **{name: asked.get(name) for name in ("images", "weights", "options", "versions")},

@@ -21,12 +21,12 @@ from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard, plan_shards
 from pipeline.match.turns.probe import planned_probe
 from pipeline.match.turns.rounds import Seen, again, guessed, headings_of, likely, to_probe
+from pipeline.match.turns.tries import SIDES, by_round
 from pipeline.photos.direction import XMP_BYTES, heading
 from pipeline.tables import PROBES, TURNED, ragged
 from pipeline.vocabulary import Device
 
 MOST_ROUNDS = 8
-PAIR = ("image0", "image1")
 Probe = Callable[[list[PlannedShard]], None]  # carries out probes
 
 
@@ -62,7 +62,7 @@ class TurnSearch:
     def _plan(self, number: int) -> pa.Table:
         names = pa.array(self.run.plan.names, pa.string())
         folder = self.run.folder
-        seen = Seen.of([folder.read_table(name) for name in self._files("turns")], names)
+        seen = Seen.of([folder.read_table(name) for name in by_round(folder.names("turns"))], names)
         tried = self._tried(number, names)
         views = again(seen, tried)
         if not len(views):
@@ -70,10 +70,6 @@ class TurnSearch:
         if not len(views):
             views = self._probed(seen, number, names, tried)
         return self._shards(views, number)
-
-    def _files(self, prefix: str) -> list[str]:
-        """Files of all rounds, those of the first round first."""
-        return sorted(self.run.folder.names(prefix), key=lambda name: ("-" in name, name))
 
     def _tried(self, number: int, names: pa.Array) -> np.ndarray:
         """(T, 3): the pairs of the rounds before, and the turn of image 1 against image 0."""
@@ -114,7 +110,7 @@ class TurnSearch:
         folder, mine = self.run.folder, f"probes/{number:02}-"
         done = folder.names("probes")
         before = self._probes([name for name in done if not name.startswith(mine)])
-        columns = [pc.index_in(before[side], value_set=names).to_numpy() for side in PAIR]
+        columns = [pc.index_in(before[side], value_set=names).to_numpy() for side in SIDES]
         pairs = to_probe(seen, np.unique(np.stack(columns, axis=1), axis=0))
         planned = []
         for k, (image0, image1) in enumerate(pairs.tolist()):

@@ -16,7 +16,17 @@ import pyarrow.compute as pc
 from pipeline.store.folder import Folder
 from pipeline.vocabulary import VERIFIED, Status
 
-PAIR = ("image0", "image1")
+SIDES = ("image0", "image1")
+
+
+def of_later_round(name: str) -> bool:
+    """Whether a shard, or a file that is named after it, is of a later round."""
+    return "-" in name
+
+
+def by_round(files: Sequence[str]) -> list[str]:
+    """Files of all rounds, those of the first round first."""
+    return sorted(files, key=lambda name: (of_later_round(name), name))
 
 
 def settled_matches(
@@ -27,12 +37,12 @@ def settled_matches(
     columns: those wanted; None: all.
     """
     files = run.names("matches")
-    later = [name for name in files if "-" in name]
+    later = [name for name in files if of_later_round(name)]
     if not later:
         yield from ((name, run.read_table(name, columns)) for name in files)
         return
     best = _best_tries(run, files, later)
-    wanted = None if columns is None else [*dict.fromkeys((*PAIR, *columns))]
+    wanted = None if columns is None else [*dict.fromkeys((*SIDES, *columns))]
     for name in files:
         table = run.read_table(name, wanted)
         kept = [best.get(key, name) == name for key in _keys(table)]
@@ -69,11 +79,11 @@ def _best_tries(
     run: Folder, files: Sequence[str], later: Sequence[str]
 ) -> dict[tuple[str, str], str]:
     """The file that holds the try that counts, of every pair that was tried again."""
-    again = {key for name in later for key in _keys(run.read_table(name, PAIR))}
+    again = {key for name in later for key in _keys(run.read_table(name, SIDES))}
     best: dict[tuple[str, str], tuple[int, str]] = {}
     # The first round first: of equal tries the earlier one counts.
-    for name in sorted(files, key=lambda name: ("-" in name, name)):
-        table = run.read_table(name, (*PAIR, "num_inliers"))
+    for name in by_round(files):
+        table = run.read_table(name, (*SIDES, "num_inliers"))
         inliers = pc.fill_null(table["num_inliers"], 0).to_pylist()
         for key, number in zip(_keys(table), inliers, strict=True):
             if key in again and (key not in best or number > best[key][0]):
@@ -83,5 +93,5 @@ def _best_tries(
 
 def _keys(table: pa.Table) -> list[tuple[str, str]]:
     """The two names of every row, in their order in the alphabet."""
-    pairs = np.stack([table[side].to_numpy(zero_copy_only=False) for side in PAIR], axis=1)
+    pairs = np.stack([table[side].to_numpy(zero_copy_only=False) for side in SIDES], axis=1)
     return [tuple(sorted(pair)) for pair in pairs.tolist()]
