@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
@@ -17,7 +18,8 @@ from pipeline.errors import RunError
 from pipeline.events import counted, duration
 from pipeline.execute.worker import call
 from pipeline.match.options import TORCH_THREADS, RunOptions
-from pipeline.match.shards import encodes, plan_shards, shards_table
+from pipeline.match.shards import encodes, plan_shards, plan_views, shard_name, shards_table
+from pipeline.match.turns.rounds import first_views
 from pipeline.pairs.pair_list import PairList, check_pairs, exhaustive, read_pairs
 from pipeline.photos.sizes import bucket
 from pipeline.photos.source import Folders, list_images
@@ -58,7 +60,7 @@ class Plan:
 
     names: list[str]
     pairs: PairList
-    shards: pa.Table  # of tables.SHARDS
+    shards: pa.Table  # of SHARDS, or of TURNED where headings say that photographs are turned
     encodes: int
 
     def counts(self, done: int = 0) -> PlanCounts:
@@ -73,8 +75,21 @@ class Plan:
         }
 
 
-def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> Plan:
+def unknown_headings(names: list[str]) -> np.ndarray:
+    """(n,) NaN."""
+    return np.full(len(names), np.nan)
+
+
+def make_plan(
+    options: RunOptions,
+    source: Folder | Folders,
+    device: Device,
+    headings: Callable[[list[str]], np.ndarray] = unknown_headings,
+) -> Plan:
     """List the images, read or make the pairs, and cut them into shards.
+
+    headings: of the images of some names, (n,) degrees clockwise from north, NaN where unknown.
+        Pairs whose images they turn against each other are planned as views at these turns.
 
     Raises RunError where there is no pair to match, and PairListError or StorageError where the
     list or the folder cannot be read.
@@ -98,10 +113,13 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> 
             )
     most_images, most_pairs = SHARD_SIZES[device]
     few_pairs = min(most_pairs, max(LEAST_PAIRS, math.ceil(len(pairs.pairs) / FEWEST_SHARDS)))
-    chosen = ((options.max_images, most_images), (options.max_pairs, few_pairs))
-    shards = plan_shards(
-        pairs.pairs, *(default if size is None else size for size, default in chosen)
-    )
+    images_a_shard = most_images if options.max_images is None else options.max_images
+    pairs_a_shard = few_pairs if options.max_pairs is None else options.max_pairs
+    views = first_views(pairs.pairs, headings(names))
+    if views is not None:
+        table = plan_views(names, views, images_a_shard, pairs_a_shard, named=shard_name)
+        return Plan(names, pairs, table, int(pc.sum(pc.list_value_length(table["images"])).as_py()))
+    shards = plan_shards(pairs.pairs, images_a_shard, pairs_a_shard)
     return Plan(names, pairs, shards_table(names, shards), encodes(shards))
 
 

@@ -19,14 +19,14 @@ tried and the cheapest is taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ArgumentError
-from pipeline.tables import SHARDS, ragged, unragged
+from pipeline.tables import SHARDS, TURNED, ragged, unragged
 
 CLUSTERING_ROUNDS = 64  # at most; later rounds join the last few clusters and change nothing
 GOOD_ENOUGH = 1.5  # times the lower bound; clustering such a plan is not worth its seconds
@@ -127,6 +127,36 @@ def shards_table(names: Sequence[str], shards: Sequence[Shard]) -> pa.Table:
     labels = pa.array([shard_name(k) for k in range(len(shards))], pa.string())
     pairs = ragged([shard.pairs for shard in shards], SHARDS.field("pairs").type)
     return pa.Table.from_arrays([labels, images, pairs], schema=SHARDS)
+
+
+def plan_views(
+    names: Sequence[str],
+    views: np.ndarray,
+    max_images: int,
+    max_pairs: int,
+    named: Callable[[int], str],
+) -> pa.Table:
+    """Cut pairs of views into a table of TURNED. A view is encoded once in a shard.
+
+    views: (M, 4) int: images i and j of every pair, and the turns of both in degrees.
+    named: the name of shard k.
+    """
+    sides = np.concatenate([views[:, [0, 2]], views[:, [1, 3]]])
+    distinct, which = np.unique(sides, axis=0, return_inverse=True)
+    shards = plan_shards(which.reshape(2, -1).T, max_images, max_pairs)
+    columns = [
+        pa.array([named(k) for k in range(len(shards))], pa.string()),
+        pa.array(
+            [[names[distinct[v, 0]] for v in shard.images] for shard in shards],
+            TURNED.field("images").type,
+        ),
+        ragged([shard.pairs for shard in shards], TURNED.field("pairs").type),
+        pa.array(
+            [[int(distinct[v, 1]) for v in shard.images] for shard in shards],
+            TURNED.field("turns").type,
+        ),
+    ]
+    return pa.Table.from_arrays(columns, schema=TURNED)
 
 
 class _Plan(NamedTuple):

@@ -99,6 +99,24 @@ def guessed(seen: Seen, headings: np.ndarray, tried: np.ndarray) -> np.ndarray:
     return _untried(_views(seen.pairs[apart & known & turned], _settled(headings, everyone)), tried)
 
 
+def first_views(pairs: np.ndarray, headings: np.ndarray) -> np.ndarray | None:
+    """(M, 4): all pairs of a run, at the turns that the headings of their images ask for.
+
+    headings: (n,) degrees, NaN where none is known. Where the headings of two images are alike or
+    one is unknown, both keep one turn. None where no pair is turned.
+    """
+    first, second = pairs.T
+    turned = np.abs(wrapped(headings[second] - headings[first])) > ALIKE  # false where unknown
+    if not turned.any():
+        return None
+    views = _views(pairs, _settled(headings, np.zeros(len(headings), np.int64)))
+    # Images of an equal turn share an encode with their turned pairs. A turn that is not a multiple
+    # of 90 takes a square canvas, so it is not used where none is needed.
+    plain = ~turned & ((views[:, 2] != views[:, 3]) | (views[:, 2] % 90 != 0))
+    views[plain, 2:] = 0
+    return views
+
+
 def to_probe(seen: Seen, probed: np.ndarray) -> np.ndarray:
     """(M, 2): the pairs between parts that tell most, at most PROBED_PAIRS of every two parts.
 

@@ -8,6 +8,7 @@ probes/<shard>.parquet   the coarse matches of pairs between parts, at every tur
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,12 +19,12 @@ import pyarrow.compute as pc
 from pipeline.errors import StorageError
 from pipeline.match.plan import SHARD_SIZES
 from pipeline.match.run import Run
-from pipeline.match.shards import PlannedShard, plan_shards
+from pipeline.match.shards import PlannedShard, plan_views, planned_shards
 from pipeline.match.turns.probe import planned_probe
 from pipeline.match.turns.rounds import Seen, again, guessed, headings_of, likely, to_probe
 from pipeline.match.turns.tries import SIDES, by_round
 from pipeline.photos.direction import XMP_BYTES, heading
-from pipeline.tables import PROBES, TURNED, ragged
+from pipeline.tables import PROBES, TURNED
 from pipeline.vocabulary import Device
 
 MOST_ROUNDS = 8
@@ -73,23 +74,20 @@ class TurnSearch:
 
     def _tried(self, number: int, names: pa.Array) -> np.ndarray:
         """(T, 3): the pairs of the rounds before, and the turn of image 1 against image 0."""
+        plans = [self.run.plan.shards]
+        plans += [
+            self.run.folder.read_table(f"plan/round_{before:02}.parquet")
+            for before in range(1, number)
+        ]
         index = {name: k for k, name in enumerate(names.to_pylist())}
-        first = np.hstack(
-            [self.run.plan.pairs.pairs, np.zeros((len(self.run.plan.pairs.pairs), 1))]
-        )
-        rows = [first.astype(np.int64)]
-        for before in range(1, number):
-            plan = self.run.folder.read_table(f"plan/round_{before:02}.parquet")
-            for row in plan.to_pylist():
-                images = [index[name] for name in row["images"]]
-                rows.append(
-                    np.array(
-                        [
-                            (images[i], images[j], row["turns"][j] - row["turns"][i])
-                            for i, j in row["pairs"]
-                        ]
-                    )
-                )
+        rows = []
+        for shard in itertools.chain.from_iterable(map(planned_shards, plans)):
+            image = np.array([index[name] for name in shard.images])
+            turns = np.array(shard.turns or (0,) * len(image))
+            first, second = shard.pairs.T
+            rows.append(
+                np.stack([image[first], image[second], turns[second] - turns[first]], axis=1)
+            )
         return np.concatenate(rows)
 
     def _headings(self, seen: Seen) -> np.ndarray:
@@ -131,21 +129,6 @@ class TurnSearch:
         """Views of pairs (M, 4) → TURNED, an image encoded once for each turn of a shard."""
         if not len(views):
             return TURNED.empty_table()
-        sides = np.concatenate([views[:, [0, 2]], views[:, [1, 3]]])
-        distinct, which = np.unique(sides, axis=0, return_inverse=True)
-        pairs = which.reshape(2, -1).T
-        shards = plan_shards(pairs, *SHARD_SIZES[self.device])
-        names = self.run.plan.names
-        columns = [
-            pa.array([f"{number:02}-{k:08}" for k in range(len(shards))], pa.string()),
-            pa.array(
-                [[names[distinct[v, 0]] for v in shard.images] for shard in shards],
-                TURNED.field("images").type,
-            ),
-            ragged([shard.pairs for shard in shards], TURNED.field("pairs").type),
-            pa.array(
-                [[int(distinct[v, 1]) for v in shard.images] for shard in shards],
-                TURNED.field("turns").type,
-            ),
-        ]
-        return pa.Table.from_arrays(columns, schema=TURNED)
+        sizes = SHARD_SIZES[self.device]
+        named = f"{number:02}-{{:08}}".format
+        return plan_views(self.run.plan.names, views, *sizes, named=named)
