@@ -79,7 +79,7 @@ def match_photographs(
     with Lease(run.folder) as lease:
         work = _Work(run, executor, actors, listen, stage, lease)
         todo = run.pending()  # read again, because another driver may have worked until now
-        run.begin()
+        run.begin(listen)
         work.carry_out(planned_shards(todo))
         if options.turns > 0:
             search = TurnSearch(run, options.turns, work.device, work.probe)

@@ -3,6 +3,7 @@
 run.json                options, and identity of images, weights and code; written before the
                         work, never changed
 plan/shards.parquet     the pairs, cut into shards; written once
+plan/headings.parquet   where the tops of the images point; written once, where turns are searched
 matches/, images/, failures/<shard>.parquet     the tables of a finished shard
 done/<shard>.json       the marker that says that a shard is finished; written last
 failures/plan.parquet   what was wrong with the pair list
@@ -24,12 +25,13 @@ import pyarrow.compute as pc
 
 from pipeline import tables
 from pipeline.errors import RunError
-from pipeline.events import counted
+from pipeline.events import Listener, counted, nobody
 from pipeline.extras import versions
 from pipeline.match.finish import Counts, Marker
 from pipeline.match.options import RunOptions
 from pipeline.match.plan import PLAN_FAILURES, PlanCounts, make_plan
 from pipeline.match.turns.tries import settled_counts
+from pipeline.photos.headings import headings
 from pipeline.photos.source import PREPROCESSING, Folders, image_source
 from pipeline.store.folder import Folder, place
 from pipeline.store.retries import redacted
@@ -37,6 +39,7 @@ from pipeline.store.weights import load_weights, weights_digest
 from pipeline.vocabulary import Device, StageName
 
 RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.json"
+HEADINGS_FILE = "plan/headings.parquet"
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
 MARKER_THREADS = 16  # done markers are small and many
 
@@ -178,7 +181,25 @@ class Run:
         done = pa.array(sorted(finished_shards(self.folder)), pa.string())
         return shards.filter(pc.invert(pc.is_in(shards["shard"], done)))
 
-    def begin(self) -> None:
+    def headings(self, listen: Listener = nobody) -> np.ndarray:
+        """Headings (n,) of the images in degrees clockwise from north, NaN where unknown.
+
+        The images of the plan's pairs have one. Their files are read once; the table of HEADINGS is
+        written then, and read afterwards.
+        """
+        names = self.plan.names
+        if self.folder.exists(HEADINGS_FILE):
+            table = self.folder.read_table(HEADINGS_FILE)
+        else:
+            used = [names[k] for k in np.unique(self.plan.pairs.pairs)]
+            table = headings(self.source, used, listen=listen).table(used)
+            self.folder.publish_table(HEADINGS_FILE, table)
+        found = np.full(len(names), np.nan)
+        rows = pc.index_in(table["image"], value_set=pa.array(names, pa.string())).to_numpy()
+        found[rows] = table["heading"].to_numpy()
+        return found
+
+    def begin(self, listen: Listener = nobody) -> None:
         """Remove what killed writers left, write the plan, and last `run.json`.
 
         A folder without `run.json` is not a run yet.
@@ -192,6 +213,8 @@ class Run:
                 )
             self.folder.publish_table(PLAN_FILE, self.plan.shards)
             self.folder.publish_table(PLAN_FAILURES, self.plan.pairs.failures)
+            if self.options.turns:
+                self.headings(listen)
             made_with = {"python": platform.python_version(), **versions(PACKAGES)}
             self.folder.publish_json(RUN_FILE, {**self.description, "versions": made_with})
 

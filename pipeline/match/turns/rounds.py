@@ -10,7 +10,7 @@ follows from the tables of the rounds before alone, so a stopped run decides the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,17 +137,6 @@ def likely(probes: pa.Table, names: pa.Array, tried: np.ndarray) -> np.ndarray:
         if counts[best] >= max(LEAST_MATCHES, MARGIN * others.max(initial=0)):
             found.append((i, j, 0, int(turns[best]) % 360))
     return _untried(np.array(found, np.int64).reshape(-1, 4), tried)
-
-
-def headings_of(
-    images: np.ndarray, names: Sequence[str], heading: Callable[[str], float | None]
-) -> np.ndarray:
-    """(n,) headings of some images, NaN for the others and where a file names none."""
-    found = np.full(len(names), np.nan)
-    for image in images:
-        value = heading(names[image])
-        found[image] = np.nan if value is None else value
-    return found
 
 
 def _settled(angle: np.ndarray, part: np.ndarray) -> np.ndarray:
