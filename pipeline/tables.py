@@ -54,6 +54,13 @@ TURNED = _schema(
     ("turns", pa.list_(pa.int16())),  # degrees clockwise, of every one of `images`
 )
 
+# In which direction on the ground the top of a photograph points.
+HEADINGS = _schema(
+    ("image", pa.string()),
+    ("heading", pa.float32()),  # degrees clockwise from north, null where it is not known
+    ("source", pa.string()),  # a word of vocabulary.HeadingSource
+)
+
 # How the two images of a pair are turned against each other.
 TURNS = _schema(
     ("image0", pa.string()),

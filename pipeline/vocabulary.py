@@ -153,6 +153,22 @@ class Score(Word):
     SUM = "sum"
 
 
+class HeadingSource(Word):
+    """What a heading was taken from, column `source` of HEADINGS, the most trusted first.
+
+    TABLE: the table of the user. CAMERA: yaw of camera or gimbal in XMP. DIRECTION: EXIF's
+    GPSImgDirection. AIRCRAFT: yaw of the aircraft in XMP. TRACK: EXIF's GPSTrack, or where the
+    photographs before and after were taken. The last two are of the aircraft, and guesses.
+    """
+
+    TABLE = "table"
+    CAMERA = "camera"
+    DIRECTION = "direction"
+    AIRCRAFT = "aircraft"
+    TRACK = "track"
+    UNKNOWN = "unknown"
+
+
 class Device(Word):
     """The kind of device that the shards of a run are sized for."""
 

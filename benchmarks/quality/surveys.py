@@ -38,7 +38,7 @@ from pipeline.match.turns.graph import wrapped
 from pipeline.match.turns.tries import settled_matches
 from pipeline.pairs.pair_list import exhaustive, pairs_table
 from pipeline.pairs.spatial import exif_positions, neighbours
-from pipeline.photos.direction import XMP_BYTES, heading
+from pipeline.photos.headings import headings as headings_of
 from pipeline.photos.source import list_images
 from pipeline.reconstruct.cameras import CameraOptions
 from pipeline.store.folder import Folder
@@ -216,9 +216,11 @@ def main(arguments: list[str] | None = None) -> int:
     results: dict[str, dict[str, Record]] = {}
     for name in options.sets:
         images = options.data / name / "images"
-        names = list_images(Folder(str(images)))
+        folder = Folder(str(images))
+        names = list_images(folder)
         pairs = pairs_of(images, names)
-        headings = {one: heading((images / one).read_bytes()[:XMP_BYTES]) for one in names}
+        table = headings_of(folder, names).table(names)
+        headings = dict(zip(names, table["heading"].to_pylist(), strict=True))
         with tempfile.TemporaryDirectory() as scratch:
             work = Path(scratch)
             found = {"ours": ours(images, pairs, headings, work, options.weights)}

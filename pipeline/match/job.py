@@ -39,7 +39,7 @@ def plan_run(
     Writes nothing. Raises as `Run` does, and ExecutorError for more actors than there is room for.
     """
     capacity = executor.capacity()
-    run = Run(options, device_of(executor, actors))
+    run = Run(options, device_of(executor, actors), listen)
     counts = run.counts()
     actors.resolved(capacity, max(1, counts["shards"]))  # raises before anything is written
     listen(Event("plan", plan_line(counts), {**counts}))

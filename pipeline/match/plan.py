@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -75,21 +74,8 @@ class Plan:
         }
 
 
-def unknown_headings(names: list[str]) -> np.ndarray:
-    """(n,) NaN."""
-    return np.full(len(names), np.nan)
-
-
-def make_plan(
-    options: RunOptions,
-    source: Folder | Folders,
-    device: Device,
-    headings: Callable[[list[str]], np.ndarray] = unknown_headings,
-) -> Plan:
+def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> Plan:
     """List the images, read or make the pairs, and cut them into shards.
-
-    headings: of the images of some names, (n,) degrees clockwise from north, NaN where unknown.
-        Pairs whose images they turn against each other are planned as views at these turns.
 
     Raises RunError where there is no pair to match, and PairListError or StorageError where the
     list or the folder cannot be read.
@@ -111,16 +97,33 @@ def make_plan(
                 f"{redacted(options.pairs)}: names no pair of photographs in {source.shown} "
                 f"({first})."
             )
-    most_images, most_pairs = SHARD_SIZES[device]
-    few_pairs = min(most_pairs, max(LEAST_PAIRS, math.ceil(len(pairs.pairs) / FEWEST_SHARDS)))
-    images_a_shard = most_images if options.max_images is None else options.max_images
-    pairs_a_shard = few_pairs if options.max_pairs is None else options.max_pairs
-    views = first_views(pairs.pairs, headings(names))
-    if views is not None:
-        table = plan_views(names, views, images_a_shard, pairs_a_shard, named=shard_name)
-        return Plan(names, pairs, table, int(pc.sum(pc.list_value_length(table["images"])).as_py()))
-    shards = plan_shards(pairs.pairs, images_a_shard, pairs_a_shard)
+    shards = plan_shards(pairs.pairs, *_bounds(options, device, len(pairs.pairs)))
     return Plan(names, pairs, shards_table(names, shards), encodes(shards))
+
+
+def turned_plan(plan: Plan, headings: np.ndarray, options: RunOptions, device: Device) -> Plan:
+    """The plan with its images turned as their headings say, where these differ in a pair.
+
+    headings: (n,) degrees clockwise from north, NaN where unknown.
+    """
+    views = first_views(plan.pairs.pairs, headings)
+    if views is None:
+        return plan
+    bounds = _bounds(options, device, len(views))
+    shards = plan_views(plan.names, views, *bounds, shard_name)
+    return replace(
+        plan, shards=shards, encodes=pc.sum(pc.list_value_length(shards["images"])).as_py()
+    )
+
+
+def _bounds(options: RunOptions, device: Device, pairs: int) -> tuple[int, int]:
+    """Most images and most pairs of a shard."""
+    most_images, most_pairs = SHARD_SIZES[device]
+    few_pairs = min(most_pairs, max(LEAST_PAIRS, math.ceil(pairs / FEWEST_SHARDS)))
+    return (
+        most_images if options.max_images is None else options.max_images,
+        few_pairs if options.max_pairs is None else options.max_pairs,
+    )
 
 
 def plan_line(n: PlanCounts) -> str:

@@ -3,6 +3,7 @@
 run.json                options, and identity of images, weights and code; written before the
                         work, never changed
 plan/shards.parquet     the pairs, cut into shards; written once
+plan/headings.parquet   where the tops of the images point; written once, where turns are searched
 matches/, images/, failures/<shard>.parquet     the tables of a finished shard
 done/<shard>.json       the marker that says that a shard is finished; written last
 failures/plan.parquet   what was wrong with the pair list
@@ -24,12 +25,13 @@ import pyarrow.compute as pc
 
 from pipeline import tables
 from pipeline.errors import RunError
-from pipeline.events import counted
+from pipeline.events import Listener, counted, nobody
 from pipeline.extras import versions
 from pipeline.match.finish import Counts, Marker
 from pipeline.match.options import RunOptions
-from pipeline.match.plan import PLAN_FAILURES, PlanCounts, make_plan
+from pipeline.match.plan import PLAN_FAILURES, PlanCounts, make_plan, turned_plan
 from pipeline.match.turns.tries import settled_counts
+from pipeline.photos.headings import headings
 from pipeline.photos.source import PREPROCESSING, Folders, image_source
 from pipeline.store.folder import Folder, place
 from pipeline.store.retries import redacted
@@ -37,6 +39,7 @@ from pipeline.store.weights import load_weights, weights_digest
 from pipeline.vocabulary import Device, StageName
 
 RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.json"
+HEADINGS_FILE = "plan/headings.parquet"
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
 MARKER_THREADS = 16  # done markers are small and many
 
@@ -83,8 +86,8 @@ class Run:
     EloftrError for everything that would stop the work later.
     """
 
-    def __init__(self, options: RunOptions, device: Device) -> None:
-        """device: what the shards of a new plan are sized for."""
+    def __init__(self, options: RunOptions, device: Device, listen: Listener = nobody) -> None:
+        """device: what the shards of a new plan are sized for. listen: told of headings read."""
         from eloftr.matching.loading import configure
         from eloftr.matching.matcher import DEFAULT_DTYPE
 
@@ -116,10 +119,13 @@ class Run:
             if self.resumed:
                 self._check_same(before)
                 self.plan = replace(self.plan, shards=self.folder.read_table(PLAN_FILE))
+            self._headings = self._found_headings(listen)
         except OSError as error:
             raise RunError(
                 f"{self.folder.shown}: cannot be read ({redacted(error)}); check it and rights."
             ) from error
+        if not self.resumed:
+            self.plan = turned_plan(self.plan, self.headings(), self.options, device)
         if not self.resumed and self.folder.exists("ranking.parquet"):
             raise RunError(f"{self.folder.shown}: holds a reranking; give another --output.")
         if not self.resumed and self.folder.done_names():
@@ -178,6 +184,26 @@ class Run:
         done = pa.array(sorted(finished_shards(self.folder)), pa.string())
         return shards.filter(pc.invert(pc.is_in(shards["shard"], done)))
 
+    def headings(self) -> np.ndarray:
+        """Headings (n,) of the images in degrees clockwise from north, NaN where unknown."""
+        found = np.full(len(self.plan.names), np.nan)
+        names = pa.array(self.plan.names, pa.string())
+        rows = pc.index_in(self._headings["image"], value_set=names).to_numpy()
+        found[rows] = self._headings["heading"].to_numpy()
+        return found
+
+    def _found_headings(self, listen: Listener) -> pa.Table:
+        """A table of HEADINGS of the images of pairs: that of the run, or read from their files.
+
+        It is empty where turns are not searched.
+        """
+        if not self.options.turns:
+            return tables.HEADINGS.empty_table()
+        if self.resumed and self.folder.exists(HEADINGS_FILE):
+            return self.folder.read_table(HEADINGS_FILE)
+        used = [self.plan.names[k] for k in np.unique(self.plan.pairs.pairs)]
+        return headings(self.source, used, listen=listen).table(used)
+
     def begin(self) -> None:
         """Remove what killed writers left, write the plan, and last `run.json`.
 
@@ -192,6 +218,9 @@ class Run:
                 )
             self.folder.publish_table(PLAN_FILE, self.plan.shards)
             self.folder.publish_table(PLAN_FAILURES, self.plan.pairs.failures)
+        if self._headings.num_rows and not self.folder.exists(HEADINGS_FILE):
+            self.folder.publish_table(HEADINGS_FILE, self._headings)
+        if not self.resumed:
             made_with = {"python": platform.python_version(), **versions(PACKAGES)}
             self.folder.publish_json(RUN_FILE, {**self.description, "versions": made_with})
 

@@ -24,14 +24,12 @@ from scipy.spatial import cKDTree
 from pipeline.errors import PairListError, StorageError
 from pipeline.pairs.formats import MOST, of_pairs
 from pipeline.pairs.pair_list import PairList
-from pipeline.photos.exif import gps_position
+from pipeline.photos.exif import HEADER_BYTES, HEADER_THREADS, gps_position
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 from pipeline.tables import FAILURES
 from pipeline.vocabulary import Reason, StageName
 
-HEADER_THREADS = 8  # a read of a header waits for storage most of the time
-EXIF_BYTES = 1 << 18  # so many first bytes hold the EXIF data of almost every file
 METRES, DEGREES = ("x", "y", "z"), ("latitude", "longitude", "altitude")
 
 
@@ -69,12 +67,12 @@ def exif_positions(folder: Folder, names: Sequence[str], height: bool = False) -
 def _of_file(folder: Folder, name: str) -> tuple[float, float, float] | str:
     """Latitude, longitude and altitude of a file, or the reason why it has none."""
     try:
-        data = folder.read_bytes(name, limit=EXIF_BYTES)
+        data = folder.read_bytes(name, limit=HEADER_BYTES)
         try:
             place = gps_position(data)
         except Exception:  # Pillow raises arbitrary types for a file that is cut off
             # Formats differ in where they keep EXIF data, so the whole file is tried.
-            place = gps_position(folder.read_bytes(name)) if len(data) > EXIF_BYTES else None
+            place = gps_position(folder.read_bytes(name)) if len(data) > HEADER_BYTES else None
     except UnidentifiedImageError:  # an OSError, though the file was read
         return "its bytes are of no known format"
     except (StorageError, OSError) as error:

@@ -1,55 +1,115 @@
-"""Which way the top of a photograph points on the ground, from what drones write into their files.
+"""What the XMP data of a photograph say of the direction of the camera, in the words of each maker.
 
-A heading is in degrees, clockwise from north. It means something only where the camera looks down,
-because a photograph of the horizon has its own up. It is a guess: the heading of an aircraft in the
-wind is not that of its camera.
+A heading is the direction on the ground in which the top of the stored picture points, in degrees
+clockwise from north. It means something only where the camera looks down, because a photograph of
+the horizon has its own up.
+
+Origins of the words: DJI, Parrot, Autel and senseFly write theirs into their files. Skydio explains
+its own (support.skydio.com, "camera and metadata overview"). Pix4D defines `Camera:`, with a pitch
+of 0 for a camera that looks down (support.pix4d.com, "specifications for XMP camera tags").
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
-XMP_BYTES = 1 << 18  # first bytes of a file, which hold the XMP of almost every file
 DOWN = 35.0  # degrees by which a camera that looks down may be off the vertical
-NUMBER = rb"""\s*(?:=\s*["']|>)\s*\+?(-?\d+(?:\.\d+)?)"""  # an attribute or an element of XMP
+# An attribute or an element of XMP.
+NUMBER = rb"""\s*(?:=\s*["']|>)\s*\+?(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"""
 
 
-class _Writer(NamedTuple):
-    """How one maker names yaw and pitch in XMP, and the pitch of a camera that looks down."""
+class _Words(NamedTuple):
+    """How one maker names angles in XMP.
+
+    yaw, pitch, roll: of the camera. down: pitches of a camera that looks down.
+    aircraft: the yaw of the aircraft, where it is named as well.
+    block: what the words stand behind, where a file has them several times.
+    """
 
     yaw: bytes
     pitch: bytes
-    down: float
+    roll: bytes
+    down: tuple[float, ...] = (-90.0,)
+    aircraft: bytes | None = None
+    block: bytes = b""
 
 
 WRITERS = (
-    _Writer(b"drone-dji:GimbalYawDegree", b"drone-dji:GimbalPitchDegree", -90.0),
-    _Writer(b"drone-parrot:CameraYawDegree", b"drone-parrot:CameraPitchDegree", -90.0),
-    _Writer(b"drone:GimbalYawDegree", b"drone:GimbalPitchDegree", -90.0),  # Autel
-    _Writer(b"drone-skydio:CameraYaw", b"drone-skydio:CameraPitch", -90.0),
-    _Writer(b"Camera:Yaw", b"Camera:Pitch", -90.0),  # Pix4D's words, also Parrot's and Autel's
-    _Writer(b"sensefly:Heading", b"sensefly:PitchAngle", 0.0),  # of the aircraft
+    _Words(
+        b"drone-dji:GimbalYawDegree",
+        b"drone-dji:GimbalPitchDegree",
+        b"drone-dji:GimbalRollDegree",
+        aircraft=b"drone-dji:FlightYawDegree",
+    ),
+    _Words(
+        b"drone-parrot:CameraYawDegree",
+        b"drone-parrot:CameraPitchDegree",
+        b"drone-parrot:CameraRollDegree",
+        aircraft=b"drone-parrot:DroneYawDegree",
+    ),
+    _Words(  # Autel
+        b"drone:GimbalYawDegree",
+        b"drone:GimbalPitchDegree",
+        b"drone:GimbalRollDegree",
+        aircraft=b"drone:FlightYawDegree",
+    ),
+    _Words(
+        b"drone-skydio:Yaw",
+        b"drone-skydio:Pitch",
+        b"drone-skydio:Roll",
+        block=b"drone-skydio:CameraOrientationNED",
+    ),
+    # Pix4D's words. Some makers write the pitch of their gimbal, which is −90 where it looks down.
+    _Words(b"Camera:Yaw", b"Camera:Pitch", b"Camera:Roll", down=(0.0, -90.0)),
 )
+# A fixed wing, whose camera looks down while the aircraft is level.
+SENSEFLY_YAW, SENSEFLY_PITCH = b"sensefly:Heading", b"sensefly:PitchAngle"
 
 
-def heading(data: bytes) -> float | None:
-    """The heading of a photograph from the first bytes of its file, which hold its XMP.
+class Attitude(NamedTuple):
+    """What XMP says: headings of camera and aircraft, NaN where it does not tell.
 
-    None where the file names none, or where the camera does not look down.
+    down: whether the camera looks down, None where XMP does not tell. Where it does not look down
+        both headings are NaN.
     """
+
+    camera: float = math.nan
+    aircraft: float = math.nan
+    down: bool | None = None
+
+
+def attitude(data: bytes) -> Attitude:
+    """The attitude of a photograph from the first bytes of its file, which hold its XMP."""
     start = data.find(b"<x:xmpmeta")
     if start < 0:
-        return None
+        return Attitude()
     xmp = data[start : data.find(b"</x:xmpmeta>", start)]
-    for writer in WRITERS:
-        yaw, pitch = (_number(xmp, name) for name in (writer.yaw, writer.pitch))
-        if yaw is not None:
-            looks_down = pitch is not None and abs(pitch - writer.down) <= DOWN
-            return yaw % 360 if looks_down else None
-    return None
+    aircraft, level = _number(xmp, SENSEFLY_YAW), _number(xmp, SENSEFLY_PITCH)
+    for words in WRITERS:
+        at = xmp.find(words.block)
+        where = xmp[at:] if at >= 0 else b""
+        pitch = _number(where, words.pitch)
+        if math.isnan(pitch):
+            continue
+        near = [down for down in words.down if abs(pitch - down) <= DOWN]
+        if not near:
+            return Attitude(down=False)
+        # A gimbal that looks straight down may give half of its yaw, or 180 degrees of it, as roll.
+        roll = _number(where, words.roll) if near[0] == -90.0 else 0.0
+        yaw = (_number(where, words.yaw) + (0.0 if math.isnan(roll) else roll)) % 360
+        if words.aircraft:
+            aircraft = _number(xmp, words.aircraft)
+        return Attitude(yaw, aircraft % 360, True)
+    if math.isnan(level):
+        return Attitude()
+    if abs(level) > DOWN:
+        return Attitude(down=False)
+    return Attitude(aircraft=aircraft % 360, down=True)
 
 
-def _number(xmp: bytes, name: bytes) -> float | None:
+def _number(xmp: bytes, name: bytes) -> float:
+    """The number behind a word, NaN where the word or the number is absent."""
     found = re.search(re.escape(name) + NUMBER, xmp)
-    return float(found[1]) if found else None
+    return float(found[1]) if found else math.nan

@@ -1,15 +1,19 @@
-"""EXIF data of a photograph: orientation, focal length, camera, and where it was taken."""
+"""EXIF data of a photograph: orientation, focal length, camera, and where and when it was taken."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+HEADER_BYTES = 1 << 18  # so many first bytes hold the EXIF and XMP data of almost every file
+# A read of a header waits for storage most of the time.
+HEADER_THREADS = 16
 # Only these decoders see a file, whatever its name says: one of Pillow's others runs Ghostscript.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 TRANSPOSE = {
@@ -30,11 +34,11 @@ def read_exif(image: Image.Image) -> tuple[int, float | None, str | None]:
     """
     try:
         exif = image.getexif()
-        tags: dict[int, Any] = {**exif, **exif.get_ifd(0x8769)}
+        tags: dict[int, Any] = {**exif, **exif.get_ifd(EXIF_TAGS)}
     except Exception:  # Pillow raises arbitrary types, and the pixels may be sound all the same
         return 1, None, None
-    orientation = tags.get(0x0112)
-    maker = [str(tags[key]).strip("\0 ") for key in (0x010F, 0x0110) if tags.get(key)]
+    orientation = tags.get(ORIENTATION)
+    maker = [str(tags[key]).strip("\0 ") for key in (MAKE, MODEL) if tags.get(key)]
     camera = maker[-1] if len(maker) == 2 and maker[1].startswith(maker[0]) else " ".join(maker)
     camera = camera.encode(errors="replace").decode()
     return orientation if orientation in TRANSPOSE else 1, _focal(tags, *image.size), camera or None
@@ -73,8 +77,12 @@ def _positive(value: Any) -> float | None:
 # It is a field of view of 45°.
 DEFAULT_FOCAL = 1.2
 
-GPS = 0x8825
+EXIF_TAGS, GPS = 0x8769, 0x8825
 LATITUDE_REF, LATITUDE, LONGITUDE_REF, LONGITUDE, ALTITUDE_REF, ALTITUDE = range(1, 7)
+COURSE, DIRECTION = 15, 17  # GPSTrack and GPSImgDirection, degrees clockwise from north
+TAKEN, TAKEN_FRACTION = 0x9003, 0x9291
+MAKE, MODEL, SERIAL = 0x010F, 0x0110, 0xA431
+ORIENTATION = 0x0112
 
 
 def gps_position(data: bytes) -> tuple[float, float, float] | None:
@@ -84,7 +92,58 @@ def gps_position(data: bytes) -> tuple[float, float, float] | None:
     where EXIF gives no valid position. Raises what Pillow raises for bytes that are no image.
     """
     with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-        tags = image.getexif().get_ifd(GPS)
+        return _position(image.getexif().get_ifd(GPS))
+
+
+class Capture(NamedTuple):
+    """How a photograph was taken, from its EXIF data. NaN where they do not tell.
+
+    device: make, model and serial number of the camera.
+    seconds: when it was taken, by the camera's clock, from 1970.
+    latitude, longitude: degrees.
+    direction: GPSImgDirection, the course of the aircraft: GPSTrack; degrees clockwise from north.
+    orientation: EXIF orientation 1…8.
+    """
+
+    device: str = ""
+    seconds: float = math.nan
+    latitude: float = math.nan
+    longitude: float = math.nan
+    direction: float = math.nan
+    course: float = math.nan
+    orientation: int = 1
+
+
+def capture(data: bytes) -> Capture:
+    """How a photograph was taken, from the first bytes of its file.
+
+    Damaged EXIF data count as none.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            exif = image.getexif()
+            tags, gps = exif.get_ifd(EXIF_TAGS), exif.get_ifd(GPS)
+        orientation = exif.get(ORIENTATION, 1)
+        device = (
+            str(found.get(key, "")).strip("\0 ")
+            for found, key in ((exif, MAKE), (exif, MODEL), (tags, SERIAL))
+        )
+        latitude, longitude, _ = _position(gps) or (math.nan, math.nan, 0.0)
+        return Capture(
+            " ".join(device)[:200],
+            _seconds(tags.get(TAKEN), tags.get(TAKEN_FRACTION)),
+            latitude,
+            longitude,
+            _bearing(gps.get(DIRECTION)),
+            _bearing(gps.get(COURSE)),
+            orientation if orientation in TRANSPOSE else 1,
+        )
+    except Exception:  # Pillow raises arbitrary types for a damaged or cut header
+        return Capture()
+
+
+def _position(tags: dict[int, Any]) -> tuple[float, float, float] | None:
+    """Latitude, longitude and altitude from the GPS tags of EXIF data."""
     try:
         latitude = _degrees(tags[LATITUDE]) * (
             -1 if str(tags.get(LATITUDE_REF, "N")).upper() == "S" else 1
@@ -105,3 +164,23 @@ def gps_position(data: bytes) -> tuple[float, float, float] | None:
 def _degrees(parts: Sequence[Any]) -> float:
     """Degrees, minutes and seconds as degrees; NaN fails every comparison with a limit."""
     return sum(float(part) / 60.0**power for power, part in enumerate(parts))
+
+
+def _bearing(value: Any) -> float:
+    """An angle of 0 to 360 degrees, NaN where the value is none."""
+    try:
+        angle = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return math.nan
+    return angle % 360 if 0 <= angle <= 360 else math.nan
+
+
+def _seconds(taken: Any, fraction: Any) -> float:
+    """Seconds from 1970 of EXIF's `2013:06:04 13:37:29` and its digits behind the point."""
+    try:
+        whole = datetime.strptime(str(taken).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return math.nan
+    digits = str(fraction or "").strip("\0 ")[:9]
+    part = float(f"0.{digits}") if digits.isascii() and digits.isdecimal() else 0.0
+    return whole.replace(tzinfo=timezone.utc).timestamp() + part

@@ -78,7 +78,8 @@ def test_a_run_folder_holds_plan_tables_markers_and_summary(finished: Path) -> N
     shards = pq.read_table(finished / "plan" / "shards.parquet")["shard"].to_pylist()
     assert len(shards) == 3
     assert set(contents(finished)) == {
-        *("run.json", "summary.json", "plan/shards.parquet", "failures/plan.parquet"),
+        *("run.json", "summary.json", "failures/plan.parquet"),
+        *("plan/shards.parquet", "plan/headings.parquet"),
         *(f"{kind}/{shard}.parquet" for kind in ("matches", "images", "turns") for shard in shards),
         *(f"done/{shard}.json" for shard in shards),
     }

@@ -21,15 +21,10 @@ from pipeline.match.options import parsed_turns
 from pipeline.match.turns.graph import angles_of, parts_of, turn_between, wrapped
 from pipeline.match.turns.rounds import Seen, again, likely, to_probe
 from pipeline.match.turns.tries import settled_matches
-from pipeline.photos.direction import heading
 from pipeline.photos.turns import canvas, turned, unturned
 from pipeline.store.folder import Folder
 from pipeline.tables import PROBES, TURNS
 
-DJI = b"""<x:xmpmeta><rdf:Description drone-dji:GimbalYawDegree="%s"
- drone-dji:GimbalPitchDegree="%s"/></x:xmpmeta>"""
-SENSEFLY = b"""<x:xmpmeta><sensefly:Heading>70.5</sensefly:Heading>
- <sensefly:PitchAngle>2.56</sensefly:PitchAngle></x:xmpmeta>"""
 QUICK = {"long_side": 192, "executor": "local"}
 
 
@@ -84,21 +79,6 @@ def test_angles_are_found_among_wrong_pairs() -> None:
     angles = angles_of(pairs, turns, weights, 60)
     assert parts_of(pairs, 60).max() == 0
     assert np.abs(wrapped(angles - true - (angles[0] - true[0]))).max() < 8
-
-
-@pytest.mark.parametrize(
-    ("data", "found"),
-    [
-        (b"\xff\xd8" + DJI % (b"+45.10", b"-89.90"), 45.1),
-        (DJI % (b"-90.00", b"-60.0"), 270.0),
-        (DJI % (b"+45.10", b"-20.00"), None),  # it looks at the horizon
-        (SENSEFLY, 70.5),
-        (b"<x:xmpmeta></x:xmpmeta>", None),
-        (b"no XMP at all", None),
-    ],
-)
-def test_headings_are_read_where_the_camera_looks_down(data: bytes, found: float | None) -> None:
-    assert heading(data) == found
 
 
 def test_turns_are_auto_off_or_a_number() -> None:

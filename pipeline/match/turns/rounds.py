@@ -10,7 +10,7 @@ follows from the tables of the rounds before alone, so a stopped run decides the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,19 +102,13 @@ def guessed(seen: Seen, headings: np.ndarray, tried: np.ndarray) -> np.ndarray:
 def first_views(pairs: np.ndarray, headings: np.ndarray) -> np.ndarray | None:
     """(M, 4): all pairs of a run, at the turns that the headings of their images ask for.
 
-    headings: (n,) degrees, NaN where none is known. Where the headings of two images are alike or
-    one is unknown, both keep one turn. None where no pair is turned.
+    headings: (n,) degrees, NaN where none is known. None where no pair is turned.
     """
     first, second = pairs.T
     turned = np.abs(wrapped(headings[second] - headings[first])) > ALIKE  # false where unknown
     if not turned.any():
         return None
-    views = _views(pairs, _settled(headings, np.zeros(len(headings), np.int64)))
-    # Images of an equal turn share an encode with their turned pairs. A turn that is not a multiple
-    # of 90 takes a square canvas, so it is not used where none is needed.
-    plain = ~turned & ((views[:, 2] != views[:, 3]) | (views[:, 2] % 90 != 0))
-    views[plain, 2:] = 0
-    return views
+    return _views(pairs, _settled(headings, np.zeros(len(headings), np.int64)))
 
 
 def to_probe(seen: Seen, probed: np.ndarray) -> np.ndarray:
@@ -157,34 +151,33 @@ def likely(probes: pa.Table, names: pa.Array, tried: np.ndarray) -> np.ndarray:
     return _untried(np.array(found, np.int64).reshape(-1, 4), tried)
 
 
-def headings_of(
-    images: np.ndarray, names: Sequence[str], heading: Callable[[str], float | None]
-) -> np.ndarray:
-    """(n,) headings of some images, NaN for the others and where a file names none."""
-    found = np.full(len(names), np.nan)
-    for image in images:
-        value = heading(names[image])
-        found[image] = np.nan if value is None else value
-    return found
-
-
 def _settled(angle: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Angles moved by one number a part, so that most are near a multiple of 90 degrees."""
+    """Angles moved by one number a part, so that most are near 0 or 180 degrees."""
     moved = angle.copy()
     for number in np.unique(part):
         members = (part == number) & np.isfinite(angle)
         if members.any():
-            mean = np.angle(np.exp(4j * np.radians(angle[members])).mean())
-            moved[members] = wrapped(angle[members] - np.degrees(mean) / 4)
+            mean = np.angle(np.exp(2j * np.radians(angle[members])).mean())
+            moved[members] = wrapped(angle[members] - np.degrees(mean) / 2)
     return moved
 
 
 def _views(pairs: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """(M, 4): pairs and the turns nearest to the angles, multiples of 90 where these are near."""
-    known = np.nan_to_num(angle)
-    right = 90 * np.round(known / 90)
-    turn = np.where(np.abs(known - right) <= EXACT, right, GRID * np.round(known / GRID))
-    return np.hstack([pairs, turn.astype(np.int64)[pairs] % 360])
+    """(M, 4): pairs and turns of both images.
+
+    An image stands at 0 or at 180 degrees, whichever is nearer to its angle, in all of its pairs,
+    so that it is encoded once, and with its own width and height. Image j is turned further where
+    it is still turned against image i. Both stand at 0 where the angle of one is unknown.
+    """
+    between = wrapped(angle[pairs[:, 1]] - angle[pairs[:, 0]])
+    known = np.isfinite(between)
+    upside_down = np.abs(wrapped(angle)) > 90
+    base = np.where(upside_down[pairs] & known[:, None], 180, 0)
+    rest = np.where(known, wrapped(between - (base[:, 1] - base[:, 0])), 0.0)
+    right = 90 * np.round(rest / 90)
+    turn = np.where(np.abs(rest - right) <= EXACT, right, GRID * np.round(rest / GRID))
+    base[:, 1] += np.where(np.abs(rest) > ALIKE, turn, 0).astype(np.int64)
+    return np.hstack([pairs, base % 360])
 
 
 def _untried(views: np.ndarray, tried: np.ndarray) -> np.ndarray:

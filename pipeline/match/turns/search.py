@@ -16,14 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import StorageError
 from pipeline.match.plan import SHARD_SIZES
 from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard, plan_views, planned_shards
 from pipeline.match.turns.probe import planned_probe
-from pipeline.match.turns.rounds import Seen, again, guessed, headings_of, likely, to_probe
+from pipeline.match.turns.rounds import Seen, again, guessed, likely, to_probe
 from pipeline.match.turns.tries import SIDES, by_round
-from pipeline.photos.direction import XMP_BYTES, heading
 from pipeline.tables import PROBES, TURNED
 from pipeline.vocabulary import Device
 
@@ -67,7 +65,7 @@ class TurnSearch:
         tried = self._tried(number, names)
         views = again(seen, tried)
         if not len(views):
-            views = guessed(seen, self._headings(seen), tried)
+            views = guessed(seen, self.run.headings(), tried)
         if not len(views):
             views = self._probed(seen, number, names, tried)
         return self._shards(views, number)
@@ -89,19 +87,6 @@ class TurnSearch:
                 np.stack([image[first], image[second], turns[second] - turns[first]], axis=1)
             )
         return np.concatenate(rows)
-
-    def _headings(self, seen: Seen) -> np.ndarray:
-        """Headings of the images of pairs between parts; their files' first bytes are read."""
-        first, second = seen.pairs.T
-        apart = seen.open() & (seen.part[first] != seen.part[second])
-
-        def of_file(name: str) -> float | None:
-            try:
-                return heading(self.run.source.read_bytes(name, limit=XMP_BYTES))
-            except (StorageError, OSError):
-                return None
-
-        return headings_of(np.unique(seen.pairs[apart]), self.run.plan.names, of_file)
 
     def _probed(self, seen: Seen, number: int, names: pa.Array, tried: np.ndarray) -> np.ndarray:
         """Views of the pairs between parts that a probe found to be likely."""
