@@ -46,7 +46,7 @@ class Seen:
     @classmethod
     def of(cls, tables: Sequence[pa.Table], names: pa.Array) -> Seen:
         """tables: TURNS of all rounds, the first round first."""
-        table = pa.concat_tables(tables)
+        table = pa.concat_tables(tables, promote_options="default")  # older ones lack columns
         sides = [
             pc.index_in(table[side], value_set=names).to_numpy() for side in ("image0", "image1")
         ]

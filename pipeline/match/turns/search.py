@@ -147,5 +147,6 @@ class TurnSearch:
                 [[int(distinct[v, 1]) for v in shard.images] for shard in shards],
                 TURNED.field("turns").type,
             ),
+            pa.array([[1.0] * len(shard.images) for shard in shards], TURNED.field("scales").type),
         ]
         return pa.Table.from_arrays(columns, schema=TURNED)
