@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ReconstructionError, StorageError
 from pipeline.events import Event, Listener, nobody
 from pipeline.execute.worker import Died, call_watched
+from pipeline.match.run import PLAN_FILE, finished_shards
 from pipeline.match.turns.tries import of_later_round
 from pipeline.reconstruct.cameras import CameraOptions
 from pipeline.reconstruct.database import import_matches
@@ -142,10 +143,10 @@ def _import_and_map(
 
 def _unfinished(run: Folder) -> list[str]:
     """A note where shards of the plan are not matched yet. Other programs write no plan."""
-    if not run.exists("plan/shards.parquet"):
+    if not run.exists(PLAN_FILE):
         return []
-    planned = run.read_table("plan/shards.parquet", ["shard"]).num_rows
-    left = planned - sum(not of_later_round(name) for name in run.done_names())
+    planned = run.read_table(PLAN_FILE, ["shard"]).num_rows
+    left = planned - sum(not of_later_round(name) for name in finished_shards(run))
     if left <= 0:
         return []
     return [
