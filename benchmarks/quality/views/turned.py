@@ -82,14 +82,18 @@ def truths(data: Path, name: str, count: int) -> Iterator[Truth]:
     """So many pairs of a set, evenly spread over it."""
     if name == "kodak24":
         files = sorted((data / "photos" / name).rglob("*.*g"))
-        for seed, file in enumerate(files[:: -(-len(files) // count)]):
+        for seed, file in enumerate(spread(files, count)):
             yield drawn(file.stem, load_view(file, None).grey, np.random.default_rng(seed))
         return
-    pairs = load_pairs(data / name)
-    for pair in pairs[:: -(-len(pairs) // count)]:
+    for pair in spread(load_pairs(data / name), count):
         files = [data / name / "images" / one for one in (pair.image0, pair.image1)]
         first, second = (load_view(file, None).grey for file in files)
         yield Truth("-".join(file.stem for file in files), (first, second), pair.errors)
+
+
+def spread(items: list[Any], count: int) -> list[Any]:
+    """So many items, the middle ones of equal stretches."""
+    return [items[(2 * k + 1) * len(items) // (2 * count)] for k in range(min(count, len(items)))]
 
 
 def drawn(name: str, image: np.ndarray, rng: np.random.Generator) -> Truth:
