@@ -48,10 +48,12 @@ SHARDS = _schema(
     ("pairs", pa.list_(pa.list_(pa.int32(), 2))),  # indices into `images`
 )
 
-# Shards of views: an image can stand several times in `images`, each time at another turn.
+# Shards of views: an image can stand several times in `images`, at other turns and scales.
 TURNED = _schema(
     *((field.name, field.type) for field in SHARDS),
     ("turns", pa.list_(pa.int16())),  # degrees clockwise, of every one of `images`
+    # Factor on the run's long side, of every one of `images`. Older files do not have it: 1.
+    ("scales", pa.list_(pa.float32())),
 )
 
 # In which direction on the ground the top of a photograph points.
@@ -61,7 +63,7 @@ HEADINGS = _schema(
     ("source", pa.string()),  # a word of vocabulary.HeadingSource
 )
 
-# How the two images of a pair are turned against each other.
+# How the two images of a pair are turned and scaled against each other.
 TURNS = _schema(
     ("image0", pa.string()),
     ("image1", pa.string()),
@@ -69,6 +71,8 @@ TURNS = _schema(
     # Degrees clockwise by which image 1 has to be turned to look like image 0; null: not verified.
     ("turn", pa.float32()),
     ("failed", pa.bool_()),
+    # How much larger image 1 shows the scene than image 0; null: not verified, or an older file.
+    ("scale", pa.float32()),
 )
 
 # Matches of the coarse stage at a reduced size, with image 1 turned against image 0.

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipeline.match.match import MatchedShard, set_aside
 from pipeline.match.options import VerificationOptions
 from pipeline.match.read import TRIES
-from pipeline.match.turns.graph import turn_between
+from pipeline.match.turns.graph import scale_between, turn_between
 from pipeline.match.verify import VerifyShard
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, TURNS, unragged
@@ -100,19 +100,22 @@ class FinishShard:
 
 def turns_table(matches: pa.Table) -> pa.Table:
     """MATCHES of verified pairs → TURNS."""
-    points = (unragged(matches[name]) for name in ("keypoints0", "keypoints1", "inliers"))
-    turns = [
-        turn_between(points0[inliers], points1[inliers]) if inliers.any() else None
-        for points0, points1, inliers in zip(*points, strict=True)
+    columns = (unragged(matches[name]) for name in ("keypoints0", "keypoints1", "inliers"))
+    points = [
+        (points0[inliers], points1[inliers]) if inliers.any() else None
+        for points0, points1, inliers in zip(*columns, strict=True)
     ]
-    columns = {
+    turns = [None if both is None else turn_between(*both) for both in points]
+    scales = [None if both is None else scale_between(*both) for both in points]
+    found = {
         "image0": matches["image0"],
         "image1": matches["image1"],
         "num_inliers": matches["num_inliers"],
         "turn": pa.array(turns, pa.float32()),
         "failed": pc.equal(matches["status"], Status.FAILED.value),
+        "scale": pa.array(scales, pa.float32()),
     }
-    return pa.table([columns[name] for name in TURNS.names], schema=TURNS)
+    return pa.table([found[name] for name in TURNS.names], schema=TURNS)
 
 
 def _bad_numbers(matches: pa.Table) -> pa.Table:

@@ -24,6 +24,8 @@ from pipeline.match.turns.search import TurnSearch
 from pipeline.store.lease import Lease
 from pipeline.vocabulary import Device, Status
 
+LENIENT = 0.5  # times the lowest score of a match, in later rounds
+
 if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
 
@@ -88,7 +90,7 @@ def match_photographs(
                 pairs = sum(len(shard.pairs) for shard in planned_shards(plan))
                 text = f"round {number}: {counted(pairs, 'pair')} again, turned against each other"
                 listen(Event("turns", text, {"round": number, "pairs": pairs}))
-                work.carry_out(shards)
+                work.carry_out(shards, again=True)
         seconds = time.monotonic() - started
         return run.finish(
             {
@@ -118,13 +120,14 @@ class _Work:
         self.pairs, self.start_seconds = 0, 0.0
         self.device = device_of(executor, actors)
 
-    def carry_out(self, shards: list[PlannedShard]) -> None:
-        """Match shards and write them; counts their pairs."""
+    def carry_out(self, shards: list[PlannedShard], again: bool = False) -> None:
+        """Match shards and write them; counts their pairs. again: see `stages_of`."""
         if not shards:
             return
         pairs = sum(len(shard.pairs) for shard in shards)
         progress = Progress(pairs, listen=self.listen)
-        for marker in self._results(stages_of(self.run, self.stage, self._threads(shards)), shards):
+        stages = stages_of(self.run, self.stage, self._threads(shards), again)
+        for marker in self._results(stages, shards):
             _count(self.executor, marker)
             progress.advance(marker["counts"]["pairs"], sum(marker["failed"].values()))
         self.pairs += pairs
@@ -132,7 +135,7 @@ class _Work:
     def probe(self, shards: list[PlannedShard]) -> None:
         """Probe pairs and write what was found."""
         options = self.run.options
-        reader = partial(make_reader, self.run.source, options.limits, PROBE_LONG_SIDE)
+        reader = partial(make_reader, self.run.source, options.limits, PROBE_LONG_SIDE, True)
         stages = [
             Stage("read", reader),
             Stage(
@@ -168,18 +171,36 @@ def device_of(executor: Executor, actors: Actors) -> Device:
     return Device.CUDA if actors.gpus or executor.capacity().gpus else Device.CPU
 
 
-def stages_of(run: Run, stage: type[MatchShard] = MatchShard, threads: int = 1) -> list[Stage]:
-    """The stages of a run: read, match and finish. threads: of every process that matches."""
+def stages_of(
+    run: Run, stage: type[MatchShard] = MatchShard, threads: int = 1, again: bool = False
+) -> list[Stage]:
+    """The stages of a run: read, match and finish.
+
+    threads: of every process that matches. again: the pairs were tried before. The network then
+    sees equalised grey levels, and fainter matches count.
+    """
     options = run.options
+    model = _lenient(run.model) if again else run.model
+    how = options.limits, options.matching.long_side, again
     return [
-        Stage("read", partial(make_reader, run.source, options.limits, options.matching.long_side)),
+        Stage("read", partial(make_reader, run.source, *how)),
         Stage(
             "match",
-            partial(_make_matcher, stage, run.model, options.matching, threads),
+            partial(_make_matcher, stage, model, options.matching, threads),
             holds_model=True,
         ),
         Stage("finish", partial(FinishShard, run.folder, options.verification)),
     ]
+
+
+def _lenient(model: EfficientLoFTRForKeypointMatching) -> EfficientLoFTRForKeypointMatching:
+    """The model with a lower threshold of the dual softmax; it shares the weights."""
+    from eloftr.model import sharing_weights
+
+    lenient = sharing_weights(model)
+    if not lenient.config.coarse_matching_skip_softmax:
+        lenient.config.coarse_matching_threshold *= LENIENT
+    return lenient
 
 
 def _make_matcher(

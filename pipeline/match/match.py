@@ -25,8 +25,7 @@ import pyarrow as pa
 from eloftr.matching.resizing import to_original
 from pipeline.match.options import MatchingOptions
 from pipeline.match.read import TRIES, DecodedShard
-from pipeline.photos.sizes import bucket
-from pipeline.photos.turns import canvas, unturned
+from pipeline.photos.turns import View, unturned
 from pipeline.tables import FAILURES, MATCHES, ragged
 from pipeline.vocabulary import Reason, StageName, Status
 
@@ -156,15 +155,15 @@ class MatchShard:
         features = self._encode(shard.pixels)
         encoded = time.monotonic()
 
-        def placed(k: int) -> tuple[int, Shape]:
-            return shard.turns[shard.read[k]], shard.pixels[k].shape
+        def placed(k: int) -> tuple[View, Shape, dict[str, Any]]:
+            return shard.views[shard.read[k]], shard.shapes[k], rows[k]
 
         def of_batch(members: list[int]) -> dict[int, Matches]:
             sides = [[row_of[view] for view in side] for side in shard.pairs[members].T]
             joined = (ImageFeatures.cat([features[k] for k in side]) for side in sides)
             results = self.matcher.match_features(*joined)
             return {
-                pair: _in_original(matches, [(*placed(k), rows[k]) for k in (k0, k1)])
+                pair: _in_original(matches, [placed(k0), placed(k1)])
                 for pair, k0, k1, matches in zip(members, *sides, results, strict=True)
             }
 
@@ -250,22 +249,20 @@ def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _in_original(matches: Matches, views: list[tuple[int, Shape, dict[str, Any]]]) -> Matches:
+def _in_original(matches: Matches, views: list[tuple[View, Shape, dict[str, Any]]]) -> Matches:
     """Matches in pixels of the network → in pixels of the original images.
 
-    views: of both images the turn, the shape that the network saw, and the row of IMAGES. Matches
+    views: of both images the view, its shape before it was turned, and the row of IMAGES. Matches
     beyond the edge of a turned image are left out.
     """
     sides = (matches.keypoints0, matches.keypoints1)
     inside = np.ones(len(matches), bool)
     found = []
-    for keypoints, (turn, seen, row) in zip(sides, views, strict=True):
-        original = row["height"], row["width"]
-        shape = bucket(row["width"], row["height"], max(seen)) if turn % 90 else canvas(seen, turn)
-        points = unturned(keypoints, turn, shape)
-        if turn % 90:
+    for keypoints, (view, shape, row) in zip(sides, views, strict=True):
+        points = unturned(keypoints, view.turn, shape)
+        if view.turn % 90:
             inside &= ((points >= -0.5) & (points <= np.array(shape[::-1]) - 0.5)).all(axis=1)
-        found.append(to_original(points, shape, original))
+        found.append(to_original(points, shape, (row["height"], row["width"])))
     return replace(
         matches,
         keypoints0=found[0][inside],
@@ -285,6 +282,7 @@ def _part(shard: DecodedShard, members: list[int]) -> DecodedShard:
         read=[shard.read[k] for k in kept],
         images=shard.images.take(pa.array(kept, pa.int64())),
         pixels=[shard.pixels[k] for k in kept],
+        shapes=[shard.shapes[k] for k in kept],
     )
 
 

@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.errors import ImageError
 from pipeline.execute.worker import Died, call
+from pipeline.match.options import LEAST_LONG_SIDE
 from pipeline.match.shards import PlannedShard
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.source import Folders, read_image
-from pipeline.photos.turns import turned
+from pipeline.photos.turns import View, turned
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, IMAGES
 from pipeline.vocabulary import Reason, StageName
@@ -34,19 +35,21 @@ IMAGE_THREADS = 4  # a read waits for storage most of the time
 TRIES = 4  # attempts at a stage of a shard before the shard is set aside
 DEATHS = 2  # an image is to blame when so many processes died that read it alone
 
-ReadImage = tuple[np.ndarray, dict[str, Any]]  # pixels (h, w) uint8, and its row of IMAGES
+# Pixels (h, w) uint8, their shape before they were turned, and the row of IMAGES.
+ReadImage = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class DecodedShard:
     """A shard whose images have been read.
 
-    names: the image of every view; a view is an image at a turn.
+    names: the image of every view; a view is an image at a turn and a scale.
     pairs: (P, 2) int32, indices into `names`.
-    turns: degrees of every view, clockwise.
+    views: the turn and the scale of every one of `names`.
     read: the views that could be read, as indices into `names`.
     images: a row of IMAGES for each of these.
     pixels: (h, w) uint8 of each of these, turned.
+    shapes: (h, w) of each of these before they were turned.
     failures: a row of FAILURES for every image that could not be read.
     seconds: by stage.
     """
@@ -54,21 +57,33 @@ class DecodedShard:
     shard: str
     names: list[str]
     pairs: np.ndarray
-    turns: tuple[int, ...]
+    views: tuple[View, ...]
     read: list[int]
     images: pa.Table
     pixels: list[np.ndarray]
+    shapes: list[tuple[int, int]]
     failures: pa.Table
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 class ReadShard:
-    """Read and decode every image of a shard, at the shape the network wants. CPU only."""
+    """Read and decode every view of a shard, at the shape the network wants. CPU only.
 
-    def __init__(self, folder: Folder | Folders, limits: ImageLimits, long_side: int) -> None:
+    equalised: whether grey levels are spread evenly over their range, which shows the network the
+        texture of fields, water and haze.
+    """
+
+    def __init__(
+        self,
+        folder: Folder | Folders,
+        limits: ImageLimits,
+        long_side: int,
+        equalised: bool = False,
+    ) -> None:
         self.folder = folder
         self.limits = limits
         self.long_side = long_side
+        self.equalised = equalised
 
     def __call__(self, shard: PlannedShard, attempt: int = 1) -> DecodedShard:
         """Read the images of one shard.
@@ -77,11 +92,13 @@ class ReadShard:
         """
         started = time.monotonic()
         how = self._read if attempt == 1 else self._read_isolated if attempt <= TRIES else _give_up
-        turns = shard.turns or (0,) * len(shard.images)
+        views = shard.views or (View(),) * len(shard.images)
         with ThreadPoolExecutor(IMAGE_THREADS) as threads:
-            read = list(threads.map(how, shard.images, turns))
+            read = list(threads.map(how, shard.images, views))
         good = [
-            (view, result) for view, result in enumerate(read) if not isinstance(result, ImageError)
+            (number, result)
+            for number, result in enumerate(read)
+            if not isinstance(result, ImageError)
         ]
         bad = {
             name: error
@@ -102,31 +119,35 @@ class ReadShard:
             shard.shard,
             shard.images,
             shard.pairs,
-            turns,
-            [view for view, _ in good],
-            pa.Table.from_pylist([row for _, (_, row) in good], schema=IMAGES),
-            [pixels for _, (pixels, _) in good],
+            views,
+            [number for number, _ in good],
+            pa.Table.from_pylist([row for _, (_, _, row) in good], schema=IMAGES),
+            [pixels for _, (pixels, _, _) in good],
+            [shape for _, (_, shape, _) in good],
             pa.Table.from_pylist(failures, schema=FAILURES),
             {StageName.READ.value: time.monotonic() - started},
         )
 
-    def read(self, name: str, turn: int) -> ReadImage:
-        """Read one image and turn it. Raises ImageError where it cannot be used."""
-        pixels, row = read_image(self.folder, name, self.limits, self.long_side)
-        return turned(pixels, turn) if turn else pixels, row
+    def read(self, name: str, view: View) -> ReadImage:
+        """Read one image at a scale and turn it. Raises ImageError where it cannot be used."""
+        long_side = max(LEAST_LONG_SIDE, round(self.long_side * view.scale))
+        pixels, row = read_image(self.folder, name, self.limits, long_side)
+        height, width = pixels.shape
+        if self.equalised:
+            pixels = np.asarray(ImageOps.equalize(Image.fromarray(pixels)))
+        return turned(pixels, view.turn) if view.turn else pixels, (height, width), row
 
-    def _read(self, name: str, turn: int) -> ReadImage | ImageError:
+    def _read(self, name: str, view: View) -> ReadImage | ImageError:
         try:
-            return self.read(name, turn)
+            return self.read(name, view)
         except ImageError as error:
             return error
 
-    def _read_isolated(self, name: str, turn: int) -> ReadImage | ImageError:
+    def _read_isolated(self, name: str, view: View) -> ReadImage | ImageError:
         for _ in range(DEATHS):
             try:
-                found: ReadImage = call(
-                    _read_alone, self.folder, name, turn, self.limits, self.long_side
-                )
+                how = self.limits, self.long_side, self.equalised
+                found: ReadImage = call(_read_alone, self.folder, name, view, *how)
                 return found
             except ImageError as error:
                 return error
@@ -137,21 +158,28 @@ class ReadShard:
         )
 
 
-def _give_up(name: str, turn: int) -> ImageError:
+def _give_up(name: str, view: View) -> ImageError:
     return ImageError(Reason.CRASH, f"{TRIES} processes that read the images of its shard died")
 
 
-def make_reader(folder: Folder | Folders, limits: ImageLimits, long_side: int) -> ReadShard:
+def make_reader(
+    folder: Folder | Folders, limits: ImageLimits, long_side: int, equalised: bool = False
+) -> ReadShard:
     """A ReadShard for an executor's process that does nothing else.
 
     Pillow's limit, a setting of the whole process, is raised to what `limits` allow.
     """
     if Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.max_pixels)
-    return ReadShard(folder, limits, long_side)
+    return ReadShard(folder, limits, long_side, equalised)
 
 
 def _read_alone(
-    folder: Folder | Folders, name: str, turn: int, limits: ImageLimits, long_side: int
+    folder: Folder | Folders,
+    name: str,
+    view: View,
+    limits: ImageLimits,
+    long_side: int,
+    equalised: bool = False,
 ) -> ReadImage:
-    return make_reader(folder, limits, long_side).read(name, turn)
+    return make_reader(folder, limits, long_side, equalised).read(name, view)

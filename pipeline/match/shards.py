@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ArgumentError
+from pipeline.photos.turns import View
 from pipeline.tables import SHARDS, TURNED, ragged, unragged
 
 CLUSTERING_ROUNDS = 64  # at most; later rounds join the last few clusters and change nothing
@@ -46,20 +47,28 @@ class PlannedShard(NamedTuple):
     """A row of SHARDS or of TURNED.
 
     shard: its name. images: names, one for every view. pairs: (k, 2) int32, into `images`.
-    turns: degrees of every view; empty where none is turned.
+    views: of every one of `images`; empty where all are upright and at the scale of the run.
     """
 
     shard: str
     images: list[str]
     pairs: np.ndarray
-    turns: tuple[int, ...] = ()
+    views: tuple[View, ...] = ()
 
 
 def planned_shards(table: pa.Table) -> list[PlannedShard]:
     """The rows of a table of SHARDS or of TURNED."""
     columns = [table["shard"].to_pylist(), table["images"].to_pylist(), unragged(table["pairs"])]
     if "turns" in table.column_names:
-        columns.append([tuple(map(int, turns)) for turns in unragged(table["turns"])])
+        turns = unragged(table["turns"])
+        older = "scales" not in table.column_names  # all views were at the scale of the run
+        scales = [np.ones(len(row)) for row in turns] if older else unragged(table["scales"])
+        columns.append(
+            [
+                tuple(View(int(turn), float(scale)) for turn, scale in zip(*both, strict=True))
+                for both in zip(turns, scales, strict=True)
+            ]
+        )
     return [PlannedShard(*row) for row in zip(*columns, strict=True)]
 
 
@@ -155,6 +164,7 @@ def plan_views(
             [[int(distinct[v, 1]) for v in shard.images] for shard in shards],
             TURNED.field("turns").type,
         ),
+        pa.array([[1.0] * len(shard.images) for shard in shards], TURNED.field("scales").type),
     ]
     return pa.Table.from_arrays(columns, schema=TURNED)
 

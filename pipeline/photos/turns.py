@@ -1,16 +1,30 @@
-"""Pixels of the network turned about their centre, and the exact way back.
+"""Views of a photograph: pixels of the network turned about their centre, and the exact way back.
 
-A turn is in whole degrees, clockwise as one looks at the picture. A multiple of 90 moves pixels to
-other places and changes none. Any other turn needs a square canvas: it has the longer side of the
-pixels, so that no resolution is lost, and the corners that do not fit are cut off.
+A view is a photograph at a turn and a scale. A turn is in whole degrees, clockwise as one looks at
+the picture. A multiple of 90 moves pixels to other places and changes none. Any other turn needs a
+square canvas: it has the longer side of the pixels, so that no resolution is lost, and the corners
+that do not fit are cut off.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+
+class View(NamedTuple):
+    """How a photograph is shown to the network.
+
+    turn: degrees clockwise. scale: a factor on the longer side in pixels that the network sees. The
+    photograph is decoded at that size, so a view at a scale of 2 has details that the photograph
+    has and the view at 1 has not.
+    """
+
+    turn: int = 0
+    scale: float = 1.0
 
 
 def turned(pixels: np.ndarray, turn: int) -> np.ndarray:

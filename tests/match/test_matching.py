@@ -209,6 +209,7 @@ sys.path.insert(0, sys.argv[1])
 from pictures import views
 from eloftr import load_model
 from pipeline.match.match import DecodedShard, MatchingOptions, MatchShard
+from pipeline.photos.turns import View
 from pipeline.tables import FAILURES, IMAGES
 
 def shard(pixels, pairs):
@@ -216,9 +217,9 @@ def shard(pixels, pairs):
     of_size = [{"width": image.shape[1], "height": image.shape[0]} for image in pixels]
     rows = [{"image": name, **size} for name, size in zip(names, of_size)]
     images = pa.Table.from_pylist(rows, schema=IMAGES)
-    turns, read = (0,) * len(names), list(range(len(names)))
-    failures = FAILURES.empty_table()
-    return DecodedShard("0", names, np.array(pairs), turns, read, images, pixels, failures)
+    views, read = (View(),) * len(names), list(range(len(names)))
+    shapes, failures = [image.shape for image in pixels], FAILURES.empty_table()
+    return DecodedShard("0", names, np.array(pairs), views, read, images, pixels, shapes, failures)
 
 torch.set_num_threads(1)
 stage = MatchShard(load_model("small"), MatchingOptions(640))
@@ -355,6 +356,7 @@ import pyarrow as pa
 import torch
 from eloftr import load_model
 from pipeline.match.match import DecodedShard, MatchingOptions, MatchShard
+from pipeline.photos.turns import View
 from pipeline.tables import FAILURES, IMAGES
 
 def anonymous():
@@ -367,8 +369,9 @@ size = {"width": 640, "height": 480}
 rows = [{f.name: None for f in IMAGES} | {"image": name, **size} for name in names]
 pixels = list(np.random.default_rng(0).integers(0, 256, (12, 480, 640), dtype=np.uint8))
 table = pa.Table.from_pylist(rows, schema=IMAGES)
-pairs, turns, read = np.array([[0, 1]]), (0,) * 12, list(range(12))
-shard = DecodedShard("s", names, pairs, turns, read, table, pixels, FAILURES.empty_table())
+pairs, views, read = np.array([[0, 1]]), (View(),) * 12, list(range(12))
+shapes, failures = [(480, 640)] * 12, FAILURES.empty_table()
+shard = DecodedShard("s", names, pairs, views, read, table, pixels, shapes, failures)
 before = anonymous()
 for _ in range(2):
     assert match(shard).encodes == 12

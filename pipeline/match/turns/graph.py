@@ -24,10 +24,24 @@ def turn_between(keypoints0: np.ndarray, keypoints1: np.ndarray) -> float:
     keypoints0, keypoints1: (M, 2), the inliers of a pair. The turn is that of the similarity which
     fits them best. Returns degrees in −180…180.
     """
-    first, second = (
-        (points - points.mean(axis=0)) @ np.array([1, 1j]) for points in (keypoints0, keypoints1)
-    )
+    first, second = _about_their_means(keypoints0, keypoints1)
     return float(np.degrees(np.angle(np.vdot(second, first))))
+
+
+def scale_between(keypoints0: np.ndarray, keypoints1: np.ndarray) -> float | None:
+    """How much larger image 1 shows the scene than image 0; 2 where distances are twice as long.
+
+    keypoints0, keypoints1: as of `turn_between`. The scale is that of the similarity which fits
+    them best with errors in both images, so the images changed over give the inverse. Returns None
+    where all points of an image are one.
+    """
+    first, second = (np.linalg.norm(one) for one in _about_their_means(keypoints0, keypoints1))
+    return float(second / first) if first and second else None
+
+
+def _about_their_means(*keypoints: np.ndarray) -> list[np.ndarray]:
+    """Points (M, 2) as complex numbers (M,) whose mean is 0."""
+    return [(points - points.mean(axis=0)) @ np.array([1, 1j]) for points in keypoints]
 
 
 def parts_of(pairs: np.ndarray, count: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipeline.match.read import TRIES, DecodedShard
 from pipeline.match.shards import PlannedShard
+from pipeline.photos.turns import View
 from pipeline.store.folder import Folder
 from pipeline.tables import PROBES
 
@@ -23,9 +24,9 @@ PROBE_LONG_SIDE = 320  # pixels of the longer side that is probed; a quarter of 
 
 def planned_probe(name: str, image0: str, image1: str, turns: int) -> PlannedShard:
     """The probe of one pair at so many turns, evenly spread."""
-    all_turns = [round(360 * k / turns) for k in range(turns)]
+    views = [View(round(360 * k / turns)) for k in range(turns)]
     pairs = np.array([(0, k + 1) for k in range(turns)], np.int32)
-    return PlannedShard(name, [image0, *[image1] * turns], pairs, (0, *all_turns))
+    return PlannedShard(name, [image0, *[image1] * turns], pairs, (View(), *views))
 
 
 class ProbeShard:
@@ -50,11 +51,12 @@ class ProbeShard:
                     sides = features[row_of[i]], features[row_of[j]]
                     (counts[number],) = self.matcher.count_matches(*sides)
         first, second = shard.pairs.T
+        turns = np.array([view.turn for view in shard.views])
         names = pa.array(shard.names, pa.string())
         columns = [
             names.take(pa.array(first)),
             names.take(pa.array(second)),
-            pa.array(np.array(shard.turns)[second] - np.array(shard.turns)[first], pa.int16()),
+            pa.array(turns[second] - turns[first], pa.int16()),
             pa.array(counts),
         ]
         return shard.shard, pa.Table.from_arrays(columns, schema=PROBES)

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import coo_array
 
 from pipeline.match.turns.graph import angles_of, parts_of, wrapped
 
 ALIKE = 20.0  # degrees between two photographs that the network takes for equally turned
 EXACT = 15.0  # degrees from a multiple of 90, below which pixels are only moved
 GRID = 30  # degrees between other turns
+WEAK = 3  # verified pairs of an image, below which it may fall out of a model
+TURNED_PAIR = 45.0  # degrees: two photographs that no person holds so by chance
 PROBED_PAIRS = 3  # of every two parts
 LEAST_MATCHES = 12  # of the best turn of a probed pair
 MARGIN = 1.5  # times the matches of the next best turn that is not its neighbour
@@ -46,7 +49,7 @@ class Seen:
     @classmethod
     def of(cls, tables: Sequence[pa.Table], names: pa.Array) -> Seen:
         """tables: TURNS of all rounds, the first round first."""
-        table = pa.concat_tables(tables)
+        table = pa.concat_tables(tables, promote_options="default")  # older ones lack columns
         sides = [
             pc.index_in(table[side], value_set=names).to_numpy() for side in ("image0", "image1")
         ]
@@ -74,29 +77,51 @@ class Seen:
         still: np.ndarray = np.isnan(self.turn) & ~self.failed
         return still
 
+    def have_neighbour(self) -> np.ndarray:
+        """(N,) bool: pairs whose two images are both verified with a third one."""
+        i, j = self.pairs[~np.isnan(self.turn)].T
+        count = len(self.part)
+        graph = coo_array((np.ones(2 * len(i)), (np.append(i, j), np.append(j, i))), (count, count))
+        first, second = self.pairs.T
+        common: np.ndarray = np.asarray((graph.tocsr() @ graph.tocsr())[first, second]).ravel() > 0
+        return common
+
+
+def is_survey(seen: Seen, headings: np.ndarray) -> bool:
+    """Whether photographs look down or are turned against each other.
+
+    The ground often has little texture, so all pairs of such a collection get a second chance.
+    headings: (n,), NaN where none is known; only cameras that look down have one.
+    """
+    return bool(np.isfinite(headings).any() or (np.abs(seen.turn) > TURNED_PAIR).any())
+
 
 def again(seen: Seen, tried: np.ndarray) -> np.ndarray:
-    """(M, 4) int: pairs of one part to be tried, and the turns of both images.
+    """(M, 4) int: open pairs of one part, and the turns of both images as their neighbours tell.
 
-    tried: (T, 3) pairs that a round has tried already, and at which turn of image j against i.
+    They are pairs that share a verified neighbour or are turned against each other.
+
+    tried: (T, 3) pairs that need not be tried again at a turn of image j against i.
     """
     first, second = seen.pairs.T
     same = seen.open() & (seen.part[first] == seen.part[second])
     turned = np.abs(wrapped(seen.angle[second] - seen.angle[first])) > ALIKE
-    return _untried(_views(seen.pairs[same & turned], seen.angle), tried)
+    return _untried(_views(seen.pairs[same & (turned | seen.have_neighbour())], seen.angle), tried)
 
 
 def guessed(seen: Seen, headings: np.ndarray, tried: np.ndarray) -> np.ndarray:
     """(M, 4): pairs between parts whose files say how they are turned.
 
-    headings: (n,), NaN where none is known.
+    One of their images has few verified pairs. headings: (n,), NaN where none is known.
     """
     first, second = seen.pairs.T
+    verified = ~np.isnan(seen.turn)
+    partners = np.bincount(seen.pairs[verified].ravel(), minlength=len(seen.part))
+    weak = np.minimum(partners[first], partners[second]) < WEAK
     apart = seen.open() & (seen.part[first] != seen.part[second])
     known = np.isfinite(headings[first]) & np.isfinite(headings[second])
-    turned = np.abs(wrapped(headings[second] - headings[first])) > ALIKE
     everyone = np.zeros(len(headings), np.int64)
-    return _untried(_views(seen.pairs[apart & known & turned], _settled(headings, everyone)), tried)
+    return _untried(_views(seen.pairs[apart & known & weak], _settled(headings, everyone)), tried)
 
 
 def first_views(pairs: np.ndarray, headings: np.ndarray) -> np.ndarray | None:

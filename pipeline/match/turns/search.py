@@ -20,7 +20,7 @@ from pipeline.match.plan import SHARD_SIZES
 from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard, plan_views, planned_shards
 from pipeline.match.turns.probe import planned_probe
-from pipeline.match.turns.rounds import Seen, again, guessed, likely, to_probe
+from pipeline.match.turns.rounds import Seen, again, guessed, is_survey, likely, to_probe
 from pipeline.match.turns.tries import SIDES, by_round
 from pipeline.tables import PROBES, TURNED
 from pipeline.vocabulary import Device
@@ -62,17 +62,19 @@ class TurnSearch:
         names = pa.array(self.run.plan.names, pa.string())
         folder = self.run.folder
         seen = Seen.of([folder.read_table(name) for name in by_round(folder.names("turns"))], names)
-        tried = self._tried(number, names)
-        views = again(seen, tried)
-        if not len(views):
-            views = guessed(seen, self.run.headings(), tried)
+        headings = self.run.headings()
+        tried = self._tried(number, names, with_first=not is_survey(seen, headings))
+        views = np.concatenate([again(seen, tried), guessed(seen, headings, tried)])
         if not len(views):
             views = self._probed(seen, number, names, tried)
         return self._shards(views, number)
 
-    def _tried(self, number: int, names: pa.Array) -> np.ndarray:
-        """(T, 3): the pairs of the rounds before, and the turn of image 1 against image 0."""
-        plans = [self.run.plan.shards]
+    def _tried(self, number: int, names: pa.Array, with_first: bool) -> np.ndarray:
+        """(T, 3): the pairs of the rounds before, and the turn of image 1 against image 0.
+
+        with_first: whether the first round counts.
+        """
+        plans = [self.run.plan.shards] if with_first else []
         plans += [
             self.run.folder.read_table(f"plan/round_{before:02}.parquet")
             for before in range(1, number)
@@ -81,12 +83,12 @@ class TurnSearch:
         rows = []
         for shard in itertools.chain.from_iterable(map(planned_shards, plans)):
             image = np.array([index[name] for name in shard.images])
-            turns = np.array(shard.turns or (0,) * len(image))
+            turns = np.array([view.turn for view in shard.views] or [0] * len(image))
             first, second = shard.pairs.T
             rows.append(
                 np.stack([image[first], image[second], turns[second] - turns[first]], axis=1)
             )
-        return np.concatenate(rows)
+        return np.concatenate([np.empty((0, 3), np.int64), *rows])
 
     def _probed(self, seen: Seen, number: int, names: pa.Array, tried: np.ndarray) -> np.ndarray:
         """Views of the pairs between parts that a probe found to be likely."""
