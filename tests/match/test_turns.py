@@ -18,9 +18,20 @@ import pipeline
 from pipeline.errors import ArgumentError
 from pipeline.events import Event
 from pipeline.match.options import parsed_turns
+from pipeline.match.read import ReadShard
+from pipeline.match.shards import PlannedShard
 from pipeline.match.turns.graph import angles_of, parts_of, turn_between, wrapped
-from pipeline.match.turns.rounds import Seen, again, likely, to_probe
+from pipeline.match.turns.rounds import (
+    Seen,
+    again,
+    first_views,
+    guessed,
+    is_survey,
+    likely,
+    to_probe,
+)
 from pipeline.match.turns.tries import settled_matches
+from pipeline.photos.limits import ImageLimits
 from pipeline.photos.turns import canvas, turned, unturned
 from pipeline.store.folder import Folder
 from pipeline.tables import PROBES, TURNS
@@ -111,6 +122,56 @@ def test_upright_pairs_are_not_tried_again() -> None:
     seen = seen_of(rows, ["a", "b", "c"])
     assert len(again(seen, np.array([(0, 1, 0), (1, 2, 0), (0, 2, 0)]))) == 0
     assert len(to_probe(seen, np.empty((0, 2), int))) == 0
+
+
+UNKNOWN = np.full(4, np.nan)
+
+
+def test_an_image_stands_at_one_turn_in_all_pairs_of_the_first_round() -> None:
+    pairs = np.array([(0, 1), (0, 2), (1, 2), (1, 3)])
+    assert first_views(pairs, UNKNOWN) is None
+    assert first_views(pairs, np.array([10.0, 25, 20, 12])) is None  # they are alike
+    views = first_views(pairs, np.array([10.0, 190, 195, np.nan]))
+    assert views is not None
+    *known, unknown = views.tolist()
+    assert [(row[3] - row[2]) % 360 for row in known] == [180, 180, 0]
+    assert len({row[k + 2] for row in known for k in (0, 1) if row[k] == 1}) == 1
+    assert unknown == [1, 3, 0, 0]
+    across = first_views(pairs, np.array([0.0, 95, 0, 50]))
+    assert across is not None
+    assert [(row[3] - row[2]) % 360 for row in across.tolist()] == [90, 0, 270, 300]
+
+
+def test_only_surveys_get_a_second_chance() -> None:
+    rows = [("a", "b", 90, 3.0), ("b", "c", 80, -6.0), ("a", "c", 0, None), ("a", "d", 0, None)]
+    seen = seen_of(rows, ["a", "b", "c", "d"])
+    assert not is_survey(seen, UNKNOWN)
+    headings = np.array([0.0, 3, 0, 182])
+    assert is_survey(seen, headings)
+    assert is_survey(seen_of([("a", "b", 90, 170.0)], ["a", "b", "c", "d"]), UNKNOWN)
+    nothing = np.empty((0, 3), int)
+    assert again(seen, nothing).tolist() == [[0, 2, 0, 0]]
+    ((i, j, turn_i, turn_j),) = guessed(seen, headings, nothing)
+    assert (i, j, (turn_j - turn_i) % 360) == (0, 3, 180)
+
+
+def test_pairs_without_a_common_neighbour_are_not_tried_again() -> None:
+    chain = [("a", "b", 90, 0.0), ("b", "c", 90, 0.0), ("c", "d", 90, 0.0), ("a", "d", 0, None)]
+    seen = seen_of(chain, ["a", "b", "c", "d"])
+    assert len(again(seen, np.empty((0, 3), int))) == 0
+
+
+def test_equalised_pixels_use_the_whole_range(tmp_path: Path) -> None:
+    (picture,) = views(1, (192, 144))
+    picture.point(lambda grey: 120 + grey // 20).save(tmp_path / "faint.png")
+    shard = PlannedShard("0", ["faint.png"], np.empty((0, 2), np.int32))
+    plain, spread = (
+        ReadShard(Folder(str(tmp_path)), ImageLimits(), 192, equalised)(shard)
+        for equalised in (False, True)
+    )
+    assert np.ptp(plain.pixels[0]) <= 13
+    assert np.ptp(spread.pixels[0]) == 255
+    assert spread.images == plain.images
 
 
 def test_a_probe_counts_where_one_turn_stands_out() -> None:
