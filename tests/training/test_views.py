@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from eloftr.training.synthetic.views import Pair, Views, list_photographs, split
+from eloftr.training.synthetic.photometric import photometric
+from eloftr.training.synthetic.placement import random_change
+from eloftr.training.synthetic.views import MIN_VISIBLE, Pair, Views, list_photographs, split
 
 SIDE = 128
 
@@ -49,6 +51,17 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def geometry_only(photographs: list[Path]) -> list[Pair]:
     views = Views(photographs, SIDE, seed=1, photometric=False)
     return [views.pair(index) for index in range(40)]
+
+
+def turn_and_zoom(pair: Pair) -> tuple[float, float]:
+    """Degrees and octaves by which image 1 shows the middle of image 0 turned and larger."""
+    middle, reach = SIDE // 2, SIDE // 8
+    low, high = middle - reach, middle + reach
+    right = pair.flow[middle, high] - pair.flow[middle, low]
+    down = pair.flow[high, middle] - pair.flow[low, middle]
+    jacobian = np.column_stack([right, down]) / (high - low)
+    turn = np.arctan2(jacobian[1, 0] - jacobian[0, 1], jacobian[0, 0] + jacobian[1, 1])
+    return float(np.degrees(turn)), float(np.log2(abs(np.linalg.det(jacobian))) / 2)
 
 
 def assert_same(one: Pair, other: Pair) -> None:
@@ -105,7 +118,7 @@ def test_visible_points_lie_inside_image1_and_enough_are_visible(geometry_only: 
         assert (target <= SIDE - 1).all()
         assert np.isfinite(pair.flow).all()
         shares.append(pair.visible.mean())
-    assert min(shares) >= 0.1
+    assert min(shares) >= MIN_VISIBLE
     assert 0.4 < np.mean(shares) < 0.9
 
 
@@ -194,7 +207,7 @@ def test_blank_and_tiny_photographs_still_give_pairs(tmp_path: Path) -> None:
     Image.new("RGB", (20, 12), "white").save(tmp_path / "tiny.jpg")
     Image.new("L", (300, 3)).save(tmp_path / "strip.png")
     views = Views(list_photographs(tmp_path), 64, seed=0)
-    assert all(views.pair(index).visible.mean() >= 0.1 for index in range(4))
+    assert all(views.pair(index).visible.mean() >= MIN_VISIBLE for index in range(4))
 
 
 def test_photographs_are_listed_sorted_and_every_twentieth_is_held_out(
@@ -220,15 +233,47 @@ def test_wrong_arguments_name_what_is_wrong(photographs: list[Path], tmp_path: P
         Views([broken], 96, seed=0)
 
 
+def test_half_of_the_pairs_spread_their_turns_and_zooms_evenly() -> None:
+    rng = np.random.default_rng(0)
+    changes = [change for change in (random_change(rng) for _ in range(4000)) if change]
+    assert 0.46 < len(changes) / 4000 < 0.54
+    for values, limit in (
+        ([change.turn for change in changes], 60),
+        ([change.zoom for change in changes], 1.2),
+    ):
+        counts, _ = np.histogram(values, bins=6, range=(-limit, limit))
+        assert counts.sum() == len(changes)
+        assert counts.min() > 0.8 * counts.max()
+
+
+def test_views_reach_the_turns_and_zooms_that_were_drawn(geometry_only: list[Pair]) -> None:
+    turns, zooms = np.abs([turn_and_zoom(pair) for pair in geometry_only]).T
+    assert 0.15 < np.mean(turns > 30) < 0.5
+    assert 0.1 < np.mean(zooms > 0.6) < 0.5
+
+
+def test_faint_views_keep_a_share_of_their_contrast() -> None:
+    image = np.tile(np.float32([60, 180]), (64, 32))
+    spreads = {
+        faint: np.mean(
+            [photometric(np.random.default_rng(n), image, 0.1, faint).std() for n in range(30)]
+        )
+        for faint in (False, True)
+    }
+    assert 0.1 < spreads[True] / spreads[False] < 0.6
+
+
 def test_easy_pairs_move_less(photographs: list[Path]) -> None:
     def movement(easy: float) -> float:
-        """Pixels, of the median pair: by how much the view changes besides being shifted."""
+        """Pixels, of the pair that moves more than a quarter of them: by how much its view changes
+        besides being shifted. Half of the pairs have turns and zooms that are never made easier.
+        """
         pixels = np.stack(np.meshgrid(np.arange(96), np.arange(96)), axis=2)
         views = Views(photographs, 96, seed=5, easy=easy)
         shifts = [views.pair(index).flow - pixels for index in range(24)]
         return float(
-            np.median(
-                [np.linalg.norm(shift - shift.mean((0, 1)), axis=2).mean() for shift in shifts]
+            np.percentile(
+                [np.linalg.norm(shift - shift.mean((0, 1)), axis=2).mean() for shift in shifts], 25
             )
         )
 

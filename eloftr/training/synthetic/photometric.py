@@ -16,22 +16,34 @@ from PIL import Image
 from eloftr.training.synthetic.noise import smooth_noise
 
 
-def photometric(rng: np.random.Generator, image: np.ndarray, difficulty: float = 1.0) -> np.ndarray:
+def photometric(
+    rng: np.random.Generator, image: np.ndarray, difficulty: float = 1.0, faint: bool = False
+) -> np.ndarray:
     """`image` as one camera might have taken it: (H, W) float32 grey levels, 0 to 255, in and out.
 
-    difficulty: 0 to 1; how often it is blurred and compressed, and how noisy it is.
+    difficulty: 0 to 1; how often it is blurred and compressed, and how noisy it is. faint: whether
+    it has little contrast, as haze, fields and water have.
     """
     image = np.clip(image / 255, 0, 1)
+    contrast = _faint_contrast(rng) if faint else 1.0
+    if faint:
+        image = image.mean() + contrast * (image - image.mean())
     image = _expose(rng, _light(rng, image))
     if rng.random() < 0.4 * difficulty:
         image = _blur(image, rng.uniform(0.3, 1.4))
     if rng.random() < 0.8:
         noise = rng.standard_normal(image.shape, dtype=np.float32)
-        image = image + difficulty * rng.exponential(0.012) * noise
+        # Sensors that see little contrast are mostly held still in good light.
+        image = image + difficulty * contrast * rng.exponential(0.012) * noise
     image = np.clip(image, 0, 1) * 255
     return (
         _compress(image, int(rng.integers(25, 95))) if rng.random() < 0.35 * difficulty else image
     )
+
+
+def _faint_contrast(rng: np.random.Generator) -> float:
+    """The share of contrast that haze leaves: 0.1 to 0.5, evenly by ratio."""
+    return float(np.exp(rng.uniform(math.log(0.1), math.log(0.5))))
 
 
 def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

@@ -30,16 +30,21 @@ import torch
 from eloftr.errors import ArgumentError
 from eloftr.training.synthetic.cameras import Raster
 from eloftr.training.synthetic.photometric import photometric
-from eloftr.training.synthetic.placement import furnish, random_plane, well_placed
+from eloftr.training.synthetic.placement import furnish, random_change, random_plane, well_placed
 from eloftr.training.synthetic.pyramid import load_pyramid
 from eloftr.training.synthetic.two_view import flow_and_visibility, look, render_view
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 HELD_OUT_EVERY = 20
-MIN_VISIBLE = 0.1  # share of image 0 that image 1 must see
+MIN_VISIBLE = 0.07  # share of image 0 that image 1 must see
+# Share of the closer view's flat ground that the other one must see.
+MIN_OVERLAP = 0.2
 # Share of each view's ground inside the photograph, not in its mirror images.
 MIN_ON_PHOTOGRAPH = 0.75
 MIN_TEXTURE = 1.5  # grey levels: mean step between neighbours below which a view is mostly sky
+# Share of the pairs in haze, or of fields and water: low contrast, and any texture will do.
+FAINT = 0.15
+FAINT_TEXTURE = 0.5  # grey levels, in place of MIN_TEXTURE
 # Share of the pairs that are easier: as real pairs are, and as sub-pixel accuracy is learned from.
 GENTLE = 0.8
 # After so many attempts any place and texture will do: some lists hold nothing but tiny or empty
@@ -129,13 +134,13 @@ class Views:
         rng = np.random.default_rng([self.seed, index])
         raster, extents = self._raster, self._extents
         difficulty = self._difficulty(rng)
+        change, faint = random_change(rng), rng.random() < FAINT
+        texture = FAINT_TEXTURE if faint else MIN_TEXTURE
         for attempt in itertools.count():  # every attempt is a little easier, so the loop ends
             ease = difficulty * 0.85**attempt
             strict = attempt < STRICT_ATTEMPTS
-            scene = random_plane(rng, extents, raster, ease)
-            if not well_placed(
-                scene, raster, 1.5 * MIN_VISIBLE, MIN_ON_PHOTOGRAPH if strict else 0
-            ):
+            scene = random_plane(rng, extents, raster, ease, change)
+            if not well_placed(scene, raster, MIN_OVERLAP, MIN_ON_PHOTOGRAPH if strict else 0):
                 continue
             scene = furnish(rng, scene, extents, raster, ease)
             sight0, sight1 = look(scene, 0, raster), look(scene, 1, raster)
@@ -143,13 +148,10 @@ class Views:
             if visible.float().mean() < MIN_VISIBLE:
                 continue
             images = [render_view(scene, sight, self._pyramids) for sight in (sight0, sight1)]
-            if (
-                not strict
-                or min(float(image.diff().abs().mean()) for image in images) >= MIN_TEXTURE
-            ):
+            if not strict or min(float(image.diff().abs().mean()) for image in images) >= texture:
                 break
         if self.photometric:
-            arrays = [photometric(rng, image.numpy(), difficulty) for image in images]
+            arrays = [photometric(rng, image.numpy(), difficulty, faint) for image in images]
         else:
             arrays = [image.numpy() for image in images]
         image0, image1 = (np.clip(array + 0.5, 0, 255).astype(np.uint8) for array in arrays)
