@@ -9,7 +9,7 @@ import torch
 from eloftr.config import NetworkConfig
 from eloftr.errors import ArgumentError
 
-REFINEMENT = "fine"  # the one part that `only` can name
+COARSE, FINE = "coarse", "fine"  # the parts that `only` can name
 # The bundled "small" model: the published architecture, thinner and shallower.
 SMALL = NetworkConfig(
     stage_num_blocks=[1, 2, 2, 6],
@@ -45,7 +45,8 @@ class TrainingOptions:
     run lasts; None leaves them as they are.
     start: weights of the same configuration that a new run starts from; None draws random ones.
     only: "fine" trains the refinement alone. Backbone and transformer stay as they are, norms too,
-    so coarse matches do.
+    so coarse matches do. "coarse" trains the transformer and the stages of the backbone below half
+    of the resolution, by the coarse loss alone.
     Raises ArgumentError for a number out of range, another autocast type or part, a part without
     weights to start from and a device this machine lacks.
     """
@@ -74,8 +75,10 @@ class TrainingOptions:
                 raise ArgumentError(f"{name}={getattr(self, name)}: must be at least {number}.")
         if not 0 <= self.easy <= 1:
             raise ArgumentError(f"easy={self.easy}: a share, from 0 to 1.")
-        if self.only not in (None, REFINEMENT):
-            raise ArgumentError(f"only={self.only!r}: the part that can be trained alone is fine.")
+        if self.only not in (None, COARSE, FINE):
+            raise ArgumentError(
+                f"only={self.only!r}: the parts that can be trained alone are coarse and fine."
+            )
         if self.only and not self.start:
             raise ArgumentError(
                 f"only={self.only}: the other parts need weights; name them with start."

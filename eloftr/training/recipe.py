@@ -25,7 +25,7 @@ from eloftr.errors import ArgumentError
 from eloftr.model import MatchingNetwork
 from eloftr.training.evaluation import evaluate, tensors
 from eloftr.training.losses import compute_losses
-from eloftr.training.options import REFINEMENT, TrainingOptions, learning_rate
+from eloftr.training.options import COARSE, FINE, TrainingOptions, learning_rate
 from eloftr.training.synthetic.views import Pair, Views, list_photographs, split
 from eloftr.weights.locate import find_weights
 from eloftr.weights.reading import load_strictly, read_state
@@ -75,11 +75,15 @@ def _repeatable(device: torch.device) -> Iterator[None]:
         return
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
+    # Nothing reads memory before it is written, and filling it takes a fifteenth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 @contextmanager
@@ -96,6 +100,16 @@ def _host_kept(options: TrainingOptions) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+def kept_parts(model: MatchingNetwork, only: str | None) -> list[nn.Module]:
+    """What stays as it is, its norms too, where one part is trained alone."""
+    if only == FINE:
+        return [model.efficientloftr]
+    if only == COARSE:
+        # The first stages see edges of all directions, and half of the work is done there.
+        return [*model.efficientloftr.backbone.stages[:2], model.refinement_layer]
+    return []
+
+
 class Run:
     """A training run and all of its state."""
 
@@ -108,8 +122,9 @@ class Run:
             self.model = MatchingNetwork(config).to(self.device)
             self.random_state = torch.get_rng_state()  # a dropout goes on from here
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if options.only == REFINEMENT:
-            self.model.efficientloftr.requires_grad_(False)
+        self.kept = kept_parts(self.model, options.only)
+        for part in self.kept:
+            part.requires_grad_(False)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.ndim > 1]
         others = [p for p in trained if p.ndim <= 1]
@@ -159,8 +174,8 @@ class Run:
     def begin(self) -> None:
         """Training mode, of the parts that are trained."""
         self.model.train()
-        if self.options.only == REFINEMENT:
-            self.model.efficientloftr.eval()
+        for part in self.kept:
+            part.eval()
 
     def update(self, pairs: Pair) -> dict[str, float]:
         """One optimiser step. Returns the losses."""
@@ -169,7 +184,16 @@ class Run:
             group["lr"] = learning_rate(self.step, options)
         images0, images1, flow, visible = tensors(pairs, self.device)
         dtype = getattr(torch, options.autocast) if options.autocast else torch.float32
-        losses = compute_losses(self.model, images0, images1, flow, visible, self.generator, dtype)
+        losses = compute_losses(
+            self.model,
+            images0,
+            images1,
+            flow,
+            visible,
+            self.generator,
+            dtype,
+            fine=options.only != COARSE,
+        )
         self.optimizer.zero_grad(set_to_none=True)
         total = losses.total
         with _repeatable(self.device):
@@ -178,7 +202,7 @@ class Run:
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
-        return {name: value.item() for name, value in vars(losses).items()}
+        return {name: value.item() for name, value in vars(losses).items() if value is not None}
 
 
 def train(

@@ -232,7 +232,7 @@ def test_options_that_cannot_work_are_refused_before_anything_is_written(
         ({"autocast": "float16"}, "only bfloat16"),
         ({"device": "abacus"}, "not on this machine"),
         ({"easy": 1.5}, "easy=1.5: a share"),
-        ({"only": "coarse"}, "only='coarse'"),
+        ({"only": "all"}, "only='all'"),
         ({"only": "fine"}, "need weights; name them with start"),
     ):
         with pytest.raises(ValueError, match=reason):
@@ -265,3 +265,23 @@ def test_training_the_refinement_alone_leaves_everything_else_bit_for_bit(
     before, after = (load_file(folder / "model.safetensors") for folder in (whole_run, tmp_path))
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"refinement_layer"}
+
+
+def test_training_coarse_matching_alone_leaves_the_rest_bit_for_bit(
+    photographs: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, steps=10, start=str(whole_run), only="coarse")
+    train(photographs, tmp_path, TINY, options)
+    before, after = (load_file(folder / "model.safetensors") for folder in (whole_run, tmp_path))
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    trained = (
+        "efficientloftr.backbone.stages.2.",
+        "efficientloftr.backbone.stages.3.",
+        "efficientloftr.local_feature_transformer.",
+    )
+    assert all(name.startswith(trained) for name in changed)
+    assert {part for part in trained if any(name.startswith(part) for name in changed)} == {
+        *trained
+    }
+    losses = [line for line in lines(tmp_path) if "coarse" in line]
+    assert set(losses[0]) == {"step", "coarse", "pairs_per_second"}

@@ -33,7 +33,7 @@ HELP = {
     "device": "cpu, or cuda.",
     "start": "Weights of the same configuration that a new run starts from.  [default: random]",
     "easy": "Share of the pairs, 0 to 1, that are easier than all others.",
-    "only": "fine trains the refinement alone.  [default: all parts]",
+    "only": "coarse or fine: train this part alone.  [default: all parts]",
 }
 
 
