@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +24,17 @@ from torch.utils.data import DataLoader, Dataset
 from eloftr.config import NetworkConfig
 from eloftr.errors import ArgumentError
 from eloftr.model import MatchingNetwork
-from eloftr.training.evaluation import evaluate, tensors
+from eloftr.training.evaluation import evaluate, network_images
 from eloftr.training.losses import compute_losses
 from eloftr.training.options import COARSE, FINE, TrainingOptions, learning_rate
-from eloftr.training.synthetic.views import Pair, Views, list_photographs, split
+from eloftr.training.synthetic.views import (
+    Draws,
+    Pair,
+    RandomPair,
+    Views,
+    list_photographs,
+    split,
+)
 from eloftr.weights.locate import find_weights
 from eloftr.weights.reading import load_strictly, read_state
 from eloftr.weights.writing import save_model
@@ -47,21 +55,22 @@ def print_entry(entry: Mapping[str, float]) -> None:
     print(entry_text(entry), flush=True)
 
 
-class Batches(Dataset[Pair]):
-    """The training stream. Batch n is made from (seed, n) alone.
+class Batches(Dataset[list[RandomPair]]):
+    """The training stream. Batch n is drawn from (seed, n) alone.
 
     So it is the same in any process, in any order and after any restart.
     """
 
-    def __init__(self, views: Views, options: TrainingOptions) -> None:
-        self.views = views
+    def __init__(self, draws: Draws, options: TrainingOptions) -> None:
+        self.draws = draws
         self.options = options
 
     def __len__(self) -> int:
         return self.options.steps
 
-    def __getitem__(self, step: int) -> Pair:
-        return self.views.batch(range(step * self.options.batch, (step + 1) * self.options.batch))
+    def __getitem__(self, step: int) -> list[RandomPair]:
+        first = step * self.options.batch
+        return [self.draws.pair(first + number) for number in range(self.options.batch)]
 
 
 @contextmanager
@@ -75,15 +84,16 @@ def _repeatable(device: torch.device) -> Iterator[None]:
         return
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     # Nothing reads memory before it is written, and filling it takes a fifteenth of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
 
 
 @contextmanager
@@ -182,14 +192,14 @@ class Run:
         options = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, options)
-        images0, images1, flow, visible = tensors(pairs, self.device)
+        images0, images1 = network_images(pairs)
         dtype = getattr(torch, options.autocast) if options.autocast else torch.float32
         losses = compute_losses(
             self.model,
             images0,
             images1,
-            flow,
-            visible,
+            pairs.flow,
+            pairs.visible,
             self.generator,
             dtype,
             fine=options.only != COARSE,
@@ -236,8 +246,10 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with _host_kept(options):
         run = Run(folder, config, options)
-        views = Views(training, options.size, options.seed, easy=options.easy)
-        held_out_views = Views(held_out, options.size, options.seed + 1, easy=options.easy)
+        views, held_out_views = (
+            Views(paths, options.size, seed, easy=options.easy, device=run.device)
+            for paths, seed in ((training, options.seed), (held_out, options.seed + 1))
+        )
         for entry in _entries(run, views, held_out_views):
             run.log(entry)
             report(entry)
@@ -254,7 +266,7 @@ def _entries(run: Run, views: Views, held_out: Views) -> Iterator[dict[str, floa
     yield {"step": run.step, "parameters": float(sum(p.numel() for p in run.model.parameters()))}
     (run.folder / "options.json").write_text(json.dumps(asdict(options), indent=2) + "\n")
     loader = DataLoader(
-        Batches(views, options),
+        Batches(views.draws, options),
         batch_size=None,
         sampler=range(run.step, options.steps),
         num_workers=options.workers,
@@ -263,8 +275,8 @@ def _entries(run: Run, views: Views, held_out: Views) -> Iterator[dict[str, floa
     run.begin()
     sums: dict[str, list[float]] = {}
     started, first_step = time.monotonic(), run.step
-    for pairs in loader:
-        for name, value in run.update(pairs).items():
+    for drawn in loader:
+        for name, value in run.update(views.render(drawn)).items():
             sums.setdefault(name, []).append(value)
         if run.step % LOG_EVERY == 0:
             means = {name: float(np.mean(values)) for name, values in sums.items()}

@@ -188,7 +188,7 @@ class Knowing(nn.Module):
         self.anything = nn.Parameter(torch.zeros(1))
         self.errors = torch.tensor(errors)
         batch = views.batch(range(4))
-        self.flow, self.visible = torch.from_numpy(batch.flow), torch.from_numpy(batch.visible)
+        self.flow, self.visible = batch.flow, batch.visible
 
     def encode(self, images: Tensor) -> Tensor:
         return images

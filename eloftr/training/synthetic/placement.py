@@ -6,8 +6,16 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
-from eloftr.training.synthetic.cameras import Camera, Raster, affine, project, rotation
+from eloftr.training.synthetic.cameras import (
+    Camera,
+    Cameras,
+    Raster,
+    affine,
+    on_device,
+    rotation,
+)
 from eloftr.training.synthetic.patches import random_patch
 from eloftr.training.synthetic.relief import meet_plane, random_relief
 from eloftr.training.synthetic.two_view import TwoViewScene
@@ -97,13 +105,13 @@ def well_placed(scene: TwoViewScene, raster: Raster, overlap: float, on_photogra
     overlap: share of the closer view that the other one must see. on_photograph: share of each view
     that must lie on the photograph.
     """
-    grounds = [meet_plane(camera, raster.coarse) for camera in scene.cameras]
-    on = [(affine(scene.texture, ground).abs() <= 1).all(0).float().mean() for ground in grounds]
-    seen = [
-        raster.inside(project(scene.cameras[1 - view], grounds[view])[0]).float().mean()
-        for view in (0, 1)
-    ]
-    return bool(min(on) >= on_photograph and max(seen) >= overlap)
+    cameras = Cameras.of(scene.cameras)
+    grounds = meet_plane(cameras, raster)
+    texture = on_device(scene.texture[None], None)
+    on = (affine(texture, grounds).abs() <= 1).all(1).float().mean((1, 2))
+    points, _ = cameras[torch.tensor([1, 0])].project(grounds)
+    seen = raster.inside(points).float().mean((1, 2))
+    return bool(on.min() >= on_photograph and seen.max() >= overlap)
 
 
 def furnish(
@@ -114,13 +122,14 @@ def furnish(
     ease: in (0, 1]; it also slows moving patches.
     """
     relief, patches = None, []
+    size = raster.height, raster.width
     if rng.random() < 0.5:
         relief = random_relief(rng, scene.cameras, raster)
     if rng.random() < 0.6:
         depths = np.sort(rng.uniform(0.04, 0.5, rng.integers(1, 5)))
         motion = ease if rng.random() < 0.4 else 0.0
         patches = [
-            random_patch(rng, scene.cameras, raster, extents, depth, motion) for depth in depths
+            random_patch(rng, scene.cameras, size, extents, depth, motion) for depth in depths
         ]
     return replace(scene, relief=relief, patches=patches)
 
