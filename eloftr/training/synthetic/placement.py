@@ -83,7 +83,8 @@ def random_plane(
     step = ease * rng.uniform(0, 0.65) * reach * np.array([math.cos(heading), math.sin(heading)])
     targets = target - step / 2, target + step / 2
 
-    roll = rng.normal(0, 10) if rng.random() < 0.9 else rng.uniform(-180, 180)
+    # A survey turns both photographs of a pair alike, so many pairs stand at any angle.
+    roll = rng.normal(0, 10) if rng.random() < 0.6 else rng.uniform(-180, 180)
     rolls = (roll + change.turn, roll) if change.first else (roll, roll + change.turn)
     focals = side * np.exp(rng.uniform(math.log(0.8), math.log(1.8)) + rng.normal(0, 0.1, 2))
     tilts, azimuths = _directions(rng, ease)
