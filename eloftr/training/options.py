@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,8 @@ class TrainingOptions:
 
     steps: optimiser steps in all. The learning rate rises over `warmup` steps, stays, and falls to
     zero over the last `decay` steps, so a run can be cut short by resuming it with fewer steps.
+    minutes: of training in all. They end the run in place of `steps`, and the learning rate falls
+    over as large a share of them as `decay` is of `steps`.
     batch: pairs a step. size: side of the views, pixels. easy: share of the pairs, 0 to 1, that are
     easier than all others.
     autocast: "bfloat16" where the hardware has it, None for float32. threads: of PyTorch, while the
@@ -52,6 +55,7 @@ class TrainingOptions:
     """
 
     steps: int = 20_000
+    minutes: float | None = None
     batch: int = 8
     size: int = 224
     learning_rate: float = 1e-3
@@ -73,6 +77,8 @@ class TrainingOptions:
         for name, number in LEAST.items():
             if getattr(self, name) < number:
                 raise ArgumentError(f"{name}={getattr(self, name)}: must be at least {number}.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ArgumentError(f"minutes={self.minutes}: must be more than 0.")
         if not 0 <= self.easy <= 1:
             raise ArgumentError(f"easy={self.easy}: a share, from 0 to 1.")
         if self.only not in (None, COARSE, FINE):
@@ -96,8 +102,11 @@ class TrainingOptions:
             )
 
 
-def learning_rate(step: int, options: TrainingOptions) -> float:
-    """The learning rate of a step, counted from 0."""
+def learning_rate(step: int, options: TrainingOptions, seconds: float = 0.0) -> float:
+    """The learning rate of a step, counted from 0, which begins after `seconds` of training."""
     rise = min(1.0, (step + 1) / max(1, options.warmup))
-    fall = min(1.0, (options.steps - step) / max(1, options.decay))
+    left = 1 - step / options.steps
+    if options.minutes is not None:
+        left = max(0.0, 1 - seconds / (60 * options.minutes))
+    fall = min(1.0, left * options.steps / max(1, options.decay))
     return options.learning_rate * rise * fall

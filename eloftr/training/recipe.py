@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ from eloftr.weights.writing import save_model
 
 LOG_EVERY = 50
 HELD_OUT_PAIRS = 64  # of an evaluation
-STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
+STATE_FILE, LOG_FILE, OPTIONS_FILE = "state.pt", "log.jsonl", "options.json"
 Report = Callable[[Mapping[str, float]], None]
 
 
@@ -147,15 +148,29 @@ class Run:
         )
         self.generator = torch.Generator().manual_seed(options.seed)
         self.step = 0
+        self.earlier, self.started = 0.0, time.monotonic()  # seconds; of the monotonic clock
         if (folder / STATE_FILE).exists():
             state = torch.load(folder / STATE_FILE, weights_only=True)
             load_strictly(self.model, state["model"], str(folder / STATE_FILE))
             self.optimizer.load_state_dict(state["optimizer"])
             self.generator.set_state(state["generator"])
             self.step = state["step"]
+            self.earlier = state.get("seconds", 0.0)
         elif options.start:
             file = find_weights(options.start)
             load_strictly(self.model, read_state(file), file)
+
+    @property
+    def seconds(self) -> float:
+        """The time that the run has taken since its first step, evaluations and all."""
+        return self.earlier + time.monotonic() - self.started
+
+    @property
+    def ended(self) -> bool:
+        """Whether all steps are taken, or all minutes gone."""
+        if self.options.minutes is not None:
+            return self.seconds >= 60 * self.options.minutes
+        return self.step >= self.options.steps
 
     def save(self) -> None:
         """Write the weights and the state, each whole or not at all."""
@@ -169,6 +184,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "step": self.step,
+            "seconds": self.seconds,
         }
         part = self.folder / f"{STATE_FILE}.part"
         torch.save(state, part)
@@ -191,7 +207,7 @@ class Run:
         """One optimiser step. Returns the losses."""
         options = self.options
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, options)
+            group["lr"] = learning_rate(self.step, options, self.seconds)
         images0, images1 = network_images(pairs)
         dtype = getattr(torch, options.autocast) if options.autocast else torch.float32
         losses = compute_losses(
@@ -222,7 +238,7 @@ def train(
     options: TrainingOptions,
     report: Report = lambda entry: None,
 ) -> MatchingNetwork:
-    """Train, or go on with the run in `folder`; returns the network after `options.steps` steps.
+    """Train, or go on with the run in `folder`, until its steps are taken or its minutes gone.
 
     photographs: a folder of photographs or a list of files; every 20th is held out for evaluation.
     report: called with every entry of the log when it is written.
@@ -259,31 +275,37 @@ def train(
 def _entries(run: Run, views: Views, held_out: Views) -> Iterator[dict[str, float]]:
     """Go through the steps that are left, and yield every entry of the log."""
     options = run.options
+    run.started = time.monotonic()
     torch.set_rng_state(run.random_state)
     if run.device.type == "cuda":
         with torch.cuda.device(run.device):
             torch.cuda.manual_seed(options.seed)
     yield {"step": run.step, "parameters": float(sum(p.numel() for p in run.model.parameters()))}
-    (run.folder / "options.json").write_text(json.dumps(asdict(options), indent=2) + "\n")
+    (run.folder / OPTIONS_FILE).write_text(json.dumps(asdict(options), indent=2) + "\n")
+    if run.ended:
+        return
     loader = DataLoader(
         Batches(views.draws, options),
         batch_size=None,
-        sampler=range(run.step, options.steps),
+        sampler=range(run.step, options.steps if options.minutes is None else sys.maxsize),
         num_workers=options.workers,
         prefetch_factor=8 if options.workers else None,
     )
     run.begin()
     sums: dict[str, list[float]] = {}
-    started, first_step = time.monotonic(), run.step
+    run.started, first_step = time.monotonic(), run.step  # as late as it can be
     for drawn in loader:
         for name, value in run.update(views.render(drawn)).items():
             sums.setdefault(name, []).append(value)
         if run.step % LOG_EVERY == 0:
             means = {name: float(np.mean(values)) for name, values in sums.items()}
-            speed = (run.step - first_step) * options.batch / (time.monotonic() - started)
+            speed = (run.step - first_step) * options.batch / (time.monotonic() - run.started)
             yield {"step": run.step, **means, "pairs_per_second": speed}
             sums.clear()
-        if run.step % options.evaluate_every == 0 or run.step == options.steps:
+        ended = run.ended
+        if run.step % options.evaluate_every == 0 or ended:
             run.save()
             yield {"step": run.step, **evaluate(run.model, held_out, HELD_OUT_PAIRS)}
             run.begin()
+        if ended:
+            return

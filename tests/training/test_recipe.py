@@ -5,6 +5,7 @@ happened.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,46 @@ def test_resuming_with_fewer_steps_ends_the_run_with_its_decay() -> None:
     assert learning_rate(59, short) == pytest.approx(1 / 20)
 
 
+def test_minutes_end_the_learning_rate_as_steps_do() -> None:
+    options = TrainingOptions(steps=100, minutes=10, learning_rate=1.0, warmup=2, decay=20)
+    assert learning_rate(0, options) == 0.5
+    assert learning_rate(5000, options, 60 * 7.9) == 1
+    assert learning_rate(5000, options, 60 * 9) == pytest.approx(0.5)
+    assert learning_rate(5000, options, 60 * 11) == 0
+
+
+def test_a_run_of_minutes_ends_in_time_and_goes_on_where_it_was_cut(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    update = Run.update
+
+    def six_seconds(run: Run, pairs: Pair) -> dict[str, float]:
+        nonlocal now
+        if run.step == cut:
+            raise KeyboardInterrupt
+        rates.append(learning_rate(run.step, run.options, run.seconds))
+        now += 6
+        return update(run, pairs)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(Run, "update", six_seconds)
+    options = replace(OPTIONS, minutes=1.5, evaluate_every=4, warmup=1, decay=15)
+    rates: list[float] = []
+    cut = 6
+    with pytest.raises(KeyboardInterrupt):
+        train(photographs, tmp_path, TINY, options)
+    cut = -1
+    train(photographs, tmp_path, TINY, options)
+    steps = [line["step"] for line in lines(tmp_path) if "matches" in line]
+    assert steps == [4, 8, 12, 15]  # 90 seconds of 6 each, though `steps` are 30
+    assert rates[:8] == [options.learning_rate] * 6 + [options.learning_rate] * 2
+    assert rates[-2:] == pytest.approx([options.learning_rate * k / 7.5 for k in (2, 1)])
+    before = (tmp_path / "state.pt").read_bytes()
+    train(photographs, tmp_path, TINY, options)  # nothing is left to do
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
 class Knowing(nn.Module):
     """A matcher that was told the truth: every visible place of its windows, moved in image 1 by
     `errors` pixels.
@@ -189,6 +230,9 @@ class Knowing(nn.Module):
         self.errors = torch.tensor(errors)
         batch = views.batch(range(4))
         self.flow, self.visible = batch.flow, batch.visible
+
+    def fuse(self) -> Knowing:
+        return self
 
     def encode(self, images: Tensor) -> Tensor:
         return images
@@ -232,6 +276,7 @@ def test_options_that_cannot_work_are_refused_before_anything_is_written(
         ({"autocast": "float16"}, "only bfloat16"),
         ({"device": "abacus"}, "not on this machine"),
         ({"easy": 1.5}, "easy=1.5: a share"),
+        ({"minutes": 0.0}, "minutes=0.0: must be more than 0"),
         ({"only": "all"}, "only='all'"),
         ({"only": "fine"}, "need weights; name them with start"),
     ):
