@@ -105,8 +105,8 @@ class TrainingOptions:
 def learning_rate(step: int, options: TrainingOptions, seconds: float = 0.0) -> float:
     """The learning rate of a step, counted from 0, which begins after `seconds` of training."""
     rise = min(1.0, (step + 1) / max(1, options.warmup))
-    left = 1 - step / options.steps
+    left: float = options.steps - step
     if options.minutes is not None:
-        left = max(0.0, 1 - seconds / (60 * options.minutes))
-    fall = min(1.0, left * options.steps / max(1, options.decay))
+        left = options.steps * max(0.0, 1 - seconds / (60 * options.minutes))
+    fall = min(1.0, left / max(1, options.decay))
     return options.learning_rate * rise * fall
