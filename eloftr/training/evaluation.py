@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from torch import Tensor
 
-from eloftr.model import MatchingNetwork, sharing_weights
+from eloftr.model import MatchingNetwork
 from eloftr.training.synthetic.views import Pair, Views
 
 RIGHT = 3  # pixels
 BATCH = 8  # pairs
 
 
-def tensors(pairs: Pair, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A batch on a device: two images, flow and visibility.
-
-    Images (B, 1, H, W) float 0…1, flow (B, H, W, 2), visible (B, H, W).
-    """
-    images = [
-        torch.from_numpy(image).to(device).float()[:, None] / 255
-        for image in (pairs.image0, pairs.image1)
-    ]
-    return (
-        images[0],
-        images[1],
-        torch.from_numpy(pairs.flow).to(device),
-        torch.from_numpy(pairs.visible).to(device),
-    )
+def network_images(pairs: Pair) -> tuple[Tensor, Tensor]:
+    """The images of a batch as the network takes them: (B, 1, H, W) float 0…1."""
+    return pairs.image0.float()[:, None] / 255, pairs.image1.float()[:, None] / 255
 
 
 @torch.inference_mode()
 def evaluate(model: MatchingNetwork, views: Views, pairs: int) -> dict[str, float]:
-    """Match the first `pairs` of `views`.
+    """Match the first `pairs` of `views`, which are rendered on the model's device.
 
     Returns `matches` a pair, the share of `right` ones, which lie within RIGHT pixels of the truth,
     and the `median_error` of those in pixels. The model stays in its mode.
     """
-    model = sharing_weights(model).eval()
-    device = next(model.parameters()).device
+    model = copy.deepcopy(model).eval().fuse()
     errors, total = [], 0
     for start in range(0, pairs, BATCH):
         batch = views.batch(range(start, min(start + BATCH, pairs)))
-        images0, images1, flow, visible = tensors(batch, device)
+        images0, images1 = network_images(batch)
+        flow, visible = batch.flow, batch.visible
         found = model.match(model.encode(images0), model.encode(images1))
         total += len(found.scores)
         # Keypoints lie half-way between pixels of the image: the flow there is the mean of its four

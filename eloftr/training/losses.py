@@ -38,18 +38,17 @@ JITTER = 0.3
 
 @dataclass(frozen=True)
 class Losses:
-    """The three losses of a batch, each a scalar with gradients."""
+    """The three losses of a batch, each a scalar with gradients; None for one that was left out."""
 
     coarse: Tensor
-    first: Tensor
-    second: Tensor  # px
+    first: Tensor | None
+    second: Tensor | None  # px
 
     @property
     def total(self) -> Tensor:
         """Their sum, weighted by WEIGHTS."""
-        return sum(
-            (weight * getattr(self, name) for name, weight in WEIGHTS.items()), torch.zeros(())
-        )
+        losses = [(weight, getattr(self, name)) for name, weight in WEIGHTS.items()]
+        return sum((weight * loss for weight, loss in losses if loss is not None), torch.zeros(()))
 
 
 def true_cells(flow: Tensor, visible: Tensor) -> Tensor:
@@ -176,11 +175,13 @@ def compute_losses(
     visible: Tensor,
     generator: torch.Generator,
     dtype: torch.dtype = torch.float32,
+    fine: bool = True,
 ) -> Losses:
     """The three losses of a batch. Gradients flow to `model`.
 
     images (B, 1, H, W) float 0…1 of one shape; flow (B, H, W, 2); visible (B, H, W).
     dtype: of the network's convolutions and products, under autocast; the losses are float32.
+    fine: whether to take the losses of the fine stages too.
     """
     config = model.config
     batch, _, height, width = images0.shape
@@ -188,10 +189,13 @@ def compute_losses(
         half, quarter, coarse = model.efficientloftr.backbone(torch.cat([images0, images1]))
         encoded = model.efficientloftr.local_feature_transformer.encode(coarse)
         coarse0, coarse1 = model.efficientloftr.local_feature_transformer(*encoded.split(batch))
-        fused = model.refinement_layer(torch.cat([coarse0, coarse1]), quarter, half)
+        if fine:
+            fused = model.refinement_layer(torch.cat([coarse0, coarse1]), quarter, half)
     # Similarities reach the hundreds: they and all that follows from them are float32.
     cells = true_cells(flow, visible)
     scores = similarity(coarse0.float(), coarse1.float(), config.coarse_matching_temperature)
+    if not fine:
+        return Losses(coarse_loss(scores, cells), None, None)
     sampled = sample_windows(cells, height, width, generator)
     fused0, fused1 = fused.float().split(batch)
     features = window_features(fused0, fused1, sampled, config)

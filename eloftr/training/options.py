@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from eloftr.config import NetworkConfig
 from eloftr.errors import ArgumentError
 
-REFINEMENT = "fine"  # the one part that `only` can name
+COARSE, FINE = "coarse", "fine"  # the parts that `only` can name
 # The bundled "small" model: the published architecture, thinner and shallower.
 SMALL = NetworkConfig(
     stage_num_blocks=[1, 2, 2, 6],
@@ -39,18 +40,22 @@ class TrainingOptions:
 
     steps: optimiser steps in all. The learning rate rises over `warmup` steps, stays, and falls to
     zero over the last `decay` steps, so a run can be cut short by resuming it with fewer steps.
+    minutes: of training in all. They end the run in place of `steps`, and the learning rate falls
+    over as large a share of them as `decay` is of `steps`.
     batch: pairs a step. size: side of the views, pixels. easy: share of the pairs, 0 to 1, that are
     easier than all others.
     autocast: "bfloat16" where the hardware has it, None for float32. threads: of PyTorch, while the
     run lasts; None leaves them as they are.
     start: weights of the same configuration that a new run starts from; None draws random ones.
     only: "fine" trains the refinement alone. Backbone and transformer stay as they are, norms too,
-    so coarse matches do.
+    so coarse matches do. "coarse" trains the transformer and the stages of the backbone below half
+    of the resolution, by the coarse loss alone.
     Raises ArgumentError for a number out of range, another autocast type or part, a part without
     weights to start from and a device this machine lacks.
     """
 
     steps: int = 20_000
+    minutes: float | None = None
     batch: int = 8
     size: int = 224
     learning_rate: float = 1e-3
@@ -72,10 +77,14 @@ class TrainingOptions:
         for name, number in LEAST.items():
             if getattr(self, name) < number:
                 raise ArgumentError(f"{name}={getattr(self, name)}: must be at least {number}.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ArgumentError(f"minutes={self.minutes}: must be more than 0.")
         if not 0 <= self.easy <= 1:
             raise ArgumentError(f"easy={self.easy}: a share, from 0 to 1.")
-        if self.only not in (None, REFINEMENT):
-            raise ArgumentError(f"only={self.only!r}: the part that can be trained alone is fine.")
+        if self.only not in (None, COARSE, FINE):
+            raise ArgumentError(
+                f"only={self.only!r}: the parts that can be trained alone are coarse and fine."
+            )
         if self.only and not self.start:
             raise ArgumentError(
                 f"only={self.only}: the other parts need weights; name them with start."
@@ -93,8 +102,11 @@ class TrainingOptions:
             )
 
 
-def learning_rate(step: int, options: TrainingOptions) -> float:
-    """The learning rate of a step, counted from 0."""
+def learning_rate(step: int, options: TrainingOptions, seconds: float = 0.0) -> float:
+    """The learning rate of a step, counted from 0, which begins after `seconds` of training."""
     rise = min(1.0, (step + 1) / max(1, options.warmup))
-    fall = min(1.0, (options.steps - step) / max(1, options.decay))
+    left: float = options.steps - step
+    if options.minutes is not None:
+        left = options.steps * max(0.0, 1 - seconds / (60 * options.minutes))
+    fall = min(1.0, left / max(1, options.decay))
     return options.learning_rate * rise * fall

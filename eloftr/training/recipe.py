@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,17 +25,24 @@ from torch.utils.data import DataLoader, Dataset
 from eloftr.config import NetworkConfig
 from eloftr.errors import ArgumentError
 from eloftr.model import MatchingNetwork
-from eloftr.training.evaluation import evaluate, tensors
+from eloftr.training.evaluation import evaluate, network_images
 from eloftr.training.losses import compute_losses
-from eloftr.training.options import REFINEMENT, TrainingOptions, learning_rate
-from eloftr.training.synthetic.views import Pair, Views, list_photographs, split
+from eloftr.training.options import COARSE, FINE, TrainingOptions, learning_rate
+from eloftr.training.synthetic.views import (
+    Draws,
+    Pair,
+    RandomPair,
+    Views,
+    list_photographs,
+    split,
+)
 from eloftr.weights.locate import find_weights
 from eloftr.weights.reading import load_strictly, read_state
 from eloftr.weights.writing import save_model
 
 LOG_EVERY = 50
 HELD_OUT_PAIRS = 64  # of an evaluation
-STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
+STATE_FILE, LOG_FILE, OPTIONS_FILE = "state.pt", "log.jsonl", "options.json"
 Report = Callable[[Mapping[str, float]], None]
 
 
@@ -47,21 +56,22 @@ def print_entry(entry: Mapping[str, float]) -> None:
     print(entry_text(entry), flush=True)
 
 
-class Batches(Dataset[Pair]):
-    """The training stream. Batch n is made from (seed, n) alone.
+class Batches(Dataset[list[RandomPair]]):
+    """The training stream. Batch n is drawn from (seed, n) alone.
 
     So it is the same in any process, in any order and after any restart.
     """
 
-    def __init__(self, views: Views, options: TrainingOptions) -> None:
-        self.views = views
+    def __init__(self, draws: Draws, options: TrainingOptions) -> None:
+        self.draws = draws
         self.options = options
 
     def __len__(self) -> int:
         return self.options.steps
 
-    def __getitem__(self, step: int) -> Pair:
-        return self.views.batch(range(step * self.options.batch, (step + 1) * self.options.batch))
+    def __getitem__(self, step: int) -> list[RandomPair]:
+        first = step * self.options.batch
+        return [self.draws.pair(first + number) for number in range(self.options.batch)]
 
 
 @contextmanager
@@ -75,11 +85,16 @@ def _repeatable(device: torch.device) -> Iterator[None]:
         return
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
+    # Nothing reads memory before it is written, and filling it takes a fifteenth of a step.
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill
 
 
 @contextmanager
@@ -96,6 +111,16 @@ def _host_kept(options: TrainingOptions) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+def kept_parts(model: MatchingNetwork, only: str | None) -> list[nn.Module]:
+    """What stays as it is, its norms too, where one part is trained alone."""
+    if only == FINE:
+        return [model.efficientloftr]
+    if only == COARSE:
+        # The first stages see edges of all directions, and half of the work is done there.
+        return [*model.efficientloftr.backbone.stages[:2], model.refinement_layer]
+    return []
+
+
 class Run:
     """A training run and all of its state."""
 
@@ -108,8 +133,9 @@ class Run:
             self.model = MatchingNetwork(config).to(self.device)
             self.random_state = torch.get_rng_state()  # a dropout goes on from here
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if options.only == REFINEMENT:
-            self.model.efficientloftr.requires_grad_(False)
+        self.kept = kept_parts(self.model, options.only)
+        for part in self.kept:
+            part.requires_grad_(False)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.ndim > 1]
         others = [p for p in trained if p.ndim <= 1]
@@ -122,15 +148,29 @@ class Run:
         )
         self.generator = torch.Generator().manual_seed(options.seed)
         self.step = 0
+        self.earlier, self.started = 0.0, time.monotonic()  # seconds; of the monotonic clock
         if (folder / STATE_FILE).exists():
             state = torch.load(folder / STATE_FILE, weights_only=True)
             load_strictly(self.model, state["model"], str(folder / STATE_FILE))
             self.optimizer.load_state_dict(state["optimizer"])
             self.generator.set_state(state["generator"])
             self.step = state["step"]
+            self.earlier = state.get("seconds", 0.0)
         elif options.start:
             file = find_weights(options.start)
             load_strictly(self.model, read_state(file), file)
+
+    @property
+    def seconds(self) -> float:
+        """The time that the run has taken since its first step, evaluations and all."""
+        return self.earlier + time.monotonic() - self.started
+
+    @property
+    def ended(self) -> bool:
+        """Whether all steps are taken, or all minutes gone."""
+        if self.options.minutes is not None:
+            return self.seconds >= 60 * self.options.minutes
+        return self.step >= self.options.steps
 
     def save(self) -> None:
         """Write the weights and the state, each whole or not at all."""
@@ -144,6 +184,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "step": self.step,
+            "seconds": self.seconds,
         }
         part = self.folder / f"{STATE_FILE}.part"
         torch.save(state, part)
@@ -159,17 +200,26 @@ class Run:
     def begin(self) -> None:
         """Training mode, of the parts that are trained."""
         self.model.train()
-        if self.options.only == REFINEMENT:
-            self.model.efficientloftr.eval()
+        for part in self.kept:
+            part.eval()
 
     def update(self, pairs: Pair) -> dict[str, float]:
         """One optimiser step. Returns the losses."""
         options = self.options
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, options)
-        images0, images1, flow, visible = tensors(pairs, self.device)
+            group["lr"] = learning_rate(self.step, options, self.seconds)
+        images0, images1 = network_images(pairs)
         dtype = getattr(torch, options.autocast) if options.autocast else torch.float32
-        losses = compute_losses(self.model, images0, images1, flow, visible, self.generator, dtype)
+        losses = compute_losses(
+            self.model,
+            images0,
+            images1,
+            pairs.flow,
+            pairs.visible,
+            self.generator,
+            dtype,
+            fine=options.only != COARSE,
+        )
         self.optimizer.zero_grad(set_to_none=True)
         total = losses.total
         with _repeatable(self.device):
@@ -178,7 +228,7 @@ class Run:
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
-        return {name: value.item() for name, value in vars(losses).items()}
+        return {name: value.item() for name, value in vars(losses).items() if value is not None}
 
 
 def train(
@@ -188,7 +238,7 @@ def train(
     options: TrainingOptions,
     report: Report = lambda entry: None,
 ) -> MatchingNetwork:
-    """Train, or go on with the run in `folder`; returns the network after `options.steps` steps.
+    """Train, or go on with the run in `folder`, until its steps are taken or its minutes gone.
 
     photographs: a folder of photographs or a list of files; every 20th is held out for evaluation.
     report: called with every entry of the log when it is written.
@@ -212,8 +262,10 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with _host_kept(options):
         run = Run(folder, config, options)
-        views = Views(training, options.size, options.seed, easy=options.easy)
-        held_out_views = Views(held_out, options.size, options.seed + 1, easy=options.easy)
+        views, held_out_views = (
+            Views(paths, options.size, seed, easy=options.easy, device=run.device)
+            for paths, seed in ((training, options.seed), (held_out, options.seed + 1))
+        )
         for entry in _entries(run, views, held_out_views):
             run.log(entry)
             report(entry)
@@ -223,31 +275,37 @@ def train(
 def _entries(run: Run, views: Views, held_out: Views) -> Iterator[dict[str, float]]:
     """Go through the steps that are left, and yield every entry of the log."""
     options = run.options
+    run.started = time.monotonic()
     torch.set_rng_state(run.random_state)
     if run.device.type == "cuda":
         with torch.cuda.device(run.device):
             torch.cuda.manual_seed(options.seed)
     yield {"step": run.step, "parameters": float(sum(p.numel() for p in run.model.parameters()))}
-    (run.folder / "options.json").write_text(json.dumps(asdict(options), indent=2) + "\n")
+    (run.folder / OPTIONS_FILE).write_text(json.dumps(asdict(options), indent=2) + "\n")
+    if run.ended:
+        return
     loader = DataLoader(
-        Batches(views, options),
+        Batches(views.draws, options),
         batch_size=None,
-        sampler=range(run.step, options.steps),
+        sampler=range(run.step, options.steps if options.minutes is None else sys.maxsize),
         num_workers=options.workers,
         prefetch_factor=8 if options.workers else None,
     )
     run.begin()
     sums: dict[str, list[float]] = {}
-    started, first_step = time.monotonic(), run.step
-    for pairs in loader:
-        for name, value in run.update(pairs).items():
+    run.started, first_step = time.monotonic(), run.step  # as late as it can be
+    for drawn in loader:
+        for name, value in run.update(views.render(drawn)).items():
             sums.setdefault(name, []).append(value)
         if run.step % LOG_EVERY == 0:
             means = {name: float(np.mean(values)) for name, values in sums.items()}
-            speed = (run.step - first_step) * options.batch / (time.monotonic() - started)
+            speed = (run.step - first_step) * options.batch / (time.monotonic() - run.started)
             yield {"step": run.step, **means, "pairs_per_second": speed}
             sums.clear()
-        if run.step % options.evaluate_every == 0 or run.step == options.steps:
+        ended = run.ended
+        if run.step % options.evaluate_every == 0 or ended:
             run.save()
             yield {"step": run.step, **evaluate(run.model, held_out, HELD_OUT_PAIRS)}
             run.begin()
+        if ended:
+            return

@@ -5,6 +5,7 @@ happened.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,46 @@ def test_resuming_with_fewer_steps_ends_the_run_with_its_decay() -> None:
     assert learning_rate(59, short) == pytest.approx(1 / 20)
 
 
+def test_minutes_end_the_learning_rate_as_steps_do() -> None:
+    options = TrainingOptions(steps=100, minutes=10, learning_rate=1.0, warmup=2, decay=20)
+    assert learning_rate(0, options) == 0.5
+    assert learning_rate(5000, options, 60 * 7.9) == 1
+    assert learning_rate(5000, options, 60 * 9) == pytest.approx(0.5)
+    assert learning_rate(5000, options, 60 * 11) == 0
+
+
+def test_a_run_of_minutes_ends_in_time_and_goes_on_where_it_was_cut(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    update = Run.update
+
+    def six_seconds(run: Run, pairs: Pair) -> dict[str, float]:
+        nonlocal now
+        if run.step == cut:
+            raise KeyboardInterrupt
+        rates.append(learning_rate(run.step, run.options, run.seconds))
+        now += 6
+        return update(run, pairs)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(Run, "update", six_seconds)
+    options = replace(OPTIONS, minutes=1.5, evaluate_every=4, warmup=1, decay=15)
+    rates: list[float] = []
+    cut = 6
+    with pytest.raises(KeyboardInterrupt):
+        train(photographs, tmp_path, TINY, options)
+    cut = -1
+    train(photographs, tmp_path, TINY, options)
+    steps = [line["step"] for line in lines(tmp_path) if "matches" in line]
+    assert steps == [4, 8, 12, 15]  # 90 seconds of 6 each, though `steps` are 30
+    assert rates[:8] == [options.learning_rate] * 6 + [options.learning_rate] * 2
+    assert rates[-2:] == pytest.approx([options.learning_rate * k / 7.5 for k in (2, 1)])
+    before = (tmp_path / "state.pt").read_bytes()
+    train(photographs, tmp_path, TINY, options)  # nothing is left to do
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
 class Knowing(nn.Module):
     """A matcher that was told the truth: every visible place of its windows, moved in image 1 by
     `errors` pixels.
@@ -188,7 +229,10 @@ class Knowing(nn.Module):
         self.anything = nn.Parameter(torch.zeros(1))
         self.errors = torch.tensor(errors)
         batch = views.batch(range(4))
-        self.flow, self.visible = torch.from_numpy(batch.flow), torch.from_numpy(batch.visible)
+        self.flow, self.visible = batch.flow, batch.visible
+
+    def fuse(self) -> Knowing:
+        return self
 
     def encode(self, images: Tensor) -> Tensor:
         return images
@@ -232,7 +276,8 @@ def test_options_that_cannot_work_are_refused_before_anything_is_written(
         ({"autocast": "float16"}, "only bfloat16"),
         ({"device": "abacus"}, "not on this machine"),
         ({"easy": 1.5}, "easy=1.5: a share"),
-        ({"only": "coarse"}, "only='coarse'"),
+        ({"minutes": 0.0}, "minutes=0.0: must be more than 0"),
+        ({"only": "all"}, "only='all'"),
         ({"only": "fine"}, "need weights; name them with start"),
     ):
         with pytest.raises(ValueError, match=reason):
@@ -265,3 +310,23 @@ def test_training_the_refinement_alone_leaves_everything_else_bit_for_bit(
     before, after = (load_file(folder / "model.safetensors") for folder in (whole_run, tmp_path))
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"refinement_layer"}
+
+
+def test_training_coarse_matching_alone_leaves_the_rest_bit_for_bit(
+    photographs: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, steps=10, start=str(whole_run), only="coarse")
+    train(photographs, tmp_path, TINY, options)
+    before, after = (load_file(folder / "model.safetensors") for folder in (whole_run, tmp_path))
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    trained = (
+        "efficientloftr.backbone.stages.2.",
+        "efficientloftr.backbone.stages.3.",
+        "efficientloftr.local_feature_transformer.",
+    )
+    assert all(name.startswith(trained) for name in changed)
+    assert {part for part in trained if any(name.startswith(part) for name in changed)} == {
+        *trained
+    }
+    losses = [line for line in lines(tmp_path) if "coarse" in line]
+    assert set(losses[0]) == {"step", "coarse", "pairs_per_second"}

@@ -1,17 +1,20 @@
-"""Pinhole cameras: rotations, projection and homographies of grids of points, (rows, H, W) tensors.
+"""Pinhole cameras on the CPU, and their projections of grids of points on a device.
 
-Pixel centres are at integers, the top-left one at (0, 0); camera x is right, y down, z forward.
+Points are (B, rows, H, W) tensors, matrices (B, rows, columns). Pixel centres are at integers, the
+top-left one at (0, 0); camera x is right, y down, z forward.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+COARSE_STEP = 4  # pixels
 FAR = 1e5  # pixels: stands for points that a camera cannot project
 
 
@@ -34,30 +37,88 @@ class Camera:
         product: np.ndarray = self.calibration @ self.rotation
         return product
 
+    @property
+    def rays(self) -> np.ndarray:
+        """(3, 3): homogeneous pixels to world directions, of depth 1 in the camera."""
+        inverse: np.ndarray = self.rotation.T @ np.linalg.inv(self.calibration)
+        return inverse
+
 
 class Raster:
-    """The pixels of a view, homogeneous.
+    """Pixels of views, about `step` apart, from the first pixel centre to the last one.
 
-    `pixels` (3, H, W): all of them. `coarse` (3, H // 4, W // 4): some 4 pixels apart.
+    `shape`: rows and columns of them. `coarse`: the raster whose pixels are COARSE_STEP apart.
     """
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(
+        self, height: int, width: int, device: torch.device | None = None, step: int = 1
+    ) -> None:
         self.height, self.width = height, width
-        self.pixels = self._grid(step=1)
-        self.coarse = self._grid(step=4)
+        self.shape = height // step, width // step
+        self._x = on_device(np.linspace(0, width - 1, self.shape[1]), device)
+        self._y = on_device(np.linspace(0, height - 1, self.shape[0])[:, None], device)
+        self.coarse = Raster(height, width, device, COARSE_STEP) if step == 1 else self
+
+    @property
+    def device(self) -> torch.device:
+        """Where its pixels are."""
+        return self._x.device
+
+    def mapped(self, matrices: Tensor) -> Tensor:
+        """`matrices` (B, M, 3) times all homogeneous pixels: (B, M, rows, columns)."""
+        across, down, constant = matrices[..., None, None].unbind(2)
+        return across * self._x + (down * self._y + constant)
 
     def inside(self, points: Tensor) -> Tensor:
-        """Whether `points` (2, H, W) lie between the outermost pixel centres: (H, W) bool."""
-        x, y = points
+        """Whether `points` (B, 2, H, W) lie between the outermost pixel centres: (B, H, W) bool."""
+        x, y = points.unbind(1)
         inside: Tensor = (x >= 0) & (x <= self.width - 1) & (y >= 0) & (y <= self.height - 1)
         return inside
 
-    def _grid(self, step: int) -> Tensor:
-        """Pixels about `step` apart, from the first to the last centre."""
-        x = np.linspace(0, self.width - 1, self.width // step)
-        y = np.linspace(0, self.height - 1, self.height // step)
-        grid = np.broadcast_arrays(x, y[:, None], np.ones(1))
-        return torch.from_numpy(np.stack(grid).astype(np.float32))
+    def normalised(self, points: Tensor) -> Tensor:
+        """`points` (B, 2, H, W) as (B, H, W, 2) for grid_sample with aligned corners."""
+        x, y = points.unbind(1)
+        return torch.stack([x / (self.width - 1), y / (self.height - 1)], -1) * 2 - 1
+
+
+def on_device(array: np.ndarray, device: torch.device | None) -> Tensor:
+    """`array` as a float32 tensor on a device."""
+    return torch.from_numpy(array.astype(np.float32)).to(device)
+
+
+def stacked(
+    arrays: Sequence[np.ndarray], shape: tuple[int, ...], device: torch.device | None
+) -> Tensor:
+    """Arrays of one shape as a float32 tensor with a leading axis, which may be empty."""
+    return on_device(np.stack(arrays) if arrays else np.zeros((0, *shape)), device)
+
+
+class Cameras:
+    """Cameras of a batch on a device: `rays` and `projections` (B, 3, 3), `centres` (B, 3)."""
+
+    def __init__(self, rays: Tensor, projections: Tensor, centres: Tensor) -> None:
+        self.rays = rays
+        self.projections = projections
+        self.centres = centres
+
+    @classmethod
+    def of(cls, cameras: Sequence[Camera], device: torch.device | None = None) -> Cameras:
+        """These cameras, stacked."""
+        return cls(
+            stacked([camera.rays for camera in cameras], (3, 3), device),
+            stacked([camera.projection for camera in cameras], (3, 3), device),
+            stacked([camera.centre for camera in cameras], (3,), device),
+        )
+
+    def __getitem__(self, chosen: Tensor) -> Cameras:
+        return Cameras(self.rays[chosen], self.projections[chosen], self.centres[chosen])
+
+    def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """World points (B, 3, H, W) to pixels (B, 2, H, W).
+
+        Returns too whether they lie in front of the camera (B, H, W).
+        """
+        return divided(linear(self.projections, points - self.centres[..., None, None]))
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -74,38 +135,29 @@ def rotation(axis: np.ndarray, angle: float) -> np.ndarray:
     return turned
 
 
-def linear(matrix: np.ndarray, points: Tensor) -> Tensor:
-    """`matrix` (M, N) times `points` (N, H, W)."""
-    mapped = torch.from_numpy(matrix.astype(np.float32)) @ points.flatten(1)
-    image: Tensor = mapped.unflatten(1, points.shape[1:])
-    return image
+def linear(matrices: Tensor, points: Tensor) -> Tensor:
+    """`matrices` (B, M, N) times `points` (B, N or more, H, W): (B, M, H, W).
 
-
-def affine(matrix: np.ndarray, points: Tensor) -> Tensor:
-    """`matrix` (M, 3) applied to (x, y, 1), of `points` (2 or more, H, W)."""
-    return linear(matrix[:, :2], points[:2]) + _column(matrix[:, 2])
-
-
-def homography(matrix: np.ndarray, points: Tensor) -> tuple[Tensor, Tensor]:
-    """`points` (2 or more, H, W) through `matrix` (3, 3).
-
-    Returns (2, H, W), and whether they lie in front of the camera (H, W).
+    The sums have a fixed order. A library's product could round otherwise in larger batches.
     """
-    return _divide(affine(matrix, points))
+    columns = matrices[..., None, None]
+    mapped = columns[:, :, 0] * points[:, None, 0]
+    for axis in range(1, matrices.shape[2]):
+        mapped = mapped + columns[:, :, axis] * points[:, None, axis]
+    return mapped
 
 
-def project(camera: Camera, points: Tensor) -> tuple[Tensor, Tensor]:
-    """World points (3, H, W) to pixels (2, H, W).
+def affine(matrices: Tensor, points: Tensor) -> Tensor:
+    """`matrices` (B, M, 3) applied to (x, y, 1), of `points` (B, 2 or more, H, W)."""
+    return linear(matrices[:, :, :2], points) + matrices[:, :, 2, None, None]
 
-    Returns too whether they lie in front of the camera (H, W).
+
+def divided(mapped: Tensor) -> tuple[Tensor, Tensor]:
+    """Homogeneous pixels (B, 3, H, W) to pixels (B, 2, H, W).
+
+    Returns too whether they lie in front of the camera (B, H, W).
     """
-    return _divide(linear(camera.projection, points - _column(camera.centre)))
-
-
-def _divide(mapped: Tensor) -> tuple[Tensor, Tensor]:
-    in_front = mapped[2] > 1e-6
-    return torch.where(in_front, mapped[:2] / mapped[2], FAR).clamp(-FAR, FAR), in_front
-
-
-def _column(vector: np.ndarray) -> Tensor:
-    return torch.from_numpy(vector.astype(np.float32))[:, None, None]
+    depth = mapped[:, 2]
+    in_front = depth > 1e-6
+    pixels = torch.where(in_front[:, None], mapped[:, :2] / depth[:, None], FAR)
+    return pixels.clamp(-FAR, FAR), in_front

@@ -5,7 +5,9 @@ They may move between the views.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eloftr.training.synthetic.cameras import Camera, Raster, homography, rotation, unit
+from eloftr.training.synthetic.cameras import (
+    Camera,
+    divided,
+    rotation,
+    stacked,
+    unit,
+)
 from eloftr.training.synthetic.noise import smooth_noise
 
+NODES = 64  # a side of an outline
 OUTLINE = 1.1  # an outline is stored over [-1.1, 1.1]²: inside radius 1, with a negative border
 
 
@@ -23,7 +32,7 @@ OUTLINE = 1.1  # an outline is stored over [-1.1, 1.1]²: inside radius 1, with 
 class Patch:
     """A piece of a plane with coordinates (a, b), inside the unit circle."""
 
-    outline: Tensor  # (1, 1, n, n): about the signed distance to the outline, positive inside
+    outline: np.ndarray  # (NODES, NODES): about the signed distance to it, positive inside
     frames: tuple[
         np.ndarray, np.ndarray
     ]  # for each view (3, 3): columns are the two radii and the centre, in the world
@@ -42,32 +51,31 @@ class Patch:
 def random_patch(
     rng: np.random.Generator,
     cameras: tuple[Camera, Camera],
-    raster: Raster,
+    size: tuple[int, int],
     extents: np.ndarray,
     depth: float,
     motion: float,
 ) -> Patch:
     """A patch on a random ray of one camera.
 
-    depth: its place, as a share of the way from the ground to the lower camera. extents:
-    (photographs, 2) widths and heights. motion: 0 for a patch that rests, 1 for one that moves
-    freely.
+    size: height and width of the views, pixels. depth: its place, as a share of the way from the
+    ground to the lower camera. extents: (photographs, 2) widths and heights. motion: 0 for a patch
+    that rests, 1 for one that moves freely.
     """
     camera = cameras[rng.integers(2)]
-    pixel = np.array(
-        [rng.uniform(0.05, 0.95) * raster.width, rng.uniform(0.05, 0.95) * raster.height, 1]
-    )
+    height, width = size
+    pixel = np.array([rng.uniform(0.05, 0.95) * width, rng.uniform(0.05, 0.95) * height, 1])
     ray = camera.rotation.T @ np.linalg.solve(camera.calibration, pixel)
-    height = depth * max(c.centre[2] for c in cameras)  # both are negative
-    distance = (height - camera.centre[2]) / ray[2]
+    level = depth * max(c.centre[2] for c in cameras)  # both are negative
+    distance = (level - camera.centre[2]) / ray[2]
     centre = camera.centre + distance * ray
-    radius = rng.uniform(0.08, 0.4) * min(raster.height, raster.width)  # pixels in this camera
-    size = radius * distance / camera.focal
+    radius = rng.uniform(0.08, 0.4) * min(size)  # pixels in this camera
+    reach = radius * distance / camera.focal
     axes = _axes(rng, [unit(centre - c.centre) for c in cameras])
     turned = rotation(unit(rng.normal(size=3)), motion * math.radians(rng.normal(0, 8))) @ axes
-    moved = centre + motion * size * rng.normal(0, 0.25, 3) * [1, 1, 0.3]
+    moved = centre + motion * reach * rng.normal(0, 0.25, 3) * [1, 1, 0.3]
     frame0, frame1 = (
-        np.column_stack([size * a[:, :2], c]) for a, c in ((axes, centre), (turned, moved))
+        np.column_stack([reach * a[:, :2], c]) for a, c in ((axes, centre), (turned, moved))
     )
     photograph = int(rng.integers(len(extents)))
     extent = extents[photograph]
@@ -78,32 +86,54 @@ def random_patch(
     return Patch(_outline(rng), (frame0, frame1), texture, photograph)
 
 
-def bounds(
-    patch: Patch, cameras: tuple[Camera, Camera], view: int, raster: Raster
-) -> tuple[slice, slice]:
-    """Rows and columns of the view that may show the patch."""
-    corners = torch.tensor([[-1, 1, 1, -1], [-1, -1, 1, 1]])[:, None] * OUTLINE
-    (x, y), in_front = homography(patch.to_pixel(cameras, view), corners)
-    if not in_front.all():
-        return slice(0, raster.height), slice(0, raster.width)
-    left, top = max(0, math.floor(x.min())), max(0, math.floor(y.min()))
-    right, bottom = (
-        min(raster.width, math.ceil(x.max()) + 1),
-        min(raster.height, math.ceil(y.max()) + 1),
-    )
-    return slice(top, max(top, bottom)), slice(left, max(left, right))
+class Patches:
+    """The patches of a batch of scenes on a device, N in all.
 
-
-def meet_patch(patch: Patch, cameras: tuple[Camera, Camera], view: int, pixels: Tensor) -> Tensor:
-    """Where the rays of `pixels` (2 or more, H, W) of a view meet the patch: (3, H, W).
-
-    The rows are (a, b), and the distance to the outline there.
+    `scene` (N,): whose they are. `layers`: slices of them, one for the first patch of every scene
+    that has one, one for the second, and so on. `to_pixel` and `from_pixel`: for each view (N, 3,
+    3), between (a, b, 1) and homogeneous pixels. `outline` (N, 1, n, n), `texture` (N, 2, 3),
+    `photograph` (N,).
     """
-    inverse = np.linalg.inv(patch.to_pixel(cameras, view))
-    ab, in_front = homography(inverse, pixels)
-    grid = (ab / OUTLINE).permute(1, 2, 0)[None]
-    distance = F.grid_sample(patch.outline, grid, padding_mode="border", align_corners=True)[0, 0]
-    return torch.cat([ab, torch.where(in_front, distance, -1.0)[None]])
+
+    def __init__(
+        self,
+        scenes: Sequence[tuple[tuple[Camera, Camera], list[Patch]]],
+        device: torch.device | None,
+    ) -> None:
+        most = max(len(patches) for _, patches in scenes)
+        placed = [
+            [(index, *scene) for index, scene in enumerate(scenes) if number < len(scene[1])]
+            for number in range(most)
+        ]
+        ends = np.cumsum([0, *(len(layer) for layer in placed)]).tolist()
+        self.layers = [slice(*span) for span in itertools.pairwise(ends)]
+        chosen = [
+            (index, cameras, patches[number])
+            for number, layer in enumerate(placed)
+            for index, cameras, patches in layer
+        ]
+        self.scene = torch.tensor([index for index, _, _ in chosen], dtype=torch.long).to(device)
+        photographs = [patch.photograph for _, _, patch in chosen]
+        self.photograph = torch.tensor(photographs, dtype=torch.long).to(device)
+        size = (NODES, NODES)
+        self.outline = stacked([p.outline for _, _, p in chosen], size, device)[:, None]
+        self.texture = stacked([p.texture for _, _, p in chosen], (2, 3), device)
+        maps = [[p.to_pixel(cameras, view) for _, cameras, p in chosen] for view in (0, 1)]
+        self.to_pixel = [stacked(matrices, (3, 3), device) for matrices in maps]
+        self.from_pixel = [
+            stacked([np.linalg.inv(matrix) for matrix in matrices], (3, 3), device)
+            for matrices in maps
+        ]
+
+    def meet(self, mapped: Tensor) -> Tensor:
+        """Where rays meet the patches, whose pixels a `from_pixel` has `mapped` to (N, 3, H, W).
+
+        Returns (N, 3, H, W): (a, b), and the distance to the outline there.
+        """
+        ab, in_front = divided(mapped)
+        grid = (ab / OUTLINE).permute(0, 2, 3, 1)
+        distance = F.grid_sample(self.outline, grid, padding_mode="border", align_corners=True)
+        return torch.cat([ab, torch.where(in_front[:, None], distance, -1.0)], 1)
 
 
 def _axes(rng: np.random.Generator, sights: list[np.ndarray]) -> np.ndarray:
@@ -121,12 +151,12 @@ def _axes(rng: np.random.Generator, sights: list[np.ndarray]) -> np.ndarray:
             return np.eye(3)
 
 
-def _outline(rng: np.random.Generator) -> Tensor:
+def _outline(rng: np.random.Generator) -> np.ndarray:
     """An ellipse, convex polygon, blob, or foliage of separate pieces.
 
-    Returns (1, 1, n, n), positive inside.
+    Returns (NODES, NODES), positive inside.
     """
-    y, x = np.mgrid[-OUTLINE:OUTLINE:64j, -OUTLINE:OUTLINE:64j]
+    y, x = np.mgrid[-OUTLINE : OUTLINE : NODES * 1j, -OUTLINE : OUTLINE : NODES * 1j]
     radius = np.hypot(x, y)
     kind = rng.choice(["ellipse", "polygon", "blob", "foliage"], p=[0.15, 0.4, 0.25, 0.2])
     if kind == "ellipse":
@@ -148,4 +178,5 @@ def _outline(rng: np.random.Generator) -> Tensor:
         distance = np.minimum(
             0.15 * smooth_noise(rng, int(rng.integers(6, 14)), x.shape), 1 - radius
         )
-    return torch.from_numpy(distance.astype(np.float32))[None, None]
+    outline: np.ndarray = distance.astype(np.float32)
+    return outline

@@ -18,6 +18,7 @@ from pipeline.events import Event
 
 HELP = {
     "steps": "Optimiser steps in all.",
+    "minutes": "Minutes of training in all, in place of steps.  [default: no limit]",
     "batch": "Pairs a step.",
     "size": "Side of the views, pixels.",
     "learning_rate": "The highest one.",
@@ -33,7 +34,7 @@ HELP = {
     "device": "cpu, or cuda.",
     "start": "Weights of the same configuration that a new run starts from.  [default: random]",
     "easy": "Share of the pairs, 0 to 1, that are easier than all others.",
-    "only": "fine trains the refinement alone.  [default: all parts]",
+    "only": "coarse or fine: train this part alone.  [default: all parts]",
 }
 
 
@@ -77,9 +78,13 @@ def command(
     size = EfficientLoFTRConfig.from_pretrained(config) if config else SMALL
     options = TrainingOptions(**given)
 
+    step = 0
+
     def report(entry: Mapping[str, float]) -> None:
+        nonlocal step
+        step = int(entry["step"])
         console(Event("training", entry_text(entry), {**entry}))
 
     train(photographs, output, size, options, report)
-    console.finish("", {"output": output, "steps": options.steps})
+    console.finish("", {"output": output, "steps": step})
     return ExitCode.DONE
