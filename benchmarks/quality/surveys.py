@@ -3,12 +3,13 @@
     python benchmarks/quality/surveys.py --data FOLDER [--sets seneca167 …] [--sift] [--out FILE]
 
 verified   share of pairs that verification keeps (SIFT: at least 15 inliers), by the difference of
-           the headings that the files hold; for ours after the first round, too, without turns
+           the headings that the files hold; for ours with turns and scales off, too
+rounds     pairs that every later round of ours tries again
 models     images registered, largest model first; of it the points' mean track length and
            reprojection error, pixels
 GPS        of the largest model: horizontal distance of the camera centres from the positions in
            EXIF after the best similarity, root mean square, metres
-seconds    of the first round, and of all rounds
+seconds    of matching with turns and scales off, and as it is by default
 
 Pairs are the 12 nearest of every photograph by GPS, or all where the files hold no position. All
 photographs of a set share one SIMPLE_RADIAL camera. SIFT is COLMAP's, at a longer side of 1,600.
@@ -33,6 +34,7 @@ import itertools
 import pipeline
 from benchmarks.environment import write_results
 from pipeline.demo.truth import umeyama
+from pipeline.events import Event
 from pipeline.extras import import_pycolmap
 from pipeline.match.turns.graph import wrapped
 from pipeline.match.turns.tries import settled_matches
@@ -113,29 +115,27 @@ def models_of(sparse: Path, images: Path) -> Record:
 def ours(
     images: Path, pairs: pa.Table, headings: dict[str, float | None], work: Path, weights: str
 ) -> Record:
-    """Match without turns, go on with them, and reconstruct."""
-    run, options = str(work / "run"), {"pairs": pairs, "weights": weights, "executor": "local"}
+    """Match and reconstruct. `off`: what matching without turns and second chances finds."""
+    options = {"pairs": pairs, "weights": weights, "executor": "local"}
     started = time.monotonic()
-    pipeline.match(str(images), run, turns="off", **options)
-    first = time.monotonic() - started
-    without = shares(inliers_of(run), headings)
-    pipeline.match(str(images), run, **options)
+    pipeline.match(str(images), str(work / "off"), turns="off", scales="off", **options)
+    off = time.monotonic() - started
+    run, rounds = str(work / "run"), []
+
+    def listen(event: Event) -> None:
+        if event.name == "turns":
+            rounds.append(event.fields["pairs"])
+
+    started = time.monotonic()
+    pipeline.match(str(images), run, progress=listen, **options)
     seconds = time.monotonic() - started
     pipeline.reconstruct(run, cameras=CameraOptions(sharing="single"))
     return {
-        "first_round": without,
+        "off": shares(inliers_of(str(work / "off")), headings),
+        "rounds": rounds,
         **shares(inliers_of(run), headings),
         "models": models_of(work / "run" / "sfm" / "sparse", images),
-        "seconds": [round(first, 1), round(seconds, 1)],
-    }
-
-
-def inliers_of(run: str) -> dict[tuple[str, str], int]:
-    """Inliers of every pair of a run, 0 where it is not verified."""
-    return {
-        (row["image0"], row["image1"]): row["num_inliers"] or 0
-        for _, table in settled_matches(Folder(run), ("image0", "image1", "num_inliers"))
-        for row in table.to_pylist()
+        "seconds": [round(off, 1), round(seconds, 1)],
     }
 
 
