@@ -116,7 +116,7 @@ def ours(
     """Match without turns, go on with them, and reconstruct."""
     run, options = str(work / "run"), {"pairs": pairs, "weights": weights, "executor": "local"}
     started = time.monotonic()
-    pipeline.match(str(images), run, turns="off", **options)
+    pipeline.match(str(images), run, turns="off", scales="off", **options)
     first = time.monotonic() - started
     without = shares(inliers_of(run), headings)
     pipeline.match(str(images), run, **options)

@@ -115,32 +115,40 @@ def seen_of(rows: list[tuple[str, str, int, float | None]], names: list[str]) ->
     return Seen.of([pa.Table.from_arrays(arrays, schema=TURNS)], pa.array(names))
 
 
+def relative(views: np.ndarray) -> dict[tuple[int, int], tuple[float, float]]:
+    """Of every pair the turn of image 1, and the logarithm of the scale of image 0, relatively."""
+    return {
+        (int(i), int(j)): ((turn_j - turn_i) % 360, size_i - size_j)
+        for i, j, turn_i, turn_j, size_i, size_j in views
+    }
+
+
 def test_pairs_of_one_part_are_tried_at_the_turns_of_their_neighbours() -> None:
     rows = [("a", "b", 90, 0.0), ("b", "c", 80, 180.0), ("a", "c", 0, None), ("a", "d", 0, None)]
     seen = seen_of(rows, ["a", "b", "c", "d"])
-    first = np.array([(0, 1, 0), (1, 2, 0), (0, 2, 0), (0, 3, 0)])
-    ((i, j, turn_i, turn_j),) = again(seen, first)
-    assert (i, j, (turn_j - turn_i) % 360) == (0, 2, 180)
-    tried = np.vstack([first, [(0, 2, 180)]])
-    assert len(again(seen, tried)) == 0
+    tried = np.array([(0, 1, 0, 0), (1, 2, 0, 0), (0, 2, 0, 0), (0, 3, 0, 0)])
+    views = again(seen, tried)
+    assert relative(views) == {(0, 2): (180, 0), (1, 2): (180, 0)}
+    assert len(again(seen, tried, turning=False)) == 0
+    assert len(again(seen, np.vstack([tried, [(0, 2, 180, 0), (1, 2, 180, 0)]]))) == 0
     assert to_probe(seen, np.empty((0, 2), int)).tolist() == [[0, 3]]
 
 
 def test_upright_pairs_are_not_tried_again() -> None:
     rows = [("a", "b", 90, 3.0), ("b", "c", 80, -6.0), ("a", "c", 0, None)]
     seen = seen_of(rows, ["a", "b", "c"])
-    assert len(again(seen, np.array([(0, 1, 0), (1, 2, 0), (0, 2, 0)]))) == 0
+    assert len(again(seen, np.array([(0, 1, 0, 0), (1, 2, 0, 0), (0, 2, 0, 0)]))) == 0
     assert len(to_probe(seen, np.empty((0, 2), int))) == 0
 
 
 def test_a_probe_counts_where_one_turn_stands_out() -> None:
     turns = [0, 45, 90, 135, 180, 225, 270, 315]
     clear, vague = [1, 0, 2, 9, 60, 30, 3, 0], [20, 18, 22, 25, 24, 20, 19, 21]
-    columns = [["a"] * 16, ["b"] * 8 + ["c"] * 8, turns * 2, clear + vague]
+    columns = [["a"] * 16, ["b"] * 8 + ["c"] * 8, turns * 2, clear + vague, [1.0] * 16]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, PROBES, strict=True)]
     probes = pa.Table.from_arrays(arrays, schema=PROBES)
-    first = np.array([(0, 1, 0), (0, 2, 0)])
-    assert likely(probes, pa.array(["a", "b", "c"]), first).tolist() == [[0, 1, 0, 180]]
+    tried = np.array([(0, 1, 0, 0), (0, 2, 0, 0)])
+    assert likely(probes, pa.array(["a", "b", "c"]), tried).tolist() == [[0, 1, 0, 180, 0, 0]]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +217,8 @@ def test_the_summary_counts_every_pair_once(whole: Path) -> None:
 
 
 def test_a_run_without_turns_tries_nothing_again(place: Path, whole: Path) -> None:
-    summary = pipeline.match(str(place / "turned"), str(place / "off"), turns="off", **QUICK)
+    off = {"turns": "off", "scales": "off"}
+    summary = pipeline.match(str(place / "turned"), str(place / "off"), **off, **QUICK)
     assert summary["verified"] < 15
     first = pq.read_table(place / "off" / "matches" / "00000000.parquet")
     assert first.equals(pq.read_table(whole / "matches" / "00000000.parquet"))

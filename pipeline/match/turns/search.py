@@ -1,9 +1,10 @@
-"""The rounds of a run in which pairs are tried again at other turns.
+"""The rounds of a run in which pairs are tried again in other views.
 
     the tables of the rounds before → the plan of the next round, or that nothing is left to try
 
 plan/round_<n>.parquet   the views and pairs of round n, written before the round begins
-probes/<shard>.parquet   the coarse matches of pairs between parts, at every turn
+probes/<shard>.parquet   the coarse matches of pairs between parts, at every turn; where the name
+                         has an s, at every ratio of sizes
 """
 
 from __future__ import annotations
@@ -16,26 +17,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import StorageError
+from pipeline.match.options import LADDER
 from pipeline.match.plan import SHARD_SIZES
 from pipeline.match.run import Run
-from pipeline.match.shards import PlannedShard, plan_shards
-from pipeline.match.turns.probe import planned_probe
-from pipeline.match.turns.rounds import Seen, again, guessed, headings_of, likely, to_probe
+from pipeline.match.shards import PlannedShard, plan_shards, planned_shards
+from pipeline.match.turns.probe import planned_ladder, planned_probe
+from pipeline.match.turns.rounds import (
+    Seen,
+    again,
+    best_turns,
+    guessed,
+    headings_of,
+    likely,
+    to_probe,
+)
 from pipeline.match.turns.tries import SIDES, by_round
 from pipeline.photos.direction import XMP_BYTES, heading
 from pipeline.tables import PROBES, TURNED, ragged
 from pipeline.vocabulary import Device
 
 MOST_ROUNDS = 8
+OF_SCALES = "-s"  # in the names of probes of several scales
 Probe = Callable[[list[PlannedShard]], None]  # carries out probes
 
 
 @dataclass(frozen=True)
-class TurnSearch:
-    """Decides the rounds of one run. turns: how many are probed. probe: carries probes out."""
+class ViewSearch:
+    """Decides the rounds of one run, within its options. probe: carries probes out."""
 
     run: Run
-    turns: int
     device: Device
     probe: Probe
 
@@ -64,32 +74,29 @@ class TurnSearch:
         folder = self.run.folder
         seen = Seen.of([folder.read_table(name) for name in by_round(folder.names("turns"))], names)
         tried = self._tried(number, names)
-        views = again(seen, tried)
-        if not len(views):
+        turning, scaling = self.run.options.turns > 0, self.run.options.scales > 0
+        views = again(seen, tried, turning, scaling)
+        if turning and not len(views):
             views = guessed(seen, self._headings(seen), tried)
-        if not len(views):
-            views = self._probed(seen, number, names, tried)
+        if turning and not len(views):
+            views = likely(self._turns(seen, number, names), names, tried)
+        if scaling and not len(views):
+            views = likely(self._ladder(seen, number, names), names, tried)
         return self._shards(views, number)
 
     def _tried(self, number: int, names: pa.Array) -> np.ndarray:
-        """(T, 3): the pairs of the rounds before, and the turn of image 1 against image 0."""
+        """(T, 4): the pairs of the rounds before, and the views in which they were tried."""
         index = {name: k for k, name in enumerate(names.to_pylist())}
-        first = np.hstack(
-            [self.run.plan.pairs.pairs, np.zeros((len(self.run.plan.pairs.pairs), 1))]
-        )
-        rows = [first.astype(np.int64)]
+        pairs = self.run.plan.pairs.pairs
+        rows = [np.hstack([pairs, np.zeros((len(pairs), 2))])]
         for before in range(1, number):
             plan = self.run.folder.read_table(f"plan/round_{before:02}.parquet")
-            for row in plan.to_pylist():
-                images = [index[name] for name in row["images"]]
-                rows.append(
-                    np.array(
-                        [
-                            (images[i], images[j], row["turns"][j] - row["turns"][i])
-                            for i, j in row["pairs"]
-                        ]
-                    )
-                )
+            for shard in planned_shards(plan):
+                images = np.array([index[name] for name in shard.images])
+                turns, scales = (np.array(values) for values in zip(*shard.views, strict=True))
+                i, j = shard.pairs.T
+                size = np.log2(scales[i] / scales[j])
+                rows.append(np.column_stack([images[i], images[j], turns[j] - turns[i], size]))
         return np.concatenate(rows)
 
     def _headings(self, seen: Seen) -> np.ndarray:
@@ -105,33 +112,69 @@ class TurnSearch:
 
         return headings_of(np.unique(seen.pairs[apart]), self.run.plan.names, of_file)
 
-    def _probed(self, seen: Seen, number: int, names: pa.Array, tried: np.ndarray) -> np.ndarray:
-        """Views of the pairs between parts that a probe found to be likely."""
-        folder, mine = self.run.folder, f"probes/{number:02}-"
-        done = folder.names("probes")
-        before = self._probes([name for name in done if not name.startswith(mine)])
+    def _turns(self, seen: Seen, number: int, names: pa.Array) -> pa.Table:
+        """PROBES of the pairs between parts that tell most, at several turns."""
+        turns = self.run.options.turns
+
+        def planned(name: str, image0: str, image1: str) -> PlannedShard:
+            return planned_probe(name, image0, image1, turns)
+
+        return self._probed(seen, number, names, "", planned)
+
+    def _ladder(self, seen: Seen, number: int, names: pa.Array) -> pa.Table:
+        """PROBES of the pairs between parts that tell most, at several scales.
+
+        Image 1 is upright, and at the turn that has most matches where turns were probed.
+        """
+        ratios = (1.0, *LADDER[: self.run.options.scales])
+        files = [name for name in self.run.folder.names("probes") if OF_SCALES not in name]
+        turn_of = best_turns(self._probes(files))
+
+        def planned(name: str, image0: str, image1: str) -> PlannedShard:
+            turns = sorted({0, turn_of.get((image0, image1), 0)})
+            return planned_ladder(name, image0, image1, turns, ratios)
+
+        return self._probed(seen, number, names, OF_SCALES[1:], planned)
+
+    def _probed(
+        self,
+        seen: Seen,
+        number: int,
+        names: pa.Array,
+        letter: str,
+        planned_of: Callable[[str, str, str], PlannedShard],
+    ) -> pa.Table:
+        """PROBES of the pairs between parts; those that no round has probed are carried out.
+
+        letter: stands in the names of the probes of one kind. planned_of: plans the probe of two
+        images under a name.
+        """
+        done = self.run.folder.names("probes")
+        mine, kind = f"probes/{number:02}-{letter}", OF_SCALES in f"-{letter}"
+        before = self._probes(
+            [name for name in done if not name.startswith(mine) and (OF_SCALES in name) == kind]
+        )
         columns = [pc.index_in(before[side], value_set=names).to_numpy() for side in SIDES]
         pairs = to_probe(seen, np.unique(np.stack(columns, axis=1), axis=0))
-        planned = []
-        for k, (image0, image1) in enumerate(pairs.tolist()):
-            sides = names[image0].as_py(), names[image1].as_py()
-            planned.append(planned_probe(f"{number:02}-{k:08}", *sides, turns=self.turns))
+        planned = [
+            planned_of(f"{number:02}-{letter}{k:08}", names[i].as_py(), names[j].as_py())
+            for k, (i, j) in enumerate(pairs.tolist())
+        ]
         left = [one for one in planned if f"probes/{one.shard}.parquet" not in done]
         if left:
             self.probe(left)
-        return likely(
-            self._probes([f"probes/{one.shard}.parquet" for one in planned]), names, tried
-        )
+        return self._probes([f"probes/{one.shard}.parquet" for one in planned])
 
     def _probes(self, files: list[str]) -> pa.Table:
         tables = [self.run.folder.read_table(name) for name in files]
-        return pa.concat_tables([PROBES.empty_table(), *tables])
+        # Tables of an older version lack a column.
+        return pa.concat_tables([PROBES.empty_table(), *tables], promote_options="default")
 
     def _shards(self, views: np.ndarray, number: int) -> pa.Table:
-        """Views of pairs (M, 4) → TURNED, an image encoded once for each turn of a shard."""
+        """Views of pairs (M, 6) → TURNED, an image encoded once for each view of a shard."""
         if not len(views):
             return TURNED.empty_table()
-        sides = np.concatenate([views[:, [0, 2]], views[:, [1, 3]]])
+        sides = np.concatenate([views[:, [0, 2, 4]], views[:, [1, 3, 5]]])
         distinct, which = np.unique(sides, axis=0, return_inverse=True)
         pairs = which.reshape(2, -1).T
         shards = plan_shards(pairs, *SHARD_SIZES[self.device])
@@ -139,7 +182,7 @@ class TurnSearch:
         columns = [
             pa.array([f"{number:02}-{k:08}" for k in range(len(shards))], pa.string()),
             pa.array(
-                [[names[distinct[v, 0]] for v in shard.images] for shard in shards],
+                [[names[int(distinct[v, 0])] for v in shard.images] for shard in shards],
                 TURNED.field("images").type,
             ),
             ragged([shard.pairs for shard in shards], TURNED.field("pairs").type),
@@ -147,6 +190,9 @@ class TurnSearch:
                 [[int(distinct[v, 1]) for v in shard.images] for shard in shards],
                 TURNED.field("turns").type,
             ),
-            pa.array([[1.0] * len(shard.images) for shard in shards], TURNED.field("scales").type),
+            pa.array(
+                [[2.0 ** distinct[v, 2] for v in shard.images] for shard in shards],
+                TURNED.field("scales").type,
+            ),
         ]
         return pa.Table.from_arrays(columns, schema=TURNED)
