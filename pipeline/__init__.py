@@ -53,6 +53,7 @@ def match(
     dtype: str | None = None,
     batch_size: int | None = None,
     turns: str = "auto",
+    scales: str = "auto",
     verification: VerificationOptions | None = None,
     limits: ImageLimits | None = None,
     max_images: int | None = None,
@@ -79,6 +80,8 @@ def match(
     batch_size: pairs at once. None chooses by device. It changes no result.
     turns: how many turns are probed where photographs may be turned against each other, as `12`;
         `auto` for 8, `off` for none.
+    scales: how many ratios of sizes are probed where one photograph may show the scene larger, of
+        2, 1/2, 3, 1/3, 4 and 1/4; `auto` for 4, `off` for none.
     verification, limits: see their classes. None takes the defaults.
     max_images, max_pairs: bounds of a shard. None chooses by device.
     follow_links: let symbolic links lead out of the folder of images.
@@ -158,7 +161,14 @@ def rerank(
 
     images = {"query": _plain(queries), "database": _plain(database)}
     run = _run_options(
-        {"images": images, "output": output, **MATCH_DEFAULTS, "turns": "off", **options}
+        {
+            "images": images,
+            "output": output,
+            **MATCH_DEFAULTS,
+            "turns": "off",
+            "scales": "off",
+            **options,
+        }
     )
     chosen = RerankOptions(run, candidates, truth, score, budget, saturation, top, gate, draw)
     with _closing(executor) as carrying:
@@ -222,6 +232,7 @@ def _run_options(given: dict[str, Any]) -> Any:
         MatchingOptions,
         RunOptions,
         VerificationOptions,
+        parsed_scales,
         parsed_turns,
     )
     from pipeline.photos.limits import ImageLimits
@@ -248,6 +259,7 @@ def _run_options(given: dict[str, Any]) -> Any:
         limits=given["limits"] or ImageLimits(),
         verification=replace(verification, long_side=given["long_side"]),
         turns=parsed_turns(given["turns"]),
+        scales=parsed_scales(given["scales"]),
         follow_links=given["follow_links"],
         storage=given["storage"] or {},
     )

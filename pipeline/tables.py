@@ -71,16 +71,19 @@ TURNS = _schema(
     # Degrees clockwise by which image 1 has to be turned to look like image 0; null: not verified.
     ("turn", pa.float32()),
     ("failed", pa.bool_()),
-    # How much larger image 1 shows the scene than image 0; null: not verified, or an older file.
+    # How much larger image 1 shows the scene than image 0 where both have the same longer side;
+    # null: not verified, or an older file.
     ("scale", pa.float32()),
 )
 
-# Matches of the coarse stage at a reduced size, with image 1 turned against image 0.
+# Matches of the coarse stage at a reduced size, at other turns and scales.
 PROBES = _schema(
     ("image0", pa.string()),
     ("image1", pa.string()),
-    ("turn", pa.int16()),  # degrees clockwise
+    ("turn", pa.int16()),  # degrees clockwise by which image 1 was turned against image 0
     ("num_matches", pa.int32()),
+    # By how much image 0 was enlarged against image 1. Older files do not have it: 1.
+    ("scale", pa.float32()),
 )
 
 IMAGES = _schema(

@@ -139,6 +139,15 @@ def ours(
     }
 
 
+def inliers_of(run: str) -> dict[tuple[str, str], int]:
+    """Inliers of every pair of a run, 0 where it is not verified."""
+    return {
+        (row["image0"], row["image1"]): row["num_inliers"] or 0
+        for _, table in settled_matches(Folder(run), ("image0", "image1", "num_inliers"))
+        for row in table.to_pylist()
+    }
+
+
 def sift(images: Path, pairs: pa.Table, headings: dict[str, float | None], work: Path) -> Record:
     """COLMAP's SIFT and incremental mapper on the same pairs."""
     pycolmap = import_pycolmap()

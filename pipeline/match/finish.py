@@ -72,7 +72,9 @@ class FinishShard:
             self.folder.remove(f"failures/{shard.shard}.parquet")
         self.folder.publish_table(f"images/{shard.shard}.parquet", shard.images)
         self.folder.publish_table(f"matches/{shard.shard}.parquet", matches)
-        self.folder.publish_table(f"turns/{shard.shard}.parquet", turns_table(matches))
+        self.folder.publish_table(
+            f"turns/{shard.shard}.parquet", turns_table(matches, shard.images)
+        )
         status = Counter(matches["status"].to_pylist())
         done: Marker = {
             "counts": {
@@ -98,15 +100,26 @@ class FinishShard:
         return done
 
 
-def turns_table(matches: pa.Table) -> pa.Table:
-    """MATCHES of verified pairs → TURNS."""
+def turns_table(matches: pa.Table, images: pa.Table) -> pa.Table:
+    """MATCHES of verified pairs, and IMAGES of all that they name → TURNS.
+
+    Scales are those of images brought to one longer side, as the network sees them.
+    """
     columns = (unragged(matches[name]) for name in ("keypoints0", "keypoints1", "inliers"))
     points = [
         (points0[inliers], points1[inliers]) if inliers.any() else None
         for points0, points1, inliers in zip(*columns, strict=True)
     ]
     turns = [None if both is None else turn_between(*both) for both in points]
-    scales = [None if both is None else scale_between(*both) for both in points]
+    sizes = zip(*(images[name].to_pylist() for name in ("image", "width", "height")), strict=True)
+    long_side = {name: max(size) for name, *size in sizes}
+    names = zip(matches["image0"].to_pylist(), matches["image1"].to_pylist(), strict=True)
+    scales = [
+        scale * long_side[name0] / long_side[name1]
+        if both is not None and (scale := scale_between(*both))
+        else None
+        for (name0, name1), both in zip(names, points, strict=True)
+    ]
     found = {
         "image0": matches["image0"],
         "image1": matches["image1"],

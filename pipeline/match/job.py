@@ -20,7 +20,7 @@ from pipeline.match.read import make_reader
 from pipeline.match.run import Run, RunSummary
 from pipeline.match.shards import PlannedShard, planned_shards
 from pipeline.match.turns.probe import PROBE_LONG_SIDE, ProbeShard, WriteProbe
-from pipeline.match.turns.search import TurnSearch
+from pipeline.match.turns.search import ViewSearch
 from pipeline.store.lease import Lease
 from pipeline.vocabulary import Device, Status
 
@@ -83,12 +83,12 @@ def match_photographs(
         todo = run.pending()  # read again, because another driver may have worked until now
         run.begin()
         work.carry_out(planned_shards(todo))
-        if options.turns > 0:
-            search = TurnSearch(run, options.turns, work.device, work.probe)
+        if options.turns or options.scales:
+            search = ViewSearch(run, work.device, work.probe)
             for number, plan in search.rounds():
                 shards = planned_shards(run.pending(plan))
                 pairs = sum(len(shard.pairs) for shard in planned_shards(plan))
-                text = f"round {number}: {counted(pairs, 'pair')} again, turned against each other"
+                text = f"round {number}: {counted(pairs, 'pair')} again, in other views"
                 listen(Event("turns", text, {"round": number, "pairs": pairs}))
                 work.carry_out(shards, again=True)
         seconds = time.monotonic() - started

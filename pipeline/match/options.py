@@ -17,6 +17,9 @@ from pipeline.vocabulary import DEFAULT_LONG_SIDE, DEFAULT_VARIANT, DEFAULT_WEIG
 # pairs, so every CPU gets a process instead.
 TORCH_THREADS = 1
 DEFAULT_TURNS = 8  # evenly spread, at which pairs are probed
+# By how much image 0 is enlarged against image 1, in the order in which the ladder grows.
+LADDER = (2.0, 1 / 2, 3.0, 1 / 3, 4.0, 1 / 4)
+DEFAULT_SCALES = 4  # steps of the ladder, at which pairs are probed
 LEAST_LONG_SIDE, MOST_LONG_SIDE = 32, 8192  # pixels
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -119,6 +122,19 @@ def parsed_turns(text: str) -> int:
     return number
 
 
+def parsed_scales(text: str) -> int:
+    """`auto`, `off` or a number of steps → the steps of LADDER that are probed, 0 for none.
+
+    Raises ArgumentError for anything else, and for more steps than there are.
+    """
+    if text in ("auto", "off"):
+        return DEFAULT_SCALES if text == "auto" else 0
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= len(LADDER):
+        raise ArgumentError(f"scales {text!r}: give auto, off or a number from 1 to {len(LADDER)}.")
+    return number
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """What a run is asked to do.
@@ -131,6 +147,7 @@ class RunOptions:
     least_squares: radius of least-squares matching in pixels, 0 for none. None: the weights' own.
     max_images, max_pairs: bounds of a shard. None chooses by device.
     turns: probed for pairs of photographs that are turned against each other, 0 for none.
+    scales: steps of LADDER, probed for pairs that show the scene at other sizes, 0 for none.
     """
 
     images: str | dict[str, str]
@@ -147,6 +164,7 @@ class RunOptions:
     max_pairs: int | None = None
     storage: dict[str, Any] = field(default_factory=dict, repr=False)
     turns: int = DEFAULT_TURNS
+    scales: int = DEFAULT_SCALES
     follow_links: bool = False  # symbolic links may lead out of the folder of images
 
     def __post_init__(self) -> None:

@@ -147,26 +147,22 @@ def plan_views(
 ) -> pa.Table:
     """Cut pairs of views into a table of TURNED. A view is encoded once in a shard.
 
-    views: (M, 4) int: images i and j of every pair, and the turns of both in degrees.
+    views: (M, 6): images i and j of every pair, their turns in degrees, and logarithms of base 2 of
+        their scales.
     named: the name of shard k.
     """
-    sides = np.concatenate([views[:, [0, 2]], views[:, [1, 3]]])
+    sides = np.concatenate([views[:, [0, 2, 4]], views[:, [1, 3, 5]]])
     distinct, which = np.unique(sides, axis=0, return_inverse=True)
     shards = plan_shards(which.reshape(2, -1).T, max_images, max_pairs)
-    columns = [
-        pa.array([named(k) for k in range(len(shards))], pa.string()),
-        pa.array(
-            [[names[distinct[v, 0]] for v in shard.images] for shard in shards],
-            TURNED.field("images").type,
-        ),
-        ragged([shard.pairs for shard in shards], TURNED.field("pairs").type),
-        pa.array(
-            [[int(distinct[v, 1]) for v in shard.images] for shard in shards],
-            TURNED.field("turns").type,
-        ),
-        pa.array([[1.0] * len(shard.images) for shard in shards], TURNED.field("scales").type),
-    ]
-    return pa.Table.from_arrays(columns, schema=TURNED)
+    of_views = {
+        "images": [[names[int(distinct[v, 0])] for v in shard.images] for shard in shards],
+        "turns": [[int(distinct[v, 1]) for v in shard.images] for shard in shards],
+        "scales": [[2.0 ** distinct[v, 2] for v in shard.images] for shard in shards],
+    }
+    columns = {name: pa.array(rows, TURNED.field(name).type) for name, rows in of_views.items()}
+    columns["shard"] = pa.array([named(k) for k in range(len(shards))], pa.string())
+    columns["pairs"] = ragged([shard.pairs for shard in shards], TURNED.field("pairs").type)
+    return pa.table([columns[name] for name in TURNED.names], schema=TURNED)
 
 
 class _Plan(NamedTuple):

@@ -28,6 +28,7 @@ from pipeline.match.turns.rounds import (
     guessed,
     is_survey,
     likely,
+    second_chances,
     to_probe,
 )
 from pipeline.match.turns.tries import settled_matches
@@ -106,21 +107,29 @@ def seen_of(rows: list[tuple[str, str, int, float | None]], names: list[str]) ->
     return Seen.of([pa.Table.from_arrays(arrays, schema=TURNS)], pa.array(names))
 
 
+def relative(views: np.ndarray) -> dict[tuple[int, int], tuple[float, float]]:
+    """Of every pair the turn of image 1, and the logarithm of the scale of image 0, relatively."""
+    return {
+        (int(i), int(j)): ((turn_j - turn_i) % 360, size_i - size_j)
+        for i, j, turn_i, turn_j, size_i, size_j in views
+    }
+
+
 def test_pairs_of_one_part_are_tried_at_the_turns_of_their_neighbours() -> None:
     rows = [("a", "b", 90, 0.0), ("b", "c", 80, 180.0), ("a", "c", 0, None), ("a", "d", 0, None)]
     seen = seen_of(rows, ["a", "b", "c", "d"])
-    first = np.array([(0, 1, 0), (1, 2, 0), (0, 2, 0), (0, 3, 0)])
-    ((i, j, turn_i, turn_j),) = again(seen, first)
-    assert (i, j, (turn_j - turn_i) % 360) == (0, 2, 180)
-    tried = np.vstack([first, [(0, 2, 180)]])
-    assert len(again(seen, tried)) == 0
+    tried = np.array([(0, 1, 0, 0), (1, 2, 0, 0), (0, 2, 0, 0), (0, 3, 0, 0)])
+    views = again(seen, tried)
+    assert relative(views) == {(0, 2): (180, 0), (1, 2): (180, 0)}
+    assert len(again(seen, tried, turning=False)) == 0
+    assert len(again(seen, np.vstack([tried, [(0, 2, 180, 0), (1, 2, 180, 0)]]))) == 0
     assert to_probe(seen, np.empty((0, 2), int)).tolist() == [[0, 3]]
 
 
 def test_upright_pairs_are_not_tried_again() -> None:
     rows = [("a", "b", 90, 3.0), ("b", "c", 80, -6.0), ("a", "c", 0, None)]
     seen = seen_of(rows, ["a", "b", "c"])
-    assert len(again(seen, np.array([(0, 1, 0), (1, 2, 0), (0, 2, 0)]))) == 0
+    assert len(again(seen, np.array([(0, 1, 0, 0), (1, 2, 0, 0), (0, 2, 0, 0)]))) == 0
     assert len(to_probe(seen, np.empty((0, 2), int))) == 0
 
 
@@ -136,7 +145,7 @@ def test_an_image_stands_at_one_turn_in_all_pairs_of_the_first_round() -> None:
     *known, unknown = views.tolist()
     assert [(row[3] - row[2]) % 360 for row in known] == [180, 180, 0]
     assert len({row[k + 2] for row in known for k in (0, 1) if row[k] == 1}) == 1
-    assert unknown == [1, 3, 0, 0]
+    assert unknown == [1, 3, 0, 0, 0, 0]
     across = first_views(pairs, np.array([0.0, 95, 0, 50]))
     assert across is not None
     assert [(row[3] - row[2]) % 360 for row in across.tolist()] == [90, 0, 270, 300]
@@ -149,16 +158,17 @@ def test_only_surveys_get_a_second_chance() -> None:
     headings = np.array([0.0, 3, 0, 182])
     assert is_survey(seen, headings)
     assert is_survey(seen_of([("a", "b", 90, 170.0)], ["a", "b", "c", "d"]), UNKNOWN)
-    nothing = np.empty((0, 3), int)
-    assert again(seen, nothing).tolist() == [[0, 2, 0, 0]]
-    ((i, j, turn_i, turn_j),) = guessed(seen, headings, nothing)
+    nothing = np.empty((0, 4))
+    assert second_chances(seen, nothing).tolist() == [[0, 2, 0, 0, 0, 0]]
+    assert len(again(seen, nothing)) == 0
+    ((i, j, turn_i, turn_j, *_),) = guessed(seen, headings, nothing)
     assert (i, j, (turn_j - turn_i) % 360) == (0, 3, 180)
 
 
 def test_pairs_without_a_common_neighbour_are_not_tried_again() -> None:
     chain = [("a", "b", 90, 0.0), ("b", "c", 90, 0.0), ("c", "d", 90, 0.0), ("a", "d", 0, None)]
     seen = seen_of(chain, ["a", "b", "c", "d"])
-    assert len(again(seen, np.empty((0, 3), int))) == 0
+    assert len(second_chances(seen, np.empty((0, 4)))) == 0
 
 
 def test_equalised_pixels_use_the_whole_range(tmp_path: Path) -> None:
@@ -177,11 +187,11 @@ def test_equalised_pixels_use_the_whole_range(tmp_path: Path) -> None:
 def test_a_probe_counts_where_one_turn_stands_out() -> None:
     turns = [0, 45, 90, 135, 180, 225, 270, 315]
     clear, vague = [1, 0, 2, 9, 60, 30, 3, 0], [20, 18, 22, 25, 24, 20, 19, 21]
-    columns = [["a"] * 16, ["b"] * 8 + ["c"] * 8, turns * 2, clear + vague]
+    columns = [["a"] * 16, ["b"] * 8 + ["c"] * 8, turns * 2, clear + vague, [1.0] * 16]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, PROBES, strict=True)]
     probes = pa.Table.from_arrays(arrays, schema=PROBES)
-    first = np.array([(0, 1, 0), (0, 2, 0)])
-    assert likely(probes, pa.array(["a", "b", "c"]), first).tolist() == [[0, 1, 0, 180]]
+    tried = np.array([(0, 1, 0, 0), (0, 2, 0, 0)])
+    assert likely(probes, pa.array(["a", "b", "c"]), tried).tolist() == [[0, 1, 0, 180, 0, 0]]
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +260,8 @@ def test_the_summary_counts_every_pair_once(whole: Path) -> None:
 
 
 def test_a_run_without_turns_tries_nothing_again(place: Path, whole: Path) -> None:
-    summary = pipeline.match(str(place / "turned"), str(place / "off"), turns="off", **QUICK)
+    off = {"turns": "off", "scales": "off"}
+    summary = pipeline.match(str(place / "turned"), str(place / "off"), **off, **QUICK)
     assert summary["verified"] < 15
     first = pq.read_table(place / "off" / "matches" / "00000000.parquet")
     assert first.equals(pq.read_table(whole / "matches" / "00000000.parquet"))

@@ -207,7 +207,7 @@ def measured(cases: list[Truth], weights: str) -> dict[str, Any]:
         images.mkdir()
         options = {"pairs": written(cases, images), "weights": weights, "executor": "local"}
         started = time.monotonic()
-        pipeline.match(str(images), run, turns="off", **options)
+        pipeline.match(str(images), run, turns="off", scales="off", **options)
         first = time.monotonic() - started
         found = {"network": judged(cases, run, False), "off": judged(cases, run, True)}
         started = time.monotonic()

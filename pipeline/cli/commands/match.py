@@ -10,7 +10,7 @@ import pipeline
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import DEFAULTS, dry_run_option, matching_options, prepared
-from pipeline.match.options import DEFAULT_TURNS
+from pipeline.match.options import DEFAULT_SCALES, DEFAULT_TURNS
 from pipeline.report.text import summary_text
 from pipeline.store.retries import redacted
 
@@ -30,6 +30,13 @@ from pipeline.store.retries import redacted
     metavar="auto|off|N",
     help="Turns that are probed where photographs may be turned against each other; auto is "
     f"{DEFAULT_TURNS}.",
+)
+@click.option(
+    "--scales",
+    default=DEFAULTS["scales"],
+    metavar="auto|off|N",
+    help="Ratios that are probed where one photograph may show the scene larger: so many of 2, "
+    f"1/2, 3, 1/3, 4 and 1/4; auto is {DEFAULT_SCALES}.",
 )
 @dry_run_option
 @click.pass_obj

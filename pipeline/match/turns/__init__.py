@@ -1,1 +1,1 @@
-"""Photographs that are turned against each other: guessed, found and shared by their pairs."""
+"""Photographs that are turned or scaled against each other: guessed, found, shared by pairs."""

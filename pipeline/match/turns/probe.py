@@ -1,10 +1,11 @@
-"""Try a pair at several turns with the coarse stage alone, on small pixels.
+"""Try a pair at several turns or scales with the coarse stage alone, on small pixels.
 
-PlannedShard: image 0 once, image 1 at every turn → ReadShard → ProbeShard → PROBES
+PlannedShard: image 0 and image 1 in several views → ReadShard → ProbeShard → PROBES
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # see pipeline/match/match.py
     from eloftr import EfficientLoFTRForKeypointMatching
 
 PROBE_LONG_SIDE = 320  # pixels of the longer side that is probed; a quarter of a match's cost
+WIDE = 2**0.5  # the scale of the enlarged image where two scales are probed against each other
 
 
 def planned_probe(name: str, image0: str, image1: str, turns: int) -> PlannedShard:
@@ -27,6 +29,27 @@ def planned_probe(name: str, image0: str, image1: str, turns: int) -> PlannedSha
     views = [View(round(360 * k / turns)) for k in range(turns)]
     pairs = np.array([(0, k + 1) for k in range(turns)], np.int32)
     return PlannedShard(name, [image0, *[image1] * turns], pairs, (View(), *views))
+
+
+def planned_ladder(
+    name: str, image0: str, image1: str, turns: Sequence[int], ratios: Sequence[float]
+) -> PlannedShard:
+    """The probe of one pair at every ratio of sizes, and image 1 at every turn.
+
+    ratios: by how much image 0 is enlarged against image 1. An image that is enlarged has one
+    scale, whatever the ratio, so that it is encoded once.
+    """
+    numbers: dict[tuple[str, View], int] = {}
+    pairs = []
+    for turn in turns:
+        for ratio in ratios:
+            scale0, scale1 = (
+                (1.0, 1.0) if ratio == 1 else (WIDE * min(1, ratio), WIDE / max(1, ratio))
+            )
+            sides = (image0, View(0, scale0)), (image1, View(turn, scale1))
+            pairs.append([numbers.setdefault(side, len(numbers)) for side in sides])
+    names, views = zip(*numbers, strict=True)
+    return PlannedShard(name, list(names), np.array(pairs, np.int32), views)
 
 
 class ProbeShard:
@@ -51,13 +74,14 @@ class ProbeShard:
                     sides = features[row_of[i]], features[row_of[j]]
                     (counts[number],) = self.matcher.count_matches(*sides)
         first, second = shard.pairs.T
-        turns = np.array([view.turn for view in shard.views])
+        turns, scales = (np.array(values) for values in zip(*shard.views, strict=True))
         names = pa.array(shard.names, pa.string())
         columns = [
             names.take(pa.array(first)),
             names.take(pa.array(second)),
             pa.array(turns[second] - turns[first], pa.int16()),
             pa.array(counts),
+            pa.array(scales[first] / scales[second], pa.float32()),
         ]
         return shard.shard, pa.Table.from_arrays(columns, schema=PROBES)
 

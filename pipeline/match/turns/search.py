@@ -1,40 +1,52 @@
-"""The rounds of a run in which pairs are tried again at other turns.
+"""The rounds of a run in which pairs are tried again in other views.
 
     the tables of the rounds before → the plan of the next round, or that nothing is left to try
 
 plan/round_<n>.parquet   the views and pairs of round n, written before the round begins
-probes/<shard>.parquet   the coarse matches of pairs between parts, at every turn
+probes/<shard>.parquet   the coarse matches of pairs between parts, at every turn; where the name
+                         has an s, at every ratio of sizes
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.match.options import LADDER
 from pipeline.match.plan import SHARD_SIZES
 from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard, plan_views, planned_shards
-from pipeline.match.turns.probe import planned_probe
-from pipeline.match.turns.rounds import Seen, again, guessed, is_survey, likely, to_probe
+from pipeline.match.turns.probe import planned_ladder, planned_probe
+from pipeline.match.turns.rounds import (
+    Seen,
+    again,
+    best_turns,
+    guessed,
+    is_survey,
+    likely,
+    second_chances,
+    to_probe,
+)
 from pipeline.match.turns.tries import SIDES, by_round
+from pipeline.photos.turns import View
 from pipeline.tables import PROBES, TURNED
 from pipeline.vocabulary import Device
 
 MOST_ROUNDS = 8
+OF_SCALES = "-s"  # in the names of probes of several scales
 Probe = Callable[[list[PlannedShard]], None]  # carries out probes
 
 
 @dataclass(frozen=True)
-class TurnSearch:
-    """Decides the rounds of one run. turns: how many are probed. probe: carries probes out."""
+class ViewSearch:
+    """Decides the rounds of one run, within its options. probe: carries probes out."""
 
     run: Run
-    turns: int
     device: Device
     probe: Probe
 
@@ -62,58 +74,99 @@ class TurnSearch:
         names = pa.array(self.run.plan.names, pa.string())
         folder = self.run.folder
         seen = Seen.of([folder.read_table(name) for name in by_round(folder.names("turns"))], names)
+        plans = [
+            self.run.plan.shards,
+            *(folder.read_table(f"plan/round_{n:02}.parquet") for n in range(1, number)),
+        ]
+        tried, later = self._tried(plans, names), self._tried(plans[1:], names)
+        turning, scaling = self.run.options.turns > 0, self.run.options.scales > 0
         headings = self.run.headings()
-        tried = self._tried(number, names, with_first=not is_survey(seen, headings))
-        views = np.concatenate([again(seen, tried), guessed(seen, headings, tried)])
-        if not len(views):
-            views = self._probed(seen, number, names, tried)
+        survey = is_survey(seen, headings)
+        found = [again(seen, tried, turning, scaling)]
+        if survey:
+            found.append(second_chances(seen, later, turning, scaling))
+        if turning:
+            found.append(guessed(seen, headings, later if survey else tried))
+        views = np.unique(np.concatenate(found), axis=0)
+        if turning and not len(views):
+            views = likely(self._turns(seen, number, names), names, tried)
+        if scaling and not len(views):
+            views = likely(self._ladder(seen, number, names), names, tried)
         return self._shards(views, number)
 
-    def _tried(self, number: int, names: pa.Array, with_first: bool) -> np.ndarray:
-        """(T, 3): the pairs of the rounds before, and the turn of image 1 against image 0.
-
-        with_first: whether the first round counts.
-        """
-        plans = [self.run.plan.shards] if with_first else []
-        plans += [
-            self.run.folder.read_table(f"plan/round_{before:02}.parquet")
-            for before in range(1, number)
-        ]
+    def _tried(self, plans: Sequence[pa.Table], names: pa.Array) -> np.ndarray:
+        """(T, 4): the pairs of some plans, and the views in which they are tried."""
         index = {name: k for k, name in enumerate(names.to_pylist())}
-        rows = []
+        rows = [np.empty((0, 4))]
         for shard in itertools.chain.from_iterable(map(planned_shards, plans)):
-            image = np.array([index[name] for name in shard.images])
-            turns = np.array([view.turn for view in shard.views] or [0] * len(image))
-            first, second = shard.pairs.T
-            rows.append(
-                np.stack([image[first], image[second], turns[second] - turns[first]], axis=1)
-            )
-        return np.concatenate([np.empty((0, 3), np.int64), *rows])
+            images = np.array([index[name] for name in shard.images])
+            views = shard.views or [View()] * len(images)
+            turns, scales = (np.array(values) for values in zip(*views, strict=True))
+            i, j = shard.pairs.T
+            size = np.log2(scales[i] / scales[j])
+            rows.append(np.column_stack([images[i], images[j], turns[j] - turns[i], size]))
+        return np.concatenate(rows)
 
-    def _probed(self, seen: Seen, number: int, names: pa.Array, tried: np.ndarray) -> np.ndarray:
-        """Views of the pairs between parts that a probe found to be likely."""
-        folder, mine = self.run.folder, f"probes/{number:02}-"
-        done = folder.names("probes")
-        before = self._probes([name for name in done if not name.startswith(mine)])
+    def _turns(self, seen: Seen, number: int, names: pa.Array) -> pa.Table:
+        """PROBES of the pairs between parts that tell most, at several turns."""
+        turns = self.run.options.turns
+
+        def planned(name: str, image0: str, image1: str) -> PlannedShard:
+            return planned_probe(name, image0, image1, turns)
+
+        return self._probed(seen, number, names, "", planned)
+
+    def _ladder(self, seen: Seen, number: int, names: pa.Array) -> pa.Table:
+        """PROBES of the pairs between parts that tell most, at several scales.
+
+        Image 1 is upright, and at the turn that has most matches where turns were probed.
+        """
+        ratios = (1.0, *LADDER[: self.run.options.scales])
+        files = [name for name in self.run.folder.names("probes") if OF_SCALES not in name]
+        turn_of = best_turns(self._probes(files))
+
+        def planned(name: str, image0: str, image1: str) -> PlannedShard:
+            turns = sorted({0, turn_of.get((image0, image1), 0)})
+            return planned_ladder(name, image0, image1, turns, ratios)
+
+        return self._probed(seen, number, names, OF_SCALES[1:], planned)
+
+    def _probed(
+        self,
+        seen: Seen,
+        number: int,
+        names: pa.Array,
+        letter: str,
+        planned_of: Callable[[str, str, str], PlannedShard],
+    ) -> pa.Table:
+        """PROBES of the pairs between parts; those that no round has probed are carried out.
+
+        letter: stands in the names of the probes of one kind. planned_of: plans the probe of two
+        images under a name.
+        """
+        done = self.run.folder.names("probes")
+        mine, kind = f"probes/{number:02}-{letter}", OF_SCALES in f"-{letter}"
+        before = self._probes(
+            [name for name in done if not name.startswith(mine) and (OF_SCALES in name) == kind]
+        )
         columns = [pc.index_in(before[side], value_set=names).to_numpy() for side in SIDES]
         pairs = to_probe(seen, np.unique(np.stack(columns, axis=1), axis=0))
-        planned = []
-        for k, (image0, image1) in enumerate(pairs.tolist()):
-            sides = names[image0].as_py(), names[image1].as_py()
-            planned.append(planned_probe(f"{number:02}-{k:08}", *sides, turns=self.turns))
+        planned = [
+            planned_of(f"{number:02}-{letter}{k:08}", names[i].as_py(), names[j].as_py())
+            for k, (i, j) in enumerate(pairs.tolist())
+        ]
         left = [one for one in planned if f"probes/{one.shard}.parquet" not in done]
         if left:
             self.probe(left)
-        return likely(
-            self._probes([f"probes/{one.shard}.parquet" for one in planned]), names, tried
-        )
+        return self._probes([f"probes/{one.shard}.parquet" for one in planned])
 
     def _probes(self, files: list[str]) -> pa.Table:
         tables = [self.run.folder.read_table(name) for name in files]
-        return pa.concat_tables([PROBES.empty_table(), *tables])
+        # Tables of an older version lack a column.
+        return pa.concat_tables([PROBES.empty_table(), *tables], promote_options="default")
 
     def _shards(self, views: np.ndarray, number: int) -> pa.Table:
-        """Views of pairs (M, 4) → TURNED, an image encoded once for each turn of a shard."""
+        """Views of pairs (M, 6) → TURNED, an image encoded once for each view of a shard."""
         if not len(views):
             return TURNED.empty_table()
         sizes = SHARD_SIZES[self.device]
