@@ -53,6 +53,7 @@ def match(
     dtype: str | None = None,
     batch_size: int | None = None,
     turns: str = "auto",
+    yaw: str | Path | pa.Table | None = None,
     verification: VerificationOptions | None = None,
     limits: ImageLimits | None = None,
     max_images: int | None = None,
@@ -79,6 +80,8 @@ def match(
     batch_size: pairs at once. None chooses by device. It changes no result.
     turns: how many turns are probed where photographs may be turned against each other, as `12`;
         `auto` for 8, `off` for none.
+    yaw: headings of photographs that look down, in degrees clockwise from north: a list (.csv,
+        .parquet) or its table with the columns image and yaw. They win over those of the files.
     verification, limits: see their classes. None takes the defaults.
     max_images, max_pairs: bounds of a shard. None chooses by device.
     follow_links: let symbolic links lead out of the folder of images.
@@ -241,6 +244,7 @@ def _run_options(given: dict[str, Any]) -> Any:
         "least_squares",
         "max_images",
         "max_pairs",
+        "yaw",
     )
     return RunOptions(
         **{name: _plain(given[name]) for name in same},

@@ -31,6 +31,12 @@ from pipeline.store.retries import redacted
     help="Turns that are probed where photographs may be turned against each other; auto is "
     f"{DEFAULT_TURNS}.",
 )
+@click.option(
+    "--yaw",
+    metavar="FILE",
+    help="Headings of photographs that look down (.csv, .parquet): columns image and yaw, degrees "
+    "clockwise from north.  [default: those of their files]",
+)
 @dry_run_option
 @click.pass_obj
 def command(
