@@ -54,6 +54,7 @@ def match(
     batch_size: int | None = None,
     turns: str = "auto",
     scales: str = "auto",
+    yaw: str | Path | pa.Table | None = None,
     verification: VerificationOptions | None = None,
     limits: ImageLimits | None = None,
     max_images: int | None = None,
@@ -82,6 +83,8 @@ def match(
         `auto` for 8, `off` for none.
     scales: how many ratios of sizes are probed where one photograph may show the scene larger, of
         2, 1/2, 3, 1/3, 4 and 1/4; `auto` for 4, `off` for none.
+    yaw: headings of photographs that look down, in degrees clockwise from north: a list (.csv,
+        .parquet) or its table with the columns image and yaw. They win over those of the files.
     verification, limits: see their classes. None takes the defaults.
     max_images, max_pairs: bounds of a shard. None chooses by device.
     follow_links: let symbolic links lead out of the folder of images.
@@ -252,6 +255,7 @@ def _run_options(given: dict[str, Any]) -> Any:
         "least_squares",
         "max_images",
         "max_pairs",
+        "yaw",
     )
     return RunOptions(
         **{name: _plain(given[name]) for name in same},

@@ -664,4 +664,5 @@ def test_a_run_folder_s_tables_have_the_declared_schemas(finished: Path) -> None
     }
     for place, schema in kinds.items():
         for name in folder.names(place):
-            assert folder.read_table(name).schema.equals(schema, check_metadata=True), name
+            declared = tables.HEADINGS if name == "plan/headings.parquet" else schema
+            assert folder.read_table(name).schema.equals(declared, check_metadata=True), name

@@ -148,6 +148,7 @@ class RunOptions:
     max_images, max_pairs: bounds of a shard. None chooses by device.
     turns: probed for pairs of photographs that are turned against each other, 0 for none.
     scales: steps of LADDER, probed for pairs that show the scene at other sizes, 0 for none.
+    yaw: headings of photographs, a table or its file, see `read_headings`. None: their files' own.
     """
 
     images: str | dict[str, str]
@@ -165,8 +166,11 @@ class RunOptions:
     storage: dict[str, Any] = field(default_factory=dict, repr=False)
     turns: int = DEFAULT_TURNS
     scales: int = DEFAULT_SCALES
+    yaw: str | pa.Table | None = None
     follow_links: bool = False  # symbolic links may lead out of the folder of images
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ArgumentError(f"threshold must be a number, not {self.threshold}.")
+        if self.yaw is not None and not self.turns:
+            raise ArgumentError("yaw needs turns, which are off; leave one of the two out.")

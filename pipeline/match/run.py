@@ -31,7 +31,7 @@ from pipeline.match.finish import Counts, Marker
 from pipeline.match.options import RunOptions
 from pipeline.match.plan import PLAN_FAILURES, PlanCounts, make_plan, turned_plan
 from pipeline.match.turns.tries import settled_counts
-from pipeline.photos.headings import headings
+from pipeline.photos.headings import headings, headings_digest, read_headings
 from pipeline.photos.source import PREPROCESSING, Folders, image_source
 from pipeline.store.folder import Folder, place
 from pipeline.store.retries import redacted
@@ -106,6 +106,9 @@ class Run:
             least_squares=options.least_squares,
         )
         self.plan = make_plan(options, self.source, device)
+        self.given_headings: dict[str, float] | None = None
+        if options.yaw is not None:
+            self.given_headings = read_headings(options.yaw, self.plan.names, options.storage)
         try:
             self.resumed = self.folder.exists(RUN_FILE)
             before = (
@@ -140,6 +143,7 @@ class Run:
             "images": self.source.shown,
             "plan": _digest(self.plan.names, self.plan.pairs.pairs),
             "weights": weights_digest(self.model),
+            "yaw": None if self.given_headings is None else headings_digest(self.given_headings),
             "options": {
                 "long_side": options.matching.long_side,
                 "dtype": options.matching.dtype,
@@ -168,6 +172,7 @@ class Run:
                 "plan": "its images or pairs were others",
                 "weights": "its weights were others",
                 "images": f"its images were {then}",
+                "yaw": "its headings (yaw) were others" if then else "it had no headings (yaw)",
             }.get(name, f"{name.removeprefix('options.')} was {then}, now {now}")
             raise RunError(
                 f"{self.folder.shown}: holds a run that does not fit: {what}; "
@@ -202,7 +207,7 @@ class Run:
         if self.resumed and self.folder.exists(HEADINGS_FILE):
             return self.folder.read_table(HEADINGS_FILE)
         used = [self.plan.names[k] for k in np.unique(self.plan.pairs.pairs)]
-        return headings(self.source, used, listen=listen).table(used)
+        return headings(self.source, used, self.given_headings, listen).table(used)
 
     def begin(self) -> None:
         """Remove what killed writers left, write the plan, and last `run.json`.

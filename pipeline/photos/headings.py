@@ -11,24 +11,31 @@ do: the compass of a telephone and the track of a car say nothing of the top of 
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import StorageError
-from pipeline.events import Listener, Progress, nobody
+from pipeline.errors import PairListError, StorageError
+from pipeline.events import Listener, Progress, counted, nobody
 from pipeline.photos.direction import Attitude, attitude
 from pipeline.photos.exif import HEADER_BYTES, HEADER_THREADS, Capture, capture
 from pipeline.photos.source import Folders
 from pipeline.photos.track import follow
 from pipeline.store.folder import Folder
+from pipeline.store.retries import redacted
 from pipeline.tables import HEADINGS
 from pipeline.vocabulary import HeadingSource
 
+IMAGE_COLUMNS, YAW_COLUMNS = ("image", "name"), ("yaw", "heading")
+NEEDS = "needs the columns image and yaw (or name and heading)"
 BLOCK = 1000  # files between two events of progress
 # Degrees clockwise by which an EXIF orientation turns the top of the stored picture.
 UPRIGHT = {3: 180, 4: 180, 5: 90, 6: 90, 7: 270, 8: 270}
@@ -133,3 +140,121 @@ def _of_file(source: Folder | Folders, name: str) -> tuple[Capture, Attitude]:
     except (StorageError, OSError):
         return Capture(), Attitude()
     return capture(data), attitude(data)
+
+
+def read_headings(
+    table: str | os.PathLike[str] | pa.Table,
+    names: Sequence[str],
+    options: dict[str, Any] | None = None,
+) -> dict[str, float]:
+    """Headings that a person gave: a `.csv` with a header or a `.parquet`, or its table.
+
+    table: a local path or fsspec URL, or the table itself. Its columns are image (or name) and yaw
+        (or heading), degrees clockwise from north; others are ignored.
+    names: of all photographs.
+    options: of the fsspec filesystem.
+
+    Returns degrees in [0, 360) by name. Raises `PairListError` where the table is missing, of
+    another kind or without its columns, and where it names unknown photographs, holds a value that
+    is not finite, or different values for one photograph.
+    """
+    shown, rows = _rows(table, options)
+    known, found = set(names), dict[str, float]()
+    unknown: list[str] = []
+    for place, name, value in rows:
+        image = name if name in known else (name or "").strip()
+        if image not in known:
+            unknown.append(f"{place}: {image or 'no name'}")
+            continue
+        yaw = _finite(value) % 360 % 360  # −1e-20 % 360 is 360
+        if math.isnan(yaw):
+            cure = "give degrees clockwise from north, or leave the photograph out"
+            raise PairListError(f"{shown}, {place}: the yaw of {image} is {value!r}; {cure}.")
+        if found.setdefault(image, yaw) != yaw:
+            raise PairListError(
+                f"{shown}, {place}: {image} has the yaw {yaw:g} here and {found[image]:g} before; "
+                "leave one of them out."
+            )
+    if unknown:
+        cure = "give names relative to the folder of images, or leave them out"
+        raise PairListError(
+            f"{shown}: {counted(len(unknown), 'name')} of no photograph ({unknown[0]}); {cure}."
+        )
+    return found
+
+
+def headings_digest(given: Mapping[str, float]) -> str:
+    """SHA-256 of given headings, whatever file or order they came in."""
+    lines = (f"{name}\0{given[name].hex()}\n" for name in sorted(given))
+    return hashlib.sha256("".join(lines).encode(errors="surrogatepass")).hexdigest()
+
+
+def _rows(
+    table: str | os.PathLike[str] | pa.Table, options: dict[str, Any] | None
+) -> tuple[str, Iterator[tuple[str, str | None, Any]]]:
+    """How messages call a table of headings; and its places, names and values, unchecked."""
+    if isinstance(table, pa.Table):
+        return "yaw", _of_table(table, "yaw")
+    folder, file = Folder.of_file(table, options)
+    kind = os.path.splitext(file)[1].lower()
+    if kind not in (".csv", ".parquet"):
+        raise PairListError(
+            f"{file}: is no table of headings by its ending; give a .csv or .parquet file."
+        )
+    try:
+        if kind == ".parquet":
+            return file, _of_table(folder.read_table(file), file)
+        return file, _of_text(folder.read_bytes(file).decode("utf-8-sig", errors="replace"), file)
+    except (StorageError, OSError) as error:
+        raise PairListError(
+            f"{folder.shown}/{file}: cannot be read ({redacted(error)}); check the path."
+        ) from error
+
+
+def _of_table(table: pa.Table, shown: str) -> Iterator[tuple[str, str | None, Any]]:
+    image, yaw = _columns(table.column_names, shown)
+    try:
+        columns = table[image].cast(pa.string()), table[yaw].cast(pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise PairListError(f"{shown}: {NEEDS}, text and numbers ({error}).") from error
+    pairs = zip(*(column.to_pylist() for column in columns), strict=True)
+    return ((f"row {k}", name, value) for k, (name, value) in enumerate(pairs))
+
+
+def _of_text(text: str, shown: str) -> Iterator[tuple[str, str | None, Any]]:
+    lines = csv.reader(io.StringIO(text, newline=""))
+    try:
+        header = next(lines, [])
+        image, yaw = _columns(header, shown)
+        for cells in lines:
+            place = f"line {lines.line_num}"
+            if cells and len(cells) != len(header):  # as of a decimal comma
+                raise PairListError(
+                    f"{shown}, {place}: has {counted(len(cells), 'field')} below a header of "
+                    f"{len(header)}; correct it."
+                )
+            if cells:
+                yield place, cells[image], cells[yaw]
+    except csv.Error as error:
+        raise PairListError(f"{shown}, line {lines.line_num}: {error}; correct it.") from error
+
+
+def _columns(header: Sequence[str], shown: str) -> tuple[int, int]:
+    """Where the names and the values of a table stand."""
+    words = [word.strip().lower() for word in header]
+    image, yaw = (
+        next((words.index(word) for word in wanted if word in words), -1)
+        for wanted in (IMAGE_COLUMNS, YAW_COLUMNS)
+    )
+    if min(image, yaw) < 0:
+        raise PairListError(f"{shown}: {NEEDS}, and has {', '.join(words)[:200] or 'none'}.")
+    return image, yaw
+
+
+def _finite(value: Any) -> float:
+    """A number of a table, NaN where it is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan

@@ -61,6 +61,8 @@ def test_a_bug_is_one_and_keeps_its_traceback(done: Done, tmp_path: Path, error:
     [
         (("--images", "nowhere"), "nowhere: no such folder"),
         (("--long-side", 8), "long_side must be at least 32"),
+        (("--yaw", "nowhere.csv"), "nowhere.csv: cannot be read"),
+        (("--yaw", "yaw.csv", "--turns", "off"), "yaw needs turns, which are off"),
         (("--executor", "ray", "--actors", "many"), "actors are a number or a range"),
     ],
 )

@@ -143,7 +143,8 @@ def test_wrong_arguments_end_with_code_two_and_one_sentence(
 
 def test_both_commands_ask_for_matching_alike() -> None:
     asked = [{option.name for option in app.load(name).params} for name in ("match", "rerank")]
-    assert asked[0] - asked[1] == {"images", "pairs", "turns", "scales"}  # rerank probes none
+    # rerank shows photographs as they are
+    assert asked[0] - asked[1] == {"images", "pairs", "turns", "scales", "yaw"}
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "txt", "trec", "run"])

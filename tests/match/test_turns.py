@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -15,10 +19,12 @@ from pictures import views
 from PIL import Image
 
 import pipeline
-from pipeline.errors import ArgumentError
+from pipeline.errors import ArgumentError, RunError
 from pipeline.events import Event
+from pipeline.match import run as run_module
 from pipeline.match.options import parsed_turns
 from pipeline.match.read import ReadShard
+from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard
 from pipeline.match.turns.graph import angles_of, parts_of, turn_between, wrapped
 from pipeline.match.turns.rounds import (
@@ -35,7 +41,7 @@ from pipeline.match.turns.tries import settled_matches
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.turns import canvas, turned, unturned
 from pipeline.store.folder import Folder
-from pipeline.tables import PROBES, TURNS
+from pipeline.tables import HEADINGS, PROBES, TURNS
 
 QUICK = {"long_side": 192, "executor": "local"}
 
@@ -286,3 +292,89 @@ def test_a_run_that_is_stopped_in_a_round_goes_on_to_the_same_bytes(
         pipeline.match(str(place / "turned"), str(tmp_path / "run"), progress=stop, **QUICK)
     pipeline.match(str(place / "turned"), str(tmp_path / "run"), **QUICK)
     assert tables(tmp_path / "run") == tables(whole)
+
+
+def headings_in(run: Path) -> list[tuple[str, float | None, str]]:
+    table = pq.read_table(run / "plan" / "headings.parquet")
+    assert table.schema.equals(HEADINGS, check_metadata=True)
+    return [tuple(row.values()) for row in table.to_pylist()]
+
+
+def table_of_yaws(path: Path, off: float = 0) -> Path:
+    """The headings of the photographs in `turned`, each perhaps off by the same angle."""
+    turns = (0, 0, 180, 90, 180, 270)
+    rows = [f"{k}.png,{off - turn}\n" for k, turn in enumerate(turns)]
+    path.write_text("image,yaw\n" + "".join(rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def north(place: Path) -> Path:
+    """The run of the turned photographs with given headings, and the table beside it."""
+    yaw = table_of_yaws(place / "yaw.csv", off=30)
+    summary = pipeline.match(place / "turned", place / "north", yaw=yaw, **QUICK)
+    assert summary["verified"] == 15
+    return place / "north"
+
+
+def opened(place: Path, output: Path, **given: Any) -> Run:
+    """The run in `output`, as the command opens it."""
+    asked = {"images": place / "turned", "output": output, **pipeline.MATCH_DEFAULTS, **QUICK}
+    return Run(pipeline._run_options(asked | given), "cpu")
+
+
+def test_given_headings_turn_photographs_without_probes(north: Path) -> None:
+    assert not (north / "probes").exists()
+    headings = [30, 30, 210, 300, 210, 120]
+    assert headings_in(north) == [(f"{k}.png", headings[k], "table") for k in range(6)]
+    assert len(Folder(str(north)).read_json("run.json")["yaw"]) == 64
+
+
+def test_a_run_with_other_headings_is_refused(
+    place: Path, north: Path, whole: Path, tmp_path: Path
+) -> None:
+    pq.write_table(pa.csv.read_csv(place / "yaw.csv"), tmp_path / "same.parquet")
+    assert opened(place, north, yaw=tmp_path / "same.parquet").pending().num_rows == 0
+    for change in ({"yaw": table_of_yaws(tmp_path / "other.csv", off=31)}, {}):
+        with pytest.raises(RunError, match=r"its headings \(yaw\) were others; give another"):
+            opened(place, north, **change)
+    with pytest.raises(RunError, match=r"it had no headings \(yaw\)"):
+        opened(place, whole, yaw=place / "yaw.csv")
+    with pytest.raises(ArgumentError, match="yaw needs turns, which are off"):
+        pipeline.match(place / "turned", tmp_path / "off", yaw=place / "yaw.csv", turns="off")
+    assert not (tmp_path / "off").exists()
+
+
+def test_a_run_of_before_headings_goes_on(place: Path, whole: Path, tmp_path: Path) -> None:
+    """Its description holds no yaw, and its headings are read when it goes on."""
+    output = Path(shutil.copytree(whole, tmp_path / "run"))
+    described = json.loads((output / "run.json").read_text())
+    del described["yaw"]
+    (output / "run.json").write_text(json.dumps(described))
+    (output / "plan" / "headings.parquet").unlink()
+    run = opened(place, output)
+    assert run.resumed
+    assert not (output / "plan" / "headings.parquet").exists()
+    run.begin()
+    assert np.isnan(run.headings()).all()
+    assert tables(output) == tables(whole)
+
+
+def test_files_are_read_for_headings_once(
+    place: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert headings_in(whole) == [(f"{k}.png", None, "unknown") for k in range(6)]
+    monkeypatch.setattr(run_module, "headings", None)
+    assert np.isnan(opened(place, whole).headings()).all()
+
+
+def test_only_photographs_of_pairs_have_headings_and_only_where_turns_are_on(
+    place: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs.txt").write_text("1.png 4.png\n")
+    for name, turns in (("on", "auto"), ("off", "off")):
+        run = opened(place, tmp_path / name, pairs=tmp_path / "pairs.txt", turns=turns)
+        assert not (tmp_path / name).exists()
+        run.begin()
+    assert [name for name, *_ in headings_in(tmp_path / "on")] == ["1.png", "4.png"]
+    assert not (tmp_path / "off" / "plan" / "headings.parquet").exists()

@@ -38,6 +38,12 @@ from pipeline.store.retries import redacted
     help="Ratios that are probed where one photograph may show the scene larger: so many of 2, "
     f"1/2, 3, 1/3, 4 and 1/4; auto is {DEFAULT_SCALES}.",
 )
+@click.option(
+    "--yaw",
+    metavar="FILE",
+    help="Headings of photographs that look down (.csv, .parquet): columns image and yaw, degrees "
+    "clockwise from north.  [default: those of their files]",
+)
 @dry_run_option
 @click.pass_obj
 def command(
