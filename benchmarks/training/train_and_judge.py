@@ -125,10 +125,12 @@ def main(arguments: list[str] | None = None) -> int:
 def run(given: argparse.Namespace) -> dict[str, Any]:
     """Train, judge, print the table, write the JSON and return what it holds."""
     options = options_of(given.run, {name: getattr(given, name) for name in training_types()})
+    if options.threads:
+        torch.set_num_threads(options.threads)
     result: dict[str, Any] = {
         "device": options.device,
         "device_name": device_name(options.device),
-        "threads": options.threads or torch.get_num_threads(),
+        "threads": torch.get_num_threads(),
         "run": str(given.run),
         "options": asdict(options),
         "judged_size": given.judged_size,
