@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--judged-pairs", type=int, default=64, help="views of each set (default: %(default)s)"
     )
     parser.add_argument(
-        "--judged-size", type=int, default=320, help="their side, pixels (default: %(default)s)"
+        "--judged-size", type=int, default=224, help="their side, pixels (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     training = parser.add_argument_group("options of the training, as for eloftr train")
