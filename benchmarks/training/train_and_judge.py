@@ -87,6 +87,11 @@ def train_for(minutes: float, photographs: Path, run: Path, options: TrainingOpt
     return {"minutes": minutes, "first_step": step, "last_step": last, "pairs_per_second": speed}
 
 
+def finite(measured: Mapping[str, float]) -> dict[str, float | None]:
+    """`measured` with None for what JSON has no number for: the error of no right match."""
+    return {name: value if math.isfinite(value) else None for name, value in measured.items()}
+
+
 def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
 
@@ -155,7 +160,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     for weights in (str(given.run), *given.compare):
         model = load_model(weights).to(options.device)
         measured = {
-            name: evaluate(model, views, given.judged_pairs) for name, views in sets.items()
+            name: finite(evaluate(model, views, given.judged_pairs)) for name, views in sets.items()
         }
         result["judged"][weights] = measured
         shares = "  ".join(f"{name}: {found['right']:.3f}" for name, found in measured.items())
