@@ -87,6 +87,11 @@ def train_for(minutes: float, photographs: Path, run: Path, options: TrainingOpt
     return {"minutes": minutes, "first_step": step, "last_step": last, "pairs_per_second": speed}
 
 
+def finite(measured: Mapping[str, float]) -> dict[str, float | None]:
+    """`measured` with None for what JSON has no number for: the error of no right match."""
+    return {name: value if math.isfinite(value) else None for name, value in measured.items()}
+
+
 def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
 
@@ -107,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--judged-pairs", type=int, default=64, help="views of each set (default: %(default)s)"
     )
     parser.add_argument(
-        "--judged-size", type=int, default=320, help="their side, pixels (default: %(default)s)"
+        "--judged-size", type=int, default=224, help="their side, pixels (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     training = parser.add_argument_group("options of the training, as for eloftr train")
@@ -125,10 +130,12 @@ def main(arguments: list[str] | None = None) -> int:
 def run(given: argparse.Namespace) -> dict[str, Any]:
     """Train, judge, print the table, write the JSON and return what it holds."""
     options = options_of(given.run, {name: getattr(given, name) for name in training_types()})
+    if options.threads:
+        torch.set_num_threads(options.threads)
     result: dict[str, Any] = {
         "device": options.device,
         "device_name": device_name(options.device),
-        "threads": options.threads or torch.get_num_threads(),
+        "threads": torch.get_num_threads(),
         "run": str(given.run),
         "options": asdict(options),
         "judged_size": given.judged_size,
@@ -153,7 +160,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     for weights in (str(given.run), *given.compare):
         model = load_model(weights).to(options.device)
         measured = {
-            name: evaluate(model, views, given.judged_pairs) for name, views in sets.items()
+            name: finite(evaluate(model, views, given.judged_pairs)) for name, views in sets.items()
         }
         result["judged"][weights] = measured
         shares = "  ".join(f"{name}: {found['right']:.3f}" for name, found in measured.items())

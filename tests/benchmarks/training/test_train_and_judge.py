@@ -54,7 +54,7 @@ def test_a_run_goes_on_for_some_minutes_and_is_judged(
         *("--compare", "small", "--out", str(out)),
     ]
     assert main([*arguments, "--minutes", "0.01", "--batch", "1"]) == 0
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(), parse_constant=pytest.fail)  # no NaN
     training = result["training"]
     assert training["first_step"] == 2
     assert training["last_step"] > 2
