@@ -135,8 +135,7 @@ def again(seen: Seen, tried: np.ndarray, turning: bool = True, scaling: bool = T
     A verified pair is tried again, too, where its own matches tell that another view fits better.
     """
     turn, size = seen.between()
-    # A verified pair that is turned by less has matches enough.
-    turned = turning & (np.abs(turn) > np.where(seen.open(), ALIKE, TURNED_PAIR))
+    turned = turning & (np.abs(turn) > ALIKE)
     chosen = ~seen.failed & seen.together() & (turned | (scaling & _scaled(size)))
     return _untried(_fitting(seen, chosen, turning, scaling), tried)
 
