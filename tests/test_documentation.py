@@ -278,7 +278,7 @@ def test_the_results_and_their_scripts_are_those_that_there_are() -> None:
     ]
     named = [name for row in table for name in re.findall(r"[\w.]+\.json", row[0])]
     assert sorted(named) == sorted(path.name for path in RESULTS.glob("*.json"))
-    scripts = {name for row in table for name in re.findall(r"\w+/\w+\.py", row[1])}
+    scripts = {name for row in table for name in re.findall(r"[\w/]+\.py", row[1])}
     assert scripts
     assert [name for name in scripts if not (PROJECT / "benchmarks" / name).exists()] == []
 
