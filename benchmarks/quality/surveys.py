@@ -33,7 +33,6 @@ import itertools
 
 import pipeline
 from benchmarks.environment import write_results
-from pipeline.demo.truth import umeyama
 from pipeline.events import Event
 from pipeline.extras import import_pycolmap
 from pipeline.match.turns.graph import wrapped
@@ -43,6 +42,7 @@ from pipeline.pairs.spatial import exif_positions, neighbours
 from pipeline.photos.headings import headings as headings_of
 from pipeline.photos.source import list_images
 from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.similarity import umeyama
 from pipeline.store.folder import Folder
 
 SETS = ("brighton18", "seneca167", "copr41", "monstree23")

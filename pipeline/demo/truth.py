@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import ReconstructionError
+from pipeline.reconstruct.similarity import umeyama
 
 Pose = tuple[np.ndarray, np.ndarray]
 
@@ -62,21 +63,6 @@ def compare_with_truth(poses: Mapping[str, Pose], truth: DemoTruth) -> PoseError
     )
     missing = [name for name in truth.poses if name not in poses]
     return PoseErrors(names, rotation, position, missing, spread)
-
-
-def umeyama(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Find the scale, R (3, 3) and t (3,) that bring `scale · R @ source + t` closest to target.
-
-    source, target: (n, 3). The squared error is the least possible. Umeyama, "Least-squares
-    estimation of transformation parameters between two point patterns", 1991.
-    """
-    mean0, mean1 = source.mean(0), target.mean(0)
-    centred0, centred1 = source - mean0, target - mean1
-    U, values, Vt = np.linalg.svd(centred1.T @ centred0)
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))])
-    R = (U * sign) @ Vt
-    scale = float((values * sign).sum() / max((centred0**2).sum(), 1e-300))
-    return scale, R, mean1 - scale * R @ mean0
 
 
 def _angle(R: np.ndarray) -> float:

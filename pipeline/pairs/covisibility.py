@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,17 +66,7 @@ def shared_points(
 
 def _points_of(model: Folder) -> dict[str, np.ndarray]:
     """Ids of the points that every registered image sees, by the name of the image."""
-    pycolmap = import_pycolmap()
-    try:
-        with _local(model) as path:
-            reconstruction = pycolmap.Reconstruction(path)
-    except (StorageError, OSError) as error:
-        raise PairListError(f"{model.shown}: cannot be read ({error}); check the path.") from error
-    except (ValueError, IndexError, RuntimeError) as error:  # pycolmap raises these for bad files
-        cause = str(error).strip().replace("\n", " ")
-        raise PairListError(
-            f"{model.shown}: is no COLMAP model, or a damaged one ({cause}); export it again."
-        ) from error
+    reconstruction = read_model(model)
     images = (reconstruction.images[number] for number in reconstruction.reg_image_ids())
     return {
         image.name: np.unique(
@@ -83,6 +74,24 @@ def _points_of(model: Folder) -> dict[str, np.ndarray]:
         ).astype(np.int64)
         for image in images
     }
+
+
+def read_model(model: Folder) -> Any:
+    """The `pycolmap.Reconstruction` of a folder, which may be in an object store.
+
+    Raises `PairListError` where the folder holds no model that can be read.
+    """
+    pycolmap = import_pycolmap()
+    try:
+        with _local(model) as path:
+            return pycolmap.Reconstruction(path)
+    except (StorageError, OSError) as error:
+        raise PairListError(f"{model.shown}: cannot be read ({error}); check the path.") from error
+    except (ValueError, IndexError, RuntimeError) as error:  # pycolmap raises these for bad files
+        cause = str(error).strip().replace("\n", " ")
+        raise PairListError(
+            f"{model.shown}: is no COLMAP model, or a damaged one ({cause}); export it again."
+        ) from error
 
 
 @contextmanager

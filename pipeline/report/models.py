@@ -111,11 +111,11 @@ def _view(
     order = np.argsort(-every[:, 2], kind="stable")  # painted from the farthest to the nearest
     x, y, colour = x[order], (size[1] - 1 - y)[order], colour[order].astype(np.uint8)
     is_wire = (order >= len(seen)).astype(float)
-    _splat(image, x, y, colour, radius + (1.5 - radius) * is_wire)
+    splat(image, x, y, colour, radius + (1.5 - radius) * is_wire)
     return Image.fromarray(image).resize(panel, Image.Resampling.BOX)
 
 
-def _splat(
+def splat(
     image: np.ndarray, x: np.ndarray, y: np.ndarray, colour: np.ndarray, radius: np.ndarray
 ) -> None:
     """Paint round dots in the order given, in place."""

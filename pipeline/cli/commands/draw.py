@@ -18,6 +18,7 @@ from pipeline.store.opening import storage_options
 
 LINES = 200  # matches of two images that are drawn
 USAGE = "Give two images, or --run."
+TRACK_USAGE = "--track draws the model of a run; give --run."
 
 
 @click.command("draw", cls=Command)
@@ -29,7 +30,7 @@ USAGE = "Give two images, or --run."
     "--output",
     type=click.Path(path_type=Path),
     required=True,
-    help="Picture to write, whose ending chooses the format; with --run, a folder of pictures.",
+    help="Picture to write, whose ending chooses the format; with --run alone, a folder of them.",
 )
 @click.option(
     "--weights", default=DEFAULTS["weights"], help="Bundled name, file, folder or hub id."
@@ -59,6 +60,12 @@ USAGE = "Give two images, or --run."
 )
 @click.option("--pair", nargs=2, metavar="A B", help="Draw this pair of the run.")
 @click.option(
+    "--track",
+    is_flag=True,
+    help="Draw the run's model over the EXIF positions of its photographs, seen from above.",
+)
+@click.option("--model", help="The COLMAP model of --track.  [default: RUN/sfm/sparse/0]")
+@click.option(
     "--images", "photographs", help="The folder of the run's photographs.  [default: the run's]"
 )
 @storage_option
@@ -66,15 +73,19 @@ USAGE = "Give two images, or --run."
 def command(
     console: Console, /, images: tuple[str, ...], run: str | None, output: Path, **given: Any
 ) -> ExitCode:
-    """Draw the matches of two images, or of some pairs of a run.
+    """Draw matches of two images or of a run, or the model of a run over its GPS track.
 
     Of a run, inliers are green and other matches red. The command ends with exit code 1 where there
     is no match to draw.
     """
+    if given["track"] and run is None:
+        raise click.UsageError(TRACK_USAGE)
     if len(images) != (2 if run is None else 0):
         raise click.UsageError(USAGE)
     if run is None:
         return _draw_two(console, images[0], images[1], output, given)
+    if given["track"]:
+        return _draw_track(console, run, output, given)
     return _draw_run(console, run, output, given)
 
 
@@ -83,8 +94,7 @@ def _draw_two(
 ) -> ExitCode:
     from eloftr import match  # loads torch, which pictures of a run do not need
 
-    if output.suffix.lower() not in Image.registered_extensions():
-        raise ArgumentError(f"{output}: its ending is no picture format; use .png or .jpg.")
+    _check_ending(output)
     long_side, threshold = given["long_side"], given["threshold"]
     found = match(image0, image1, given["weights"], size=long_side, threshold=threshold)
     _save(found.draw(most=given["lines"]), output)
@@ -110,6 +120,32 @@ def _draw_run(console: Console, /, run: str, output: Path, given: dict[str, Any]
     console.finish(text, {"pictures": pictures})
     matched = any(one["matches"] for one in pictures)
     return ExitCode.DONE if matched else ExitCode.NOTHING
+
+
+def _draw_track(console: Console, /, run: str, output: Path, given: dict[str, Any]) -> ExitCode:
+    from pipeline.report.track import read_track
+    from pipeline.report.track_map import draw_track
+
+    _check_ending(output)
+    storage = storage_options(given["storage"])
+    folder = Folder(run, storage)
+    photographs = Folder(given["photographs"] or _photographs(folder), storage)
+    model = given["model"]
+    track = read_track(folder, photographs, Folder(model, storage) if model else None)
+    _save(draw_track(track), output)
+    text = (
+        f"{output}: {track.images} of {len(track.names)} images registered, {track.positions} of "
+        f"them with a position in EXIF, {track.rms_metres:.2f} m off (root mean square)"
+    )
+    numbers = {"images": track.images, "positions": track.positions}
+    distance = {"rms_metres": track.rms_metres, "missing": track.missing}
+    console.finish(text, {"pictures": [output], **numbers, **distance})
+    return ExitCode.DONE
+
+
+def _check_ending(output: Path) -> None:
+    if output.suffix.lower() not in Image.registered_extensions():
+        raise ArgumentError(f"{output}: its ending is no picture format; use .png or .jpg.")
 
 
 def _photographs(run: Folder) -> str:
