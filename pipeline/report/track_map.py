@@ -24,7 +24,7 @@ FONT = 13
 Colour = tuple[int, int, int]
 
 
-class Plan(NamedTuple):
+class GroundPlan(NamedTuple):
     """The corner, size and scale of a map.
 
     middle: (2,) metres to the east and the north. size: width and height of the map in pixels.
@@ -68,7 +68,7 @@ def draw_track(track: FlownTrack, title: str = "", width: int = 1000) -> Image.I
     return canvas
 
 
-def _plan(track: FlownTrack, width: int) -> Plan:
+def _plan(track: FlownTrack, width: int) -> GroundPlan:
     """A map that holds all positions and most points, but not the far ones of a horizon."""
     places = np.concatenate([track.flown, track.centres])[:, :2]
     low, high = np.nanmin(places, axis=0), np.nanmax(places, axis=0)
@@ -81,7 +81,7 @@ def _plan(track: FlownTrack, width: int) -> Plan:
     extent = high - low + 2 * margin
     height = int(np.clip(width * extent[1] / extent[0], 0.45 * width, 1.1 * width))
     scale = float((np.array([width, height]) / extent).min())
-    return Plan(0.5 * (low + high), (width, height), scale)
+    return GroundPlan(0.5 * (low + high), (width, height), scale)
 
 
 def _factor(pixels: float) -> int:
@@ -90,7 +90,7 @@ def _factor(pixels: float) -> int:
     return max((factor for factor in factors if factor * pixels <= LONGEST), default=1)
 
 
-def _ground(track: FlownTrack, plan: Plan) -> Image.Image:
+def _ground(track: FlownTrack, plan: GroundPlan) -> Image.Image:
     """The points in their colours, the higher over the lower."""
     width, height = (SHARPNESS * side for side in plan.size)
     image = np.empty((height, width, 3), np.uint8)
@@ -108,7 +108,7 @@ def _ground(track: FlownTrack, plan: Plan) -> Image.Image:
     return Image.fromarray(image).convert("RGBA")
 
 
-def _mark(pen: ImageDraw.ImageDraw, track: FlownTrack, plan: Plan, factor: int) -> None:
+def _mark(pen: ImageDraw.ImageDraw, track: FlownTrack, plan: GroundPlan, factor: int) -> None:
     """Draw track, positions, camera centres and the differences of both."""
     flown, centres = plan.pixels(track.flown), plan.pixels(track.centres)
     ends = plan.pixels(track.flown[:, :2] + factor * track.differences)
@@ -150,7 +150,7 @@ def _north(pen: ImageDraw.ImageDraw, width: int) -> None:
     pen.polygon([tuple(at) for at in arrow + corner], fill=(*TEXT, 255))
 
 
-def _scale_bar(canvas: Image.Image, plan: Plan) -> None:
+def _scale_bar(canvas: Image.Image, plan: GroundPlan) -> None:
     """A bar of a round length, about a sixth of the map's width."""
     most = 0.22 * plan.size[0] / plan.scale
     power = 10.0 ** np.floor(np.log10(most))
