@@ -35,6 +35,7 @@ from pipeline.match.read import _read_alone
 from pipeline.match.run import Run
 from pipeline.photos.decode import decode_image
 from pipeline.photos.limits import ImageLimits
+from pipeline.photos.turns import View
 from pipeline.store.folder import Folder
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -233,9 +234,9 @@ def test_processes_that_read_open_what_the_limits_allow(tmp_path: Path) -> None:
     with pytest.raises(
         ImageError, match="13400×13400 pixels: more than 178956970 pixels"
     ) as refused:
-        call(_read_alone, folder, "large.png", 0, ImageLimits(), LONG_SIDE)
+        call(_read_alone, folder, "large.png", View(), ImageLimits(), LONG_SIDE)
     assert refused.value.reason == "too_large"
-    pixels, row = call(_read_alone, folder, "large.png", 0, raised, LONG_SIDE)
+    pixels, _, row = call(_read_alone, folder, "large.png", View(), raised, LONG_SIDE)
     assert (max(pixels.shape) <= LONG_SIDE, row["width"], row["height"]) == (True, 13_400, 13_400)
 
 
@@ -310,6 +311,7 @@ def test_no_file_of_a_run_folder_is_unpickled(tmp_path: Path) -> None:
     for name in (
         "run.json",
         "plan/shards.parquet",
+        "plan/headings.parquet",
         "matches/00000000.parquet",
         "images/00000000.parquet",
     ):
