@@ -102,6 +102,7 @@ def drive(folder: str, executor: str) -> None:
         max_images=images,
         max_pairs=pairs,
         turns=0,
+        scales=0,
     )
     with make_executor(executor) as carrying:
         summary = match_photographs(options, carrying, listen=say, stage=NoMatcher)
