@@ -24,10 +24,10 @@ from pipeline.match.turns.search import ViewSearch
 from pipeline.store.lease import Lease
 from pipeline.vocabulary import Device, Status
 
-LENIENT = 0.5  # times the lowest score of a match, in later rounds
-
 if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
+
+LENIENT = 0.5  # times the lowest score of a match, in later rounds
 
 
 def plan_run(

@@ -74,11 +74,9 @@ class ViewSearch:
         names = pa.array(self.run.plan.names, pa.string())
         folder = self.run.folder
         seen = Seen.of([folder.read_table(name) for name in by_round(folder.names("turns"))], names)
-        plans = [
-            self.run.plan.shards,
-            *(folder.read_table(f"plan/round_{n:02}.parquet") for n in range(1, number)),
-        ]
-        tried, later = self._tried(plans, names), self._tried(plans[1:], names)
+        rounds = [folder.read_table(f"plan/round_{n:02}.parquet") for n in range(1, number)]
+        later = self._tried(rounds, names)
+        tried = np.concatenate([self._tried([self.run.plan.shards], names), later])
         turning, scaling = self.run.options.turns > 0, self.run.options.scales > 0
         headings = self.run.headings()
         survey = is_survey(seen, headings)
