@@ -31,7 +31,7 @@ from benchmarks.environment import write_results
 from benchmarks.quality.datasets import KINDS, Pair, View, load_pairs, load_view
 from eloftr import Matcher, Matches, load_matcher
 from pipeline.match.options import VerificationOptions
-from pipeline.match.verify import VerifyShard, _Camera
+from pipeline.match.verify import _Camera, two_view_geometry
 from pipeline.vocabulary import VERIFIED
 
 LONG_SIDE = 640
@@ -85,9 +85,11 @@ def gather(data: Path, quick: bool) -> tuple[list[Matched], list[Matched]]:
 
 def verify(pairs: list[Matched]) -> tuple[list[np.ndarray | None], float]:
     """The inliers of every pair, None of those that are not verified; and seconds."""
-    stage = VerifyShard(VerificationOptions(long_side=LONG_SIDE))
+    options = VerificationOptions(long_side=LONG_SIDE)
     started = time.perf_counter()
-    geometries = [stage._verify(m.keypoints0, m.keypoints1, *cameras) for m, cameras, _ in pairs]
+    geometries = [
+        two_view_geometry(options, m.keypoints0, m.keypoints1, *cameras) for m, cameras, _ in pairs
+    ]
     seconds = time.perf_counter() - started
     return [
         geometry.inliers if geometry.name in VERIFIED else None for geometry in geometries

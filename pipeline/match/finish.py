@@ -49,12 +49,15 @@ class Marker(TypedDict):
 class FinishShard:
     """Verify a matched shard and write its tables, each of them whole, and last its done marker.
 
-    CPU only.
+    CPU only. again: the shard is of a later round, whose views tell what to expect of a pair.
     """
 
-    def __init__(self, folder: Folder, verification: VerificationOptions) -> None:
+    def __init__(
+        self, folder: Folder, verification: VerificationOptions, again: bool = False
+    ) -> None:
         self.folder = folder
         self.verify = VerifyShard(verification)
+        self.again = again
 
     def __call__(self, shard: MatchedShard, attempt: int = 1) -> Marker:
         """Verify and write one shard; returns what the marker holds.
@@ -63,7 +66,7 @@ class FinishShard:
         """
         started = time.monotonic()
         shard = shard if attempt <= TRIES else set_aside(shard)
-        matches = self.verify(shard.matches, shard.images)
+        matches = self.verify(shard.matches, shard.images, shard.views if self.again else None)
         verified = time.monotonic()
         failures = pa.concat_tables([shard.failures, _bad_numbers(matches)])
         if failures.num_rows:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.events import Event, Listener, Progress, counted, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
 from pipeline.match.finish import FinishShard, Marker
@@ -20,6 +22,7 @@ from pipeline.match.read import make_reader
 from pipeline.match.run import Run, RunSummary
 from pipeline.match.shards import PlannedShard, planned_shards
 from pipeline.match.turns.probe import PROBE_LONG_SIDE, ProbeShard, WriteProbe
+from pipeline.match.turns.rounds import later_line
 from pipeline.match.turns.search import ViewSearch
 from pipeline.store.lease import Lease
 from pipeline.vocabulary import Device, Status
@@ -59,7 +62,11 @@ def estimate_run(
     matching = run.options.matching
     text = cost_line(run.model, str(matching.dtype), matching.long_side, run.pending())
     listen(Event("estimate", text))
-    return run.counts()
+    counts = run.counts()
+    if options.turns or options.scales:
+        survey = bool(np.isfinite(run.headings()).any())
+        listen(Event("later", later_line(counts["pairs"], survey)))
+    return counts
 
 
 def match_photographs(
@@ -177,7 +184,7 @@ def stages_of(
     """The stages of a run: read, match and finish.
 
     threads: of every process that matches. again: the pairs were tried before. The network then
-    sees equalised grey levels, and fainter matches count.
+    sees equalised grey levels, fainter matches count, and fewer inliers where the views agree.
     """
     options = run.options
     model = _lenient(run.model) if again else run.model
@@ -189,7 +196,7 @@ def stages_of(
             partial(_make_matcher, stage, model, options.matching, threads),
             holds_model=True,
         ),
-        Stage("finish", partial(FinishShard, run.folder, options.verification)),
+        Stage("finish", partial(FinishShard, run.folder, options.verification, again)),
     ]
 
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 from eloftr.matching.resizing import to_original
 from pipeline.match.options import MatchingOptions
 from pipeline.match.read import TRIES, DecodedShard
-from pipeline.photos.turns import View, unturned
+from pipeline.photos.turns import View, unturned, views_between
 from pipeline.tables import FAILURES, MATCHES, ragged
 from pipeline.vocabulary import Reason, StageName, Status
 
@@ -54,6 +54,8 @@ class MatchedShard:
     matches: a row for every pair, in the order of the plan.
     failures: a row for every image that cannot be used and every pair that was set aside.
     encodes: how many times an image was encoded. seconds: by stage.
+    views: (N, 2) of every pair the turn of image 1 against image 0, and the logarithm of base 2 of
+        the scale of image 0 against image 1; None: all are 0.
     """
 
     shard: str
@@ -62,6 +64,7 @@ class MatchedShard:
     failures: pa.Table
     encodes: int
     seconds: dict[str, float] = field(default_factory=dict)
+    views: np.ndarray | None = None
 
 
 class MatchShard:
@@ -142,6 +145,7 @@ class MatchShard:
             failures,
             encodes,
             seconds,
+            views_between(shard.views, shard.pairs),
         )
 
     def _match(self, shard: DecodedShard, seconds: dict[str, float]) -> dict[int, Matches]:

@@ -8,7 +8,7 @@ image of `w × h` pixels is therefore at ((w − 1) / 2, (h − 1) / 2), and F a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,15 @@ import pyarrow as pa
 from pipeline import tables
 from pipeline.extras import import_pycolmap
 from pipeline.match.options import VerificationOptions
+from pipeline.match.turns.graph import scale_between, turn_between, wrapped
 from pipeline.photos.exif import DEFAULT_FOCAL
 from pipeline.photos.sizes import resize_factor
 from pipeline.vocabulary import VERIFIED, Geometry, GeometryModel, Reason, Status
+
+FEW_INLIERS = 15  # are enough for a pair that was tried in views which its matches confirm
+# Between the views and what the matches say. Of chance, one pair in nine is within this turn.
+CONFIRMED_TURN = 20.0  # degrees
+CONFIRMED_SIZE = 0.45  # logarithm of base 2
 
 
 class VerifyShard:
@@ -27,11 +33,18 @@ class VerifyShard:
 
     def __init__(self, options: VerificationOptions | None = None) -> None:
         self.options = options or VerificationOptions()
+        least = min(self.options.min_num_inliers, FEW_INLIERS)
+        self.fewer = replace(self.options, min_num_inliers=least)
 
-    def __call__(self, matches: pa.Table, images: pa.Table) -> pa.Table:
+    def __call__(
+        self, matches: pa.Table, images: pa.Table, views: np.ndarray | None = None
+    ) -> pa.Table:
         """Fill the columns of MATCHES from `geometry` on.
 
         images: rows of IMAGES for all images that `matches` name.
+        views: (N, 2) for pairs that other pairs or headings predict: the turn in degrees of image 1
+            against image 0, and the logarithm of base 2 of the scale of image 0 against image 1,
+            in which they were matched. FEW_INLIERS are then enough where these agree with it.
 
         Rows keep their order. A pair that is not `matched` gets geometry `none`. A pair whose
         numbers allow no geometry (not finite, or lists of different lengths) becomes `failed` with
@@ -63,7 +76,8 @@ class VerifyShard:
                         f"VerifyShard: matches name {missing[0]!r}, "
                         "which is not in the images table."
                     )
-                geometry = self._verify(points0, points1, cameras[name0], cameras[name1])
+                view = None if views is None else views[row]
+                geometry = self._verify(points0, points1, cameras[name0], cameras[name1], view)
             found.append(geometry)
         columns = {
             name: matches[name]
@@ -82,70 +96,22 @@ class VerifyShard:
         return pa.table([columns[name] for name in tables.MATCHES.names], schema=tables.MATCHES)
 
     def _verify(
-        self, points0: np.ndarray, points1: np.ndarray, camera0: _Camera, camera1: _Camera
+        self,
+        points0: np.ndarray,
+        points1: np.ndarray,
+        camera0: _Camera,
+        camera1: _Camera,
+        view: np.ndarray | None,
     ) -> _Geometry:
-        options = self.options
-        if len(points0) < options.min_num_inliers:
-            return _Geometry(Geometry.DEGENERATE, np.zeros(len(points0), bool))
-        pycolmap = import_pycolmap()
-        estimation = pycolmap.TwoViewGeometryOptions(compute_relative_pose=True)
-        estimation.min_num_inliers = options.min_num_inliers
-        estimation.min_inlier_ratio = options.min_inlier_ratio
-        estimation.ransac.min_inlier_ratio = options.min_inlier_ratio
-        factors = [resize_factor(c.width, c.height, options.long_side) for c in (camera0, camera1)]
-        estimation.ransac.max_error = options.max_error * float(np.mean(factors))
-        estimation.ransac.max_num_trials = options.trials(len(points0))
-        estimation.ransac.min_num_trials = min(
-            estimation.ransac.min_num_trials, options.max_num_trials
-        )
-        estimation.ransac.confidence = options.confidence
-        estimation.ransac.random_seed = options.random_seed
-        if options.model != GeometryModel.ANY:
-            return self._single(points0.astype(np.float64), points1.astype(np.float64), estimation)
-        indices = np.repeat(np.arange(len(points0), dtype=np.uint32)[:, None], 2, axis=1)
-        result = pycolmap.estimate_two_view_geometry(
-            camera0.pycolmap(1),
-            points0.astype(np.float64),
-            camera1.pycolmap(2),
-            points1.astype(np.float64),
-            indices,
-            estimation,
-        )
-        name = pycolmap.TwoViewGeometryConfiguration(result.config).name.lower()
-        inliers = np.zeros(len(points0), bool)
-        if name in VERIFIED:
-            inliers[np.asarray(result.inlier_matches)[:, 0]] = True
-        E, F, H = (
-            None if matrix is None else np.ravel(matrix)
-            for matrix in (result.E, result.F, result.H)
-        )
-        pose = result.cam2_from_cam1
-        vector = None if pose is None else np.concatenate([pose.rotation.quat, pose.translation])
-        return _Geometry(name, inliers, E, F, H, vector)
-
-    def _single(self, points0: np.ndarray, points1: np.ndarray, estimation: Any) -> _Geometry:
-        """Verify a pair of points (M, 2) by one fundamental matrix or one homography.
-
-        The minima are those of any other geometry.
-        """
-        if self.options.model == GeometryModel.HOMOGRAPHY:
-            found = import_pycolmap().estimate_homography_matrix(
-                points0, points1, estimation.ransac
-            )
-            name, matrix = Geometry.PLANAR_OR_PANORAMIC, "H"
-        else:
-            found = import_pycolmap().estimate_fundamental_matrix(
-                points0, points1, estimation.ransac
-            )
-            name, matrix = Geometry.UNCALIBRATED, "F"
-        if found is None:
-            return _Geometry(Geometry.UNDEFINED, np.zeros(len(points0), bool))
-        inliers = np.asarray(found["inlier_mask"], bool)
-        if inliers.sum() < max(
-            self.options.min_num_inliers, self.options.min_inlier_ratio * len(inliers)
-        ):
-            return _Geometry(Geometry.DEGENERATE, np.zeros(len(points0), bool))
-        return _Geometry(name, inliers, **{matrix: np.ravel(found[matrix])})
+        if view is None:
+            return two_view_geometry(self.options, points0, points1, camera0, camera1)
+        found = two_view_geometry(self.fewer, points0, points1, camera0, camera1)
+        few = 0 < found.inliers.sum() < self.options.min_num_inliers
+        if few:
+            sides = points0[found.inliers], points1[found.inliers]
+            if not _confirmed(*sides, camera0, camera1, view):
+                return _Geometry(Geometry.DEGENERATE, np.zeros(len(points0), bool))
+        return found
 
 
 @dataclass(frozen=True)
@@ -181,6 +147,89 @@ class _Camera:
         )
         camera.has_prior_focal_length = self.focal is not None
         return camera
+
+
+def two_view_geometry(
+    options: VerificationOptions,
+    points0: np.ndarray,
+    points1: np.ndarray,
+    camera0: _Camera,
+    camera1: _Camera,
+) -> _Geometry:
+    """The geometry of the matches (M, 2) of one pair, verified by the minima of the options."""
+    if len(points0) < options.min_num_inliers:
+        return _Geometry(Geometry.DEGENERATE, np.zeros(len(points0), bool))
+    pycolmap = import_pycolmap()
+    estimation = pycolmap.TwoViewGeometryOptions(compute_relative_pose=True)
+    estimation.min_num_inliers = options.min_num_inliers
+    estimation.min_inlier_ratio = options.min_inlier_ratio
+    estimation.ransac.min_inlier_ratio = options.min_inlier_ratio
+    factors = [resize_factor(c.width, c.height, options.long_side) for c in (camera0, camera1)]
+    estimation.ransac.max_error = options.max_error * float(np.mean(factors))
+    estimation.ransac.max_num_trials = options.trials(len(points0))
+    estimation.ransac.min_num_trials = min(estimation.ransac.min_num_trials, options.max_num_trials)
+    estimation.ransac.confidence = options.confidence
+    estimation.ransac.random_seed = options.random_seed
+    if options.model != GeometryModel.ANY:
+        points = points0.astype(np.float64), points1.astype(np.float64)
+        return _single(options, *points, estimation)
+    indices = np.repeat(np.arange(len(points0), dtype=np.uint32)[:, None], 2, axis=1)
+    result = pycolmap.estimate_two_view_geometry(
+        camera0.pycolmap(1),
+        points0.astype(np.float64),
+        camera1.pycolmap(2),
+        points1.astype(np.float64),
+        indices,
+        estimation,
+    )
+    name = pycolmap.TwoViewGeometryConfiguration(result.config).name.lower()
+    inliers = np.zeros(len(points0), bool)
+    if name in VERIFIED:
+        inliers[np.asarray(result.inlier_matches)[:, 0]] = True
+    E, F, H = (
+        None if matrix is None else np.ravel(matrix) for matrix in (result.E, result.F, result.H)
+    )
+    pose = result.cam2_from_cam1
+    vector = None if pose is None else np.concatenate([pose.rotation.quat, pose.translation])
+    return _Geometry(name, inliers, E, F, H, vector)
+
+
+def _single(
+    options: VerificationOptions,
+    points0: np.ndarray,
+    points1: np.ndarray,
+    estimation: Any,
+) -> _Geometry:
+    """Verify a pair of points (M, 2) by one fundamental matrix or one homography.
+
+    The minima are those of any other geometry.
+    """
+    if options.model == GeometryModel.HOMOGRAPHY:
+        found = import_pycolmap().estimate_homography_matrix(points0, points1, estimation.ransac)
+        name, matrix = Geometry.PLANAR_OR_PANORAMIC, "H"
+    else:
+        found = import_pycolmap().estimate_fundamental_matrix(points0, points1, estimation.ransac)
+        name, matrix = Geometry.UNCALIBRATED, "F"
+    if found is None:
+        return _Geometry(Geometry.UNDEFINED, np.zeros(len(points0), bool))
+    inliers = np.asarray(found["inlier_mask"], bool)
+    if inliers.sum() < max(options.min_num_inliers, options.min_inlier_ratio * len(inliers)):
+        return _Geometry(Geometry.DEGENERATE, np.zeros(len(points0), bool))
+    return _Geometry(name, inliers, **{matrix: np.ravel(found[matrix])})
+
+
+def _confirmed(
+    points0: np.ndarray, points1: np.ndarray, camera0: _Camera, camera1: _Camera, view: np.ndarray
+) -> bool:
+    """Whether the inliers (M, 2) of a pair have the turn and size of the views it was tried in."""
+    turn, size = view
+    found = scale_between(points0, points1)
+    if found is None or abs(wrapped(turn_between(points0, points1) - turn)) > CONFIRMED_TURN:
+        return False
+    # The network saw both images at one longer side, times their scales.
+    sides = (max(camera.width, camera.height) for camera in (camera0, camera1))
+    seen = found * next(sides) / next(sides)
+    return bool(abs(np.log2(seen) - size) <= CONFIRMED_SIZE)
 
 
 def _cameras(images: pa.Table) -> dict[str, _Camera]:

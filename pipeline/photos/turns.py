@@ -9,6 +9,7 @@ that do not fit are cut off.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,20 @@ class View(NamedTuple):
 
     turn: int = 0
     scale: float = 1.0
+
+
+def views_between(views: Sequence[View], pairs: np.ndarray) -> np.ndarray:
+    """How the two views of pairs differ.
+
+    pairs: (N, 2) indices of views. Returns (N, 2) float64: the turn in degrees of the second view
+    against the first, and the logarithm of base 2 of the scale of the first against the second.
+    """
+    turns, scales = np.array(views, np.float64).reshape(-1, 2).T
+    first, second = pairs.T
+    difference: np.ndarray = np.stack(
+        [turns[second] - turns[first], np.log2(scales[first] / scales[second])], axis=1
+    )
+    return difference
 
 
 def turned(pixels: np.ndarray, turn: int) -> np.ndarray:

@@ -11,6 +11,9 @@ import torch
 from eloftr import load_matcher, load_model
 
 NAMES = ["shift", "homography", "capitol", "mixed_size"]
+# The dual softmax multiplies the rounding of float32 by its temperature, and processors round
+# sums in orders of their own: 0.00008 on one, 0.00014 on another.
+SCORES = 3e-4
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def test_matches_equal_the_authors(
     np.testing.assert_array_equal(found.cells[:, 1].numpy(), expected["i_ids"])
     np.testing.assert_array_equal(found.cells[:, 2].numpy(), expected["j_ids"])
     if variant == "full":
-        np.testing.assert_allclose(found.scores.numpy(), expected["mconf"], atol=1e-4)
+        np.testing.assert_allclose(found.scores.numpy(), expected["mconf"], atol=SCORES)
     else:
         np.testing.assert_allclose(found.scores.numpy(), expected["mconf"], rtol=1e-5)
     np.testing.assert_allclose(found.keypoints0.numpy(), expected["mkpts0"], atol=0.01)
@@ -70,5 +73,5 @@ def test_the_plain_entry_gives_the_same_keypoints(matchers: dict, reference: Pat
     (found,) = matchers["full"].match([expected["image0"]], [expected["image1"]])
     np.testing.assert_allclose(found.keypoints0, expected["mkpts0"], atol=0.01)
     np.testing.assert_allclose(found.keypoints1, expected["mkpts1"], atol=0.01)
-    np.testing.assert_allclose(found.scores, expected["mconf"], atol=1e-4)
+    np.testing.assert_allclose(found.scores, expected["mconf"], atol=SCORES)
     assert found.keypoints0.dtype == found.keypoints1.dtype == found.scores.dtype == np.float32

@@ -28,12 +28,14 @@ from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard
 from pipeline.match.turns.graph import angles_of, parts_of, turn_between, wrapped
 from pipeline.match.turns.rounds import (
+    LEAST_PROBES,
     Seen,
     again,
     first_views,
     guessed,
     is_survey,
     likely,
+    most_probes,
     second_chances,
     to_probe,
 )
@@ -113,6 +115,9 @@ def seen_of(rows: list[tuple[str, str, int, float | None]], names: list[str]) ->
     return Seen.of([pa.Table.from_arrays(arrays, schema=TURNS)], pa.array(names))
 
 
+NONE = np.empty((0, 2), int)  # pairs that were probed
+
+
 def relative(views: np.ndarray) -> dict[tuple[int, int], tuple[float, float]]:
     """Of every pair the turn of image 1, and the logarithm of the scale of image 0, relatively."""
     return {
@@ -129,17 +134,43 @@ def test_pairs_of_one_part_are_tried_at_the_turns_of_their_neighbours() -> None:
     assert relative(views) == {(0, 2): (180, 0), (1, 2): (180, 0)}
     assert len(again(seen, tried, turning=False)) == 0
     assert len(again(seen, np.vstack([tried, [(0, 2, 180, 0), (1, 2, 180, 0)]]))) == 0
-    assert to_probe(seen, np.empty((0, 2), int)).tolist() == [[0, 3]]
+    assert to_probe(seen, NONE, 9).tolist() == [[0, 3]]
 
 
 def test_upright_pairs_are_not_tried_again() -> None:
     rows = [("a", "b", 90, 3.0), ("b", "c", 80, -6.0), ("a", "c", 0, None)]
     seen = seen_of(rows, ["a", "b", "c"])
     assert len(again(seen, np.array([(0, 1, 0, 0), (1, 2, 0, 0), (0, 2, 0, 0)]))) == 0
-    assert len(to_probe(seen, np.empty((0, 2), int))) == 0
+    assert len(to_probe(seen, NONE, 9)) == 0
 
 
 UNKNOWN = np.full(4, np.nan)
+
+
+def test_photographs_that_have_nothing_in_common_pay_for_few_probes() -> None:
+    names = [f"{k:03}" for k in range(100)]
+    apart = [(i, j, 9, None) for i, j in itertools.combinations(names, 2)]
+    seen = seen_of(apart, names)
+    blind = most_probes(len(apart), found=False)
+    assert blind == len(apart) // 100
+    assert len(to_probe(seen, NONE, blind)) == blind
+    assert most_probes(len(apart), found=True) > 5 * blind
+    assert most_probes(10, found=False) == LEAST_PROBES
+
+
+def test_every_two_parts_are_probed_before_any_is_probed_again() -> None:
+    parts = [("a", "b", 90, 0.0), ("c", "d", 80, 0.0), ("e", "f", 70, 0.0)]
+    across = itertools.product("ab", "cdef")
+    rows = [*parts, *((i, j, 0, None) for i, j in across), ("c", "e", 0, None)]
+    seen = seen_of(rows, [*"abcdef"])
+
+    def probes(most: int, probed: np.ndarray = NONE) -> list[list[int]]:
+        return to_probe(seen, probed, most).tolist()
+
+    assert probes(3) == [[0, 2], [0, 4], [2, 4]]
+    assert len(probes(99)) == 7  # of nine: three of every two parts
+    assert probes(3, np.array([[0, 2], [0, 4]])) == [[0, 3], [0, 5], [2, 4]]
+    assert probes(99, np.array(probes(99))) == []
 
 
 def test_an_image_stands_at_one_turn_in_all_pairs_of_the_first_round() -> None:

@@ -15,6 +15,7 @@ from synthetic_run import LONG_SIDE, Scene, matches_table
 from pipeline import tables
 from pipeline.extras import import_pycolmap
 from pipeline.match.options import VerificationOptions
+from pipeline.match.turns.graph import scale_between, turn_between
 from pipeline.match.verify import VERIFIED, VerifyShard
 from pipeline.photos.sizes import resize_factor
 
@@ -94,6 +95,25 @@ def test_random_matches_are_refused(prior: bool) -> None:
     assert not set(table["geometry"].to_pylist()) & set(VERIFIED)
     assert table["num_inliers"].to_pylist() == [0] * len(rows)
     assert not any(any(inliers) for inliers in table["inliers"].to_pylist())
+
+
+def test_few_inliers_are_enough_where_views_and_matches_agree() -> None:
+    """A later round knows from other pairs how two photographs lie against each other."""
+    scene = Scene(noise=0.3, outliers=0)
+    points = np.stack([scene.project(0), scene.project(1)])[:, :24]
+    points[1, 19:] = np.random.default_rng(0).uniform(0, np.array(scene.size) - 1, (5, 2))
+    matches = matches_table([(scene.name(0), scene.name(1), points, np.ones(24))])
+
+    def inliers(*view: float) -> int:
+        found = VerifyShard(OPTIONS)(matches, scene.images(), np.array([view]) if view else None)
+        return int(found["num_inliers"][0].as_py())
+
+    true = turn_between(*points[:, :19]), float(np.log2(scale_between(*points[:, :19]) or 0))
+    assert inliers() == 0  # as 25 are asked for
+    assert 15 <= inliers(*true) <= 21
+    assert inliers(true[0] - 15, true[1]) == inliers(true[0] + 360, true[1]) == inliers(*true)
+    assert inliers(true[0] + 90, true[1]) == 0
+    assert inliers(true[0], true[1] + 1) == 0
 
 
 def test_few_matches_take_few_trials_and_are_found_all_the_same() -> None:
@@ -219,6 +239,7 @@ def test_importing_pycolmap_keeps_the_signal_handlers_of_the_process() -> None:
     program = """
 import os, signal
 signal.signal(signal.SIGTERM, lambda *_: (print("ours", flush=True), os._exit(3)))
+from pipeline.match.turns.graph import scale_between, turn_between
 from pipeline.match.verify import import_pycolmap
 import_pycolmap()
 os.kill(os.getpid(), signal.SIGTERM)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import coo_array
 
+from pipeline.events import counted
 from pipeline.match.turns.graph import angles_of, parts_of, sizes_of, wrapped
 from pipeline.tables import TURNS
 
@@ -42,6 +43,10 @@ FARTHEST_SIZE = 2.6  # beyond, not even these views would fit
 MARGIN_OF_SCALES = 1.2  # likewise, because chance has its most matches at equal size
 NEXT_STEP = 1.1  # of a ladder's logarithms: 2 is next to 1 and to 3
 PROBED_PAIRS = 3  # of every two parts
+# Probes of a round, as shares of the planned pairs. One takes as long as two or three pairs do.
+BLIND = 0.01  # where nothing tells that photographs are turned or scaled
+SEEN = 0.1  # where verified pairs or headings tell it
+LEAST_PROBES = 12  # a small collection waits for seconds
 LEAST_MATCHES = 12  # of the best turn of a probed pair
 MARGIN = 1.5  # times the matches of the next best turn or scale that is not its neighbour
 
@@ -148,6 +153,11 @@ def is_survey(seen: Seen, headings: np.ndarray) -> bool:
     return bool(np.isfinite(headings).any() or (np.abs(seen.turn) > TURNED_PAIR).any())
 
 
+def is_scaled(seen: Seen) -> bool:
+    """Whether verified pairs show the scene at sizes that differ."""
+    return bool(_scaled(seen.size).any())
+
+
 def second_chances(
     seen: Seen, again_tried: np.ndarray, turning: bool = True, scaling: bool = True
 ) -> np.ndarray:
@@ -186,28 +196,47 @@ def first_views(pairs: np.ndarray, headings: np.ndarray) -> np.ndarray | None:
     return _views(pairs, _settled_together(headings), np.zeros(len(pairs)))
 
 
-def to_probe(seen: Seen, probed: np.ndarray) -> np.ndarray:
-    """(M, 2): the pairs between parts that tell most, at most PROBED_PAIRS of every two parts.
+def most_probes(pairs: int, found: bool) -> int:
+    """How many pairs of so many planned ones a round may probe at several turns, or scales.
 
-    probed: (P, 2) pairs that were probed already. Pairs whose images have many inliers elsewhere
-    come first, because they are rich in what the network sees.
+    found: whether anything tells that photographs are turned, or scaled. Photographs that have
+    nothing in common pay little for being probed in vain. Where probes find pairs, the next round
+    may probe as many again.
+    """
+    return max(LEAST_PROBES, int((SEEN if found else BLIND) * pairs))
+
+
+def later_line(pairs: int, survey: bool) -> str:
+    """What later rounds may cost at most, in one line."""
+    probes = counted(most_probes(pairs, survey), "probe")
+    if survey:
+        return f"later rounds: at most {counted(pairs, 'pair')} again, and {probes} a round"
+    return f"later rounds: at most {probes} a round, and the pairs that they find"
+
+
+def to_probe(seen: Seen, probed: np.ndarray, most: int) -> np.ndarray:
+    """(M, 2): the `most` pairs between parts that tell most, PROBED_PAIRS of every two parts.
+
+    probed: (P, 2) pairs that were probed already; they count among those of their parts. Pairs
+    whose images have many inliers elsewhere come first, because they are rich in what the network
+    sees, and one pair of every two parts comes before a second one of any.
     """
     first, second = seen.pairs.T
     apart = np.flatnonzero(seen.open() & (seen.part[first] != seen.part[second]))
     rich = np.bincount(seen.pairs.ravel(), np.repeat(seen.inliers, 2), len(seen.part))
-    low, high = np.sort(seen.part[seen.pairs[apart]], axis=1).T
     support = np.minimum(rich[first[apart]], rich[second[apart]])
+    low, high = np.sort(seen.part[seen.pairs[apart]], axis=1).T
     order = np.lexsort((second[apart], first[apart], -support, high, low))
-    done = {tuple(pair) for pair in probed.tolist()}
-    chosen: list[int] = []
-    used: dict[tuple[int, int], int] = {}
-    for k in order:
-        between = int(low[k]), int(high[k])
-        if used.get(between, 0) < PROBED_PAIRS:
-            used[between] = used.get(between, 0) + 1
-            if tuple(seen.pairs[apart[k]].tolist()) not in done:
-                chosen.append(int(apart[k]))
-    return seen.pairs[sorted(chosen)]
+    place = np.empty(len(order), np.int64)  # of a pair among those of the same parts
+    between = low[order] * len(seen.part) + high[order]
+    _, start, count = np.unique(between, return_index=True, return_counts=True)
+    place[order] = np.arange(len(order)) - np.repeat(start, count)
+    width = len(seen.part)
+    done = np.isin(seen.pairs[apart] @ [width, 1], probed @ [width, 1])
+    best = np.lexsort((second[apart], first[apart], -support, place))
+    new = best[(place[best] < PROBED_PAIRS) & ~done[best]]
+    chosen: np.ndarray = seen.pairs[np.sort(apart[new[:most]])]
+    return chosen
 
 
 def likely(probes: pa.Table, names: pa.Array, tried: np.ndarray) -> np.ndarray:

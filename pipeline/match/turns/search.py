@@ -27,13 +27,15 @@ from pipeline.match.turns.rounds import (
     again,
     best_turns,
     guessed,
+    is_scaled,
     is_survey,
     likely,
+    most_probes,
     second_chances,
     to_probe,
 )
 from pipeline.match.turns.tries import SIDES, by_round
-from pipeline.photos.turns import View
+from pipeline.photos.turns import View, views_between
 from pipeline.tables import PROBES, TURNED
 from pipeline.vocabulary import Device
 
@@ -87,9 +89,11 @@ class ViewSearch:
             found.append(guessed(seen, headings, later if survey else tried))
         views = np.unique(np.concatenate(found), axis=0)
         if turning and not len(views):
-            views = likely(self._turns(seen, number, names), names, tried)
+            most = most_probes(len(seen.pairs), survey)
+            views = likely(self._turns(seen, number, names, most), names, tried)
         if scaling and not len(views):
-            views = likely(self._ladder(seen, number, names), names, tried)
+            most = most_probes(len(seen.pairs), is_scaled(seen))
+            views = likely(self._ladder(seen, number, names, most), names, tried)
         return self._shards(views, number)
 
     def _tried(self, plans: Sequence[pa.Table], names: pa.Array) -> np.ndarray:
@@ -99,22 +103,19 @@ class ViewSearch:
         for shard in itertools.chain.from_iterable(map(planned_shards, plans)):
             images = np.array([index[name] for name in shard.images])
             views = shard.views or [View()] * len(images)
-            turns, scales = (np.array(values) for values in zip(*views, strict=True))
-            i, j = shard.pairs.T
-            size = np.log2(scales[i] / scales[j])
-            rows.append(np.column_stack([images[i], images[j], turns[j] - turns[i], size]))
+            rows.append(np.hstack([images[shard.pairs], views_between(views, shard.pairs)]))
         return np.concatenate(rows)
 
-    def _turns(self, seen: Seen, number: int, names: pa.Array) -> pa.Table:
+    def _turns(self, seen: Seen, number: int, names: pa.Array, most: int) -> pa.Table:
         """PROBES of the pairs between parts that tell most, at several turns."""
         turns = self.run.options.turns
 
         def planned(name: str, image0: str, image1: str) -> PlannedShard:
             return planned_probe(name, image0, image1, turns)
 
-        return self._probed(seen, number, names, "", planned)
+        return self._probed(seen, number, names, most, "", planned)
 
-    def _ladder(self, seen: Seen, number: int, names: pa.Array) -> pa.Table:
+    def _ladder(self, seen: Seen, number: int, names: pa.Array, most: int) -> pa.Table:
         """PROBES of the pairs between parts that tell most, at several scales.
 
         Image 1 is upright, and at the turn that has most matches where turns were probed.
@@ -127,17 +128,18 @@ class ViewSearch:
             turns = sorted({0, turn_of.get((image0, image1), 0)})
             return planned_ladder(name, image0, image1, turns, ratios)
 
-        return self._probed(seen, number, names, OF_SCALES[1:], planned)
+        return self._probed(seen, number, names, most, OF_SCALES[1:], planned)
 
     def _probed(
         self,
         seen: Seen,
         number: int,
         names: pa.Array,
+        most: int,
         letter: str,
         planned_of: Callable[[str, str, str], PlannedShard],
     ) -> pa.Table:
-        """PROBES of the pairs between parts; those that no round has probed are carried out.
+        """PROBES of at most so many pairs between parts that no round before has probed.
 
         letter: stands in the names of the probes of one kind. planned_of: plans the probe of two
         images under a name.
@@ -148,7 +150,7 @@ class ViewSearch:
             [name for name in done if not name.startswith(mine) and (OF_SCALES in name) == kind]
         )
         columns = [pc.index_in(before[side], value_set=names).to_numpy() for side in SIDES]
-        pairs = to_probe(seen, np.unique(np.stack(columns, axis=1), axis=0))
+        pairs = to_probe(seen, np.unique(np.stack(columns, axis=1), axis=0), most)
         planned = [
             planned_of(f"{number:02}-{letter}{k:08}", names[i].as_py(), names[j].as_py())
             for k, (i, j) in enumerate(pairs.tolist())
