@@ -111,8 +111,8 @@ def s3() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def embedded_ray() -> Iterator[None]:
-    """A Ray node of two CPUs in this process, for all tests that need one."""
+def embedded_ray() -> Iterator[str]:
+    """A Ray node of two CPUs in this process, for all tests that need one; its address."""
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     with pytest.MonkeyPatch.context() as patched:
@@ -134,7 +134,7 @@ def embedded_ray() -> Iterator[None]:
             runtime_env={"env_vars": {"PYTHONPATH": paths}},
         )
         signal.signal(signal.SIGTERM, handler)  # Ray has one of its own
-    yield
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 
 
@@ -148,8 +148,10 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads() -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def _own_share_of_cpus() -> None:
+    """As many threads as leave the other processes of the suite their CPUs."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, min(2, os.cpu_count() or 1) // processes))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -42,6 +42,11 @@ sys.exit(main(["match", *sys.argv[1:]]))
 MARK = "ELOFTR_TEST_MARK"  # in the environment of a job, whose processes are found by it
 
 
+def attached(address: str) -> dict[str, str]:
+    """The environment of a job that works on a Ray cluster which is there before it."""
+    return {"RAY_ADDRESS": address, "RAY_OVERRIDE_RESOURCES": "{}"}
+
+
 def eloftr(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command line of `eloftr`, carried out by a process of its own on this machine."""
     command = [sys.executable, "-c", COMMAND, *map(str, arguments)]

@@ -17,9 +17,10 @@ from pipeline.match.run import Run, RunSummary
 from pipeline.match.shards import planned_shards
 from pipeline.vocabulary import Device
 
-LONG_SIDE = 192
-COUNT = 12  # photographs
-PLAN = ("--long-side", LONG_SIDE, "--shard-pairs", 3)
+LONG_SIDE = 128
+COUNT = 9  # photographs
+SHARD_PAIRS = 2
+PLAN = ("--long-side", LONG_SIDE, "--shard-pairs", SHARD_PAIRS)
 
 
 def match_plainly(options: RunOptions) -> RunSummary:
@@ -48,12 +49,12 @@ def match_plainly(options: RunOptions) -> RunSummary:
 
 def write_quiet_run(place: Path) -> None:
     """`photos`, and `quiet`: a run of all their pairs in one process, without an executor."""
-    write_views(place / "photos", COUNT, (192, 144))
+    write_views(place / "photos", COUNT, (128, 96))
     options = RunOptions(
         *(str(place / "photos"), str(place / "quiet")),
         matching=MatchingOptions(LONG_SIDE),
         verification=VerificationOptions(long_side=LONG_SIDE),
-        max_pairs=3,
+        max_pairs=SHARD_PAIRS,
     )
     match_plainly(options)
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from job_process import PROJECT, Job, done, free_port, rows, shards, tables
+from job_process import PROJECT, Job, attached, done, free_port, rows, shards, tables
 from pictures import views
 from PIL import Image
 from quiet_run import match_plainly
@@ -120,13 +120,15 @@ LISTED = (
 
 
 EXECUTORS = ("local", "ray")
+UPRIGHT = ("--turns", "off", "--scales", "off")  # one round is enough for these tests
 
 
 @pytest.fixture(scope="module", params=EXECUTORS)
 def finished(place: Path, request: pytest.FixtureRequest) -> Finished:
     """The job, run once from start to end."""
     output = f"run by {request.param}"
-    job = Job(*LISTED, "--output", output, "--executor", request.param, cwd=place)
+    cluster = attached(request.getfixturevalue("embedded_ray")) if request.param == "ray" else {}
+    job = Job(*LISTED, "--output", output, "--executor", request.param, cwd=place, **cluster)
     assert job.ended() == 0, job.out + job.err
     return Finished(job, place / output, request.param)
 
@@ -368,7 +370,7 @@ STOPPED = "eloftr match: stopped; run the same command again to go on"
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_ctrl_c_ends_with_code_three_and_a_sentence(place: Path, executor: str) -> None:
     run = place / f"interrupted {executor}"
-    small = ("--long-side", 96, "--shard-pairs", 2, "--executor", executor)
+    small = (*UPRIGHT, "--long-side", 96, "--shard-pairs", 2, "--executor", executor)
     job = Job("--images", "photos", "--output", run, *small, cwd=place)
     job.until(lambda: done(run) > 0)
     os.killpg(job.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
@@ -381,7 +383,7 @@ def test_ctrl_c_ends_with_code_three_and_a_sentence(place: Path, executor: str) 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_sigterm_while_processes_start_ends_likewise(place: Path, executor: str) -> None:
     output = f"terminated early {executor}"
-    small = ("--long-side", 96, "--executor", executor)
+    small = (*UPRIGHT, "--long-side", 96, "--executor", executor)
     job = Job("--images", "photos", "--output", output, *small, cwd=place)
     job.until(lambda: len(job.left()) > 1)
     job.process.terminate()
@@ -435,8 +437,9 @@ def in_cluster(cluster: str, output: Path, place: Path, *more: object, **environ
         place / "photos",
         "--output",
         output,
+        *UPRIGHT,
         "--long-side",
-        96,
+        64,
         "--shard-pairs",
         40,
         *more,

@@ -276,7 +276,7 @@ def test_a_run_that_is_stopped_at_scales_goes_on_to_the_same_bytes(
 
 
 def test_ray_does_not_change_the_views(
-    place: Path, whole: Path, embedded_ray: None, tmp_path: Path
+    place: Path, whole: Path, embedded_ray: str, tmp_path: Path
 ) -> None:
     pipeline.match(str(place / "photos"), str(tmp_path / "ray"), **{**QUICK, "executor": "ray"})
     assert tables(tmp_path / "ray") == tables(whole)
