@@ -122,6 +122,7 @@ def embedded_ray() -> Iterator[str]:
         # Ray ends what has no work for a second, and the next test would wait for new processes.
         patched.setenv("RAY_idle_worker_killing_time_threshold_ms", "30000")
         patched.setenv("CUDA_VISIBLE_DEVICES", "")
+        patched.setenv("RAY_AUTH_MODE", "disabled")  # as of the jobs that join it
         patched.delenv("RAY_ADDRESS", raising=False)
         handler = signal.getsignal(signal.SIGTERM)
         ray.init(

@@ -281,7 +281,13 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
             raise ExecutorError(
                 f"{cause}; start it, or unset {CLUSTER} to use this machine alone."
             ) from error
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except ConnectionError as error:
+            cure = "check that it has this version of Ray, and that this process has its token"
+            raise ExecutorError(
+                f"{CLUSTER}={address}: what answers there does not let this process in; {cure}."
+            ) from error
         return
     options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
     # Workers must find this package as this process did, from whatever folder it was started. The
