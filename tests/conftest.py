@@ -29,6 +29,23 @@ settings.register_profile("same", derandomize=True, deadline=None, max_examples=
 settings.load_profile("same")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files stay whole, and those that need Ray follow one another in one process of the suite.
+
+    Two clusters that start at once on two CPUs wait for each other longer than one after the other.
+    """
+
+    def needs_ray(item: pytest.Item) -> bool:
+        callspec = getattr(item, "callspec", None)
+        asked = callspec is not None and "ray" in callspec.params.values()
+        return asked or item.path.parent.name == "jobs" or "embedded_ray" in item.fixturenames  # type: ignore[attr-defined]
+
+    on_ray = {item.path for item in items if needs_ray(item)}
+    for item in items:
+        group = "ray" if item.path in on_ray else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def _folder(variable: str, default: Path) -> Path:
     folder = Path(os.environ.get(variable, default))
     if not folder.is_dir():
