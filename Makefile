@@ -25,7 +25,7 @@ demo: .venv/installed
 	$(BIN)/eloftr demo
 
 test: lint docs
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --cov
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder --cov
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

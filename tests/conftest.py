@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,22 +30,27 @@ settings.register_profile("same", derandomize=True, deadline=None, max_examples=
 settings.load_profile("same")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files stay whole, and those that need Ray follow one another in one process of the suite.
+# Files that start Ray. One process of the suite takes them all, because two clusters that start at
+# once on two CPUs take longer than one after the other.
+ON_RAY = (
+    "tests/cli/test_match_command.py",
+    "tests/cli/test_rerank_command.py",
+    "tests/execute/",
+    "tests/jobs/",
+    "tests/match/test_scales.py",
+)
 
-    Two clusters that start at once on two CPUs wait for each other longer than one after the other.
-    """
 
-    def needs_ray(item: pytest.Item) -> bool:
-        callspec = getattr(item, "callspec", None)
-        asked = callspec is not None and "ray" in callspec.params.values()
-        return asked or item.path.parent.name == "jobs" or "embedded_ray" in item.fixturenames  # type: ignore[attr-defined]
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give whole files to the processes of the suite, and those of ON_RAY to one of them."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    on_ray = {item.path for item in items if needs_ray(item)}
-    for item in items:
-        group = "ray" if item.path in on_ray else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith(ON_RAY) else nodeid.partition("::")[0]
+
+    return Scheduling(config, log)
 
 
 def _folder(variable: str, default: Path) -> Path:

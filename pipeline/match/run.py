@@ -122,6 +122,8 @@ class Run:
             if self.resumed:
                 self._check_same(before)
                 self.plan = replace(self.plan, shards=self.folder.read_table(PLAN_FILE))
+            else:
+                self._check_free()
             self._headings = self._found_headings(listen)
         except OSError as error:
             raise RunError(
@@ -129,13 +131,6 @@ class Run:
             ) from error
         if not self.resumed:
             self.plan = turned_plan(self.plan, self.headings(), self.options, device)
-        if not self.resumed and self.folder.exists("ranking.parquet"):
-            raise RunError(f"{self.folder.shown}: holds a reranking; give another --output.")
-        if not self.resumed and self.folder.done_names():
-            raise RunError(
-                f"{self.folder.shown}: holds finished shards but no {RUN_FILE}; "
-                "give another --output."
-            )
 
     def _describe(self) -> dict[str, Any]:
         options, config = self.options, self.model.config
@@ -177,6 +172,16 @@ class Run:
             raise RunError(
                 f"{self.folder.shown}: holds a run that does not fit: {what}; "
                 "give another --output, or what it had."
+            )
+
+    def _check_free(self) -> None:
+        """Refuse a folder that holds something else than a run."""
+        if self.folder.exists("ranking.parquet"):
+            raise RunError(f"{self.folder.shown}: holds a reranking; give another --output.")
+        if self.folder.done_names():
+            raise RunError(
+                f"{self.folder.shown}: holds finished shards but no {RUN_FILE}; "
+                "give another --output."
             )
 
     def counts(self) -> PlanCounts:
