@@ -282,7 +282,8 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
                 f"{cause}; start it, or unset {CLUSTER} to use this machine alone."
             ) from error
         try:
-            ray.init(**options)
+            with _silence(quiet):
+                ray.init(**options)
         except ConnectionError as error:
             cure = "check that it has this version of Ray, and that this process has its token"
             raise ExecutorError(

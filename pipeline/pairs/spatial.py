@@ -25,6 +25,7 @@ from pipeline.errors import PairListError, StorageError
 from pipeline.pairs.formats import MOST, of_pairs
 from pipeline.pairs.pair_list import PairList
 from pipeline.photos.exif import HEADER_BYTES, HEADER_THREADS, gps_position
+from pipeline.photos.source import Folders
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 from pipeline.tables import FAILURES
@@ -47,7 +48,9 @@ class Positions:
     failures: pa.Table = field(default_factory=FAILURES.empty_table)
 
 
-def exif_positions(folder: Folder, names: Sequence[str], height: bool = False) -> Positions:
+def exif_positions(
+    folder: Folder | Folders, names: Sequence[str], height: bool = False
+) -> Positions:
     """Positions of a folder's images by the GPS tags of their EXIF data.
 
     height: use the altitude, which is often wrong by more than the distance between images.
@@ -64,7 +67,7 @@ def exif_positions(folder: Folder, names: Sequence[str], height: bool = False) -
     return Positions([*where], on_earth(degrees, height), _position_failures(why))
 
 
-def _of_file(folder: Folder, name: str) -> tuple[float, float, float] | str:
+def _of_file(folder: Folder | Folders, name: str) -> tuple[float, float, float] | str:
     """Latitude, longitude and altitude of a file, or the reason why it has none."""
     try:
         data = folder.read_bytes(name, limit=HEADER_BYTES)

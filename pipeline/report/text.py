@@ -20,7 +20,7 @@ def summary_text(summary: RunSummary, output: str) -> str:
     """The summary of `Run.finish` as a few lines."""
     lines = [
         ("images", f"{summary['images']:,}"),
-        ("pairs", f"{summary['pairs']:,} of {summary['planned_pairs']:,} planned"),
+        ("pairs", _pairs(summary["pairs"], summary["planned_pairs"])),
         ("matched", f"{summary['matched']:,} pairs, {summary['matches']:,} matches"),
         ("verified", f"{summary['verified']:,} pairs, {summary['inliers']:,} inliers"),
         ("failed", _counts(summary["failed"]) or "none"),
@@ -110,6 +110,12 @@ def descriptors_text(summary: DescriptorsSummary) -> str:
     made = f"{summary['described']:,} images, {summary['dimensions']:,} numbers each"
     lines = [("described", made), *_unusable(summary["unusable"]), ("results", summary["results"])]
     return aligned(lines)
+
+
+def _pairs(pairs: int, planned: int) -> str:
+    if pairs > planned:
+        return f"{planned:,} planned, and {pairs - planned:,} across gaps"
+    return f"{pairs:,} of {planned:,} planned"
 
 
 def _counts(of: Mapping[str, int]) -> str:

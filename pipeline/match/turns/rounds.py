@@ -181,7 +181,7 @@ def guessed(seen: Seen, headings: np.ndarray, tried: np.ndarray) -> np.ndarray:
     weak = np.minimum(partners[first], partners[second]) < WEAK
     known = np.isfinite(headings[first]) & np.isfinite(headings[second])
     pairs = seen.pairs[seen.open() & ~seen.together() & known & weak]
-    return _untried(_views(pairs, _settled_together(headings), np.zeros(len(pairs))), tried)
+    return _untried(by_headings(pairs, headings), tried)
 
 
 def first_views(pairs: np.ndarray, headings: np.ndarray) -> np.ndarray | None:
@@ -191,8 +191,11 @@ def first_views(pairs: np.ndarray, headings: np.ndarray) -> np.ndarray | None:
     """
     first, second = pairs.T
     turned = np.abs(wrapped(headings[second] - headings[first])) > ALIKE  # false where unknown
-    if not turned.any():
-        return None
+    return by_headings(pairs, headings) if turned.any() else None
+
+
+def by_headings(pairs: np.ndarray, headings: np.ndarray) -> np.ndarray:
+    """(M, 6): pairs, at the turns that the headings (n,) of their images ask for."""
     return _views(pairs, _settled_together(headings), np.zeros(len(pairs)))
 
 

@@ -21,11 +21,13 @@ from pipeline.match.options import LADDER
 from pipeline.match.plan import SHARD_SIZES
 from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard, plan_views, planned_shards
+from pipeline.match.turns.gaps import across_gaps
 from pipeline.match.turns.probe import planned_ladder, planned_probe
 from pipeline.match.turns.rounds import (
     Seen,
     again,
     best_turns,
+    by_headings,
     guessed,
     is_scaled,
     is_survey,
@@ -35,6 +37,7 @@ from pipeline.match.turns.rounds import (
     to_probe,
 )
 from pipeline.match.turns.tries import SIDES, by_round
+from pipeline.pairs.spatial import exif_positions
 from pipeline.photos.turns import View, views_between
 from pipeline.tables import PROBES, TURNED
 from pipeline.vocabulary import Device
@@ -94,7 +97,22 @@ class ViewSearch:
         if scaling and not len(views):
             most = most_probes(len(seen.pairs), is_scaled(seen))
             views = likely(self._ladder(seen, number, names, most), names, tried)
+        if survey and not len(views):
+            views = self._across_gaps(seen, headings)
         return self._shards(views, number)
+
+    def _across_gaps(self, seen: Seen, headings: np.ndarray) -> np.ndarray:
+        """(M, 6): new pairs of a survey that would join parts which its pairs do not join."""
+        used = np.unique(seen.pairs[~seen.failed])
+        if len(np.unique(seen.part[used])) == 1:
+            return np.empty((0, 6))
+        names = self.run.plan.names
+        positions = exif_positions(self.run.source, [names[k] for k in used])
+        row = {name: k for k, name in enumerate(names)}
+        where = np.full((len(names), 3), np.nan)
+        where[[row[name] for name in positions.names]] = positions.metres
+        pairs = across_gaps(seen, where, most_probes(len(self.run.plan.pairs.pairs), True))
+        return by_headings(pairs, headings)
 
     def _tried(self, plans: Sequence[pa.Table], names: pa.Array) -> np.ndarray:
         """(T, 4): the pairs of some plans, and the views in which they are tried."""
