@@ -45,7 +45,7 @@ from pipeline.photos.turns import canvas, turned, unturned
 from pipeline.store.folder import Folder
 from pipeline.tables import HEADINGS, PROBES, TURNS
 
-QUICK = {"long_side": 192, "executor": "local"}
+QUICK = {"long_side": 192, "executor": "local", "scales": "off"}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -297,8 +297,8 @@ def test_the_summary_counts_every_pair_once(whole: Path) -> None:
 
 
 def test_a_run_without_turns_tries_nothing_again(place: Path, whole: Path) -> None:
-    off = {"turns": "off", "scales": "off"}
-    summary = pipeline.match(str(place / "turned"), str(place / "off"), **off, **QUICK)
+    off = {**QUICK, "turns": "off"}
+    summary = pipeline.match(str(place / "turned"), str(place / "off"), **off)
     assert summary["verified"] < 15
     first = pq.read_table(place / "off" / "matches" / "00000000.parquet")
     assert first.equals(pq.read_table(whole / "matches" / "00000000.parquet"))
