@@ -49,15 +49,15 @@ class Marker(TypedDict):
 class FinishShard:
     """Verify a matched shard and write its tables, each of them whole, and last its done marker.
 
-    CPU only. again: the shard is of a later round, whose views tell what to expect of a pair.
+    CPU only. known: verified pairs tell the views of the shard, and so what to expect of a pair.
     """
 
     def __init__(
-        self, folder: Folder, verification: VerificationOptions, again: bool = False
+        self, folder: Folder, verification: VerificationOptions, known: bool = False
     ) -> None:
         self.folder = folder
         self.verify = VerifyShard(verification)
-        self.again = again
+        self.known = known
 
     def __call__(self, shard: MatchedShard, attempt: int = 1) -> Marker:
         """Verify and write one shard; returns what the marker holds.
@@ -66,7 +66,7 @@ class FinishShard:
         """
         started = time.monotonic()
         shard = shard if attempt <= TRIES else set_aside(shard)
-        matches = self.verify(shard.matches, shard.images, shard.views if self.again else None)
+        matches = self.verify(shard.matches, shard.images, shard.views if self.known else None)
         verified = time.monotonic()
         failures = pa.concat_tables([shard.failures, _bad_numbers(matches)])
         if failures.num_rows:

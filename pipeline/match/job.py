@@ -92,12 +92,12 @@ def match_photographs(
         work.carry_out(planned_shards(todo))
         if options.turns or options.scales:
             search = ViewSearch(run, work.device, work.probe)
-            for number, plan in search.rounds():
+            for number, plan, known in search.rounds():
                 shards = planned_shards(run.pending(plan))
                 pairs = sum(len(shard.pairs) for shard in planned_shards(plan))
                 text = f"round {number}: {counted(pairs, 'pair')} again, in other views"
                 listen(Event("turns", text, {"round": number, "pairs": pairs}))
-                work.carry_out(shards, again=True)
+                work.carry_out(shards, again=True, known=known)
         seconds = time.monotonic() - started
         return run.finish(
             {
@@ -127,13 +127,15 @@ class _Work:
         self.pairs, self.start_seconds = 0, 0.0
         self.device = device_of(executor, actors)
 
-    def carry_out(self, shards: list[PlannedShard], again: bool = False) -> None:
-        """Match shards and write them; counts their pairs. again: see `stages_of`."""
+    def carry_out(
+        self, shards: list[PlannedShard], again: bool = False, known: bool = False
+    ) -> None:
+        """Match shards and write them; counts their pairs. again, known: see `stages_of`."""
         if not shards:
             return
         pairs = sum(len(shard.pairs) for shard in shards)
         progress = Progress(pairs, listen=self.listen)
-        stages = stages_of(self.run, self.stage, self._threads(shards), again)
+        stages = stages_of(self.run, self.stage, self._threads(shards), again, known)
         for marker in self._results(stages, shards):
             _count(self.executor, marker)
             progress.advance(marker["counts"]["pairs"], sum(marker["failed"].values()))
@@ -179,12 +181,17 @@ def device_of(executor: Executor, actors: Actors) -> Device:
 
 
 def stages_of(
-    run: Run, stage: type[MatchShard] = MatchShard, threads: int = 1, again: bool = False
+    run: Run,
+    stage: type[MatchShard] = MatchShard,
+    threads: int = 1,
+    again: bool = False,
+    known: bool = False,
 ) -> list[Stage]:
     """The stages of a run: read, match and finish.
 
     threads: of every process that matches. again: the pairs were tried before. The network then
-    sees equalised grey levels, fainter matches count, and fewer inliers where the views agree.
+    sees equalised grey levels, and fainter matches count. known: verified pairs tell the views of
+    these pairs, so fewer inliers are enough where they agree.
     """
     options = run.options
     model = _lenient(run.model) if again else run.model
@@ -196,7 +203,7 @@ def stages_of(
             partial(_make_matcher, stage, model, options.matching, threads),
             holds_model=True,
         ),
-        Stage("finish", partial(FinishShard, run.folder, options.verification, again)),
+        Stage("finish", partial(FinishShard, run.folder, options.verification, known)),
     ]
 
 

@@ -42,9 +42,9 @@ class VerifyShard:
         """Fill the columns of MATCHES from `geometry` on.
 
         images: rows of IMAGES for all images that `matches` name.
-        views: (N, 2) for pairs that other pairs or headings predict: the turn in degrees of image 1
-            against image 0, and the logarithm of base 2 of the scale of image 0 against image 1,
-            in which they were matched. FEW_INLIERS are then enough where these agree with it.
+        views: (N, 2) for pairs whose views other verified pairs tell: the turn in degrees of image
+            1 against image 0, and the logarithm of base 2 of the scale of image 0 against image 1.
+            FEW_INLIERS are then enough where they agree with it.
 
         Rows keep their order. A pair that is not `matched` gets geometry `none`. A pair whose
         numbers allow no geometry (not finite, or lists of different lengths) becomes `failed` with

@@ -39,11 +39,13 @@ from pipeline.match.turns.rounds import (
     second_chances,
     to_probe,
 )
+from pipeline.match.turns.search import ViewSearch
 from pipeline.match.turns.tries import settled_matches
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.turns import canvas, turned, unturned
 from pipeline.store.folder import Folder
 from pipeline.tables import HEADINGS, PROBES, TURNS
+from pipeline.vocabulary import Device
 
 QUICK = {"long_side": 192, "executor": "local", "scales": "off"}
 
@@ -285,6 +287,19 @@ def test_keypoints_come_back_in_the_photograph_s_own_pixels(place: Path, whole: 
     assert turn_between(np.array(row["keypoints0"])[np.array(row["inliers"])], points) == (
         pytest.approx(-90, abs=15)
     )
+
+
+def test_views_are_known_from_verified_pairs_and_not_from_probes(place: Path, whole: Path) -> None:
+    """Few inliers are enough for known views. Wrong guesses would agree with them by chance."""
+
+    def nothing_left(shards: list[PlannedShard]) -> None:
+        raise AssertionError(shards)
+
+    rounds = ViewSearch(opened(place, whole), Device.CPU, nothing_left).rounds()
+    known = [known for _, _, known in rounds]
+    assert (whole / "probes").exists()
+    assert known[0] is False
+    assert known[-1] is True
 
 
 def test_the_summary_counts_every_pair_once(whole: Path) -> None:

@@ -36,13 +36,13 @@ from pipeline.match.turns.rounds import (
     second_chances,
     to_probe,
 )
-from pipeline.match.turns.tries import SIDES, by_round
+from pipeline.match.turns.tries import SIDES, by_round, round_of
 from pipeline.pairs.spatial import exif_positions
 from pipeline.photos.turns import View, views_between
 from pipeline.tables import PROBES, TURNED
 from pipeline.vocabulary import Device
 
-MOST_ROUNDS = 8
+MOST_ROUNDS = 12
 OF_SCALES = "-s"  # in the names of probes of several scales
 Probe = Callable[[list[PlannedShard]], None]  # carries out probes
 
@@ -55,30 +55,34 @@ class ViewSearch:
     device: Device
     probe: Probe
 
-    def rounds(self) -> Iterator[tuple[int, pa.Table]]:
-        """The number and the plan (TURNED) of every round.
+    def rounds(self) -> Iterator[tuple[int, pa.Table, bool]]:
+        """The number and the plan (TURNED) of every round, and whether its views are known.
 
+        Views are known where verified pairs tell them, and guesses of headings and probes are not.
         A round is done before the next one is asked for. Nothing is tried again in a run that was
         made before turns were known.
         """
         folder, shards = self.run.folder, self.run.plan.shards
         if len(folder.names("turns")) < len(shards):
             return
+        names = pa.array(self.run.plan.names, pa.string())
         for number in range(1, MOST_ROUNDS + 1):
+            earlier = [one for one in folder.names("turns") if round_of(one) < number]
+            seen = Seen.of([folder.read_table(one) for one in by_round(earlier)], names)
             name = f"plan/round_{number:02}.parquet"
             if folder.exists(name):
                 plan = folder.read_table(name)
             else:
-                plan = self._plan(number)
+                plan = self._plan(number, seen)
                 if not plan.num_rows:
                     return
                 folder.publish_table(name, plan)
-            yield number, plan
+            i, j = self._tried([plan], names)[:, :2].astype(int).T
+            yield number, plan, bool((seen.part[i] == seen.part[j]).all())
 
-    def _plan(self, number: int) -> pa.Table:
+    def _plan(self, number: int, seen: Seen) -> pa.Table:
         names = pa.array(self.run.plan.names, pa.string())
         folder = self.run.folder
-        seen = Seen.of([folder.read_table(name) for name in by_round(folder.names("turns"))], names)
         rounds = [folder.read_table(f"plan/round_{n:02}.parquet") for n in range(1, number)]
         later = self._tried(rounds, names)
         tried = np.concatenate([self._tried([self.run.plan.shards], names), later])
@@ -88,9 +92,9 @@ class ViewSearch:
         found = [again(seen, tried, turning, scaling)]
         if survey:
             found.append(second_chances(seen, later, turning, scaling))
-        if turning:
-            found.append(guessed(seen, headings, later if survey else tried))
         views = np.unique(np.concatenate(found), axis=0)
+        if turning and not len(views):
+            views = guessed(seen, headings, later if survey else tried)
         if turning and not len(views):
             most = most_probes(len(seen.pairs), survey)
             views = likely(self._turns(seen, number, names, most), names, tried)

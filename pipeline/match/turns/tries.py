@@ -24,6 +24,12 @@ def of_later_round(name: str) -> bool:
     return "-" in name
 
 
+def round_of(name: str) -> int:
+    """The round of a file that is named after a shard, 0 for the first one."""
+    number, later, _ = name.rpartition("/")[2].partition("-")
+    return int(number) if later else 0
+
+
 def by_round(files: Sequence[str]) -> list[str]:
     """Files of all rounds, those of the first round first."""
     return sorted(files, key=lambda name: (of_later_round(name), name))
