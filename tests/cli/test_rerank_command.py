@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from job_process import PROJECT, Job
 from pictures import write_places
@@ -97,7 +96,6 @@ def test_all_rounds_share_one_executor_which_does_not_change_the_result(
     capsys.readouterr()
     assert exit_code(*ASKED, *EARLY, "--output", run) == 0
     assert "this session: 0 pairs" in capsys.readouterr().out
-    assert not ray.is_initialized()
     ranking = "ranking.parquet"
     assert (run / ranking).read_bytes() == (tmp_path / "run" / ranking).read_bytes()
     # All candidates are other rounds: another folder is asked for.
