@@ -30,29 +30,25 @@ settings.register_profile("same", derandomize=True, deadline=None, max_examples=
 settings.load_profile("same")
 
 
-# Files that share the Ray node of one process, and those that start clusters of their own. Each of
-# the two groups goes to one process of the suite, because more clusters wait for each other.
-ON_RAY = {
-    "tests/jobs/": "clusters",
-    "tests/cli/test_match_command.py": "ray",
-    "tests/cli/test_rerank_command.py": "ray",
-    "tests/execute/": "ray",
-    "tests/match/test_scales.py": "ray",
-}
-
-
-def _group(nodeid: str) -> str | None:
-    return next((group for start, group in ON_RAY.items() if nodeid.startswith(start)), None)
+# Files that start Ray. One process of the suite takes them all, because two clusters at once on two
+# CPUs wait for each other.
+ON_RAY = (
+    "tests/cli/test_match_command.py",
+    "tests/cli/test_rerank_command.py",
+    "tests/execute/",
+    "tests/jobs/",
+    "tests/match/test_scales.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give whole files to the processes of the suite, and groups of ON_RAY to one of them each."""
+    """Give whole files to the processes of the suite, and those of ON_RAY to one of them."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return _group(nodeid) or nodeid.partition("::")[0]
+            return "ray" if nodeid.startswith(ON_RAY) else nodeid.partition("::")[0]
 
     return Scheduling(config, log)
 
@@ -60,7 +56,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with ON_RAY where processes share the suite, because these tests take longest."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: _group(item.nodeid) or "without")
+        items.sort(key=lambda item: not item.nodeid.startswith(ON_RAY))
 
 
 def _folder(variable: str, default: Path) -> Path:

@@ -36,19 +36,24 @@ def test_without_gpus_one_process_reads_for_two_cpus(tmp_path: Path) -> None:
 
 
 WORKERS = """
-import os, time, ray
+import os, tempfile, time, ray
+from pathlib import Path
 from pipeline.cli.app import _own_process
 from pipeline.execute.on_ray import TASK_CPUS, RayExecutor
 
 _own_process()  # as every command does
 
 @ray.remote(num_cpus=TASK_CPUS)
-def process():
-    time.sleep(3)  # until the others run, too
+def process(folder):
+    (folder / str(os.getpid())).touch()
+    deadline = time.monotonic() + 60
+    while len([*folder.iterdir()]) < 4 and time.monotonic() < deadline:  # the others run, too
+        time.sleep(0.05)
     return os.getpid(), os.getpriority(os.PRIO_PROCESS, 0)
 
 def processes():
-    return set(ray.get([process.remote() for _ in range(4)]))
+    with tempfile.TemporaryDirectory() as folder:
+        return set(ray.get([process.remote(Path(folder)) for _ in range(4)]))
 
 with RayExecutor() as executor:
     executor.start()

@@ -198,11 +198,7 @@ def test_what_kills_its_process_is_set_aside_and_the_rest_goes_on(
     (tmp_path / "sitecustomize.py").write_text(POISON)
     view = [f"view {k}.jpg" for k in range(COUNT)]
     pairs = [*combinations(view[:6], 2)]
-    pairs += (
-        [(view[6], view[k]) for k in range(2)]
-        + [(view[7], view[2])]
-        + [(view[k], view[8]) for k in range(3)]
-    )
+    pairs += [(view[6], view[k]) for k in range(2)] + [(view[7], view[2])] + [(view[0], view[8])]
     (tmp_path / "pairs.txt").write_text("".join(f"{first}\t{second}\n" for first, second in pairs))
     places = ("--images", place / "photos", "--output", tmp_path / "run")
     options = (*places, "--pairs", tmp_path / "pairs.txt", "--executor", executor)
@@ -234,7 +230,7 @@ def test_what_kills_its_process_is_set_aside_and_the_rest_goes_on(
     assert details[view[2], view[7]][:2] == ("match", "worker_died")
     assert f"{TRIES} processes" in details[view[2], view[7]][2]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["failed"] == {"crash": 3, "worker_died": len(lost)}
+    assert summary["failed"] == {"crash": 1, "worker_died": len(lost)}
     assert summary["failed_images"] == {"crash": 1}
 
 
