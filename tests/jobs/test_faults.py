@@ -230,7 +230,7 @@ def test_what_kills_its_process_is_set_aside_and_the_rest_goes_on(
     assert details[view[2], view[7]][:2] == ("match", "worker_died")
     assert f"{TRIES} processes" in details[view[2], view[7]][2]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["failed"] == {"crash": 1, "worker_died": len(lost)}
+    assert summary["failed"] == {"crash": 3, "worker_died": len(lost)}
     assert summary["failed_images"] == {"crash": 1}
 
 

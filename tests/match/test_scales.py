@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from job_process import tables
 from pictures import views
 from PIL import Image
 
@@ -230,10 +231,6 @@ def whole(place: Path) -> Path:
     """The run of these photographs, undisturbed."""
     pipeline.match(str(place / "photos"), str(place / "whole"), **QUICK)
     return place / "whole"
-
-
-def tables(run: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*.parquet")}
 
 
 def test_photographs_of_other_sizes_are_matched_and_their_keypoints_come_back(

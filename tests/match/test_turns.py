@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from job_process import tables
 from pictures import views
 from PIL import Image
 
@@ -251,10 +252,6 @@ def whole(place: Path) -> Path:
     """The run of the turned photographs, undisturbed."""
     pipeline.match(str(place / "turned"), str(place / "whole"), **QUICK)
     return place / "whole"
-
-
-def tables(run: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*.parquet")}
 
 
 def test_turned_photographs_are_matched_as_if_upright(place: Path, whole: Path) -> None:

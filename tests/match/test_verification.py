@@ -239,7 +239,6 @@ def test_importing_pycolmap_keeps_the_signal_handlers_of_the_process() -> None:
     program = """
 import os, signal
 signal.signal(signal.SIGTERM, lambda *_: (print("ours", flush=True), os._exit(3)))
-from pipeline.match.turns.graph import scale_between, turn_between
 from pipeline.match.verify import import_pycolmap
 import_pycolmap()
 os.kill(os.getpid(), signal.SIGTERM)
