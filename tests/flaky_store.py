@@ -34,7 +34,8 @@ def flaky_store(endpoint: str, trouble: Trouble) -> Iterator[tuple[str, Counter[
     """Its address, and how often each trouble was made.
 
     throttle: 503. reset: the connection is closed without an answer. hang: no answer for a minute.
-    cut: half of the body. slow: a byte every tenth of a second.
+    cut: half of the body. slow: a byte every tenth of a second. lost: the store does what is asked,
+    and its answer does not arrive.
     """
     made: Counter[str] = Counter()
     asked: Counter[tuple[str, str]] = Counter()
@@ -67,6 +68,9 @@ def flaky_store(endpoint: str, trouble: Trouble) -> Iterator[tuple[str, Counter[
             response = connection.getresponse()
             data = response.read()
             connection.close()
+            if word == "lost":
+                self.close_connection = True
+                return
             self.send_response(response.status)
             for name, value in response.getheaders():
                 if name.lower() not in ("transfer-encoding", "connection", "content-length"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -171,6 +172,16 @@ def rows(run: Path) -> list[dict]:
 
 
 def free_port() -> int:
+    """A port of loopback that nobody has.
+
+    It lies below the ports that the system gives to connections, of which one would take it before
+    its server does.
+    """
     with socket.socket() as any_port:
-        any_port.bind(("127.0.0.1", 0))
-        return any_port.getsockname()[1]
+        while True:
+            port = random.randrange(20_000, 32_000)
+            try:
+                any_port.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port

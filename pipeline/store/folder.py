@@ -279,10 +279,10 @@ class Folder:
     def create(self, name: str, data: bytes) -> bool:
         """Publish a file that does not exist yet, and say whether it was written.
 
-        Returns False, and writes nothing, where the file exists. Of several processes that create
-        one name, one succeeds. This rests on a hard link on a local disk, and on a conditional
-        write in s3, gs and az. A store that ignores the condition keeps what the last one wrote.
-        Raises as `publish`.
+        Returns False, and writes nothing, where the file exists with other content. Of several
+        processes that create one name with content of their own, one succeeds. This rests on a hard
+        link on a local disk, and on a conditional write in s3, gs and az. A store that ignores the
+        condition keeps what the last one wrote. Raises as `publish`.
         """
         try:
             if self.local:
@@ -290,10 +290,16 @@ class Folder:
             else:
                 self._ask("pipe_file", self._key(name), data, mode="create")
         except FileExistsError:
-            return False
+            return not self.local and self._holds(name, data)  # ours: an answer was lost
         except OSError as error:
             raise self._unwritable(name, error) from error
         return True
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return self.read_bytes(name) == data
+        except FileNotFoundError:
+            return False
 
     def publish_json(self, name: str, value: Any) -> None:
         """Publish a value as JSON with sorted keys."""

@@ -54,23 +54,20 @@ class Lease:
         if holder is None and self.folder.create(LOCK, json.dumps(self._content()).encode()):
             self.renewer.start()
             return self
-        holder = holder or self._holder()  # another driver created the lock first
-        # A lock with our own id means that the store's answer to our write was lost.
-        if holder and holder["id"] != self.mine["id"]:
-            if self._lives(holder):
-                who = (
-                    f"process {holder['pid']} on {holder['host']}, "
-                    f"works on it since {holder['since']}"
-                )
-                cure = (
-                    "wait for it or stop it "
-                    f"(its lock counts as left after {self.expiry:.0f} s without a renewal)"
-                )
-                raise LeaseError(f"{self.folder.shown}: another command, {who}; {cure}.")
-            self.folder.publish_json(LOCK, self._content())
-            time.sleep(self.settle)
-            self._look()
-            self.check()
+        holder = holder or self._holder()  # another driver created the lock, and may have left
+        if holder and self._lives(holder):
+            who = (
+                f"process {holder['pid']} on {holder['host']}, works on it since {holder['since']}"
+            )
+            cure = (
+                "wait for it or stop it "
+                f"(its lock counts as left after {self.expiry:.0f} s without a renewal)"
+            )
+            raise LeaseError(f"{self.folder.shown}: another command, {who}; {cure}.")
+        self.folder.publish_json(LOCK, self._content())
+        time.sleep(self.settle)
+        self._look()
+        self.check()
         self.renewer.start()
         return self
 

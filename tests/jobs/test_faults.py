@@ -148,7 +148,8 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("file systems may not be mounted here")
     try:
-        job = start(place, str(disk / "run"), "--executor", executor, **anywhere)
+        how = ("--executor", executor, "--actors", 1)
+        job = start(place, str(disk / "run"), *how, **anywhere)
         assert job.ended() == 2, job.out + job.err
         message = (
             r"^eloftr match: .*/run/\S+: cannot be written: No space left on device; free space"
@@ -157,7 +158,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
         assert "Traceback" not in job.err
         assert done(disk / "run") < shards(disk / "run")
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        again = start(place, str(disk / "run"), "--executor", executor, **anywhere)
+        again = start(place, str(disk / "run"), *how, **anywhere)
         assert again.ended() == 0, again.out + again.err
         check_whole(disk / "run", place / "quiet")
     finally:
@@ -202,7 +203,8 @@ def test_what_kills_its_process_is_set_aside_and_the_rest_goes_on(
     pairs += [(view[k], view[8]) for k in range(3)]
     (tmp_path / "pairs.txt").write_text("".join(f"{first}\t{second}\n" for first, second in pairs))
     places = ("--images", place / "photos", "--output", tmp_path / "run")
-    options = (*places, "--pairs", tmp_path / "pairs.txt", "--executor", executor)
+    how = ("--executor", executor, "--actors", 1)
+    options = (*places, "--pairs", tmp_path / "pairs.txt", *how)
     job = Job(*options, *PLAN, cwd=tmp_path, **driven(tmp_path, DEADLY))
     assert job.ended() == 0, job.out + job.err
 
