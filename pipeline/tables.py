@@ -61,6 +61,9 @@ HEADINGS = _schema(
     ("image", pa.string()),
     ("heading", pa.float32()),  # degrees clockwise from north, null where it is not known
     ("source", pa.string()),  # a word of vocabulary.HeadingSource
+    # Logarithm of base 2 of the share of the longer side that one metre of the ground has, of a
+    # photograph that looks down; null where it is not known.
+    ("size", pa.float32()),
 )
 
 # How the two images of a pair are turned and scaled against each other.

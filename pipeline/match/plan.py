@@ -101,12 +101,15 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> 
     return Plan(names, pairs, shards_table(names, shards), encodes(shards))
 
 
-def turned_plan(plan: Plan, headings: np.ndarray, options: RunOptions, device: Device) -> Plan:
-    """The plan with its images turned as their headings say, where these differ in a pair.
+def turned_plan(
+    plan: Plan, headings: np.ndarray, sizes: np.ndarray, options: RunOptions, device: Device
+) -> Plan:
+    """The plan with its images turned and scaled as their files say, where these differ in a pair.
 
-    headings: (n,) degrees clockwise from north, NaN where unknown.
+    headings: (n,) degrees clockwise from north, NaN where unknown. sizes: (n,) logarithms of base 2
+    of how large each shows the ground, likewise.
     """
-    views = first_views(plan.pairs.pairs, headings)
+    views = first_views(plan.pairs.pairs, headings, sizes)
     if views is None:
         return plan
     bounds = _bounds(options, device, len(views))

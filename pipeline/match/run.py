@@ -130,7 +130,8 @@ class Run:
                 f"{self.folder.shown}: cannot be read ({redacted(error)}); check it and rights."
             ) from error
         if not self.resumed:
-            self.plan = turned_plan(self.plan, self.headings(), self.options, device)
+            told = self.headings(), self.sizes()
+            self.plan = turned_plan(self.plan, *told, self.options, device)
 
     def _describe(self) -> dict[str, Any]:
         options, config = self.options, self.model.config
@@ -195,19 +196,33 @@ class Run:
         return shards.filter(pc.invert(pc.is_in(shards["shard"], done)))
 
     def headings(self) -> np.ndarray:
-        """Headings (n,) of the images in degrees clockwise from north, NaN where unknown."""
+        """Headings (n,) of the images in degrees clockwise from north, NaN where unknown.
+
+        All are unknown where turns are not searched.
+        """
+        return self._told("heading", self.options.turns > 0)
+
+    def sizes(self) -> np.ndarray:
+        """How large each image shows the ground, (n,) logarithms of base 2, NaN where unknown.
+
+        All are unknown where scales are not searched.
+        """
+        return self._told("size", self.options.scales > 0)
+
+    def _told(self, column: str, wanted: bool) -> np.ndarray:
         found = np.full(len(self.plan.names), np.nan)
-        names = pa.array(self.plan.names, pa.string())
-        rows = pc.index_in(self._headings["image"], value_set=names).to_numpy()
-        found[rows] = self._headings["heading"].to_numpy()
+        if wanted and column in self._headings.column_names:  # an older table has no sizes
+            names = pa.array(self.plan.names, pa.string())
+            rows = pc.index_in(self._headings["image"], value_set=names).to_numpy()
+            found[rows] = self._headings[column].to_numpy()
         return found
 
     def _found_headings(self, listen: Listener) -> pa.Table:
         """A table of HEADINGS of the images of pairs: that of the run, or read from their files.
 
-        It is empty where turns are not searched.
+        It is empty where neither turns nor scales are searched.
         """
-        if not self.options.turns:
+        if not (self.options.turns or self.options.scales):
             return tables.HEADINGS.empty_table()
         if self.resumed and self.folder.exists(HEADINGS_FILE):
             return self.folder.read_table(HEADINGS_FILE)

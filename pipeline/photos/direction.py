@@ -1,4 +1,4 @@
-"""What the XMP data of a photograph say of the direction of the camera, in the words of each maker.
+"""What XMP data say of the direction and height of a camera, in the words of each maker.
 
 A heading is the direction on the ground in which the top of the stored picture points, in degrees
 clockwise from north. It means something only where the camera looks down, because a photograph of
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 DOWN = 35.0  # degrees by which a camera that looks down may be off the vertical
 # An attribute or an element of XMP.
-NUMBER = rb"""\s*(?:=\s*["']|>)\s*\+?(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"""
+NUMBER = rb"""\s*(?:=\s*["']|>)\s*\+?(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?:/(\d+))?"""
 
 
 class _Words(NamedTuple):
@@ -66,6 +66,14 @@ WRITERS = (
 )
 # A fixed wing, whose camera looks down while the aircraft is level.
 SENSEFLY_YAW, SENSEFLY_PITCH = b"sensefly:Heading", b"sensefly:PitchAngle"
+# Metres above the ground or above the place of take-off: Pix4D's word, then DJI, Autel, Skydio.
+HEIGHTS = (
+    b"Camera:AboveGroundAltitude",
+    b"drone-dji:RelativeAltitude",
+    b"drone:RelativeAltitude",
+    b"drone-skydio:RelativeAltitude",
+)
+LEAST_HEIGHT = 2.0  # metres; a lower camera stands on the ground
 
 
 class Attitude(NamedTuple):
@@ -73,11 +81,13 @@ class Attitude(NamedTuple):
 
     down: whether the camera looks down, None where XMP does not tell. Where it does not look down
         both headings are NaN.
+    height: metres above the ground, or above the place of take-off; NaN where XMP does not tell.
     """
 
     camera: float = math.nan
     aircraft: float = math.nan
     down: bool | None = None
+    height: float = math.nan
 
 
 def attitude(data: bytes) -> Attitude:
@@ -86,6 +96,15 @@ def attitude(data: bytes) -> Attitude:
     if start < 0:
         return Attitude()
     xmp = data[start : data.find(b"</x:xmpmeta>", start)]
+    return _angles(xmp)._replace(height=_height(xmp))
+
+
+def _height(xmp: bytes) -> float:
+    heights = (_number(xmp, word) for word in HEIGHTS)
+    return next((height for height in heights if height >= LEAST_HEIGHT), math.nan)
+
+
+def _angles(xmp: bytes) -> Attitude:
     aircraft, level = _number(xmp, SENSEFLY_YAW), _number(xmp, SENSEFLY_PITCH)
     for words in WRITERS:
         at = xmp.find(words.block)
@@ -112,4 +131,6 @@ def attitude(data: bytes) -> Attitude:
 def _number(xmp: bytes, name: bytes) -> float:
     """The number behind a word, NaN where the word or the number is absent."""
     found = re.search(re.escape(name) + NUMBER, xmp)
-    return float(found[1]) if found else math.nan
+    if not found:
+        return math.nan
+    return float(found[1]) / (float(found[2] or 1) or math.nan)

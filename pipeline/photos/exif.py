@@ -103,6 +103,7 @@ class Capture(NamedTuple):
     latitude, longitude: degrees.
     direction: GPSImgDirection, the course of the aircraft: GPSTrack; degrees clockwise from north.
     orientation: EXIF orientation 1…8.
+    focal: focal length as a share of the longer side.
     """
 
     device: str = ""
@@ -112,6 +113,7 @@ class Capture(NamedTuple):
     direction: float = math.nan
     course: float = math.nan
     orientation: int = 1
+    focal: float = math.nan
 
 
 def capture(data: bytes) -> Capture:
@@ -121,7 +123,7 @@ def capture(data: bytes) -> Capture:
     """
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            exif = image.getexif()
+            exif, size = image.getexif(), image.size
             tags, gps = exif.get_ifd(EXIF_TAGS), exif.get_ifd(GPS)
         orientation = exif.get(ORIENTATION, 1)
         device = (
@@ -137,6 +139,7 @@ def capture(data: bytes) -> Capture:
             _bearing(gps.get(DIRECTION)),
             _bearing(gps.get(COURSE)),
             orientation if orientation in TRANSPOSE else 1,
+            (_focal({**exif, **tags}, *size) or math.nan) / max(size),
         )
     except Exception:  # Pillow raises arbitrary types for a damaged or cut header
         return Capture()

@@ -1,4 +1,4 @@
-"""The headings of all photographs of a run: where on the ground the top of each points.
+"""Where on the ground the tops of photographs point, and how large each shows the ground.
 
 folder and names → the first bytes of every file, in threads → EXIF and XMP
 a table that a person gave, XMP, EXIF, the track of the flight → Headings and their sources
@@ -46,10 +46,13 @@ class Headings(NamedTuple):
 
     degrees: (n,) float64 in [0, 360), clockwise from north, NaN where unknown.
     sources: n words of HeadingSource, UNKNOWN where the heading is.
+    sizes: (n,) float64, logarithms of base 2 of how large a photograph that looks down shows one
+        metre of the ground, as a share of its longer side. NaN where its file does not tell.
     """
 
     degrees: np.ndarray
     sources: list[HeadingSource]
+    sizes: np.ndarray
 
     def table(self, names: Sequence[str]) -> pa.Table:
         """A table of HEADINGS. names: n, of the photographs."""
@@ -57,6 +60,7 @@ class Headings(NamedTuple):
             pa.array(names, pa.string()),
             pa.array(self.degrees.astype(np.float32), from_pandas=True),
             pa.array([source.value for source in self.sources], pa.string()),
+            pa.array(self.sizes.astype(np.float32), from_pandas=True),
         ]
         return pa.Table.from_arrays(columns, schema=HEADINGS)
 
@@ -78,7 +82,8 @@ def headings(
     given = given or {}
     told = np.array([given.get(name, math.nan) for name in names], float) % 360
     if not np.isnan(told).any():
-        return Headings(told, [HeadingSource.TABLE] * len(names))
+        nothing = np.full(len(names), np.nan)
+        return Headings(told, [HeadingSource.TABLE] * len(names), nothing)
     captures, attitudes = _read(source, names, listen)
     found = _chosen(names, captures, attitudes)
     found[HeadingSource.TABLE] = told
@@ -88,7 +93,9 @@ def headings(
     best = np.isfinite(angles).argmax(axis=0)
     degrees = angles[best, np.arange(len(names))]
     degrees[best == words.index(HeadingSource.UNKNOWN)] = np.nan
-    return Headings(degrees, [words[k] for k in best])
+    of_down = zip(captures, attitudes, strict=True)
+    shares = [one.focal / at.height if at.down else math.nan for one, at in of_down]
+    return Headings(degrees, [words[k] for k in best], np.log2(np.array(shares, float)))
 
 
 def _chosen(

@@ -23,7 +23,7 @@ from pipeline.match.read import ReadShard
 from pipeline.match.shards import PlannedShard, planned_shards
 from pipeline.match.turns.graph import scale_between, sizes_of
 from pipeline.match.turns.probe import planned_ladder
-from pipeline.match.turns.rounds import Seen, again, best_turns, likely
+from pipeline.match.turns.rounds import Seen, again, best_turns, first_views, guessed, likely
 from pipeline.match.turns.tries import settled_matches
 from pipeline.match.verify import VerifyShard
 from pipeline.photos.limits import ImageLimits
@@ -32,6 +32,7 @@ from pipeline.store.folder import Folder
 from pipeline.tables import PROBES, TURNED, TURNS, unragged
 
 LONG_SIDE = 256
+NOTHING = np.empty((0, 4))
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +210,25 @@ def test_scales_are_auto_off_or_a_number() -> None:
             parsed_scales(wrong)
 
 
+def test_heights_tell_the_scale_of_pairs_before_any_is_matched() -> None:
+    pairs = np.array([(0, 1), (0, 2), (1, 2)])
+    unknown = np.full(3, np.nan)
+    assert first_views(pairs, unknown, unknown) is None
+    assert first_views(pairs, unknown, np.array([-6.0, -6.2, -6.1])) is None  # they are alike
+    found = first_views(pairs, unknown, np.array([-6.0, -4.5, np.nan]))
+    assert found is not None
+    assert found.tolist() == [[0, 1, 0, 0, 0.75, -0.75], [0, 2, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0]]
+
+
+def test_a_pair_between_parts_is_tried_at_the_scale_of_its_heights() -> None:
+    rows = [("a", "b", 90, 0.0, 1.0), ("c", "d", 90, 0.0, 1.0), ("b", "c", 0, None, None)]
+    seen = seen_of(rows, ["a", "b", "c", "d"])
+    sizes, unknown = np.array([-6.0, -6, -4.5, -4.5]), np.full(4, np.nan)
+    assert len(guessed(seen, unknown, unknown, NOTHING)) == 0
+    assert guessed(seen, unknown, sizes, NOTHING).tolist() == [[1, 2, 0, 0, 0.75, -0.75]]
+    assert len(guessed(seen, unknown, sizes, np.array([[1, 2, 0, 1.5]]))) == 0  # tried so before
+
+
 MIDDLE = (153.6, 115.2, 358.4, 268.8)  # of 512×384 pixels
 QUICK = {"long_side": LONG_SIDE, "executor": "local", "turns": "off"}
 
@@ -253,6 +273,28 @@ def test_photographs_of_other_sizes_are_matched_and_their_keypoints_come_back(
     assert (away < 4).mean() > 0.9
     first = "matches/00000000.parquet"
     assert (place / "off" / first).read_bytes() == (whole / first).read_bytes()
+
+
+@pytest.mark.parametrize("scales", ["auto", "off"])
+def test_photographs_from_two_heights_are_matched_at_once(
+    scales: str, place: Path, tmp_path: Path
+) -> None:
+    """Heights stand in their XMP data, and need no other round."""
+    (tmp_path / "photos").mkdir()
+    for path in (place / "photos").iterdir():
+        look = 'drone-dji:GimbalPitchDegree="-90" drone-dji:RelativeAltitude="+{}"'
+        with Image.open(path) as picture:
+            exif = picture.getexif()
+            exif[0x8769] = {0xA405: 24}
+            xmp = look.format(40 if "near" in path.name else 100)
+            packet = f'<x:xmpmeta xmlns:x="adobe:ns:meta/">{xmp}</x:xmpmeta>'.encode()
+            named = tmp_path / "photos" / f"{path.stem}.jpg"
+            picture.save(named, quality=95, exif=exif, xmp=packet)
+    found = pipeline.match(
+        str(tmp_path / "photos"), str(tmp_path / "run"), scales=scales, **{**QUICK, "turns": "auto"}
+    )
+    assert (found["verified"] == 3) == (scales == "auto")
+    assert not (tmp_path / "run" / "plan" / "round_01.parquet").exists() or scales == "off"
 
 
 @pytest.mark.parametrize("stopped", ["turns 1", "probes"])

@@ -87,9 +87,13 @@ def photograph(
     words: str = "",
     orientation: int = 1,
     camera: str = "X1",
+    film: int | None = None,
     **gps: Any,
 ) -> None:
-    """A small JPEG with EXIF and XMP data. gps: `direction` and `course`, degrees."""
+    """A small JPEG with EXIF and XMP data. gps: `direction` and `course`, degrees.
+
+    film: focal length on 36 × 24 mm film.
+    """
     exif = Image.Exif()
     exif.update({0x010F: "Maker", 0x0110: camera, 0x0112: orientation})
     tags: dict[int, Any] = {}
@@ -104,6 +108,8 @@ def photograph(
     if taken:
         whole, _, fraction = taken.partition(".")
         exif[0x8769] = {0x9003: whole} | ({0x9291: fraction} if fraction else {})
+    if film:
+        exif[0x8769] = {0xA405: film}
     path.parent.mkdir(parents=True, exist_ok=True)
     texture(64, 48, 0).save(path, exif=exif)
     if words:
@@ -111,6 +117,39 @@ def photograph(
         data = path.read_bytes()
         segment = b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
         path.write_bytes(data[:2] + segment + data[2:])
+
+
+@pytest.mark.parametrize(
+    ("words", "height"),
+    [
+        ('drone-dji:RelativeAltitude="+39.80" drone-dji:AbsoluteAltitude="+198.31"', 39.8),
+        ('drone:RelativeAltitude="60"', 60.0),
+        ("<drone-skydio:RelativeAltitude>12.5</drone-skydio:RelativeAltitude>", 12.5),
+        ('Camera:AboveGroundAltitude="1207/20"', 60.35),
+        ('Camera:AboveGroundAltitude="7/0" drone-dji:RelativeAltitude="+39.80"', 39.8),
+        ('drone-dji:RelativeAltitude="-3.10"', None),  # below the place of take-off
+        ('drone-dji:AbsoluteAltitude="+198.31"', None),
+    ],
+)
+def test_xmp_tells_the_height_above_the_ground(words: str, height: float | None) -> None:
+    found = attitude(packet(words)).height
+    assert found == pytest.approx(np.nan if height is None else height, nan_ok=True)
+
+
+def test_half_the_height_or_twice_the_focal_length_shows_the_ground_twice_as_large(
+    tmp_path: Path,
+) -> None:
+    down, ahead = 'drone-dji:GimbalPitchDegree="-90" ', 'drone-dji:GimbalPitchDegree="0" '
+    height = 'drone-dji:RelativeAltitude="+{}.0"'.format
+    photograph(tmp_path / "0.jpg", words=down + height(80), film=24)
+    photograph(tmp_path / "1.jpg", words=down + height(40), film=24)
+    photograph(tmp_path / "2.jpg", words=down + height(80), film=48)
+    photograph(tmp_path / "3.jpg", words=down + height(80))  # no focal length
+    photograph(tmp_path / "4.jpg", words=down, film=24)
+    photograph(tmp_path / "5.jpg", words=ahead + height(80), film=24)
+    table = headings(Folder(str(tmp_path)), [f"{k}.jpg" for k in range(6)]).table([*"012345"])
+    first, *others = table["size"].to_pylist()
+    assert [size and round(size - first, 3) for size in others] == [1, 1, None, None, None]
 
 
 def strips(

@@ -171,32 +171,38 @@ def second_chances(
     return _untried(_fitting(seen, chosen, turning, scaling), again_tried)
 
 
-def guessed(seen: Seen, headings: np.ndarray, tried: np.ndarray) -> np.ndarray:
-    """(M, 6): pairs between parts whose files say how they are turned.
+def guessed(seen: Seen, headings: np.ndarray, sizes: np.ndarray, tried: np.ndarray) -> np.ndarray:
+    """(M, 6): pairs between parts whose files say how they are turned and scaled.
 
-    One of their images has few verified pairs. headings: (n,), NaN where none is known.
+    One of their images has few verified pairs, or they differ in size.
+
+    headings: (n,), NaN where none is known. sizes: (n,) logarithms of how large each shows the
+    ground, likewise.
     """
     first, second = seen.pairs.T
     partners = np.bincount(seen.pairs[~np.isnan(seen.turn)].ravel(), minlength=len(seen.part))
     weak = np.minimum(partners[first], partners[second]) < WEAK
     known = np.isfinite(headings[first]) & np.isfinite(headings[second])
-    pairs = seen.pairs[seen.open() & ~seen.together() & known & weak]
-    return _untried(by_headings(pairs, headings), tried)
+    told = (known & weak) | _scaled(sizes[second] - sizes[first])
+    pairs = seen.pairs[seen.open() & ~seen.together() & told]
+    return _untried(by_headings(pairs, headings, sizes), tried)
 
 
-def first_views(pairs: np.ndarray, headings: np.ndarray) -> np.ndarray | None:
-    """(M, 6): all pairs of a run, at the turns that the headings of their images ask for.
+def first_views(pairs: np.ndarray, headings: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
+    """(M, 6): all pairs of a run, in the views that the files of their images ask for.
 
-    headings: (n,) degrees, NaN where none is known. None where no pair is turned.
+    headings, sizes: see `guessed`. None where no pair is turned or scaled.
     """
     first, second = pairs.T
     turned = np.abs(wrapped(headings[second] - headings[first])) > ALIKE  # false where unknown
-    return by_headings(pairs, headings) if turned.any() else None
+    other = turned | _scaled(sizes[second] - sizes[first])
+    return by_headings(pairs, headings, sizes) if other.any() else None
 
 
-def by_headings(pairs: np.ndarray, headings: np.ndarray) -> np.ndarray:
-    """(M, 6): pairs, at the turns that the headings (n,) of their images ask for."""
-    return _views(pairs, _settled_together(headings), np.zeros(len(pairs)))
+def by_headings(pairs: np.ndarray, headings: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(M, 6): pairs, in the views that headings and sizes (n,) of their images ask for."""
+    size = sizes[pairs[:, 1]] - sizes[pairs[:, 0]]
+    return _views(pairs, _settled_together(headings), np.where(_scaled(size), size, 0.0))
 
 
 def most_probes(pairs: int, found: bool) -> int:

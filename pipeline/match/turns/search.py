@@ -87,14 +87,14 @@ class ViewSearch:
         later = self._tried(rounds, names)
         tried = np.concatenate([self._tried([self.run.plan.shards], names), later])
         turning, scaling = self.run.options.turns > 0, self.run.options.scales > 0
-        headings = self.run.headings()
+        headings, sizes = self.run.headings(), self.run.sizes()
         survey = is_survey(seen, headings)
         found = [again(seen, tried, turning, scaling)]
         if survey:
             found.append(second_chances(seen, later, turning, scaling))
         views = np.unique(np.concatenate(found), axis=0)
-        if turning and not len(views):
-            views = guessed(seen, headings, later if survey else tried)
+        if not len(views):
+            views = guessed(seen, headings, sizes, later if survey else tried)
         if turning and not len(views):
             most = most_probes(len(seen.pairs), survey)
             views = likely(self._turns(seen, number, names, most), names, tried)
@@ -102,10 +102,10 @@ class ViewSearch:
             most = most_probes(len(seen.pairs), is_scaled(seen))
             views = likely(self._ladder(seen, number, names, most), names, tried)
         if survey and not len(views):
-            views = self._across_gaps(seen, headings)
+            views = self._across_gaps(seen, headings, sizes)
         return self._shards(views, number)
 
-    def _across_gaps(self, seen: Seen, headings: np.ndarray) -> np.ndarray:
+    def _across_gaps(self, seen: Seen, headings: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """(M, 6): new pairs of a survey that would join parts which its pairs do not join."""
         used = np.unique(seen.pairs[~seen.failed])
         if len(np.unique(seen.part[used])) == 1:
@@ -116,7 +116,7 @@ class ViewSearch:
         where = np.full((len(names), 3), np.nan)
         where[[row[name] for name in positions.names]] = positions.metres
         pairs = across_gaps(seen, where, most_probes(len(self.run.plan.pairs.pairs), True))
-        return by_headings(pairs, headings)
+        return by_headings(pairs, headings, sizes)
 
     def _tried(self, plans: Sequence[pa.Table], names: pa.Array) -> np.ndarray:
         """(T, 4): the pairs of some plans, and the views in which they are tried."""
