@@ -8,7 +8,8 @@ rounds     pairs that every later round of ours tries again
 models     images registered, largest model first; of it the points' mean track length and
            reprojection error, pixels
 GPS        of the largest model: horizontal distance of the camera centres from the positions in
-           EXIF after the best similarity, root mean square, metres
+           EXIF after the best similarity, root mean square, metres; of a set with a gcp.csv that
+           of its control points, which are triangulated from their marks
 seconds    of matching with turns and scales off, and as it is by default
 
 Pairs are the 12 nearest of every photograph by GPS, or all where the files hold no position. All
@@ -18,6 +19,7 @@ photographs of a set share one SIMPLE_RADIAL camera. SIFT is COLMAP's, at a long
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 import tempfile
 import time
@@ -96,6 +98,47 @@ def gps_residual(model: Any, images: Path) -> float | None:
     return float(np.sqrt((flat**2).sum(axis=1).mean()))
 
 
+def control_residual(model: Any, table: Path) -> float | None:
+    """Root mean square horizontal distance of control points from where they were measured, metres.
+
+    table: a CSV with gcp, easting, northing, height, image, x, y; a row for every mark. None where
+    fewer than LEAST_POSITIONS points have marks in two registered images.
+    """
+    images = {model.images[k].name: model.images[k] for k in model.reg_image_ids()}
+    marks: dict[str, list[dict[str, str]]] = {}
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["image"] in images:
+                marks.setdefault(row["gcp"], []).append(row)
+    found, true = [], []
+    for rows in marks.values():
+        if len(rows) < 2:
+            continue
+        seen = [images[row["image"]] for row in rows]
+        pixels = [np.array([float(row["x"]), float(row["y"])]) for row in rows]
+        found.append(_meeting_point(seen, pixels))
+        true.append([float(rows[0][axis]) for axis in ("easting", "northing", "height")])
+    if len(found) < LEAST_POSITIONS:
+        return None
+    source, target = np.array(found), np.array(true)
+    scale, turn, shift = umeyama(source, target)
+    off = (scale * source @ turn.T + shift - target)[:, :2]
+    return float(np.sqrt((off**2).sum(axis=1).mean()))
+
+
+def _meeting_point(images: list[Any], pixels: list[np.ndarray]) -> np.ndarray:
+    """(3,) the point nearest to the viewing rays of a pixel (x, y) in each image."""
+    normal, right = np.zeros((3, 3)), np.zeros(3)
+    for image, pixel in zip(images, pixels, strict=True):
+        ray = image.cam_from_world().rotation.matrix().T @ [*image.camera.cam_from_img(pixel), 1.0]
+        ray /= np.linalg.norm(ray)
+        across = np.eye(3) - np.outer(ray, ray)
+        normal += across
+        right += across @ image.projection_center()
+    point: np.ndarray = np.linalg.solve(normal, right)
+    return point
+
+
 def models_of(sparse: Path, images: Path) -> Record:
     """What the models of a folder hold, the largest first."""
     pycolmap = import_pycolmap()
@@ -103,12 +146,13 @@ def models_of(sparse: Path, images: Path) -> Record:
     models.sort(key=lambda model: -model.num_reg_images())
     if not models:
         return {"images": []}
-    first = models[0]
+    first, table = models[0], images.parent / "gcp.csv"
     return {
         "images": [model.num_reg_images() for model in models],
         "track_length": round(first.compute_mean_track_length(), 2),
         "error": round(first.compute_mean_reprojection_error(), 3),
         "gps": gps_residual(first, images),
+        "control": control_residual(first, table) if table.exists() else None,
     }
 
 
@@ -202,7 +246,7 @@ def line(name: str, method: str, record: Record) -> str:
     """One row of the printed table."""
     models, bins = record["models"], record.get("by_heading", {})
     parts = " ".join(f"{share:.2f}" for _, share in bins.values()) or "-"
-    gps = models.get("gps")
+    gps = models.get("gps") or models.get("control")
     return (
         f"{name:12}{method:6}{record['verified']:6}/{record['pairs']:<6}{parts:32}"
         f"{'+'.join(map(str, models['images'])) or '0':>12}{models.get('error', 0):7.2f} px"

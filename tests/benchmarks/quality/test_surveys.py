@@ -32,3 +32,31 @@ def test_it_reports_with_and_without_turns_and_sift(
     assert found["sift"]["verified"] == 3
     assert "by_heading" not in found["ours"]
     assert "monstree23  ours" in capsys.readouterr().out
+
+
+def test_control_points_are_where_they_were_measured(tmp_path: Path) -> None:
+    """Heights are not known, as those of a flat ground, and its points are taken as they are."""
+    pycolmap = pytest.importorskip("pycolmap")
+    options = pycolmap.SyntheticDatasetOptions(
+        num_rigs=1, num_cameras_per_rig=1, num_frames_per_rig=6, num_points3D=40
+    )
+    pycolmap.set_random_seed(0)
+    model = pycolmap.synthesize_dataset(options)
+
+    def residual(off: float) -> float | None:
+        lines = ["gcp,easting,northing,height,image,x,y"]
+        for number, point in list(model.points3D.items())[:10]:
+            east, north, height = 30 * point.xyz + [5e5, 4e6, 100] + [off * (number % 2), 0, 0]
+            for element in point.track.elements[:3]:
+                image = model.images[element.image_id]
+                x, y = image.points2D[element.point2D_idx].xy
+                lines.append(f"{number},{east},{north},{height},{image.name},{x},{y}")
+        (tmp_path / "gcp.csv").write_text("\n".join(lines))
+        return surveys.control_residual(model, tmp_path / "gcp.csv")
+
+    exact, wrong = residual(0), residual(2)
+    assert exact == pytest.approx(0, abs=1e-3)
+    assert wrong is not None
+    assert 0.4 < wrong < 1.1
+    (tmp_path / "gcp.csv").write_text("gcp,easting,northing,height,image,x,y\na,0,0,0,no.jpg,1,1\n")
+    assert surveys.control_residual(model, tmp_path / "gcp.csv") is None
