@@ -20,8 +20,10 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from pipeline.execute import choose
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import Executor
+from pipeline.execute.local import LocalExecutor
 
 PROJECT = Path(__file__).resolve().parents[1]
 PIXELS_OF_PILLOW = Image.MAX_IMAGE_PIXELS
@@ -167,6 +169,31 @@ def embedded_ray() -> Iterator[str]:
         signal.signal(signal.SIGTERM, handler)  # Ray has one of its own
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+class _Kept(LocalExecutor):
+    """Its processes serve the whole suite. Each has spent seconds on importing torch."""
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def _kept_processes() -> Iterator[_Kept]:
+    with _Kept() as executor:
+        yield executor
+    LocalExecutor.__exit__(executor)
+
+
+@pytest.fixture(scope="module")
+def kept_processes(_kept_processes: _Kept) -> Iterator[None]:
+    """Whatever works with local processes in a module has those that others have started.
+
+    It is for modules that ask nothing of the start and the end of processes.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(choose, "LocalExecutor", lambda: _kept_processes)
+        yield
 
 
 @pytest.fixture(params=["local", "ray"])

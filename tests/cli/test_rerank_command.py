@@ -18,6 +18,8 @@ from pipeline.match.options import MatchingOptions, RunOptions, VerificationOpti
 from pipeline.rerank.job import rerank_with as rerank
 from pipeline.rerank.options import RerankOptions
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 SIZE, LONG_SIDE = (192, 144), 192
 JOB = (str(PROJECT / "jobs" / "rerank.py"),)
 FOLDERS = ("--queries", "queries", "--database", "database", "--candidates", "candidates.trec")

@@ -20,6 +20,8 @@ from pipeline.match.turns.tries import settled_matches
 from pipeline.report.text import summary_text
 from pipeline.store.folder import Folder
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 QUICK: dict[str, Any] = {"long_side": 192, "executor": "local", "scales": "off"}
 STRIPS = ((0, 1), (2, 3), (4, 5))
 

@@ -31,6 +31,8 @@ from pipeline.photos.turns import View
 from pipeline.store.folder import Folder
 from pipeline.tables import PROBES, TURNED, TURNS, unragged
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 LONG_SIDE = 256
 NOTHING = np.empty((0, 4))
 

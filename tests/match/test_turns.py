@@ -48,6 +48,8 @@ from pipeline.store.folder import Folder
 from pipeline.tables import HEADINGS, PROBES, TURNS
 from pipeline.vocabulary import Device
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 QUICK = {"long_side": 192, "executor": "local", "scales": "off"}
 
 
