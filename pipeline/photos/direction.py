@@ -73,7 +73,7 @@ HEIGHTS = (
     b"drone:RelativeAltitude",
     b"drone-skydio:RelativeAltitude",
 )
-LEAST_HEIGHT = 2.0  # metres; a lower camera stands on the ground
+LEAST_HEIGHT, MOST_HEIGHT = 2.0, 20_000.0  # metres; a lower camera stands on the ground
 
 
 class Attitude(NamedTuple):
@@ -101,31 +101,37 @@ def attitude(data: bytes) -> Attitude:
 
 def _height(xmp: bytes) -> float:
     heights = (_number(xmp, word) for word in HEIGHTS)
-    return next((height for height in heights if height >= LEAST_HEIGHT), math.nan)
+    return next((one for one in heights if LEAST_HEIGHT <= one <= MOST_HEIGHT), math.nan)
 
 
 def _angles(xmp: bytes) -> Attitude:
-    aircraft, level = _number(xmp, SENSEFLY_YAW), _number(xmp, SENSEFLY_PITCH)
+    aircraft, level = _angle(xmp, SENSEFLY_YAW), _angle(xmp, SENSEFLY_PITCH)
     for words in WRITERS:
         at = xmp.find(words.block)
         where = xmp[at:] if at >= 0 else b""
-        pitch = _number(where, words.pitch)
+        pitch = _angle(where, words.pitch)
         if math.isnan(pitch):
             continue
         near = [down for down in words.down if abs(pitch - down) <= DOWN]
         if not near:
             return Attitude(down=False)
         # A gimbal that looks straight down may give half of its yaw, or 180 degrees of it, as roll.
-        roll = _number(where, words.roll) if near[0] == -90.0 else 0.0
-        yaw = (_number(where, words.yaw) + (0.0 if math.isnan(roll) else roll)) % 360
+        roll = _angle(where, words.roll) if near[0] == -90.0 else 0.0
+        yaw = (_angle(where, words.yaw) + (0.0 if math.isnan(roll) else roll)) % 360
         if words.aircraft:
-            aircraft = _number(xmp, words.aircraft)
+            aircraft = _angle(xmp, words.aircraft)
         return Attitude(yaw, aircraft % 360, True)
     if math.isnan(level):
         return Attitude()
     if abs(level) > DOWN:
         return Attitude(down=False)
     return Attitude(aircraft=aircraft % 360, down=True)
+
+
+def _angle(xmp: bytes, name: bytes) -> float:
+    """Degrees, NaN where the number is no angle that a camera writes."""
+    angle = _number(xmp, name)
+    return angle if abs(angle) <= 360 else math.nan
 
 
 def _number(xmp: bytes, name: bytes) -> float:

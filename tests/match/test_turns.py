@@ -27,7 +27,7 @@ from pipeline.match.options import parsed_turns
 from pipeline.match.read import ReadShard
 from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard
-from pipeline.match.turns.graph import angles_of, parts_of, turn_between, wrapped
+from pipeline.match.turns.graph import angles_of, parts_of, scale_between, turn_between, wrapped
 from pipeline.match.turns.rounds import (
     LEAST_PROBES,
     Seen,
@@ -81,6 +81,31 @@ def test_quarter_turns_only_move_pixels() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96), np.uint8)
     for turn in (90, 180, 270):
         assert sorted(turned(pixels, turn).ravel()) == sorted(pixels.ravel())
+
+
+@pytest.mark.parametrize("count", [15, 100])
+@pytest.mark.parametrize("turn", [0, 90, 180, 251])
+def test_wrong_matches_among_the_inliers_do_not_bend_turn_and_scale(count: int, turn: int) -> None:
+    """They lie anywhere on their epipolar lines, and a fifth of the inliers may be so."""
+    rng = np.random.default_rng(count + turn)
+    strip = rng.uniform(0, (1800, 200), (count, 2))  # as where photographs overlap by a strip
+    points = strip[np.argsort(strip[:, 1])]
+    angle = np.radians(turn)
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    seen = 1.25 * points @ rotation + rng.normal(0, 2, (count, 2))
+    wrong = rng.choice(count, count // 5, replace=False)
+    seen[wrong] += np.sign(rng.normal(size=(len(wrong), 2))) * rng.uniform(
+        400, 1600, (len(wrong), 2)
+    )
+    for first, second, sign in ((points, seen, -1), (seen, points, 1)):
+        assert abs(wrapped(np.array(turn_between(first, second) - sign * turn))) < 4
+        assert scale_between(first, second) == pytest.approx(1.25**-sign, rel=0.06)
+
+
+def test_points_that_are_one_have_no_turn() -> None:
+    one, two = np.ones((20, 2)), np.random.default_rng(0).uniform(0, 9, (20, 2))
+    assert turn_between(one, two) == turn_between(one[:1], two[:1]) == 0
+    assert scale_between(one, two) is scale_between(one[:1], two[:1]) is None
 
 
 def test_the_turn_of_a_pair_is_that_of_its_points() -> None:

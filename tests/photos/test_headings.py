@@ -62,6 +62,9 @@ def packet(words: str) -> bytes:
         (SENSEFLY.format("2.56") + "<Camera:Pitch>90</Camera:Pitch>", None, None, False),
         ('drone-dji:GimbalPitchDegree="-9.0e+01" drone-dji:GimbalYawDegree="9e0"', 9.0, None, True),
         ('drone-dji:GimbalPitchDegree="down"', None, None, None),
+        (DJI.format("999", "-90"), None, None, True),
+        (DJI.format("1e300", "-90") + ' drone-dji:FlightYawDegree="-4e9"', None, None, True),
+        (DJI.format("45", "-8e9"), None, None, None),
         ("", None, None, None),
     ],
 )
@@ -129,6 +132,8 @@ def photograph(
         ('Camera:AboveGroundAltitude="7/0" drone-dji:RelativeAltitude="+39.80"', 39.8),
         ('drone-dji:RelativeAltitude="-3.10"', None),  # below the place of take-off
         ('drone-dji:AbsoluteAltitude="+198.31"', None),
+        ('drone-dji:RelativeAltitude="+1000000000"', None),
+        ('drone-dji:RelativeAltitude="+abc"', None),
     ],
 )
 def test_xmp_tells_the_height_above_the_ground(words: str, height: float | None) -> None:

@@ -20,32 +20,56 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, mini
 ROUNDS = 20  # of reweighting; angles have settled after a few
 OUTLIER = 20.0  # degrees from which a pair counts little
 OUTLYING_SIZE = 0.3  # of a logarithm of base 2, likewise
+LINES = 16  # from every point of a pair to others
+OUTLYING_LINE = 10.0  # degrees from which a line counts little
+ROUNDS_OF_LINES = 5  # of reweighting
 
 
 def turn_between(keypoints0: np.ndarray, keypoints1: np.ndarray) -> float:
     """How far image 1 has to be turned for its points to lie as those of image 0.
 
-    keypoints0, keypoints1: (M, 2), the inliers of a pair. The turn is that of the similarity which
-    fits them best. Returns degrees in −180…180.
+    keypoints0, keypoints1: (M, 2), the inliers of a pair. Epipolar geometry lets some wrong matches
+    through, which may lie anywhere, so the turn is that on which the lines between points agree.
+    Returns degrees in −180…180; 0 where all points of an image are one.
     """
-    first, second = _about_their_means(keypoints0, keypoints1)
-    return float(np.degrees(np.angle(np.vdot(second, first))))
+    first, second = _lines(keypoints0, keypoints1)
+    weights = np.minimum(np.abs(first), np.abs(second))
+    turns = np.angle(first * second.conj())
+    turn = _mean_angle(turns, weights)
+    for _ in range(ROUNDS_OF_LINES):
+        off = wrapped(np.degrees(turns - turn))
+        turn = _mean_angle(turns, weights / (1 + (off / OUTLYING_LINE) ** 2))
+    return float(np.degrees(turn))
 
 
 def scale_between(keypoints0: np.ndarray, keypoints1: np.ndarray) -> float | None:
     """How much larger image 1 shows the scene than image 0; 2 where distances are twice as long.
 
-    keypoints0, keypoints1: as of `turn_between`. The scale is that of the similarity which fits
-    them best with errors in both images, so the images changed over give the inverse. Returns None
-    where all points of an image are one.
+    keypoints0, keypoints1: as of `turn_between`. The scale is the median of the lines between
+    points, so the images changed over give the inverse. Returns None where all points of an image
+    are one.
     """
-    first, second = (np.linalg.norm(one) for one in _about_their_means(keypoints0, keypoints1))
-    return float(second / first) if first and second else None
+    first, second = np.abs(_lines(keypoints0, keypoints1))
+    return float(np.exp(np.median(np.log(second / first)))) if len(first) else None
 
 
-def _about_their_means(*keypoints: np.ndarray) -> list[np.ndarray]:
-    """Points (M, 2) as complex numbers (M,) whose mean is 0."""
-    return [(points - points.mean(axis=0)) @ np.array([1, 1j]) for points in keypoints]
+def _mean_angle(angles: np.ndarray, weights: np.ndarray) -> float:
+    return float(np.angle(np.sum(weights * np.exp(1j * angles))))
+
+
+def _lines(keypoints0: np.ndarray, keypoints1: np.ndarray) -> np.ndarray:
+    """(2, L) complex: lines between points (M, 2) that no image shows as one point.
+
+    Each point has lines to LINES others. These stand far from it in the list, which goes along the
+    rows of image 0, so that lines are long.
+    """
+    count = len(keypoints0)
+    steps = np.unique(np.arange(1, LINES + 1) * count // (LINES + 1))
+    points = np.stack([keypoints0, keypoints1]).astype(float) @ np.array([1, 1j])
+    lines = [points - np.roll(points, step, axis=1) for step in steps if step]
+    found = np.concatenate([np.empty((2, 0), complex), *lines], axis=1)
+    shown: np.ndarray = found[:, (found != 0).all(axis=0)]
+    return shown
 
 
 def parts_of(pairs: np.ndarray, count: int) -> np.ndarray:
