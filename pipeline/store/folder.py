@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import fsspec
@@ -174,7 +175,7 @@ class Folder:
                 f"{shown}: no such folder, or nothing in it; check the spelling."
             ) from error
         except NotADirectoryError as error:
-            raise StorageError(f"{shown}: is a file; give a folder.") from error
+            raise StorageError(f"{_file_in(shown)}: is a file; give a folder.") from error
         except PermissionError as error:
             raise StorageError(
                 f"{shown}: may not be read; check rights and credentials."
@@ -363,6 +364,12 @@ def _checked(name: str) -> str:
             f"{name!r}: is not a plain relative path; rename the file or correct the list."
         )
     return name
+
+
+def _file_in(path: str) -> str:
+    """The part of a local path that is a file, where a folder was wanted."""
+    above = [str(one) for one in PurePath(path).parents]
+    return next((one for one in above if os.path.isfile(one)), path)
 
 
 def place(folder: Folder) -> str:

@@ -146,7 +146,9 @@ def exit_code(*arguments: object) -> int:
     ("arguments", "message"),
     [
         (["--images", "nowhere"], "nowhere: no such folder"),
-        (["--images", "pairs.csv"], "is a file; give a folder"),
+        (["--images", "pairs.csv"], "/pairs.csv: is a file; give a folder"),
+        (["--output", "pairs.csv"], "/pairs.csv: is a file; give a folder"),
+        (["--output", "pairs.csv/in/it"], "/pairs.csv: is a file; give a folder"),
         (["--output", "photos/run"], "lies inside the folder of the images"),
         (["--pairs", "pairs.yaml"], "give a .txt, .csv or .parquet"),
         (["--pairs", "absent.csv"], "cannot be read"),
