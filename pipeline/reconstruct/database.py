@@ -153,6 +153,16 @@ def import_matches(
     )
 
 
+def focal_priors(database: Path) -> dict[int, float]:
+    """Focal lengths in pixels that EXIF tells, by the number of the camera."""
+    with import_pycolmap().Database.open(database) as opened:
+        return {
+            camera.camera_id: camera.mean_focal_length()
+            for camera in opened.read_all_cameras()
+            if camera.has_prior_focal_length
+        }
+
+
 def remove(path: Path) -> None:
     """Remove a file, or a folder with everything in it, if it exists."""
     if path.is_dir():

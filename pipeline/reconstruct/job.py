@@ -20,9 +20,13 @@ from pipeline.execute.worker import Died, call_watched
 from pipeline.match.run import PLAN_FILE, finished_shards
 from pipeline.match.turns.tries import of_later_round
 from pipeline.reconstruct.cameras import CameraOptions
-from pipeline.reconstruct.database import import_matches
+from pipeline.reconstruct.database import focal_priors, import_matches
 from pipeline.reconstruct.mapping import MAPPERS, MAX_ERROR, MappingOptions, map_database
-from pipeline.reconstruct.summary import ModelSummary, ReconstructionSummary
+from pipeline.reconstruct.summary import (
+    ModelSummary,
+    ReconstructionSummary,
+    doubtful_cameras,
+)
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 
@@ -115,6 +119,8 @@ def _import_and_map(
         )
         models = map_database(target / "database.db", target, mapping, colours, listen)
     notes = _unfinished(run)
+    if cameras.params is None:
+        notes += doubtful_cameras(models, focal_priors(target / "database.db"))
     if not imported.verified:
         notes.append(
             "nothing to map: no pair has verified matches; match pairs of images that overlap."

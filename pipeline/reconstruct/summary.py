@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.reconstruct.database import ImportSummary
+
+# Times a focal length of EXIF, from which a found one is no lens: EXIF's own is right to a tenth,
+# and a survey that looks straight down hardly determines it.
+DOUBTFUL = 1.5
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,27 @@ class ModelSummary:
             error=model.compute_mean_reprojection_error(),
             focal=(min(focals), float(np.median(focals)), max(focals)),
         )
+
+
+def doubtful_cameras(models: Sequence[Any], priors: Mapping[int, float]) -> list[str]:
+    """A note for every model whose focal length is far from what EXIF says.
+
+    models: `pycolmap.Reconstruction`, the largest first. priors: focal lengths in pixels, by the
+        number of the camera, where EXIF tells them.
+    """
+    notes = []
+    for number, model in enumerate(models):
+        used = {model.images[image].camera_id for image in model.reg_image_ids()} & priors.keys()
+        if not used:
+            continue
+        found = float(np.median([model.cameras[camera].mean_focal_length() for camera in used]))
+        told = float(np.median([priors[camera] for camera in used]))
+        if not 1 / DOUBTFUL < found / told < DOUBTFUL:
+            notes.append(
+                f"model {number} is not to be trusted: its focal length is {found:.0f} px and EXIF "
+                f"says {told:.0f} px; match more photographs, or give a known camera by --camera."
+            )
+    return notes
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pipeline.match.verify import VerifyShard
 from pipeline.reconstruct import spool
 from pipeline.reconstruct.cameras import CameraOptions
 from pipeline.reconstruct.database import ImportSummary, import_matches
+from pipeline.reconstruct.summary import doubtful_cameras
 from pipeline.store.folder import Folder
 
 pycolmap = import_pycolmap()
@@ -565,6 +567,23 @@ def test_points_take_the_colours_of_the_photographs(
     model = pycolmap.Reconstruction(run / "sfm" / "sparse" / "0")
     colour = np.median([point.color for point in model.points3D.values()], axis=0)
     assert colour == pytest.approx([200, 100, 50], abs=3)
+
+
+@pytest.mark.parametrize(
+    ("told", "doubtful"), [(None, False), (1.0, False), (1.4, False), (1.6, True), (0.6, True)]
+)
+def test_a_focal_length_far_from_that_of_exif_is_told(told: float | None, doubtful: bool) -> None:
+    options = pycolmap.SyntheticDatasetOptions(num_rigs=1, num_frames_per_rig=3, num_points3D=20)
+    model = pycolmap.synthesize_dataset(options)
+    priors = {
+        number: camera.mean_focal_length() * told
+        for number, camera in model.cameras.items()
+        if told is not None
+    }
+    notes = doubtful_cameras([model], priors)
+    assert len(notes) == doubtful
+    for note in notes:
+        assert re.search(r"model 0 is not to be trusted: .* \d+ px and EXIF says \d+ px; ", note)
 
 
 def test_reconstruction_is_deterministic(run: Path) -> None:
