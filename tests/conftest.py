@@ -180,8 +180,8 @@ class _Kept(LocalExecutor):
 
 @pytest.fixture(scope="session")
 def _kept_processes() -> Iterator[_Kept]:
-    with _Kept() as executor:
-        yield executor
+    executor = _Kept()
+    yield executor
     LocalExecutor.__exit__(executor)
 
 

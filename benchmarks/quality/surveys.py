@@ -90,12 +90,10 @@ def gps_residual(model: Any, images: Path) -> float | None:
         return None
     centres = {image.name: image.projection_center() for image in registered}
     source = np.array([centres[name] for name in positions.names])
-    scale, turn, shift = umeyama(source, positions.metres)
-    off = scale * source @ turn.T + shift - positions.metres
+    off = _residuals(source, positions.metres)
     up = positions.metres.mean(axis=0)
     up /= np.linalg.norm(up)
-    flat = off - np.outer(off @ up, up)
-    return float(np.sqrt((flat**2).sum(axis=1).mean()))
+    return _root_mean_square(off - np.outer(off @ up, up))
 
 
 def control_residual(model: Any, table: Path) -> float | None:
@@ -104,6 +102,7 @@ def control_residual(model: Any, table: Path) -> float | None:
     table: a CSV with gcp, easting, northing, height, image, x, y; a row for every mark. None where
     fewer than LEAST_POSITIONS points have marks in two registered images.
     """
+    pycolmap = import_pycolmap()
     images = {model.images[k].name: model.images[k] for k in model.reg_image_ids()}
     marks: dict[str, list[dict[str, str]]] = {}
     with table.open(newline="") as file:
@@ -115,28 +114,33 @@ def control_residual(model: Any, table: Path) -> float | None:
         if len(rows) < 2:
             continue
         seen = [images[row["image"]] for row in rows]
-        pixels = [np.array([float(row["x"]), float(row["y"])]) for row in rows]
-        found.append(_meeting_point(seen, pixels))
+        pixels = [[float(row["x"]), float(row["y"])] for row in rows]
+        rays = [
+            [*image.camera.cam_from_img(pixel), 1.0]
+            for image, pixel in zip(seen, pixels, strict=True)
+        ]
+        poses = [image.cam_from_world().matrix() for image in seen]
+        point = pycolmap.triangulate_multi_view_point(
+            poses, rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        )
+        if point is None:  # the rays are parallel
+            continue
+        found.append(point)
         true.append([float(rows[0][axis]) for axis in ("easting", "northing", "height")])
     if len(found) < LEAST_POSITIONS:
         return None
-    source, target = np.array(found), np.array(true)
+    return _root_mean_square(_residuals(np.array(found), np.array(true))[:, :2])
+
+
+def _residuals(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(n, 3): how far points lie from others after the best similarity."""
     scale, turn, shift = umeyama(source, target)
-    off = (scale * source @ turn.T + shift - target)[:, :2]
+    off: np.ndarray = scale * source @ turn.T + shift - target
+    return off
+
+
+def _root_mean_square(off: np.ndarray) -> float:
     return float(np.sqrt((off**2).sum(axis=1).mean()))
-
-
-def _meeting_point(images: list[Any], pixels: list[np.ndarray]) -> np.ndarray:
-    """(3,) the point nearest to the viewing rays of a pixel (x, y) in each image."""
-    normal, right = np.zeros((3, 3)), np.zeros(3)
-    for image, pixel in zip(images, pixels, strict=True):
-        ray = image.cam_from_world().rotation.matrix().T @ [*image.camera.cam_from_img(pixel), 1.0]
-        ray /= np.linalg.norm(ray)
-        across = np.eye(3) - np.outer(ray, ray)
-        normal += across
-        right += across @ image.projection_center()
-    point: np.ndarray = np.linalg.solve(normal, right)
-    return point
 
 
 def models_of(sparse: Path, images: Path) -> Record:

@@ -119,8 +119,7 @@ def _import_and_map(
         )
         models = map_database(target / "database.db", target, mapping, colours, listen)
     notes = _unfinished(run)
-    if cameras.params is None:
-        notes += doubtful_cameras(models, focal_priors(target / "database.db"))
+    notes += doubtful_cameras(models, focal_priors(target / "database.db"))
     if not imported.verified:
         notes.append(
             "nothing to map: no pair has verified matches; match pairs of images that overlap."

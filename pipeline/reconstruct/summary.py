@@ -30,8 +30,7 @@ class ModelSummary:
     @classmethod
     def of(cls, model: Any) -> ModelSummary:
         """Sum up a `pycolmap.Reconstruction`."""
-        used = {model.images[image].camera_id for image in model.reg_image_ids()}
-        focals = [model.cameras[camera].mean_focal_length() for camera in used]
+        focals = [*_focal_lengths(model).values()]
         return cls(
             images=model.num_reg_images(),
             points=model.num_points3D(),
@@ -42,6 +41,12 @@ class ModelSummary:
         )
 
 
+def _focal_lengths(model: Any) -> dict[int, float]:
+    """In pixels, by the number of every camera that took a registered image."""
+    used = {model.images[image].camera_id for image in model.reg_image_ids()}
+    return {camera: model.cameras[camera].mean_focal_length() for camera in used}
+
+
 def doubtful_cameras(models: Sequence[Any], priors: Mapping[int, float]) -> list[str]:
     """A note for every model whose focal length is far from what EXIF says.
 
@@ -50,11 +55,11 @@ def doubtful_cameras(models: Sequence[Any], priors: Mapping[int, float]) -> list
     """
     notes = []
     for number, model in enumerate(models):
-        used = {model.images[image].camera_id for image in model.reg_image_ids()} & priors.keys()
+        focals = _focal_lengths(model)
+        used = focals.keys() & priors.keys()
         if not used:
             continue
-        found = float(np.median([model.cameras[camera].mean_focal_length() for camera in used]))
-        told = float(np.median([priors[camera] for camera in used]))
+        found, told = (float(np.median([of[k] for k in used])) for of in (focals, priors))
         if not 1 / DOUBTFUL < found / told < DOUBTFUL:
             notes.append(
                 f"model {number} is not to be trusted: its focal length is {found:.0f} px and EXIF "

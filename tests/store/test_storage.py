@@ -269,7 +269,7 @@ def test_every_trouble_of_a_store_is_tried_again_and_a_lasting_one_ends_in_a_sen
     no_retries = {"config_kwargs": {"retries": {"max_attempts": 0}}}
     with flaky_store(s3["endpoint_url"], trouble) as (endpoint, made):
         options = {**s3, **no_retries, "endpoint_url": endpoint}
-        folder = Folder("s3://bucket/troubled", options, attempts=4, pause=0.01, patience=1)
+        folder = Folder("s3://bucket/troubled", options, attempts=4, pause=0.01, patience=0.5)
         for word in words:
             assert folder.read_bytes(word, limit=1000) == word.encode() * 10
             assert made[word] >= 2, word

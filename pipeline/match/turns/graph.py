@@ -34,12 +34,13 @@ def turn_between(keypoints0: np.ndarray, keypoints1: np.ndarray) -> float:
     """
     first, second = _lines(keypoints0, keypoints1)
     weights = np.minimum(np.abs(first), np.abs(second))
-    turns = np.angle(first * second.conj())
-    turn = _mean_angle(turns, weights)
+    turns = first * second.conj()
+    turns /= np.abs(turns)
+    turn = weights @ turns
     for _ in range(ROUNDS_OF_LINES):
-        off = wrapped(np.degrees(turns - turn))
-        turn = _mean_angle(turns, weights / (1 + (off / OUTLYING_LINE) ** 2))
-    return float(np.degrees(turn))
+        off = np.degrees(np.angle(turns * turn.conj()))
+        turn = weights / (1 + (off / OUTLYING_LINE) ** 2) @ turns
+    return float(np.degrees(np.angle(turn)))
 
 
 def scale_between(keypoints0: np.ndarray, keypoints1: np.ndarray) -> float | None:
@@ -51,10 +52,6 @@ def scale_between(keypoints0: np.ndarray, keypoints1: np.ndarray) -> float | Non
     """
     first, second = np.abs(_lines(keypoints0, keypoints1))
     return float(np.exp(np.median(np.log(second / first)))) if len(first) else None
-
-
-def _mean_angle(angles: np.ndarray, weights: np.ndarray) -> float:
-    return float(np.angle(np.sum(weights * np.exp(1j * angles))))
 
 
 def _lines(keypoints0: np.ndarray, keypoints1: np.ndarray) -> np.ndarray:
