@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, mini
 ROUNDS = 20  # of reweighting; angles have settled after a few
 OUTLIER = 20.0  # degrees from which a pair counts little
 OUTLYING_SIZE = 0.3  # of a logarithm of base 2, likewise
+MOST_POINTS = 300  # of a pair; more would cost as much as its verification
 LINES = 16  # from every point of a pair to others
 OUTLYING_LINE = 10.0  # degrees from which a line counts little
 ROUNDS_OF_LINES = 5  # of reweighting
@@ -57,12 +58,13 @@ def scale_between(keypoints0: np.ndarray, keypoints1: np.ndarray) -> float | Non
 def _lines(keypoints0: np.ndarray, keypoints1: np.ndarray) -> np.ndarray:
     """(2, L) complex: lines between points (M, 2) that no image shows as one point.
 
-    Each point has lines to LINES others. These stand far from it in the list, which goes along the
-    rows of image 0, so that lines are long.
+    Each of at most MOST_POINTS points has lines to LINES others. These stand far from it in the
+    list, which goes along the rows of image 0, so that lines are long.
     """
-    count = len(keypoints0)
-    steps = np.unique(np.arange(1, LINES + 1) * count // (LINES + 1))
     points = np.stack([keypoints0, keypoints1]).astype(float) @ np.array([1, 1j])
+    points = points[:, :: -(-len(keypoints0) // MOST_POINTS) or 1]
+    count = points.shape[1]
+    steps = np.unique(np.arange(1, LINES + 1) * count // (LINES + 1))
     lines = [points - np.roll(points, step, axis=1) for step in steps if step]
     found = np.concatenate([np.empty((2, 0), complex), *lines], axis=1)
     shown: np.ndarray = found[:, (found != 0).all(axis=0)]
