@@ -14,6 +14,7 @@ B pairs, M matches, P pixels of a patch.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -60,33 +61,96 @@ def _moved(
     keypoints1: Tensor,
     radius: int,
 ) -> Tensor:
-    grid = square(radius, keypoints0.device)
-    weights = (-1.125 * (grid / radius).square().sum(1)).exp()
-    template, jacobian = template_and_jacobian(images0, pair, keypoints0, radius)
-    weighted = jacobian * weights[:, None]
-    spread = jacobian.new_tensor([SHIFT] * 2 + [STRETCH] * 4 + [FREE] * 2)
-    prior = (NOISE / spread) ** 2
-    inverse = torch.linalg.inv_ex(weighted.mT @ jacobian + prior.diag())[
-        0
-    ]  # not finite where there is none
-
+    windows = cut_windows(images0, pair, keypoints0, radius, Spread(SHIFT, STRETCH))
     centre = keypoints1.round()
-    start = shift = keypoints1 - centre
+    start = keypoints1 - centre
     around = cut_patches(images1, pair, centre.long(), 2 * radius)
-    still = matrix = torch.eye(2, device=grid.device).expand(len(pair), 2, 2)
-    before = seen = sample_patches(around, grid + shift[:, None])
-    for _ in range(STEPS):
-        slope = ((seen - template)[:, None] @ weighted)[:, 0]
+    still = torch.eye(2, device=pair.device).expand(len(pair), 2, 2)
+    found = align(windows, around, start, still, STEPS)
+    better = windows.correlation(found.seen) > windows.correlation(found.before)
+    better &= (found.shift - start).norm(dim=1) < FARTHEST
+    return torch.where(better[:, None], centre + found.shift, keypoints1)
+
+
+class Spread(NamedTuple):
+    """Standard deviations of the prior: of the shift in pixels, and of the numbers of the matrix."""
+
+    shift: float
+    stretch: float
+
+
+class Aligned(NamedTuple):
+    """Where windows came to lie, and the grey values (M, P) that they saw before and after.
+
+    shift: (M, 2) of their centres, in pixels from the centre of the patch. matrix: (M, 2, 2).
+    """
+
+    shift: Tensor
+    matrix: Tensor
+    before: Tensor
+    seen: Tensor
+
+
+class Windows(NamedTuple):
+    """Windows of an image, with everything that does not depend on the other image.
+
+    grid: (P, 2) pixels from the centre. weights: (P,). template: (M, P) grey values. weighted: (M,
+    P, 8) their derivatives times the weights. inverse: (M, 8, 8) of the normal matrix, not finite
+    where there is none. prior: (8,) what the prior adds to its diagonal.
+    """
+
+    grid: Tensor
+    weights: Tensor
+    template: Tensor
+    weighted: Tensor
+    inverse: Tensor
+    prior: Tensor
+
+    def of(self, rows: Tensor) -> Windows:
+        """The windows of some rows (m,), in their order."""
+        return self._replace(
+            template=self.template[rows], weighted=self.weighted[rows], inverse=self.inverse[rows]
+        )
+
+    def correlation(self, seen: Tensor) -> Tensor:
+        """Correlation (M,), −1 to 1, with the grey values `seen` (M, P)."""
+        return correlation(self.template, seen, self.weights)
+
+
+def cut_windows(
+    images: Tensor, pair: Tensor, keypoints: Tensor, radius: int, spread: Spread
+) -> Windows:
+    """The windows around keypoints (M, 2) of images (B, 1, H, W). pair (M,): which of the B."""
+    grid = square(radius, keypoints.device)
+    weights = (-1.125 * (grid / radius).square().sum(1)).exp()
+    template, jacobian = template_and_jacobian(images, pair, keypoints, radius)
+    weighted = jacobian * weights[:, None]
+    deviations = jacobian.new_tensor([spread.shift] * 2 + [spread.stretch] * 4 + [FREE] * 2)
+    prior = (NOISE / deviations) ** 2
+    inverse = torch.linalg.inv_ex(weighted.mT @ jacobian + prior.diag())[0]
+    return Windows(grid, weights, template, weighted, inverse, prior)
+
+
+def align(windows: Windows, around: Tensor, start: Tensor, first: Tensor, steps: int) -> Aligned:
+    """Move windows over another image to where it looks most like them.
+
+    around: (M, 1, S, S), patches of the other image by `cut_patches`. start: (M, 2) where the
+    centres of the windows begin, in pixels from the centre of their patch. first: (M, 2, 2) the
+    matrices that the windows begin with. They are the prior too.
+    """
+    still = torch.eye(2, device=around.device).expand(len(around), 2, 2)
+    shift, matrix = start, first
+    before = seen = sample_patches(around, windows.grid @ matrix.mT + shift[:, None])
+    for _ in range(steps):
+        slope = ((seen - windows.template)[:, None] @ windows.weighted)[:, 0]
         way = (torch.linalg.inv_ex(matrix)[0] @ (shift - start)[:, :, None])[:, :, 0]
-        gone = torch.cat([way, (matrix - still).flatten(1), torch.zeros_like(way)], dim=1)
-        step = (inverse @ (slope + prior * gone)[:, :, None])[:, :, 0]
+        gone = torch.cat([way, (matrix - first).flatten(1), torch.zeros_like(way)], dim=1)
+        step = (windows.inverse @ (slope + windows.prior * gone)[:, :, None])[:, :, 0]
         # The step was found in image 0: its inverse goes before the map.
         matrix = matrix @ torch.linalg.inv_ex(still + step[:, 2:6].unflatten(1, (2, 2)))[0]
         shift = shift - (matrix @ step[:, :2, None])[:, :, 0]
-        seen = sample_patches(around, grid @ matrix.mT + shift[:, None])
-    better = correlation(template, seen, weights) > correlation(template, before, weights)
-    better &= (shift - start).norm(dim=1) < FARTHEST
-    return torch.where(better[:, None], centre + shift, keypoints1)
+        seen = sample_patches(around, windows.grid @ matrix.mT + shift[:, None])
+    return Aligned(shift, matrix, before, seen)
 
 
 def template_and_jacobian(

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from pipeline.match.run import RunSummary
     from pipeline.photos.limits import ImageLimits
     from pipeline.reconstruct.cameras import CameraOptions
+    from pipeline.reconstruct.refine.models import RefineSummary
+    from pipeline.reconstruct.refine.options import RefineOptions
     from pipeline.reconstruct.summary import ReconstructionSummary
     from pipeline.rerank.job import RerankSummary
 
-__all__ = ["Event", "estimate", "match", "reconstruct", "rerank"]
+__all__ = ["Event", "estimate", "match", "reconstruct", "refine", "rerank"]
 
 
 def match(
@@ -223,6 +225,56 @@ def reconstruct(
         threads=threads,
         listen=progress,
     )
+
+
+def refine(
+    model: str | Path,
+    images: str | Path,
+    output: str | Path | None = None,
+    *,
+    options: RefineOptions | None = None,
+    fixed_cameras: bool = False,
+    threads: int = 1,
+    storage: dict[str, Any] | None = None,
+    executor: str | Executor = "auto",
+    actors: str | int | Actors | None = None,
+    progress: Listener = nobody,
+) -> RefineSummary:
+    """Make a COLMAP model exact, whatever features it was made of.
+
+    Every track is measured again against one view of it and completed by other views, then the
+    bundle is adjusted. A command that was stopped goes on where it was.
+
+    model: the local folder of one model, which stays as it is.
+    images: the photographs, a local path or fsspec URL.
+    output: a local folder. None takes the name of the model with `-refined`.
+    options: see `RefineOptions`.
+    fixed_cameras: keep all intrinsics.
+    threads: of the adjustment. With 1 the model is the same every time; −1 takes all cores.
+    storage: options of the fsspec filesystem of the photographs.
+    executor, actors, progress: as of `match`.
+
+    Returns the summary. Raises ReconstructionError or StorageError for what cannot be used.
+    """
+    need_extra()
+    from pipeline.reconstruct.refine.models import refine_colmap_model
+    from pipeline.reconstruct.refine.options import RefineOptions
+    from pipeline.store.folder import Folder
+
+    source = Path(model)
+    target = Path(output) if output else source.with_name(f"{source.resolve().name}-refined")
+    with _closing(executor) as carrying:
+        return refine_colmap_model(
+            source,
+            Folder(os.fspath(images), storage or {}),
+            target,
+            options or RefineOptions(),
+            carrying,
+            _actors(actors),
+            fixed_cameras=fixed_cameras,
+            threads=threads,
+            listen=progress,
+        )
 
 
 def _run_options(given: dict[str, Any]) -> Any:

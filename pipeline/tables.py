@@ -131,6 +131,21 @@ KEYPOINTS = _schema(
     ("spread", pa.list_(pa.float32())),  # RMS distance of the merged observations, pixels
 )
 
+# Observations of the points of a sparse model, as they were measured against one view of each.
+TRACKS = _schema(
+    ("point", pa.int64()),  # row of the point
+    ("view", pa.int32()),  # row of the image that sees it
+    ("xy", POINT),  # of COLMAP: pixels of the stored image, (0, 0) at the corner of the first pixel
+    ("correlation", pa.float32()),  # with the window of the reference view, which has 1
+    ("added", pa.bool_()),  # whether the track did not have this view before
+).with_metadata(
+    {
+        "version": str(VERSION),
+        "units": "pixels of the stored image",
+        "origin": "corner of the top-left pixel is (0, 0)",
+    }
+)
+
 RANKING = _schema(
     ("query", pa.string()),
     ("candidate", pa.string()),

@@ -87,6 +87,17 @@ class Worker:
         self.connection = Connection(mine.detach())
         self.busy = False
 
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of one call. Raises what the call raised, and Died where the process dies."""
+        self.send(function, *arguments)
+        return self.receive()
+
     def send(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Begin a call; everything must be picklable. Raises Died where the process is gone."""
         message = pickle.dumps((function, arguments), protocol=5)
@@ -137,12 +148,8 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Raises Died where that process dies.
     """
-    worker = Worker()
-    try:
-        worker.send(function, *arguments)
-        return worker.receive()
-    finally:
-        worker.close()
+    with Worker() as worker:
+        return worker.ask(function, *arguments)
 
 
 def call_watched(function: Callable[..., Any], *arguments: Any, listen: Listener = nobody) -> Any:
@@ -150,12 +157,9 @@ def call_watched(function: Callable[..., Any], *arguments: Any, listen: Listener
 
     listen: receives these events in the calling process.
     """
-    worker = Worker()
-    try:
+    with Worker() as worker:
         worker.send(_watched, function, arguments)
         return worker.receive(listen)
-    finally:
-        worker.close()
 
 
 def _watched(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

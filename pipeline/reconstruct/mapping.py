@@ -17,6 +17,10 @@ MAX_ERROR = 4.0
 # Of an image that joins a model. COLMAP's 30 suits features that many images share. A survey of
 # fields with few matches a pair kept 165 in place of 163 of 167 images, and its positions.
 LEAST_INLIERS = 15
+# Focal lengths by the longer side, and the largest parameter of distortion, as COLMAP's mapper
+# demands while it works. It demands nothing of its last adjustment.
+FOCAL_RANGE = (0.1, 10.0)
+MOST_DISTORTION = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,44 @@ def _incremental(
         if found:
             break
 
-    models = list(found.values())
+    models = [_without_strays(model, database, scratch, mapping) for model in found.values()]
     for model in models:
         _adjust_robustly(model, options)
     return models
+
+
+def _without_strays(model: Any, database: Path, scratch: Path, mapping: Any) -> Any:
+    """The model without images that nothing holds in place, which are tried once more.
+
+    The mapper can keep an image that lost all its points or whose focal length is absurd. Its
+    position is then far from all others.
+    """
+    pycolmap = import_pycolmap()
+    if not _remove_strays(model):
+        return model
+    before = scratch / "before"
+    remove(before)
+    before.mkdir()
+    model.write_binary(before)
+    found = pycolmap.incremental_mapping(database, scratch, scratch, mapping, input_path=before)
+    again = max(found.values(), key=lambda other: other.num_reg_images(), default=model)
+    _remove_strays(again)
+    return again
+
+
+def _remove_strays(model: Any) -> bool:
+    """Take out images with too few points or an absurd camera. Returns whether there were any."""
+    strays = [
+        model.images[number]
+        for number in model.reg_image_ids()
+        if model.images[number].num_points3D < LEAST_INLIERS
+        or model.images[number].camera.has_bogus_params(*FOCAL_RANGE, MOST_DISTORTION)
+    ]
+    if len(strays) > model.num_reg_images() - 2:
+        return False
+    for image in strays:
+        model.deregister_frame(image.frame_id)
+    return bool(strays)
 
 
 def _adjust_robustly(model: Any, options: MappingOptions) -> None:

@@ -1,0 +1,86 @@
+"""Adjust the bundle of a measured scene, and leave out the observations that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.extras import import_pycolmap
+from pipeline.reconstruct.refine.scene import Scene
+
+# The adjustment ends where a step lowers the cost by less than this share.
+LEAST_GAIN = 1e-6
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """What an adjustment may change beside poses and points.
+
+    fixed: numbers of the cameras whose intrinsics stay. principal: numbers of the cameras whose
+    principal point is free; focal length and distortion of the others are. threads: with one the
+    result is the same every time; −1 takes all cores.
+    """
+
+    fixed: frozenset[int] = frozenset()
+    principal: frozenset[int] = frozenset()
+    threads: int = 1
+
+
+def adjusted(scene: Scene, loss: float, freedom: Freedom) -> Scene:
+    """The scene after bundle adjustment. Observations stay as they are.
+
+    loss: pixels where the soft-L1 loss turns from squared to straight.
+    """
+    cameras = scene.views.cameras.keys()
+    others = cameras - freedom.principal
+    if others:
+        scene = _solved(scene, loss, freedom.fixed, False, freedom.threads)
+    if freedom.principal & cameras:
+        scene = _solved(scene, loss, freedom.fixed | others, True, freedom.threads)
+    return scene
+
+
+def _solved(
+    scene: Scene, loss: float, fixed: Collection[int], principal: bool, threads: int
+) -> Scene:
+    pycolmap = import_pycolmap()
+    model = scene.made()
+    options = pycolmap.BundleAdjustmentOptions(print_summary=False)
+    options.refine_principal_point = principal
+    options.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
+    options.ceres.loss_function_scale = loss
+    options.ceres.solver_options.num_threads = threads
+    options.ceres.solver_options.function_tolerance = LEAST_GAIN
+    everything = pycolmap.BundleAdjustmentConfig()
+    for image in model.reg_image_ids():
+        everything.add_image(image)
+    for number in sorted(scene.views.cameras.keys() & set(fixed)):
+        everything.set_constant_cam_intrinsics(number)
+    everything.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    # pycolmap.bundle_adjustment would do the same, but it turns COLMAP's log on again.
+    pycolmap.create_default_bundle_adjuster(options, everything, model).solve()
+    return _taken_over(scene, model)
+
+
+def _taken_over(scene: Scene, model: Any) -> Scene:
+    """The scene with the poses, cameras and points of the model that was made of it."""
+    found = Scene.of(model)
+    return replace(scene, views=found.views, xyz=found.xyz)
+
+
+def fitting(scene: Scene, limit: np.ndarray, angle: float) -> Scene:
+    """Without observations that are off by more than their view's limit (V,), in pixels.
+
+    Points whose rays meet under less than `angle` degrees are left out too.
+    """
+    scene = scene.keep(scene.errors() < limit[scene.view])
+    return scene.keep((scene.angles() >= np.deg2rad(angle))[scene.point])
+
+
+def cost(scene: Scene, loss: float) -> float:
+    """The sum of the soft-L1 losses of all observations, in squares of `loss` pixels."""
+    off = np.minimum(scene.errors() / loss, 1e6)
+    return float((2 * (np.sqrt(1 + off**2) - 1)).sum())

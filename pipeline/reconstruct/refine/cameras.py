@@ -1,0 +1,177 @@
+"""Decide by the observations which views share a camera, and which of its parameters are free.
+
+Photographs of one camera and one setting share its intrinsics. Then the principal point and the
+distortion of higher order can be determined too, which single photographs do not tell. Every step
+is tried on a part of the scene and taken where it lowers the cost, the sum of the robust losses, by
+more than LEAST_SHARE. Sharing may raise the cost by that much, because it takes parameters away.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.reconstruct.refine.adjust import Freedom, adjusted, cost
+from pipeline.reconstruct.refine.scene import Camera, Scene
+
+LEAST_SHARE = 0.05
+LEAST_VIEWS = 5  # of a camera whose principal point or higher distortion is determined
+MOST_SPREAD = 1.05  # of the largest to the least focal length of views that may share a camera
+TRIED_VIEWS, TRIED_POINTS = 30, 4000  # of the part of the scene that the decisions are tried on
+# Camera models, and the next richer one. Parameters keep their places; new ones are zero.
+RICHER = {"SIMPLE_PINHOLE": "SIMPLE_RADIAL", "SIMPLE_RADIAL": "RADIAL"}
+PRINCIPAL = "principal point"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cameras that may be one. cameras: their numbers. shared: whether they are one already."""
+
+    cameras: tuple[int, ...]
+    views: tuple[int, ...]
+
+    @property
+    def number(self) -> int:
+        """The number of the camera that stays."""
+        return self.cameras[0]
+
+
+def decide_cameras(
+    scene: Scene, loss: float, freedom: Freedom, share: bool = True
+) -> tuple[Scene, Freedom, list[str]]:
+    """Share cameras and free their parameters where the observations determine them.
+
+    loss: pixels, of `adjusted`. share: whether views may be given one camera that had several.
+
+    Returns the scene with its cameras, not adjusted yet, the freedom of its next adjustment, and a
+    line for every decision.
+    """
+    lines: list[str] = []
+    for group in _groups(scene, freedom, share):
+        part = sample(scene, group.views)
+        single = _shared(part, group)
+        before = cost(adjusted(part, loss, freedom), loss)
+        free, now = freedom, cost(adjusted(single, loss, freedom), loss)
+        taken: list[str] = []
+        for step in (PRINCIPAL, "model"):
+            trial, allowed = _richer(single, group, free, step)
+            if trial is None:
+                continue
+            trial = adjusted(trial, loss, allowed)
+            less = cost(trial, loss)
+            if less < (1 - LEAST_SHARE) * now:
+                single, free, now = trial, allowed, less
+                model = single.views.cameras[group.number].model
+                taken.append(step if step == PRINCIPAL else model)
+        if len(group.cameras) > 1 and now > (1 + LEAST_SHARE) * before:
+            continue
+        scene, freedom = _taken(scene, group, single.views.cameras[group.number]), free
+        lines.append(_line(group, single.views.cameras[group.number], taken, now / before))
+    return scene, freedom, lines
+
+
+def _groups(scene: Scene, freedom: Freedom, share: bool) -> list[Group]:
+    """Groups of at least LEAST_VIEWS views, of one size and folder and about one focal length."""
+    by_key: dict[object, list[int]] = defaultdict(list)
+    for view, name in enumerate(scene.views.names):
+        number = int(scene.views.camera[view])
+        camera = scene.views.cameras[number]
+        if number in freedom.fixed or (camera.model not in RICHER and len(camera.params) < 4):
+            continue
+        size = camera.width, camera.height
+        key = (name.rpartition("/")[0], camera.model, size) if share else number
+        by_key[key].append(view)
+    groups = []
+    focal = scene.views.focal()
+    for views in by_key.values():
+        cameras = tuple(sorted(set(scene.views.camera[views].tolist())))
+        of_group = focal[views]
+        if of_group.min() <= 0 or of_group.max() > MOST_SPREAD * of_group.min():
+            continue
+        if len(views) >= LEAST_VIEWS:
+            groups.append(Group(cameras, tuple(views)))
+    return groups
+
+
+def sample(scene: Scene, views: tuple[int, ...]) -> Scene:
+    """A part of the scene: some of the views, those that share most points, and some points."""
+    chosen = np.zeros(len(scene.views), bool)
+    seen = np.zeros(len(scene.xyz), bool)
+    left = set(views)
+    while left and chosen.sum() < TRIED_VIEWS:
+        counts = np.bincount(
+            scene.view[seen[scene.point]] if seen.any() else scene.view, minlength=len(chosen)
+        )
+        best = max(left, key=lambda view: (counts[view], -view))
+        left.remove(best)
+        chosen[best] = True
+        seen[scene.point[scene.view == best]] = True
+    lengths = np.bincount(scene.point[chosen[scene.view]], minlength=len(scene.xyz))
+    points = np.flatnonzero(lengths >= 2)
+    points = points[np.linspace(0, len(points) - 1, min(len(points), TRIED_POINTS)).astype(int)]
+    stays = np.zeros(len(scene.xyz), bool)
+    stays[points] = True
+    return restricted(scene.keep(chosen[scene.view] & stays[scene.point]), chosen)
+
+
+def restricted(scene: Scene, chosen: np.ndarray) -> Scene:
+    """Only the chosen views (V,) bool; no others may have observations."""
+    rows = np.flatnonzero(chosen)
+    views = scene.views
+    used = set(views.camera[rows].tolist())
+    return replace(
+        scene,
+        view=(np.cumsum(chosen) - 1)[scene.view],
+        views=replace(
+            views,
+            names=[views.names[row] for row in rows],
+            numbers=views.numbers[rows],
+            camera=views.camera[rows],
+            rotation=views.rotation[rows],
+            shift=views.shift[rows],
+            cameras={number: camera for number, camera in views.cameras.items() if number in used},
+        ),
+    )
+
+
+def _shared(scene: Scene, group: Group) -> Scene:
+    """The scene with one camera for the group, whose parameters are the medians."""
+    cameras = [scene.views.cameras[n] for n in group.cameras if n in scene.views.cameras]
+    params = np.median([camera.params for camera in cameras], axis=0)
+    camera = replace(cameras[0], params=tuple(params.tolist()))
+    return _taken(scene, group, camera)
+
+
+def _taken(scene: Scene, group: Group, camera: Camera) -> Scene:
+    """The scene with this camera for all views of the group."""
+    views = scene.views
+    number = np.where(np.isin(views.camera, group.cameras), group.number, views.camera)
+    cameras = {n: other for n, other in views.cameras.items() if n not in group.cameras}
+    cameras[group.number] = camera
+    return replace(
+        scene, views=replace(views, camera=number, cameras=dict(sorted(cameras.items())))
+    )
+
+
+def _richer(
+    scene: Scene, group: Group, freedom: Freedom, step: str
+) -> tuple[Scene | None, Freedom]:
+    """The scene with one more thing free, or None where there is none."""
+    if step == PRINCIPAL:
+        return scene, replace(freedom, principal=freedom.principal | {group.number})
+    camera = scene.views.cameras[group.number]
+    if camera.model not in RICHER:
+        return None, freedom
+    richer = replace(camera, model=RICHER[camera.model], params=(*camera.params, 0.0))
+    return _taken(scene, group, richer), freedom
+
+
+def _line(group: Group, camera: Camera, taken: list[str], share: float) -> str:
+    views = f"{len(group.views)} images"
+    text = f"{views} of {camera.width}×{camera.height} px"
+    text += " share one camera" if len(group.cameras) > 1 else f": camera {group.number}"
+    if taken:
+        text += f", {' and '.join(taken)} determined"
+    return f"{text} (cost {share:.3f} of that before)"

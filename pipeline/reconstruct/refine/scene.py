@@ -1,0 +1,217 @@
+"""A sparse model as arrays, without COLMAP's objects: picklable, and quick to compute with.
+
+V views (registered images), P points, O observations. Pixels are COLMAP's: of the stored image,
+without its EXIF orientation, and with (0, 0) at the corner of the top-left pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.extras import import_pycolmap
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A COLMAP camera. prior: whether EXIF or the user told its focal length."""
+
+    model: str
+    width: int
+    height: int
+    params: tuple[float, ...]
+    prior: bool = False
+
+    @classmethod
+    def of(cls, camera: Any) -> Camera:
+        """The values of a `pycolmap.Camera`."""
+        params = tuple(float(value) for value in camera.params)
+        prior = bool(camera.has_prior_focal_length)
+        return cls(camera.model_name, camera.width, camera.height, params, prior)
+
+    def made(self, number: int = 1) -> Any:
+        """The same as a `pycolmap.Camera` with this number."""
+        pycolmap = import_pycolmap()
+        camera = pycolmap.Camera.create_from_model_name(
+            number, self.model, self.params[0], self.width, self.height
+        )
+        camera.params = list(self.params)
+        camera.has_prior_focal_length = self.prior
+        return camera
+
+
+@dataclass(frozen=True)
+class Views:
+    """Registered images, in the order of their COLMAP numbers.
+
+    names: (V,) of the files. numbers, camera: (V,) COLMAP's numbers of the image and its camera.
+    rotation: (V, 3, 3) and shift: (V, 3), world to camera. cameras: by their numbers.
+    """
+
+    names: list[str]
+    numbers: np.ndarray
+    camera: np.ndarray
+    rotation: np.ndarray
+    shift: np.ndarray
+    cameras: dict[int, Camera]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def camera_of(self, view: int) -> Camera:
+        """The camera of one view."""
+        return self.cameras[int(self.camera[view])]
+
+    def centres(self) -> np.ndarray:
+        """Where the views were taken: (V, 3)."""
+        centres: np.ndarray = -np.einsum("vji,vj->vi", self.rotation, self.shift)
+        return centres
+
+    def focal(self) -> np.ndarray:
+        """Focal lengths in pixels: (V,)."""
+        focal = {
+            number: camera.made().mean_focal_length() for number, camera in self.cameras.items()
+        }
+        return np.array([focal[number] for number in self.camera.tolist()])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Views, points and observations.
+
+    xyz: (P, 3). colour: (P, 3) uint8. point, view: (O,) the point and the view of each observation.
+    xy: (O, 2) pixels. Observations are sorted by point, then view.
+    """
+
+    views: Views
+    xyz: np.ndarray
+    colour: np.ndarray
+    point: np.ndarray
+    view: np.ndarray
+    xy: np.ndarray
+
+    @classmethod
+    def of(cls, model: Any) -> Scene:
+        """The registered images of a `pycolmap.Reconstruction` with their points."""
+        images = [model.images[number] for number in sorted(model.reg_image_ids())]
+        poses = np.array([image.cam_from_world().matrix() for image in images]).reshape(-1, 3, 4)
+        used = sorted({image.camera_id for image in images})
+        views = Views(
+            [image.name for image in images],
+            np.array([image.image_id for image in images], np.int64),
+            np.array([image.camera_id for image in images], np.int64),
+            poses[:, :, :3].copy(),
+            poses[:, :, 3].copy(),
+            {number: Camera.of(model.cameras[number]) for number in used},
+        )
+        numbers = np.array(sorted(model.point3D_ids()), np.int64)
+        points = [model.points3D[int(number)] for number in numbers]
+        point, view, xy = [], [], []
+        for row, image in enumerate(images):
+            seen = [p for p in image.points2D if p.has_point3D()]
+            point.append(np.array([p.point3D_id for p in seen], np.int64))
+            xy.append(np.array([p.xy for p in seen]).reshape(-1, 2))
+            view.append(np.full(len(seen), row))
+        rows = np.searchsorted(numbers, np.concatenate([np.empty(0, np.int64), *point]))
+        scene = cls(
+            views,
+            np.array([p.xyz for p in points]).reshape(-1, 3),
+            np.array([p.color for p in points], np.uint8).reshape(-1, 3),
+            rows,
+            np.concatenate([np.empty(0, np.int64), *view]),
+            np.concatenate([np.empty((0, 2)), *xy]),
+        )
+        return scene.sorted()
+
+    def sorted(self) -> Scene:
+        """The same with observations sorted by point, then view."""
+        order = np.lexsort((self.view, self.point))
+        return replace(self, point=self.point[order], view=self.view[order], xy=self.xy[order])
+
+    def keep(self, good: np.ndarray) -> Scene:
+        """Only the good observations, (O,) bool, and points that two views or more still see."""
+        lengths = np.bincount(self.point[good], minlength=len(self.xyz))
+        stays = lengths >= 2
+        good = good & stays[self.point]
+        return replace(
+            self,
+            xyz=self.xyz[stays],
+            colour=self.colour[stays],
+            point=(np.cumsum(stays) - 1)[self.point[good]],
+            view=self.view[good],
+            xy=self.xy[good],
+        )
+
+    def made(self) -> Any:
+        """The same as a `pycolmap.Reconstruction`: every image is a frame of its own."""
+        pycolmap = import_pycolmap()
+        model = pycolmap.Reconstruction()
+        for number, camera in self.views.cameras.items():
+            model.add_camera_with_trivial_rig(camera.made(number))
+        by_view = np.argsort(self.view, kind="stable")
+        bounds = np.searchsorted(self.view[by_view], np.arange(len(self.views) + 1))
+        index = np.empty(len(self.view), np.int64)
+        for row, name in enumerate(self.views.names):
+            mine = by_view[bounds[row] : bounds[row + 1]]
+            index[mine] = np.arange(len(mine))
+            number = int(self.views.numbers[row])
+            image = pycolmap.Image(name, self.xy[mine], int(self.views.camera[row]), number)
+            pose = pycolmap.Rigid3d(
+                pycolmap.Rotation3d(self.views.rotation[row]), self.views.shift[row]
+            )
+            model.add_image_with_trivial_frame(image, pose)
+        starts = np.searchsorted(self.point, np.arange(len(self.xyz) + 1))
+        numbers = self.views.numbers[self.view].tolist()
+        elements = list(zip(numbers, index.tolist(), strict=True))
+        for row, (xyz, colour) in enumerate(zip(self.xyz, self.colour, strict=True)):
+            track = pycolmap.Track()
+            for number, keypoint in elements[starts[row] : starts[row + 1]]:
+                track.add_element(number, keypoint)
+            model.add_point3D(xyz, track, colour)
+        model.update_point_3d_errors()
+        return model
+
+    def errors(self) -> np.ndarray:
+        """Reprojection errors of all observations in pixels: (O,). Infinite behind the camera."""
+        found = np.full(len(self.point), np.inf)
+        for row in range(len(self.views)):
+            mine = np.flatnonzero(self.view == row)
+            seen = project(self.views, row, self.xyz[self.point[mine]])
+            found[mine] = np.linalg.norm(seen - self.xy[mine], axis=1)
+        return np.where(np.isfinite(found), found, np.inf)
+
+    def angles(self) -> np.ndarray:
+        """The largest angle between two rays of each point, radians: (P,).
+
+        Of long tracks, rays are compared with the first and with the one that is farthest from it.
+        """
+        rays = self.views.centres()[self.view] - self.xyz[self.point]
+        rays /= np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-300)
+        first = np.searchsorted(self.point, np.arange(len(self.xyz)))
+        largest = np.zeros(len(self.xyz))
+        for _ in range(2):
+            cosine = np.einsum("oi,oi->o", rays, rays[first[self.point]]).clip(-1, 1)
+            angle = np.arccos(cosine)
+            np.maximum.at(largest, self.point, angle)
+            order = np.lexsort((-angle, self.point))
+            first = order[np.searchsorted(self.point[order], np.arange(len(self.xyz)))]
+        return largest
+
+
+def project(views: Views, view: int, xyz: np.ndarray) -> np.ndarray:
+    """Pixels (n, 2) of points (n, 3) in a view. NaN behind the camera, or where the lens folds."""
+    seen = xyz @ views.rotation[view].T + views.shift[view]
+    camera = views.camera_of(view).made()
+    places = np.full((len(xyz), 2), np.nan)
+    front = np.flatnonzero(seen[:, 2] > 1e-9)
+    if not len(front):
+        return places
+    found = camera.img_from_cam(seen[front])
+    # A polynomial of distortion maps some far rays back into the image.
+    again = camera.cam_from_img(found)
+    rays = seen[front, :2] / seen[front, 2:]
+    good = np.abs(again - rays).max(axis=1) < 1e-3 * (1 + np.abs(rays).max(axis=1))
+    places[front[good]] = found[good]
+    return places

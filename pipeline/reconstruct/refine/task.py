@@ -1,0 +1,146 @@
+"""The work that an executor does for one reference view: measure its points in all other views.
+
+    ReferenceTask → MeasureReference → Measurements
+
+A task depends on the model and the photographs alone, so it gives the same bytes wherever it runs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import ImageError
+from pipeline.photos.source import Folders
+from pipeline.reconstruct.refine.measure import Reference
+from pipeline.reconstruct.refine.options import RefineOptions
+from pipeline.reconstruct.refine.photographs import Photographs, scale
+from pipeline.reconstruct.refine.plan import ReferenceTask
+from pipeline.reconstruct.refine.predict import BESIDE, Surfaces, predict
+from pipeline.reconstruct.refine.scene import Views
+from pipeline.store.folder import Folder
+from pipeline.tables import TRACKS
+
+FAILURES = b"failures"  # in the metadata of TRACKS
+TRIES = 3  # processes that may die at a reference before it keeps the tracks that it had
+
+
+class Measurements(NamedTuple):
+    """What a reference view led to.
+
+    tracks: TRACKS rows, the observations of the reference included. The metadata of their schema
+    hold, under FAILURES, a line for every photograph that could not be read.
+    """
+
+    name: str
+    tracks: pa.Table
+
+    @classmethod
+    def of(cls, task: ReferenceTask, parts: list[pa.Table], failures: list[str]) -> Measurements:
+        """The rows of all parts, with the failures."""
+        tracks = pa.concat_tables([TRACKS.empty_table(), *parts]).combine_chunks()
+        metadata = {**TRACKS.metadata, FAILURES: "\n".join(failures).encode()}
+        return cls(task.name, tracks.replace_schema_metadata(metadata))
+
+
+class MeasureReference:
+    """Measure the points of a reference view in every view that may show them.
+
+    folder: of the photographs. long_side: pixels at which they are measured.
+    """
+
+    def __init__(
+        self,
+        views: Views,
+        folder: Folder | Folders,
+        options: RefineOptions,
+        long_side: int,
+        device: str = "cpu",
+    ) -> None:
+        self.views, self.options, self.long_side, self.device = views, options, long_side, device
+        self.photographs = Photographs(folder, long_side)
+
+    def __call__(self, task: ReferenceTask, attempt: int = 1) -> Measurements:
+        """Measure one reference; after TRIES processes died at it, nothing is measured."""
+        if attempt > TRIES:
+            cause = f"{TRIES} processes died that measured its points"
+            return Measurements.of(task, [], [f"{self._name(task)}: {cause}"])
+        try:
+            image = self._read(task.view)
+        except ImageError as error:
+            return Measurements.of(task, [], [f"{self._name(task)}: {error}"])
+        options, own = self.options, self._scale(task.view)
+        step = float(BESIDE / own.mean())
+        surfaces = Surfaces.of(self.views, task.view, task.xy, task.xyz, task.normal, step)
+        reference = Reference(image, task.xy * own, options.radius, self.device)
+        parts, failures = [_rows(task.points, task.view, task.xy)], []
+        margin = 2.0 * options.radius
+        for view in task.others.tolist():
+            size = self._scale(view)
+            rows, places, maps = predict(self.views, surfaces, view, size, margin)
+            if not len(rows):
+                continue
+            try:
+                other = self._read(view)
+            except ImageError as error:
+                failures.append(f"{self.views.names[view]}: {error}")
+                continue
+            found = reference.find(other, rows, places, maps, options.steps)
+            members = np.isin(rows, task.member_point[task.member_view == view])
+            least = np.where(members, options.member_correlation, options.new_correlation)
+            most = np.where(members, options.member_shift, options.new_shift)
+            good = (found.correlation > least) & (found.moved < most)
+            xy = found.xy[good] / size
+            parts.append(
+                _rows(task.points[rows[good]], view, xy, found.correlation[good], ~members[good])
+            )
+        return Measurements.of(task, parts, failures)
+
+    def _name(self, task: ReferenceTask) -> str:
+        return self.views.names[task.view]
+
+    def _scale(self, view: int) -> np.ndarray:
+        return scale(self.views.camera_of(view), self.long_side)
+
+    def _read(self, view: int) -> np.ndarray:
+        return self.photographs.read(self.views.names[view], self.views.camera_of(view))
+
+
+def _rows(
+    points: np.ndarray,
+    view: int,
+    xy: np.ndarray,
+    correlation: np.ndarray | float = 1.0,
+    added: np.ndarray | bool = False,
+) -> pa.Table:
+    count = len(points)
+    columns = [
+        pa.array(points, pa.int64()),
+        pa.array(np.full(count, view), pa.int32()),
+        pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(xy, np.float32).ravel()), 2
+        ),
+        pa.array(np.broadcast_to(np.float32(correlation), count)),
+        pa.array(np.broadcast_to(added, count)),
+    ]
+    return pa.Table.from_arrays(
+        [column.cast(kind.type) for column, kind in zip(columns, TRACKS, strict=True)],
+        schema=TRACKS,
+    )
+
+
+def make_measurer(
+    views: Views, folder: Folder | Folders, options: RefineOptions, long_side: int
+) -> MeasureReference:
+    """A MeasureReference for an executor's process that does nothing else.
+
+    The process computes on one thread, or on its GPU.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        torch.set_num_threads(1)
+    return MeasureReference(views, folder, options, long_side, "cuda" if cuda else "cpu")
