@@ -73,7 +73,7 @@ def _moved(
 
 
 class Spread(NamedTuple):
-    """Standard deviations of the prior: of the shift in pixels, and of the numbers of the matrix."""
+    """Standard deviations of the prior: of the shift, in pixels, and of the matrix."""
 
     shift: float
     stretch: float

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pipeline.match.plan import PlanCounts
     from pipeline.match.run import RunSummary
     from pipeline.photos.limits import ImageLimits
-    from pipeline.reconstruct.cameras import CameraOptions
+    from pipeline.reconstruct.cameras.options import CameraOptions
     from pipeline.reconstruct.refine.models import RefineSummary
     from pipeline.reconstruct.refine.options import RefineOptions
     from pipeline.reconstruct.summary import ReconstructionSummary

@@ -40,7 +40,7 @@ from pipeline.match.read import TRIES
 from pipeline.match.run import RunSummary
 from pipeline.pairs.pair_list import read_pairs
 from pipeline.photos.limits import ImageLimits
-from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.database import ImportSummary
 from pipeline.reconstruct.summary import ReconstructionSummary
 from pipeline.store import lease
@@ -184,8 +184,10 @@ def understood(words: list[str]) -> Mapping[str, Any]:
         ImageLimits.parse(given["limits"])
     if "storage" in given:
         storage_options(given["storage"])
-    if "camera" in given:
-        CameraOptions.parse(given["camera"], given["camera_sharing"])
+    if "camera_model" in given:  # files are only named
+        words = (given[name] for name in ("camera_sharing", "intrinsics"))
+        sharing, intrinsics = (None if re.search(r"\.\w+$", word or "") else word for word in words)
+        CameraOptions.parse(given["camera_model"], sharing or "auto", intrinsics)
     return given
 
 

@@ -31,7 +31,7 @@ MODEL = {*NETWORK, "eloftr/weights", "eloftr/hf", "eloftr/matching", "eloftr/tra
 TOP = {*MODEL, "pipeline"}
 ROOMS_OF_MATCHING = ("store", "photos", "pairs", "execute", "match", "match/turns")
 MATCH = {*TOP, *(f"pipeline/{room}" for room in ROOMS_OF_MATCHING)}
-JOBS = {*MATCH, "pipeline/rerank", "pipeline/reconstruct"}
+JOBS = {*MATCH, "pipeline/rerank", "pipeline/reconstruct", "pipeline/reconstruct/cameras"}
 ABOVE = {
     "eloftr": NETWORK,
     "eloftr/fast": NETWORK,
@@ -52,7 +52,8 @@ ABOVE = {
     "pipeline/match": MATCH,
     "pipeline/match/turns": MATCH,
     "pipeline/rerank": MATCH,
-    "pipeline/reconstruct": MATCH,
+    "pipeline/reconstruct": {*MATCH, "pipeline/reconstruct/cameras"},
+    "pipeline/reconstruct/cameras": MATCH,
     "pipeline/report": JOBS,
     "pipeline/demo": {*JOBS, "pipeline/report", "pipeline.front"},
     "pipeline.front": {*JOBS, "pipeline/report", "pipeline/demo"},

@@ -28,7 +28,7 @@ import pipeline
 from pipeline.events import Event
 from pipeline.match.options import VerificationOptions
 from pipeline.photos.limits import ImageLimits
-from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.cameras.options import CameraOptions
 
 PROJECT = Path(__file__).resolve().parents[1]
 LONG_SIDE = 96

@@ -52,7 +52,7 @@ from eloftr.errors import ArgumentError, EloftrError
 from pipeline.demo.truth import DemoTruth, compare_with_truth
 from pipeline.events import Event
 from pipeline.extras import import_pycolmap
-from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.mapping import MAPPERS
 from pipeline.reconstruct.summary import ModelSummary
 
@@ -109,7 +109,7 @@ def reconstruct_ours(
         str(images), str(run), weights=weights, long_side=long_side, progress=say
     )
     times.append(time.perf_counter())
-    cameras = CameraOptions.parse(camera or CAMERA)
+    cameras = CameraOptions.parse(CAMERA, "per-image", camera)
     pipeline.reconstruct(str(run), model, mapper=mapper, cameras=cameras, progress=say)
     times.append(time.perf_counter())
     seconds = dict(zip(("matching", "mapping"), np.diff(times).tolist(), strict=True))

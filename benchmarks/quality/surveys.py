@@ -43,7 +43,7 @@ from pipeline.pairs.pair_list import exhaustive, pairs_table
 from pipeline.pairs.spatial import exif_positions, neighbours
 from pipeline.photos.headings import headings as headings_of
 from pipeline.photos.source import list_images
-from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.similarity import umeyama
 from pipeline.store.folder import Folder
 

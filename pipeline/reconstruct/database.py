@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,9 @@ from pipeline.errors import ReconstructionError
 from pipeline.extras import import_pycolmap
 from pipeline.match.turns.tries import settled_matches
 from pipeline.photos.sizes import resize_factor
-from pipeline.reconstruct.cameras import (
-    CameraOptions,
-    StoredImages,
-    assign_cameras,
-    same_cameras,
-    without_mirrored,
-)
+from pipeline.reconstruct.cameras.assign import AssignedCameras, SharedCamera, assign_cameras
+from pipeline.reconstruct.cameras.images import StoredImages, without_mirrored
+from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.keypoints import MergedKeypoints
 from pipeline.reconstruct.spool import MatchSpool
 from pipeline.store.folder import Folder
@@ -63,6 +59,8 @@ class ImportSummary:
     mirrored_pairs: int  # pairs left out because COLMAP sees one of the images mirrored
     outside: int  # matches left out because an endpoint lies outside its image
     resize_factor: float  # pixels of an image per pixel of the network's image, median
+    shared_cameras: list[SharedCamera] = field(default_factory=list)  # and those that were given
+    camera_notes: list[str] = field(default_factory=list)
 
 
 def import_matches(
@@ -92,7 +90,7 @@ def import_matches(
             "the merge radius and long_side must be positive numbers of pixels."
         )
     images = StoredImages.read(run)
-    assigned, camera_rows = assign_cameras(images, cameras)
+    assigned = assign_cameras(images, cameras)
     database.parent.mkdir(parents=True, exist_ok=True)
     scratch = database.parent / f".{database.name}.importing"
     shutil.rmtree(scratch, ignore_errors=True)  # A killed import may have left it.
@@ -115,13 +113,13 @@ def import_matches(
             # one transaction writes. Nobody sees a part of the database: the file gets its name
             # when it is whole.
             with pycolmap.DatabaseTransaction(target):
-                _write_images(target, images, assigned, camera_rows)
+                _write_images(target, images, assigned)
             maps, keypoints, written = images.to_stored(), 0, 0
             for first, merged in spool.merge_images(pairs, radii):
                 keypoints += len(merged.xy)
                 with pycolmap.DatabaseTransaction(target):
                     table.write_table(_write_keypoints(target, images, maps, first, merged))
-            same_camera = same_cameras(images, assigned, camera_rows, cameras)
+            same_camera = assigned.same_as_verified(images)
             for batch, geometries, matches in spool.merge_pairs(pairs):
                 written += sum(map(len, matches))
                 with pycolmap.DatabaseTransaction(target):
@@ -140,7 +138,7 @@ def import_matches(
         shutil.rmtree(scratch, ignore_errors=True)
     return ImportSummary(
         images=len(images.names),
-        cameras=len(camera_rows),
+        cameras=len(assigned.rows),
         pairs=spool.pairs,
         verified=len(pairs),
         matches=int(pairs["length"].sum()),
@@ -150,11 +148,13 @@ def import_matches(
         mirrored_pairs=mirrored,
         outside=spool.outside,
         resize_factor=float(np.median(radii) / radius),
+        shared_cameras=assigned.shared,
+        camera_notes=assigned.notes,
     )
 
 
 def focal_priors(database: Path) -> dict[int, float]:
-    """Focal lengths in pixels that EXIF tells, by the number of the camera."""
+    """Focal lengths in pixels that EXIF or the user tells, by the number of the camera."""
     with import_pycolmap().Database.open(database) as opened:
         return {
             camera.camera_id: camera.mean_focal_length()
@@ -171,17 +171,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_images(
-    target: Any, images: StoredImages, assigned: np.ndarray, cameras: list[Any]
-) -> None:
+def _write_images(target: Any, images: StoredImages, cameras: AssignedCameras) -> None:
     """Write cameras and images.
 
     The mapper adds rigs and frames itself, a trivial one for every image.
     """
     pycolmap = import_pycolmap()
-    for camera in cameras:
+    for camera in cameras.rows:
         target.write_camera(camera, use_camera_id=True)
-    for i, (name, camera) in enumerate(zip(images.names, assigned, strict=True)):
+    for i, (name, camera) in enumerate(zip(images.names, cameras.of_image, strict=True)):
         image = pycolmap.Image(name=name, camera_id=int(camera) + 1, image_id=i + 1)
         target.write_image(image, use_image_id=True)
 
@@ -218,7 +216,8 @@ def _write_pairs(
     """Write the matches and two-view geometries of P pairs.
 
     pairs: (P,) spool.PAIR. geometries: (P,) spool.GEOMETRY. matches: one (m, 2) array per pair.
-    maps: (N, 3, 3) of `StoredImages.to_stored`. same_camera: (N,) bool of `same_cameras`.
+    maps: (N, 3, 3) of `StoredImages.to_stored`. same_camera: (N,) bool, of
+        `AssignedCameras.same_as_verified`.
     """
     pycolmap = import_pycolmap()
     kinds = [getattr(pycolmap.TwoViewGeometryConfiguration, name.upper()) for name in VERIFIED]

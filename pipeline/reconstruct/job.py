@@ -19,8 +19,10 @@ from pipeline.events import Event, Listener, nobody
 from pipeline.execute.worker import Died, call_watched
 from pipeline.match.run import PLAN_FILE, finished_shards
 from pipeline.match.turns.tries import of_later_round
-from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.cameras.focal import FocalDecision
+from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.database import focal_priors, import_matches
+from pipeline.reconstruct.depth import depth_notes, model_depth, pair_depths
 from pipeline.reconstruct.mapping import MAPPERS, MAX_ERROR, MappingOptions, map_database
 from pipeline.reconstruct.summary import (
     ModelSummary,
@@ -111,15 +113,21 @@ def _import_and_map(
     )
     text = f"{imported.images} images, {imported.verified} verified pairs"
     listen(Event("imported", f"{text}, {imported.keypoints} keypoints"))
+    priors = focal_priors(target / "database.db")
     models: list[Any] = []
+    focal: list[FocalDecision] = []
     if imported.verified:
-        known = cameras.params is not None
+        known = {camera.camera for camera in imported.shared_cameras if camera.fixed}
         mapping = replace(
-            mapping, fixed_cameras=known, max_error=max(MAX_ERROR, 2.0 * imported.resize_factor)
+            mapping,
+            fixed_cameras=frozenset(known),
+            priors=priors,
+            max_error=max(MAX_ERROR, 2.0 * imported.resize_factor),
         )
-        models = map_database(target / "database.db", target, mapping, colours, listen)
-    notes = _unfinished(run)
-    notes += doubtful_cameras(models, focal_priors(target / "database.db"))
+        models, focal = map_database(target / "database.db", target, mapping, colours, listen)
+    notes = [*_unfinished(run), *imported.camera_notes, *(decision.text() for decision in focal)]
+    pairs = pair_depths(target / "database.db")
+    notes += [*doubtful_cameras(models, priors), *depth_notes(models, pairs)]
     if not imported.verified:
         notes.append(
             "nothing to map: no pair has verified matches; match pairs of images that overlap."
@@ -138,7 +146,8 @@ def _import_and_map(
     summary = ReconstructionSummary(
         output=target,
         database=imported,
-        models=[ModelSummary.of(model) for model in models],
+        models=[ModelSummary.of(model, model_depth(model, pairs)[0]) for model in models],
+        focal=focal,
         unregistered=[name for name in names if name not in registered],
         notes=notes,
     )

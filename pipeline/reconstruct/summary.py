@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.reconstruct.cameras.adjust import used_cameras
+from pipeline.reconstruct.cameras.assign import SharedCamera
+from pipeline.reconstruct.cameras.focal import FocalDecision
 from pipeline.reconstruct.database import ImportSummary
+from pipeline.reconstruct.depth import Depth, listed
 
 # Times a focal length of EXIF, from which a found one is no lens: EXIF's own is right to a tenth,
 # and a survey that looks straight down hardly determines it.
 DOUBTFUL = 1.5
+SHOWN_CAMERAS, SHOWN_IMAGES = 10, 20  # in the text of a summary
+KINDS = {Depth.SCENE: "", Depth.PLANE: ", a plane", Depth.NONE: ", no depth"}
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,12 @@ class ModelSummary:
     track_length: float  # mean, images per point
     error: float  # mean reprojection error, pixels
     focal: tuple[float, float, float]  # smallest, median and largest focal length, pixels
+    depth: Depth = Depth.SCENE
+    names: list[str] = field(default_factory=list)  # of the registered images
 
     @classmethod
-    def of(cls, model: Any) -> ModelSummary:
-        """Sum up a `pycolmap.Reconstruction`."""
+    def of(cls, model: Any, depth: Depth = Depth.SCENE) -> ModelSummary:
+        """Sum up a `pycolmap.Reconstruction`. depth: of `model_depth`."""
         focals = [*_focal_lengths(model).values()]
         return cls(
             images=model.num_reg_images(),
@@ -38,13 +46,14 @@ class ModelSummary:
             track_length=model.compute_mean_track_length(),
             error=model.compute_mean_reprojection_error(),
             focal=(min(focals), float(np.median(focals)), max(focals)),
+            depth=depth,
+            names=sorted(model.images[image].name for image in model.reg_image_ids()),
         )
 
 
 def _focal_lengths(model: Any) -> dict[int, float]:
     """In pixels, by the number of every camera that took a registered image."""
-    used = {model.images[image].camera_id for image in model.reg_image_ids()}
-    return {camera: model.cameras[camera].mean_focal_length() for camera in used}
+    return {camera: model.cameras[camera].mean_focal_length() for camera in used_cameras(model)}
 
 
 def doubtful_cameras(models: Sequence[Any], priors: Mapping[int, float]) -> list[str]:
@@ -63,7 +72,8 @@ def doubtful_cameras(models: Sequence[Any], priors: Mapping[int, float]) -> list
         if not 1 / DOUBTFUL < found / told < DOUBTFUL:
             notes.append(
                 f"model {number} is not to be trusted: its focal length is {found:.0f} px and EXIF "
-                f"says {told:.0f} px; match more photographs, or give a known camera by --camera."
+                f"says {told:.0f} px; match more photographs, or give a known camera by "
+                "--intrinsics."
             )
     return notes
 
@@ -80,6 +90,11 @@ class ReconstructionSummary:
     models: list[ModelSummary]  # largest first
     unregistered: list[str]  # images in none of the models
     notes: list[str]
+    focal: list[FocalDecision] = field(default_factory=list)  # where EXIF's counted
+
+    def has_depth(self) -> bool:
+        """Whether one of the models is more than images that fit together at any depth."""
+        return any(model.depth is not Depth.NONE for model in self.models)
 
     def text(self) -> str:
         """Format the report, a few lines for a person."""
@@ -89,17 +104,20 @@ class ReconstructionSummary:
             f"pairs:    {data.verified} of {data.pairs} verified, {data.matches} inlier matches, "
             f"{data.merged_matches} with shared keypoints",
         ]
+        lines += _shared_cameras(data.shared_cameras)
         for number, model in enumerate(self.models):
             low, median, high = model.focal
             lines += [
                 f"model {number}:  {model.images} of {data.images} images registered, "
-                f"{model.points} points",
+                f"{model.points} points{KINDS[model.depth]}",
                 f"          mean track length {model.track_length:.2f}, "
                 f"mean reprojection error {model.error:.3f} px, "
                 f"{model.observations / model.images:.0f} observations per image",
                 f"          focal length {median:.1f} px"
                 + (f" ({low:.1f} to {high:.1f})" if high > low else ""),
             ]
+            if len(self.models) > 1:
+                lines.append(f"          images {listed(model.names, SHOWN_IMAGES)}")
         left_out = {
             "repeated pairs": data.duplicate_pairs,
             "pairs of a mirrored with an unmirrored file": data.mirrored_pairs,
@@ -107,7 +125,17 @@ class ReconstructionSummary:
         }
         lines += [f"left out: {count} {what}" for what, count in left_out.items() if count]
         if self.unregistered and self.models:
-            shown = ", ".join(self.unregistered[:20])
-            more = ", …" if len(self.unregistered) > 20 else ""
-            lines.append(f"not registered: {len(self.unregistered)} images: {shown}{more}")
+            shown = listed(self.unregistered, SHOWN_IMAGES)
+            lines.append(f"not registered: {len(self.unregistered)} images: {shown}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)]) + "\n"
+
+
+def _shared_cameras(shared: Sequence[SharedCamera]) -> list[str]:
+    """A line for each of the first cameras of several images, or of given intrinsics."""
+    lines = [
+        f"camera {camera.camera}: {camera.images} {'image' if camera.images == 1 else 'images'}, "
+        f"{'kept as given, ' if camera.fixed else ''}by {camera.why}"
+        for camera in shared[:SHOWN_CAMERAS]
+    ]
+    more = len(shared) - SHOWN_CAMERAS
+    return [*lines, f"… {more} more cameras of several images"] if more > 0 else lines

@@ -66,7 +66,7 @@ def test_an_output_that_cannot_be_made_is_two_before_any_work(run: Path, tmp_pat
 def test_options_reach_the_reconstruction(run: Path, tmp_path: Path) -> None:
     done = job(
         *(run, "--output", tmp_path / "other", "--mapper", "global", "--radius", "1.5"),
-        *("--camera", "PINHOLE:800,800,360,270", "--camera-sharing", "single"),
+        *("--intrinsics", "PINHOLE:800,800,360,270", "--camera-sharing", "single"),
         cwd=tmp_path,
     )
     assert done.returncode == 0
@@ -79,7 +79,7 @@ def test_options_reach_the_reconstruction(run: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["nowhere"], "holds no run.json"),
-        (["RUN", "--camera", "PINHOLE:1,2"], "takes fx, fy, cx, cy"),
+        (["RUN", "--intrinsics", "PINHOLE:1,2"], "takes fx, fy, cx, cy"),
         (["RUN", "--radius", "0"], "positive numbers"),
         (["RUN", "--mapper", "fast"], "Invalid value for '--mapper'"),
         (["memory://run"], "--output"),

@@ -10,7 +10,7 @@ import pytest
 from rendered import Rendered, adjusted_model, render
 
 import pipeline
-from pipeline.events import Event
+from pipeline.events import Event, Listener, nobody
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import Executor
 from pipeline.execute.local import LocalExecutor

@@ -10,7 +10,7 @@ from PIL import Image
 from eloftr.matching.resizing import to_original
 from pipeline.photos.exif import TRANSPOSE
 from pipeline.photos.sizes import bucket, buckets, resize_factor
-from pipeline.reconstruct.cameras import StoredImages
+from pipeline.reconstruct.cameras.images import StoredImages
 
 SIDES = st.integers(1, 20_000)
 LONG_SIDES = st.integers(32, 2048)
@@ -75,6 +75,8 @@ def test_a_pixel_of_the_upright_image_is_found_where_the_file_stores_it(
         np.array([value])
         for value in (width, height, stored_width, stored_height, orientation, np.nan)
     )
-    (turn,) = StoredImages(np.array(["a.jpg"], object), *columns).to_stored()
+    (turn,) = StoredImages(
+        np.array(["a.jpg"], object), *columns, np.array([""], object)
+    ).to_stored()
     u, v = (turn @ [x, y, 1])[:2] - 0.5  # COLMAP's origin is the corner of the first pixel
     assert numbers[int(v), int(u)] == upright[y, x]

@@ -22,7 +22,7 @@ from pipeline.extras import import_pycolmap
 from pipeline.match.options import VerificationOptions
 from pipeline.match.verify import VerifyShard
 from pipeline.reconstruct import spool
-from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.database import ImportSummary, import_matches
 from pipeline.reconstruct.summary import doubtful_cameras
 from pipeline.store.folder import Folder
@@ -471,9 +471,9 @@ def test_cameras_are_shared_by_folder_and_size(tmp_path: Path) -> None:
         pq.write_table(pa.Table.from_pylist(images, tables.IMAGES), path)
     counts = {
         sharing: imported(tmp_path, cameras=CameraOptions(sharing=sharing)).cameras
-        for sharing in ("image", "folder", "single")
+        for sharing in ("per-image", "per-folder", "single")
     }
-    assert counts == {"image": 6, "folder": 3, "single": 2}
+    assert counts == {"per-image": 6, "per-folder": 3, "single": 2}
     with pycolmap.Database.open(tmp_path / "sfm" / "database.db") as database:
         first, second = database.read_all_cameras()
         assert (first.width, first.height, second.width, second.height) == (720, 540, 540, 720)
@@ -485,7 +485,7 @@ def test_cameras_are_shared_by_folder_and_size(tmp_path: Path) -> None:
 def test_known_cameras_stay_as_given(tmp_path: Path) -> None:
     scene = Scene(prior=True)
     scene.write(tmp_path)
-    cameras = CameraOptions.parse("pinhole:800,800,360,270")
+    cameras = CameraOptions.parse(intrinsics="pinhole:800,800,360,270")
     summary = reconstruct(str(tmp_path), cameras=cameras)
     assert summary.models[0].images == 6
     assert summary.models[0].focal == (800, 800, 800)
@@ -499,14 +499,14 @@ def test_known_cameras_stay_as_given(tmp_path: Path) -> None:
 def test_known_cameras_for_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
     Scene(orientations={1: 6}).write(tmp_path)
     with pytest.raises(ReconstructionError, match="one image size, but the images have 2"):
-        imported(tmp_path, cameras=CameraOptions.parse("SIMPLE_PINHOLE:800,360,270"))
+        imported(tmp_path, cameras=CameraOptions.parse(intrinsics="SIMPLE_PINHOLE:800,360,270"))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("FOO", "unknown; give one of"),
-        ("EQUIRECTANGULAR", "unknown"),
+        ("FOO:1", "unknown; give one of"),
+        ("EQUIRECTANGULAR:1", "unknown"),
         ("PINHOLE:1,2", "takes fx, fy, cx, cy: not 2"),
         ("PINHOLE:1,2,x,4", "numbers separated by commas"),
         ("PINHOLE:-1,2,3,4", "above zero"),
@@ -515,11 +515,16 @@ def test_known_cameras_for_images_of_several_sizes_are_refused(tmp_path: Path) -
 )
 def test_wrong_cameras_are_refused(text: str, message: str) -> None:
     with pytest.raises(ReconstructionError, match=message):
-        CameraOptions.parse(text)
+        CameraOptions.parse(intrinsics=text)
+    if "unknown" in message:
+        with pytest.raises(ReconstructionError, match=message):
+            CameraOptions.parse(text.partition(":")[0])
 
 
 def test_wrong_sharing_is_refused() -> None:
-    with pytest.raises(ReconstructionError, match="give image, folder or single"):
+    with pytest.raises(
+        ReconstructionError, match="unknown; give auto, single, per-folder, per-image"
+    ):
         CameraOptions(sharing="none")
 
 

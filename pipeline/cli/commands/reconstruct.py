@@ -10,7 +10,7 @@ import pipeline
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import storage_option
-from pipeline.reconstruct.cameras import CameraOptions
+from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.mapping import MAPPERS
 from pipeline.store.opening import storage_options
 
@@ -27,16 +27,24 @@ OWN_DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
     help="COLMAP's: one image after another, or all poses at once.",
 )
 @click.option(
-    "--camera",
+    "--camera-model",
     default=CameraOptions.model,
-    metavar="MODEL[:PARAMS]",
-    help="COLMAP camera model. With PARAMS (f,cx,cy,… in its order) cameras are known and kept.",
+    metavar="MODEL",
+    help="COLMAP camera model. auto maps with SIMPLE_RADIAL, and makes a camera of many images "
+    "OPENCV where they fit it clearly better.",
 )
 @click.option(
     "--camera-sharing",
     default=CameraOptions.sharing,
-    metavar="image|folder|single",
-    help="One camera an image, a folder, or for all; always one an image size.",
+    metavar="auto|single|per-folder|per-image|list:FILE",
+    help="Which images share a camera. auto: those that EXIF says are of one camera and setting. "
+    "FILE: .csv or .parquet with columns image and camera. Images of two sizes never share.",
+)
+@click.option(
+    "--intrinsics",
+    metavar="FILE|MODEL:PARAMS",
+    help="Known cameras, which are kept: a .json, .csv or COLMAP's .txt file for some or all "
+    "images, or one for all. PARAMS are f,cx,cy,… in COLMAP's order.",
 )
 @click.option(
     "--radius",
@@ -62,8 +70,9 @@ def command(
     run: str,
     output: str | None,
     mapper: str,
-    camera: str,
+    camera_model: str,
     camera_sharing: str,
+    intrinsics: str | None,
     radius: float,
     threads: int,
     images: str | None,
@@ -72,18 +81,18 @@ def command(
     """Make a COLMAP database and a sparse model of a run's matches.
 
     RUN is the output of eloftr match, a path or an fsspec URL. The command ends with exit code 1
-    where nothing could be mapped.
+    where nothing could be mapped, and where no model has depth.
     """
     summary = pipeline.reconstruct(
         run,
         output,
         images=images,
         mapper=mapper,
-        cameras=CameraOptions.parse(camera, camera_sharing),
+        cameras=CameraOptions.parse(camera_model, camera_sharing, intrinsics),
         radius=radius,
         threads=threads,
         storage=storage_options(storage),
         progress=console,
     )
     console.finish(f"{summary.text()}results:  {summary.output}\n", asdict(summary))
-    return ExitCode.DONE if summary.models else ExitCode.NOTHING
+    return ExitCode.DONE if summary.has_depth() else ExitCode.NOTHING
