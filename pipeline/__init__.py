@@ -191,21 +191,27 @@ def reconstruct(
     images: str | None = None,
     mapper: str = "incremental",
     cameras: CameraOptions | None = None,
+    refine: str | RefineOptions = "tracks",
     radius: float = 2.0,
     threads: int = 1,
     storage: dict[str, Any] | None = None,
+    executor: str | Executor = "auto",
+    actors: str | int | Actors | None = None,
     progress: Listener = nobody,
 ) -> ReconstructionSummary:
-    """Import a finished run into a COLMAP database and map it.
+    """Import a finished run into a COLMAP database, map it and refine its models.
 
     run: the output of `match`, a local path or an fsspec URL.
     output: a local folder. None takes `sfm` in the run folder.
-    images: the photographs, for the colours of the points. None takes those of the run.
+    images: the photographs. None takes those of the run.
     mapper: `incremental` or `global`.
     cameras: how images become cameras.
+    refine: `tracks` measures the tracks of every model again, see `RefineOptions`; `none` leaves
+        models as they are mapped.
     radius: distance within which keypoints are merged, in pixels of the network's images.
-    threads: of the mapper. With 1 the model is the same every time; −1 takes all cores.
-    storage: options of the fsspec filesystem of the run.
+    threads: of mapper and adjustment. With 1 the model is the same every time; −1 takes all cores.
+    storage: options of the fsspec filesystems of the run and the photographs.
+    executor, actors: what measures the tracks, as of `match`.
     progress: called with an `Event` now and then.
 
     Returns the summary. It holds no model where nothing could be mapped, and its notes say why.
@@ -213,18 +219,24 @@ def reconstruct(
     """
     need_extra()
     from pipeline.reconstruct.job import reconstruct_run
+    from pipeline.reconstruct.refine.options import chosen_refinement
     from pipeline.store.folder import Folder
 
-    return reconstruct_run(
-        Folder(run, storage or {}),
-        output,
-        images,
-        mapper,
-        cameras,
-        radius=radius,
-        threads=threads,
-        listen=progress,
-    )
+    chosen = chosen_refinement(refine)
+    with _closing(executor) as carrying:
+        return reconstruct_run(
+            Folder(run, storage or {}),
+            output,
+            images,
+            mapper,
+            cameras,
+            chosen,
+            executor=carrying,
+            actors=_actors(actors),
+            radius=radius,
+            threads=threads,
+            listen=progress,
+        )
 
 
 def refine(

@@ -16,10 +16,17 @@ SIZES = ",".join(map(str, DEFAULTS.sizes))
 
 REFINING = (
     click.option(
+        "--refine-rounds",
+        type=int,
+        default=DEFAULTS.rounds,
+        help="How often tracks are measured. The first rounds gain most, and each costs as much.",
+    ),
+    click.option(
         "--refine-sizes",
         default=SIZES,
         metavar="PIXELS,…",
-        help="Longer side of the photographs in each round. More rounds cost as much each.",
+        help="Longer side of the photographs in the last rounds. Small ones forgive a model that "
+        "is far off, large ones are exact.",
     ),
     click.option(
         "--refine-radius",
@@ -63,6 +70,7 @@ def chosen_options(given: dict[str, Any]) -> RefineOptions:
         ) from None
     last = given["refine_error"]
     return RefineOptions(
+        rounds=given["refine_rounds"],
         sizes=sizes,
         radius=given["refine_radius"],
         views=given["refine_views"],

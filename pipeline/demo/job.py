@@ -20,6 +20,7 @@ from pipeline.match.job import match_photographs
 from pipeline.match.options import RunOptions
 from pipeline.match.run import RunSummary
 from pipeline.reconstruct.job import reconstruct_run
+from pipeline.reconstruct.refine.options import RefineOptions
 from pipeline.reconstruct.summary import ReconstructionSummary
 from pipeline.report.matches import draw_pairs
 from pipeline.report.models import draw_reconstruction
@@ -81,7 +82,9 @@ def run_demo(output: Path, executor: Executor, listen: Listener = nobody) -> Dem
     run = output / "run"
     matching = match_photographs(RunOptions(str(truth.images), str(run)), executor, listen=listen)
     listen(Event("matched", summary_text(matching, str(run)), {**matching}))
-    made = reconstruct_run(Folder(str(run)), listen=listen)
+    made = reconstruct_run(
+        Folder(str(run)), refine=RefineOptions(), executor=executor, listen=listen
+    )
     listen(Event("reconstructed", made.text(), {"models": len(made.models)}))
     if not made.models:
         return DemoSummary(run, len(truth.poses), matching, made, None, [])

@@ -1,8 +1,10 @@
 """A process of this machine that carries out calls, and whose death is an answer too.
 
     call(function, *arguments)                  → the result, or `Died` is raised
-    call_watched(function, *arguments, listen=) → the same, and the events that the function reports
-                                                  reach `listen` in the calling process
+    with Worker() as worker:                    several calls of one process
+        worker.ask(function, *arguments)
+        worker.ask_watched(…, listen=)          the events that the function reports reach `listen`
+                                                in the calling process
 
 The process is started by `subprocess` and talks over a socket pair. It does not import the caller's
 main module again, so a script or notebook needs no guard. It ends by itself when the caller is
@@ -98,6 +100,11 @@ class Worker:
         self.send(function, *arguments)
         return self.receive()
 
+    def ask_watched(self, function: Callable[..., Any], *arguments: Any, listen: Listener) -> Any:
+        """As `ask`, for a function that reports events to an argument named `listen`."""
+        self.send(_watched, function, arguments)
+        return self.receive(listen)
+
     def send(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Begin a call; everything must be picklable. Raises Died where the process is gone."""
         message = pickle.dumps((function, arguments), protocol=5)
@@ -150,16 +157,6 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     with Worker() as worker:
         return worker.ask(function, *arguments)
-
-
-def call_watched(function: Callable[..., Any], *arguments: Any, listen: Listener = nobody) -> Any:
-    """As `call`, for a function that reports events to an argument named `listen`.
-
-    listen: receives these events in the calling process.
-    """
-    with Worker() as worker:
-        worker.send(_watched, function, arguments)
-        return worker.receive(listen)
 
 
 def _watched(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

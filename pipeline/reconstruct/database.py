@@ -41,7 +41,7 @@ from pipeline.store.folder import Folder
 from pipeline.vocabulary import VERIFIED, Geometry
 
 # The files and folders beside a database that are made from it.
-MADE_FROM_IT = ("report.txt", "points.ply", "sparse", "keypoints.parquet")
+MADE_FROM_IT = ("report.txt", "points.ply", "sparse", "mapped", "keypoints.parquet")
 
 
 @dataclass(frozen=True)

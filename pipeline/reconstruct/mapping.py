@@ -14,6 +14,7 @@ from pipeline.reconstruct.cameras.focal import FocalDecision, steady_focal
 from pipeline.reconstruct.database import remove
 
 MAPPERS = ("incremental", "global")
+MAPPED = "mapped"  # folder of the models as the mapper made them
 # The largest reprojection error of an observation, in pixels. COLMAP's own value suits features
 # found at full resolution, but matches are only as precise as the resized image was.
 MAX_ERROR = 4.0
@@ -44,7 +45,7 @@ def map_database(
 ) -> tuple[list[Any], list[FocalDecision]]:
     """Run a mapper; returns the models, the largest first, and where EXIF's focal length counted.
 
-    Writes `sparse/0` … and `points.ply` into `output`.
+    Writes `mapped/0` … into `output`, the models in COLMAP's binary format.
     colours: folder of the photographs, or None for points without colours.
     """
     scratch = output / ".mapping"
@@ -64,16 +65,34 @@ def map_database(
         for number, model in enumerate(models):
             if colours is not None:
                 model.extract_colors_for_all_images(colours)
-            (scratch / "sparse" / str(number)).mkdir(parents=True)
-            model.write_binary(scratch / "sparse" / str(number))
+            (scratch / MAPPED / str(number)).mkdir(parents=True)
+            model.write_binary(scratch / MAPPED / str(number))
         if models:
-            models[0].export_PLY(scratch / "points.ply")
-            for name in ("points.ply", "sparse"):
-                remove(output / name)
-                (scratch / name).rename(output / name)
+            remove(output / MAPPED)
+            (scratch / MAPPED).rename(output / MAPPED)
     finally:
         remove(scratch)
     return models, [decision for decision in decisions if decision is not None]
+
+
+def read_model(folder: Path) -> Any:
+    """A model as a `pycolmap.Reconstruction`."""
+    return import_pycolmap().Reconstruction(str(folder))
+
+
+def publish_models(models: list[Any], output: Path) -> None:
+    """Write the models into `output/sparse`, and the points of the first as `points.ply`."""
+    scratch = output / ".publishing"
+    remove(scratch)
+    for number, model in enumerate(models):
+        (scratch / "sparse" / str(number)).mkdir(parents=True)
+        model.write_binary(scratch / "sparse" / str(number))
+    if models:
+        models[0].export_PLY(scratch / "points.ply")
+        for name in ("points.ply", "sparse"):
+            remove(output / name)
+            (scratch / name).rename(output / name)
+    remove(scratch)
 
 
 def _incremental(

@@ -14,6 +14,7 @@ from pipeline.reconstruct.cameras.assign import SharedCamera
 from pipeline.reconstruct.cameras.focal import FocalDecision
 from pipeline.reconstruct.database import ImportSummary
 from pipeline.reconstruct.depth import Depth, listed
+from pipeline.reconstruct.refine.round import RoundSummary
 
 # Times a focal length of EXIF, from which a found one is no lens: EXIF's own is right to a tenth,
 # and a survey that looks straight down hardly determines it.
@@ -34,9 +35,12 @@ class ModelSummary:
     focal: tuple[float, float, float]  # smallest, median and largest focal length, pixels
     depth: Depth = Depth.SCENE
     names: list[str] = field(default_factory=list)  # of the registered images
+    rounds: list[RoundSummary] = field(default_factory=list)  # of its refinement
 
     @classmethod
-    def of(cls, model: Any, depth: Depth = Depth.SCENE) -> ModelSummary:
+    def of(
+        cls, model: Any, depth: Depth = Depth.SCENE, rounds: Sequence[RoundSummary] = ()
+    ) -> ModelSummary:
         """Sum up a `pycolmap.Reconstruction`. depth: of `model_depth`."""
         focals = [*_focal_lengths(model).values()]
         return cls(
@@ -48,6 +52,7 @@ class ModelSummary:
             focal=(min(focals), float(np.median(focals)), max(focals)),
             depth=depth,
             names=sorted(model.images[image].name for image in model.reg_image_ids()),
+            rounds=[*rounds],
         )
 
 
@@ -116,6 +121,7 @@ class ReconstructionSummary:
                 f"          focal length {median:.1f} px"
                 + (f" ({low:.1f} to {high:.1f})" if high > low else ""),
             ]
+            lines += [f"          refined {line}" for made in model.rounds for line in made.lines()]
             if len(self.models) > 1:
                 lines.append(f"          images {listed(model.names, SHOWN_IMAGES)}")
         left_out = {

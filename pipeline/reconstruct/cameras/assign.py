@@ -26,6 +26,7 @@ class SharedCamera:
     camera: int  # its number in the database
     images: int
     why: str
+    given: bool  # its intrinsics
     fixed: bool
 
 
@@ -79,6 +80,6 @@ def assign_cameras(images: StoredImages, options: CameraOptions) -> AssignedCame
         cameras.append(camera)
         if entry or len(rows) > 1:
             fixed = entry is not None and entry.fixed
-            shared.append(SharedCamera(number, len(rows), group.why, fixed))
+            shared.append(SharedCamera(number, len(rows), group.why, entry is not None, fixed))
     notes = alike_without_exif(images) if options.sharing == "auto" and (given < 0).all() else []
     return AssignedCameras(of_image, cameras, given >= 0, shared, notes)

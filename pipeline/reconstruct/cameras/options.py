@@ -28,8 +28,8 @@ class CameraOptions:
     """How images become cameras.
 
     model: a COLMAP camera model with a focal length: `SIMPLE_RADIAL`, `PINHOLE`, `OPENCV`, …; or
-        `auto`: mapping takes SIMPLE_RADIAL, and a camera of many images becomes OPENCV afterwards
-        where the images fit it clearly better.
+        `auto`: mapping takes SIMPLE_RADIAL, and refining makes a camera of many images RADIAL where
+        the images fit it clearly better.
     sharing: `auto` (images share a camera where EXIF says the same make, model and focal length,
         and the stored size is the same; the others have one each), `single`, `per-folder`,
         `per-image`, or which camera took each image, by name. Images of different stored sizes

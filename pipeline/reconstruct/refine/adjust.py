@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.extras import import_pycolmap
+from pipeline.reconstruct.cameras.focal import steady_focal
 from pipeline.reconstruct.refine.scene import Scene
 
 # The adjustment ends where a step lowers the cost by less than this share.
@@ -17,15 +18,22 @@ LEAST_GAIN = 1e-6
 
 @dataclass(frozen=True)
 class Freedom:
-    """What an adjustment may change beside poses and points.
+    """What may change beside poses and points. Cameras are named by their numbers.
 
-    fixed: numbers of the cameras whose intrinsics stay. principal: numbers of the cameras whose
-    principal point is free; focal length and distortion of the others are. threads: with one the
-    result is the same every time; −1 takes all cores.
+    fixed: cameras whose intrinsics stay. given: cameras whose intrinsics the user described; they
+    are refined, but get no other model and are shared with no others.
+    principal: cameras whose principal point is free. Of the others, only focal length and
+    distortion are. share: whether cameras may become one. richer: whether they may get another
+    model. priors: focal lengths in pixels that EXIF tells.
+    threads: with one the result is the same every time; −1 takes all cores.
     """
 
     fixed: frozenset[int] = frozenset()
+    given: frozenset[int] = frozenset()
     principal: frozenset[int] = frozenset()
+    share: bool = True
+    richer: bool = True
+    priors: Mapping[int, float] = field(default_factory=dict)
     threads: int = 1
 
 
@@ -69,6 +77,20 @@ def _taken_over(scene: Scene, model: Any) -> Scene:
     """The scene with the poses, cameras and points of the model that was made of it."""
     found = Scene.of(model)
     return replace(scene, views=found.views, xyz=found.xyz)
+
+
+def steadied(scene: Scene, loss: float, freedom: Freedom) -> tuple[Scene, list[str]]:
+    """The scene with a focal length between that of the images and that of EXIF; see `focal`.
+
+    Returns a line for the report where EXIF's counted.
+    """
+    model = scene.made()
+    keep = freedom.fixed | freedom.given
+    decision = steady_focal(model, freedom.priors, keep, loss, freedom.threads)
+    if decision is None:
+        return scene, []
+    text = f"focal length {decision.found:.0f} px by the images, {decision.told:.0f} px by EXIF"
+    return _taken_over(scene, model), [f"{text}: {decision.kept:.0f} px"]
 
 
 def fitting(scene: Scene, limit: np.ndarray, angle: float) -> Scene:

@@ -38,18 +38,16 @@ class Group:
         return self.cameras[0]
 
 
-def decide_cameras(
-    scene: Scene, loss: float, freedom: Freedom, share: bool = True
-) -> tuple[Scene, Freedom, list[str]]:
+def decide_cameras(scene: Scene, loss: float, freedom: Freedom) -> tuple[Scene, Freedom, list[str]]:
     """Share cameras and free their parameters where the observations determine them.
 
-    loss: pixels, of `adjusted`. share: whether views may be given one camera that had several.
+    loss: pixels, of `adjusted`.
 
     Returns the scene with its cameras, not adjusted yet, the freedom of its next adjustment, and a
     line for every decision.
     """
     lines: list[str] = []
-    for group in _groups(scene, freedom, share):
+    for group in _groups(scene, freedom):
         part = sample(scene, group.views)
         single = _shared(part, group)
         before = cost(adjusted(part, loss, freedom), loss)
@@ -72,16 +70,16 @@ def decide_cameras(
     return scene, freedom, lines
 
 
-def _groups(scene: Scene, freedom: Freedom, share: bool) -> list[Group]:
+def _groups(scene: Scene, freedom: Freedom) -> list[Group]:
     """Groups of at least LEAST_VIEWS views, of one size and folder and about one focal length."""
     by_key: dict[object, list[int]] = defaultdict(list)
     for view, name in enumerate(scene.views.names):
         number = int(scene.views.camera[view])
         camera = scene.views.cameras[number]
-        if number in freedom.fixed or (camera.model not in RICHER and len(camera.params) < 4):
+        if number in freedom.fixed | freedom.given:
             continue
         size = camera.width, camera.height
-        key = (name.rpartition("/")[0], camera.model, size) if share else number
+        key = (name.rpartition("/")[0], camera.model, size) if freedom.share else number
         by_key[key].append(view)
     groups = []
     focal = scene.views.focal()
@@ -162,7 +160,7 @@ def _richer(
     if step == PRINCIPAL:
         return scene, replace(freedom, principal=freedom.principal | {group.number})
     camera = scene.views.cameras[group.number]
-    if camera.model not in RICHER:
+    if camera.model not in RICHER or not freedom.richer:
         return None, freedom
     richer = replace(camera, model=RICHER[camera.model], params=(*camera.params, 0.0))
     return _taken(scene, group, richer), freedom

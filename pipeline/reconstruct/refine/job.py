@@ -62,6 +62,11 @@ class Refined:
     rounds: list[RoundSummary]
     failures: list[str]
 
+    @property
+    def better(self) -> bool:
+        """Whether a round made the model better."""
+        return any(made.kept for made in self.rounds)
+
 
 def refine_model(
     model: Path,
@@ -82,7 +87,8 @@ def refine_model(
     rounds: list[RoundSummary] = []
     failures: list[str] = []
     try:
-        for number, long_side in enumerate(options.sizes):
+        sizes = options.long_sides()
+        for number, long_side in enumerate(sizes):
             folder = output / f"round-{number}"
             folder.mkdir(exist_ok=True)
             views, tasks = carrying.colmap.ask(plan_round, model, options)
@@ -90,7 +96,7 @@ def refine_model(
             stage = Stage("refine", make, holds_model=True)
             failures += _measure(stage, tasks, folder, long_side, carrying)
             tables = [folder / f"{task.name}.parquet" for task in tasks]
-            turn = number == 0, number == len(options.sizes) - 1
+            turn = number == 0, number == len(sizes) - 1
             finish = partial(
                 finish_round, model, tables, folder / "model", long_side, turn, options, freedom
             )
@@ -122,8 +128,10 @@ def _begin(
         "model": digest.hexdigest(),
         "images": photographs.shown,
         "options": asdict(options),
-        "fixed": sorted(freedom.fixed),
-        "principal": sorted(freedom.principal),
+        "cameras": {
+            **asdict(freedom),
+            **{name: sorted(getattr(freedom, name)) for name in ("fixed", "given", "principal")},
+        },
     }
     text = json.dumps(described, indent=1, sort_keys=True) + "\n"
     marker = output / "refine.json"

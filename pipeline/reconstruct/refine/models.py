@@ -71,22 +71,10 @@ class RefineSummary:
         """Format the report, a few lines for a person."""
         lines = [f"before:   {self.before.text()}"]
         for number, made in enumerate(self.rounds):
-            lines += [f"round {number}:  {line}" for line in round_lines(made)]
+            lines += [f"round {number}:  {line}" for line in made.lines()]
         lines.append(f"after:    {self.after.text()}")
         lines += [f"note: {failure}" for failure in self.failures]
         return "\n".join(lines) + "\n"
-
-
-def round_lines(made: RoundSummary) -> list[str]:
-    """What a round came to, for a person."""
-    lines = [f"at {made.long_side} px, {made.added} observations by other images"]
-    if not made.kept:
-        return [f"{lines[0]}; not kept, because {made.why}"]
-    lines += made.cameras
-    if made.weak:
-        shown = ", ".join(made.weak[:5]) + (", …" if len(made.weak) > 5 else "")
-        lines.append(f"few windows were found in {len(made.weak)} images: {shown}")
-    return lines
 
 
 def refine_colmap_model(

@@ -13,8 +13,10 @@ REFINE = ("tracks", "none")
 class RefineOptions:
     """How tracks are measured again and completed.
 
-    sizes: longer side of the photographs, one number a round. Small photographs forgive a model
-        that is far off, large ones are exact. Photographs are never enlarged.
+    rounds: how often. The first ones gain most.
+    sizes: longer side of the photographs in the last rounds, one number a round; rounds before have
+        the first. Small photographs forgive a model that is far off, large ones are exact.
+        Photographs are never enlarged.
     radius: pixels from the centre of a window to its edge. Larger windows cost more, bear noise and
         low texture, and need surfaces that are flat over more of the image.
     steps: of least squares for each measurement.
@@ -29,6 +31,7 @@ class RefineOptions:
     Raises ReconstructionError for numbers out of range.
     """
 
+    rounds: int = 2
     sizes: tuple[int, ...] = (800, 3200)
     radius: int = 7
     steps: int = 6
@@ -45,7 +48,7 @@ class RefineOptions:
             raise ReconstructionError(
                 f"refining at {self.sizes} pixels: give a longer side of at least 100 a round."
             )
-        counts = {"radius": (2, 30), "steps": (1, 50), "views": (1, 10_000)}
+        counts = {"rounds": (1, 20), "radius": (2, 30), "steps": (1, 50), "views": (1, 10_000)}
         for name, (low, high) in counts.items():
             if not low <= getattr(self, name) <= high:
                 raise ReconstructionError(
@@ -59,3 +62,17 @@ class RefineOptions:
             )
         if not all(0 <= value < 90 for value in self.angles):
             raise ReconstructionError(f"{self}: angles must lie between 0 and 90 degrees.")
+
+    def long_sides(self) -> list[int]:
+        """The longer side of the photographs in every round, pixels."""
+        last = self.sizes[-self.rounds :]
+        return [*[self.sizes[0]] * (self.rounds - len(last)), *last]
+
+
+def chosen_refinement(refine: str | RefineOptions) -> RefineOptions | None:
+    """The options of a word of REFINE, None for `none`. Raises ReconstructionError for others."""
+    if isinstance(refine, RefineOptions):
+        return refine
+    if refine not in REFINE:
+        raise ReconstructionError(f"refine {refine!r} is unknown; give {' or '.join(REFINE)}.")
+    return RefineOptions() if refine == "tracks" else None

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.reconstruct.refine.adjust import Freedom, adjusted, fitting
+from pipeline.reconstruct.refine.adjust import Freedom, adjusted, fitting, steadied
 from pipeline.reconstruct.refine.cameras import decide_cameras
 from pipeline.reconstruct.refine.merge import LEAST_OBSERVATIONS, LOOSE, measured_scene
 from pipeline.reconstruct.refine.options import RefineOptions
@@ -42,6 +42,17 @@ class RoundSummary:
     why: str
     weak: list[str]
     cameras: list[str]
+
+    def lines(self) -> list[str]:
+        """The same for a person."""
+        first = f"at {self.long_side} px, {self.added} observations by other images"
+        if not self.kept:
+            return [f"{first}; not kept, because {self.why}"]
+        lines = [first, *self.cameras]
+        if self.weak:
+            shown = ", ".join(self.weak[:5]) + (", …" if len(self.weak) > 5 else "")
+            lines.append(f"few windows were found in {len(self.weak)} images: {shown}")
+        return lines
 
 
 def finish_round(
@@ -83,7 +94,8 @@ def finish_round(
     if len(found.xyz):
         if first:
             found, freedom, lines = decide_cameras(found, unit / 2, freedom)
-        found = adjusted(found, unit / 2, freedom)
+        found, steady = steadied(adjusted(found, unit / 2, freedom), unit / 2, freedom)
+        lines += steady
     why = UNSEEN if weak.sum() > len(weak) / 2 else worse(scene, found)
     if not why:
         _write(found, target)

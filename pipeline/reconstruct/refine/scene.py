@@ -16,20 +16,18 @@ from pipeline.extras import import_pycolmap
 
 @dataclass(frozen=True)
 class Camera:
-    """A COLMAP camera. prior: whether EXIF or the user told its focal length."""
+    """A COLMAP camera."""
 
     model: str
     width: int
     height: int
     params: tuple[float, ...]
-    prior: bool = False
 
     @classmethod
     def of(cls, camera: Any) -> Camera:
         """The values of a `pycolmap.Camera`."""
         params = tuple(float(value) for value in camera.params)
-        prior = bool(camera.has_prior_focal_length)
-        return cls(camera.model_name, camera.width, camera.height, params, prior)
+        return cls(camera.model_name, camera.width, camera.height, params)
 
     def made(self, number: int = 1) -> Any:
         """The same as a `pycolmap.Camera` with this number."""
@@ -38,7 +36,6 @@ class Camera:
             number, self.model, self.params[0], self.width, self.height
         )
         camera.params = list(self.params)
-        camera.has_prior_focal_length = self.prior
         return camera
 
 
