@@ -12,14 +12,17 @@ ours   `pipeline.match` on all pairs at `--long-side`, then `pipeline.reconstruc
 SIFT   pycolmap's extract_features, match_exhaustive and incremental_mapping on the full-size
        images: its defaults, but fixed seeds, and models from three images on, as ours
 
-Every image is a SIMPLE_RADIAL camera of its own, or has the set's one camera with
-`--known-cameras`. Columns:
+Both have the set's one camera with `--known-cameras`. Otherwise ours begins with nothing given, and
+SIFT has a SIMPLE_RADIAL camera for each image, COLMAP's default. "as mapped" is our model before
+its tracks are refined. Columns:
 
 images     registered in the largest model, of all
 track      mean number of images that see a point
 px         mean reprojection error, pixels of the original images
 rotation   angle to the true one, degrees, after the similarity that brings the camera centres
            closest; median / worst
+pairs      angle between the true and the found relative rotation of two images, degrees, over all
+           pairs of images; median / worst
 position   distance to the true centre, % of the root mean square distance of the true centres from
            their mean
 seconds    ours: matching + mapping (one thread); SIFT: features + matching + mapping (all cores)
@@ -28,6 +31,7 @@ seconds    ours: matching + mapping (one thread); SIFT: features + matching + ma
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -109,11 +113,16 @@ def reconstruct_ours(
         str(images), str(run), weights=weights, long_side=long_side, progress=say
     )
     times.append(time.perf_counter())
-    cameras = CameraOptions.parse(CAMERA, "per-image", camera)
+    cameras = CameraOptions.parse(intrinsics=camera)
     pipeline.reconstruct(str(run), model, mapper=mapper, cameras=cameras, progress=say)
     times.append(time.perf_counter())
     seconds = dict(zip(("matching", "mapping"), np.diff(times).tolist(), strict=True))
-    return {**measure(model / "sparse" / "0", truth), "seconds": seconds, "matching": summary}
+    return {
+        **measure(model / "sparse" / "0", truth),
+        "seconds": seconds,
+        "matching": summary,
+        "mapped": measure(model / "mapped" / "0", truth),
+    }
 
 
 def say(event: Event) -> None:
@@ -197,30 +206,52 @@ def measure(model: Path, truth: DemoTruth) -> Record:
             {name: (m[:, :3], m[:, 3]) for name, m in matrices.items()}, truth
         )
         record["rotation_deg"] = dict(zip(errors.names, errors.rotation.tolist(), strict=True))
+        record["pairs_deg"] = relative_errors(matrices, truth)
         record["position"] = dict(zip(errors.names, errors.position.tolist(), strict=True))
     return record
+
+
+def relative_errors(matrices: dict[str, np.ndarray], truth: DemoTruth) -> dict[str, float]:
+    """Angles in degrees between found and true relative rotations of all pairs of images."""
+    angles = {}
+    for first, second in itertools.combinations(sorted(matrices), 2):
+        found = matrices[second][:, :3] @ matrices[first][:, :3].T
+        true = truth.poses[second][0] @ truth.poses[first][0].T
+        chord = float(np.linalg.norm(found - true)) / np.sqrt(8)
+        angles[f"{first} {second}"] = float(np.degrees(2 * np.arcsin(min(1.0, chord))))
+    return angles
 
 
 def table(sets: dict[str, dict[str, Record]]) -> str:
     """An aligned Markdown table with a row for each method on each set."""
     rows = [
-        ["set", "method", "images", "points", "track", "px", "rotation °", "position %", "seconds"]
+        [
+            *("set", "method", "images", "points", "track", "px"),
+            *("rotation °", "pairs °", "position %", "seconds"),
+        ]
     ]
     for name, methods in sets.items():
-        for method, record in methods.items():
-            row = [name, TITLES[method], f"{record['registered']}/{record['of']}"]
+        shown = [
+            (title, record)
+            for method, whole in methods.items()
+            for title, record in (
+                *([("ours, as mapped", whole["mapped"])] if "mapped" in whole else []),
+                (TITLES[method], whole),
+            )
+        ]
+        for title, record in shown:
+            row = [name, title, f"{record['registered']}/{record['of']}"]
             for key, form in (
                 ("points", "{}"),
                 ("track_length", "{:.2f}"),
                 ("reprojection_px", "{:.3f}"),
             ):
                 row.append(form.format(record[key]) if key in record else "–")
-            for key, factor in (("rotation_deg", 1), ("position", 100)):
+            for key, factor in (("rotation_deg", 1), ("pairs_deg", 1), ("position", 100)):
                 errors = factor * np.array(list(record.get(key, {}).values()))
                 row.append(f"{np.median(errors):.3f} / {errors.max():.3f}" if len(errors) else "–")
-            rows.append(
-                [*row, " + ".join(f"{seconds:.0f}" for seconds in record["seconds"].values())]
-            )
+            times = record.get("seconds", {}).values()
+            rows.append([*row, " + ".join(f"{seconds:.0f}" for seconds in times)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
