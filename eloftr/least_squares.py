@@ -61,7 +61,7 @@ def _moved(
     keypoints1: Tensor,
     radius: int,
 ) -> Tensor:
-    windows = cut_windows(images0, pair, keypoints0, radius, Spread(SHIFT, STRETCH))
+    windows = cut_windows(images0, pair, keypoints0, radius, Deviations(SHIFT, STRETCH))
     centre = keypoints1.round()
     start = keypoints1 - centre
     around = cut_patches(images1, pair, centre.long(), 2 * radius)
@@ -72,7 +72,7 @@ def _moved(
     return torch.where(better[:, None], centre + found.shift, keypoints1)
 
 
-class Spread(NamedTuple):
+class Deviations(NamedTuple):
     """Standard deviations of the prior: of the shift, in pixels, and of the matrix."""
 
     shift: float
@@ -118,7 +118,7 @@ class Windows(NamedTuple):
 
 
 def cut_windows(
-    images: Tensor, pair: Tensor, keypoints: Tensor, radius: int, spread: Spread
+    images: Tensor, pair: Tensor, keypoints: Tensor, radius: int, spread: Deviations
 ) -> Windows:
     """The windows around keypoints (M, 2) of images (B, 1, H, W). pair (M,): which of the B."""
     grid = square(radius, keypoints.device)

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from pipeline.photos.limits import ImageLimits
     from pipeline.reconstruct.cameras.options import CameraOptions
     from pipeline.reconstruct.refine.models import RefineSummary
-    from pipeline.reconstruct.refine.options import RefineOptions
     from pipeline.reconstruct.summary import ReconstructionSummary
+    from pipeline.reconstruct.tracks.options import RefineOptions
     from pipeline.rerank.job import RerankSummary
 
 __all__ = ["Event", "estimate", "match", "reconstruct", "refine", "rerank"]
@@ -219,7 +219,7 @@ def reconstruct(
     """
     need_extra()
     from pipeline.reconstruct.job import reconstruct_run
-    from pipeline.reconstruct.refine.options import chosen_refinement
+    from pipeline.reconstruct.tracks.options import chosen_refinement
     from pipeline.store.folder import Folder
 
     chosen = chosen_refinement(refine)
@@ -270,7 +270,7 @@ def refine(
     """
     need_extra()
     from pipeline.reconstruct.refine.models import refine_colmap_model
-    from pipeline.reconstruct.refine.options import RefineOptions
+    from pipeline.reconstruct.tracks.options import RefineOptions
     from pipeline.store.folder import Folder
 
     source = Path(model)

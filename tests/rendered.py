@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.extras import import_pycolmap
-from pipeline.reconstruct.refine.scene import Camera, Scene, Views
+from pipeline.reconstruct.tracks.scene import ModelCamera, ModelViews, SparseModel
 
 SIZE = (320, 240)
 FOCAL = 300.0
@@ -19,10 +19,10 @@ STEP = -0.7  # depth of the right half of the scene, nearer than the left one
 
 @dataclass(frozen=True)
 class Rendered:
-    """Photographs in a folder, and the scene with its true cameras and tracks."""
+    """PhotographCache in a folder, and the scene with its true cameras and tracks."""
 
     images: Path
-    scene: Scene
+    scene: SparseModel
 
 
 def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ def texture(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return 0.5 + value / 30
 
 
-def views_of(count: int) -> Views:
+def views_of(count: int) -> ModelViews:
     """Cameras on an arc around the scene, which they look at."""
     rotations, shifts = [], []
     for angle in np.linspace(-0.35, 0.35, count):
@@ -46,8 +46,8 @@ def views_of(count: int) -> Views:
         rotation = np.stack([right, np.cross(forward, right), forward])
         rotations.append(rotation)
         shifts.append(-rotation @ centre)
-    camera = Camera("SIMPLE_RADIAL", *SIZE, (FOCAL, SIZE[0] / 2, SIZE[1] / 2, 0.0))
-    return Views(
+    camera = ModelCamera("SIMPLE_RADIAL", *SIZE, (FOCAL, SIZE[0] / 2, SIZE[1] / 2, 0.0))
+    return ModelViews(
         [f"{row}.png" for row in range(count)],
         np.arange(1, count + 1),
         np.ones(count, np.int64),
@@ -57,7 +57,7 @@ def views_of(count: int) -> Views:
     )
 
 
-def surface(views: Views, view: int, xy: np.ndarray) -> np.ndarray:
+def surface(views: ModelViews, view: int, xy: np.ndarray) -> np.ndarray:
     """The points (n, 3) that pixels (n, 2) of a view show."""
     rays = (xy - np.array(SIZE) / 2) / FOCAL
     ways = np.column_stack([rays, np.ones(len(rays))]) @ views.rotation[view]
@@ -83,7 +83,7 @@ def render(folder: Path, count: int = 5, points: int = 150, seed: int = 0) -> Re
     return Rendered(folder, tracks_of(views, points, seed))
 
 
-def tracks_of(views: Views, points: int, seed: int) -> Scene:
+def tracks_of(views: ModelViews, points: int, seed: int) -> SparseModel:
     """True cameras and points, seen by a few views each, with observations that are 1 px off."""
     random = np.random.default_rng(seed)
     xyz, point, view, xy = [], [], [], []
@@ -98,10 +98,10 @@ def tracks_of(views: Views, points: int, seed: int) -> Scene:
             xy.append(FOCAL * local[:2] / local[2] + np.array(SIZE) / 2 + random.normal(0, 0.7, 2))
         xyz.append(place)
     colour = np.full((points, 3), 128, np.uint8)
-    return Scene(views, np.array(xyz), colour, np.array(point), np.array(view), np.array(xy))
+    return SparseModel(views, np.array(xyz), colour, np.array(point), np.array(view), np.array(xy))
 
 
-def adjusted_model(scene: Scene) -> Any:
+def adjusted_model(scene: SparseModel) -> Any:
     """A COLMAP model as a mapper would make it of the tracks: adjusted to what is 1 px off."""
     pycolmap = import_pycolmap()
     model = scene.made()
@@ -116,7 +116,7 @@ def adjusted_model(scene: Scene) -> Any:
     return model
 
 
-def rotation_errors(found: Views, true: Views) -> np.ndarray:
+def rotation_errors(found: ModelViews, true: ModelViews) -> np.ndarray:
     """Angles in degrees between the found and the true relative rotations of all pairs."""
     rows = [true.names.index(name) for name in found.names]
     angles = []

@@ -31,7 +31,8 @@ MODEL = {*NETWORK, "eloftr/weights", "eloftr/hf", "eloftr/matching", "eloftr/tra
 TOP = {*MODEL, "pipeline"}
 ROOMS_OF_MATCHING = ("store", "photos", "pairs", "execute", "match", "match/turns")
 MATCH = {*TOP, *(f"pipeline/{room}" for room in ROOMS_OF_MATCHING)}
-JOBS = {*MATCH, "pipeline/rerank", "pipeline/reconstruct", "pipeline/reconstruct/cameras"}
+RECONSTRUCT = {f"pipeline/reconstruct{room}" for room in ("", "/cameras", "/tracks", "/refine")}
+JOBS = {*MATCH, "pipeline/rerank", *RECONSTRUCT}
 ABOVE = {
     "eloftr": NETWORK,
     "eloftr/fast": NETWORK,
@@ -52,8 +53,14 @@ ABOVE = {
     "pipeline/match": MATCH,
     "pipeline/match/turns": MATCH,
     "pipeline/rerank": MATCH,
-    "pipeline/reconstruct": {*MATCH, "pipeline/reconstruct/cameras"},
+    "pipeline/reconstruct": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/cameras": MATCH,
+    "pipeline/reconstruct/tracks": MATCH,
+    "pipeline/reconstruct/refine": {
+        *MATCH,
+        "pipeline/reconstruct/cameras",
+        "pipeline/reconstruct/tracks",
+    },
     "pipeline/report": JOBS,
     "pipeline/demo": {*JOBS, "pipeline/report", "pipeline.front"},
     "pipeline.front": {*JOBS, "pipeline/report", "pipeline/demo"},
@@ -83,6 +90,7 @@ TWICE = {
     "main": "what a process begins with",
     "match": "the model's on two photographs, and the pipeline's on a folder",
     "nearest": "cells of two images, and images of a folder",
+    "refine": "keypoints of the network, and a model of the pipeline",
     "sample": "of pixels, and of pairs",
     "unit": "vectors of length one, of cameras and of descriptors",
 }

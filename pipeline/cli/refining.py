@@ -8,17 +8,17 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.errors import ArgumentError
-from pipeline.reconstruct.refine.options import RefineOptions
+from pipeline.reconstruct.tracks.options import RefineOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
-DEFAULTS = RefineOptions()
-SIZES = ",".join(map(str, DEFAULTS.sizes))
+REFINE_DEFAULTS = RefineOptions()
+SIZES = ",".join(map(str, REFINE_DEFAULTS.sizes))
 
 REFINING = (
     click.option(
         "--refine-rounds",
         type=int,
-        default=DEFAULTS.rounds,
+        default=REFINE_DEFAULTS.rounds,
         help="How often tracks are measured. The first rounds gain most, and each costs as much.",
     ),
     click.option(
@@ -31,7 +31,7 @@ REFINING = (
     click.option(
         "--refine-radius",
         type=int,
-        default=DEFAULTS.radius,
+        default=REFINE_DEFAULTS.radius,
         metavar="PIXELS",
         help="From the centre of a window to its edge. Large ones bear low texture, small ones "
         "bear bent surfaces.",
@@ -39,13 +39,13 @@ REFINING = (
     click.option(
         "--refine-views",
         type=int,
-        default=DEFAULTS.views,
+        default=REFINE_DEFAULTS.views,
         help="Most images that a point is looked for in.",
     ),
     click.option(
         "--refine-error",
         type=float,
-        default=DEFAULTS.errors[1],
+        default=REFINE_DEFAULTS.errors[1],
         metavar="PIXELS",
         help="Largest reprojection error of an observation in the end.",
     ),
@@ -74,5 +74,5 @@ def chosen_options(given: dict[str, Any]) -> RefineOptions:
         sizes=sizes,
         radius=given["refine_radius"],
         views=given["refine_views"],
-        errors=(max(DEFAULTS.errors[0], last), last),
+        errors=(max(REFINE_DEFAULTS.errors[0], last), last),
     )

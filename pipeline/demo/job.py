@@ -20,8 +20,8 @@ from pipeline.match.job import match_photographs
 from pipeline.match.options import RunOptions
 from pipeline.match.run import RunSummary
 from pipeline.reconstruct.job import reconstruct_run
-from pipeline.reconstruct.refine.options import RefineOptions
 from pipeline.reconstruct.summary import ReconstructionSummary
+from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.report.matches import draw_pairs
 from pipeline.report.models import draw_reconstruction
 from pipeline.report.text import summary_text

@@ -27,7 +27,7 @@ LEAST, SAME_PLACE = 0.0005, 0.004
 JUDGED = 2000  # pairs of a database, and points of a pair, which are enough to tell
 POINTS = 100
 # Of a model's pairs, so many have to be without depth that it has none.
-MOST = 0.9
+MOST_WITHOUT = 0.9
 FEWEST_POINTS = 15  # of a model with depth
 # A plane: distance of the points from it as a share of their distance from its middle, medians.
 FLAT = 0.01
@@ -36,7 +36,7 @@ SHOWN = 3  # pairs, or images, in a sentence
 FOCALS = np.geomspace(0.4, 4.0, 24)
 NEAR = np.linspace(0.9, 1.1, 5)  # times those of EXIF
 
-Pair = tuple[str, str]
+NamePair = tuple[str, str]
 
 
 class Depth(Word):
@@ -51,8 +51,8 @@ class Depth(Word):
 class PairDepths:
     """Verified pairs that were judged, by the names of their images; and those without depth."""
 
-    judged: list[Pair]
-    without: list[Pair]
+    judged: list[NamePair]
+    without: list[NamePair]
 
 
 def pair_depths(database: Path) -> PairDepths:
@@ -179,13 +179,13 @@ def _focals(camera0: Any, camera1: Any) -> list[tuple[float, float]]:
     return [(factor * first, factor * second) for factor in FOCALS]
 
 
-def model_depth(model: Any, pairs: PairDepths) -> tuple[Depth, list[Pair], int]:
+def model_depth(model: Any, pairs: PairDepths) -> tuple[Depth, list[NamePair], int]:
     """Returns what a `pycolmap.Reconstruction` is, its pairs without depth, and how many it has."""
     images = {model.images[image].name for image in model.reg_image_ids()}
     inside = sum(pair[0] in images and pair[1] in images for pair in pairs.judged)
     without = [pair for pair in pairs.without if pair[0] in images and pair[1] in images]
     points = np.array([point.xyz for point in model.points3D.values()]).reshape(-1, 3)
-    if len(points) < FEWEST_POINTS or (without and len(without) >= MOST * inside):
+    if len(points) < FEWEST_POINTS or (without and len(without) >= MOST_WITHOUT * inside):
         return Depth.NONE, without, inside
     return (Depth.PLANE if _is_plane(points) else Depth.SCENE), without, inside
 
@@ -212,7 +212,7 @@ def depth_notes(models: Sequence[Any], pairs: PairDepths) -> list[str]:
     return notes
 
 
-def _same_place(without: Sequence[Pair], of: int) -> str:
+def _same_place(without: Sequence[NamePair], of: int) -> str:
     shown = listed([f"{first} – {second}" for first, second in without])
     return (
         f"the camera only turned, or the images are parts of one photograph, in {len(without)} of "

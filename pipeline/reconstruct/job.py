@@ -32,17 +32,17 @@ from pipeline.reconstruct.mapping import (
     MAX_ERROR,
     MappingOptions,
     map_database,
+    opened_model,
     publish_models,
-    read_model,
 )
 from pipeline.reconstruct.refine.adjust import Freedom
 from pipeline.reconstruct.refine.job import Carrying, Refined, refine_model
-from pipeline.reconstruct.refine.options import RefineOptions
 from pipeline.reconstruct.summary import (
     ModelSummary,
     ReconstructionSummary,
     doubtful_cameras,
 )
+from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 
@@ -234,7 +234,7 @@ def _finish(
     target: Path, mapped: Mapped, refined: list[Refined], notes: list[str]
 ) -> ReconstructionSummary:
     """Publish the models and write the report."""
-    models = [read_model(made.model) for made in refined]
+    models = [opened_model(made.model) for made in refined]
     publish_models(models, target)
     imported = mapped.database
     focal = [decision for decision in mapped.focal if not refined[decision.model].better]

@@ -75,7 +75,7 @@ def map_database(
     return models, [decision for decision in decisions if decision is not None]
 
 
-def read_model(folder: Path) -> Any:
+def opened_model(folder: Path) -> Any:
     """A model as a `pycolmap.Reconstruction`."""
     return import_pycolmap().Reconstruction(str(folder))
 

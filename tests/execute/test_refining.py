@@ -14,7 +14,7 @@ from pipeline.events import Event, Listener, nobody
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import Executor
 from pipeline.execute.local import LocalExecutor
-from pipeline.reconstruct.refine.options import RefineOptions
+from pipeline.reconstruct.tracks.options import RefineOptions
 
 OPTIONS = RefineOptions(sizes=(200, 320))
 

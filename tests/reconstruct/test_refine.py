@@ -19,14 +19,14 @@ from pipeline.errors import ReconstructionError
 from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.refine.adjust import Freedom, adjusted
 from pipeline.reconstruct.refine.cameras import PRINCIPAL, decide_cameras
-from pipeline.reconstruct.refine.measure import Reference
 from pipeline.reconstruct.refine.models import RefineSummary
-from pipeline.reconstruct.refine.options import RefineOptions
-from pipeline.reconstruct.refine.photographs import Photographs
-from pipeline.reconstruct.refine.plan import plan_round, read_scene
-from pipeline.reconstruct.refine.scene import Camera, Scene
-from pipeline.reconstruct.refine.surface import normals, references, tied_views
-from pipeline.reconstruct.refine.task import FAILURES, TRIES, MeasureReference
+from pipeline.reconstruct.tracks.options import RefineOptions
+from pipeline.reconstruct.tracks.photographs import PhotographCache
+from pipeline.reconstruct.tracks.plan import plan_round, read_scene
+from pipeline.reconstruct.tracks.scene import ModelCamera, SparseModel
+from pipeline.reconstruct.tracks.surface import normals, references, tied_views
+from pipeline.reconstruct.tracks.task import MOST_ATTEMPTS, UNREAD, MeasureReference
+from pipeline.reconstruct.tracks.windows import Reference
 from pipeline.store.folder import Folder
 
 pytestmark = pytest.mark.usefixtures("kept_processes")
@@ -79,8 +79,13 @@ def test_the_given_model_and_known_cameras_stay(
     rendered: Rendered, model: Path, refined: RefineSummary
 ) -> None:
     assert read_scene(refined.output).views.cameras == read_scene(model).views.cameras
-    assert Scene.of(adjusted_model(rendered.scene)).views.names == read_scene(model).views.names
-    assert read_scene(model).xy.tobytes() == Scene.of(adjusted_model(rendered.scene)).xy.tobytes()
+    assert (
+        SparseModel.of(adjusted_model(rendered.scene)).views.names == read_scene(model).views.names
+    )
+    assert (
+        read_scene(model).xy.tobytes()
+        == SparseModel.of(adjusted_model(rendered.scene)).xy.tobytes()
+    )
 
 
 def test_colours_of_points_are_kept(refined: RefineSummary) -> None:
@@ -90,7 +95,7 @@ def test_colours_of_points_are_kept(refined: RefineSummary) -> None:
 
 def test_a_scene_survives_the_way_to_colmap_and_back(rendered: Rendered) -> None:
     scene = rendered.scene
-    again = Scene.of(scene.made())
+    again = SparseModel.of(scene.made())
     assert np.array_equal(again.point, scene.point)
     assert np.array_equal(again.view, scene.view)
     assert np.array_equal(again.xy, scene.xy)
@@ -161,15 +166,17 @@ def test_photographs_are_read_as_they_are_stored(tmp_path: Path, orientation: in
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
-    read = Photographs(Folder(str(tmp_path)), 100).read("a.png", Camera("PINHOLE", 64, 48, ()))
+    read = PhotographCache(Folder(str(tmp_path)), 100).read(
+        "a.png", ModelCamera("PINHOLE", 64, 48, ())
+    )
     assert np.array_equal(read, stored)
 
 
 def test_decoded_photographs_are_kept_within_a_bound(tmp_path: Path) -> None:
-    camera = Camera("PINHOLE", 64, 48, ())
+    camera = ModelCamera("PINHOLE", 64, 48, ())
     for number in range(5):
         Image.new("L", (64, 48), number).save(tmp_path / f"{number}.png")
-    photographs = Photographs(Folder(str(tmp_path)), 100, most=2 * 64 * 48)
+    photographs = PhotographCache(Folder(str(tmp_path)), 100, most=2 * 64 * 48)
     for number in (0, 1, 2, 3, 4, 3):
         assert photographs.read(f"{number}.png", camera)[0, 0] == number
     assert list(photographs.kept) == ["4.png", "3.png"]
@@ -223,7 +230,7 @@ def test_photographs_without_texture_leave_the_model_as_it_was(
 def test_images_that_show_something_else_never_make_a_model_worse(
     model: Path, rendered: Rendered, tmp_path: Path
 ) -> None:
-    """Photographs in the wrong order: no window is found where the model says."""
+    """PhotographCache in the wrong order: no window is found where the model says."""
     images = tmp_path / "images"
     images.mkdir()
     names = rendered.scene.views.names
@@ -234,7 +241,7 @@ def test_images_that_show_something_else_never_make_a_model_worse(
     assert summary.after.error <= summary.before.error
 
 
-def several_cameras(scene: Scene) -> Scene:
+def several_cameras(scene: SparseModel) -> SparseModel:
     """Every view with a camera of its own, whose true principal point is off the centre."""
     camera = scene.views.cameras[1]
     views = replace(
@@ -245,7 +252,7 @@ def several_cameras(scene: Scene) -> Scene:
     return replace(scene, views=views)
 
 
-def exact(rendered: Rendered, away: tuple[float, float] = (0.0, 0.0)) -> Scene:
+def exact(rendered: Rendered, away: tuple[float, float] = (0.0, 0.0)) -> SparseModel:
     """Observations without noise, of a camera whose principal point is so many pixels away."""
     scene = rendered.scene
     xy = np.empty_like(scene.xy)
@@ -297,10 +304,10 @@ def test_fixed_cameras_are_never_shared(rendered: Rendered) -> None:
 def test_a_reference_whose_processes_die_is_given_up(rendered: Rendered, model: Path) -> None:
     views, tasks = plan_round(model, OPTIONS)
     measure = MeasureReference(views, Folder(str(rendered.images)), OPTIONS, 200)
-    assert len(measure(tasks[0], TRIES).tracks)
-    given_up = measure(tasks[0], TRIES + 1)
+    assert len(measure(tasks[0], MOST_ATTEMPTS).tracks)
+    given_up = measure(tasks[0], MOST_ATTEMPTS + 1)
     assert not len(given_up.tracks)
-    assert b"processes died" in given_up.tracks.schema.metadata[FAILURES]
+    assert b"processes died" in given_up.tracks.schema.metadata[UNREAD]
 
 
 def test_tasks_hold_every_point_once(model: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.cli.refining import chosen_options, refine_options
 from pipeline.execute.executor import Actors
 from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.mapping import MAPPERS
-from pipeline.reconstruct.refine.options import REFINE
+from pipeline.reconstruct.tracks.options import REFINE
 from pipeline.store.opening import storage_options
 
 OWN_DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}

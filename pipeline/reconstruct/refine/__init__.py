@@ -1,1 +1,1 @@
-"""Make a sparse model exact: every track is measured against one view of it, and completed."""
+"""Make a sparse model exact: rounds of measuring its tracks and adjusting it."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.cameras.focal import steady_focal
-from pipeline.reconstruct.refine.scene import Scene
+from pipeline.reconstruct.tracks.scene import SparseModel
 
 # The adjustment ends where a step lowers the cost by less than this share.
 LEAST_GAIN = 1e-6
@@ -37,7 +37,7 @@ class Freedom:
     threads: int = 1
 
 
-def adjusted(scene: Scene, loss: float, freedom: Freedom) -> Scene:
+def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
     """The scene after bundle adjustment. Observations stay as they are.
 
     loss: pixels where the soft-L1 loss turns from squared to straight.
@@ -52,8 +52,8 @@ def adjusted(scene: Scene, loss: float, freedom: Freedom) -> Scene:
 
 
 def _solved(
-    scene: Scene, loss: float, fixed: Collection[int], principal: bool, threads: int
-) -> Scene:
+    scene: SparseModel, loss: float, fixed: Collection[int], principal: bool, threads: int
+) -> SparseModel:
     pycolmap = import_pycolmap()
     model = scene.made()
     options = pycolmap.BundleAdjustmentOptions(print_summary=False)
@@ -73,13 +73,13 @@ def _solved(
     return _taken_over(scene, model)
 
 
-def _taken_over(scene: Scene, model: Any) -> Scene:
+def _taken_over(scene: SparseModel, model: Any) -> SparseModel:
     """The scene with the poses, cameras and points of the model that was made of it."""
-    found = Scene.of(model)
+    found = SparseModel.of(model)
     return replace(scene, views=found.views, xyz=found.xyz)
 
 
-def steadied(scene: Scene, loss: float, freedom: Freedom) -> tuple[Scene, list[str]]:
+def steadied(scene: SparseModel, loss: float, freedom: Freedom) -> tuple[SparseModel, list[str]]:
     """The scene with a focal length between that of the images and that of EXIF; see `focal`.
 
     Returns a line for the report where EXIF's counted.
@@ -93,7 +93,7 @@ def steadied(scene: Scene, loss: float, freedom: Freedom) -> tuple[Scene, list[s
     return _taken_over(scene, model), [f"{text}: {decision.kept:.0f} px"]
 
 
-def fitting(scene: Scene, limit: np.ndarray, angle: float) -> Scene:
+def fitting(scene: SparseModel, limit: np.ndarray, angle: float) -> SparseModel:
     """Without observations that are off by more than their view's limit (V,), in pixels.
 
     Points whose rays meet under less than `angle` degrees are left out too.
@@ -102,7 +102,7 @@ def fitting(scene: Scene, limit: np.ndarray, angle: float) -> Scene:
     return scene.keep((scene.angles() >= np.deg2rad(angle))[scene.point])
 
 
-def cost(scene: Scene, loss: float) -> float:
+def cost(scene: SparseModel, loss: float) -> float:
     """The sum of the soft-L1 losses of all observations, in squares of `loss` pixels."""
     off = np.minimum(scene.errors() / loss, 1e6)
     return float((2 * (np.sqrt(1 + off**2) - 1)).sum())

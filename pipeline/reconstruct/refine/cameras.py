@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.reconstruct.refine.adjust import Freedom, adjusted, cost
-from pipeline.reconstruct.refine.scene import Camera, Scene
+from pipeline.reconstruct.tracks.scene import ModelCamera, SparseModel
 
 LEAST_SHARE = 0.05
 LEAST_VIEWS = 5  # of a camera whose principal point or higher distortion is determined
@@ -26,7 +26,7 @@ PRINCIPAL = "principal point"
 
 
 @dataclass(frozen=True)
-class Group:
+class CameraGroup:
     """Cameras that may be one. cameras: their numbers. shared: whether they are one already."""
 
     cameras: tuple[int, ...]
@@ -38,7 +38,9 @@ class Group:
         return self.cameras[0]
 
 
-def decide_cameras(scene: Scene, loss: float, freedom: Freedom) -> tuple[Scene, Freedom, list[str]]:
+def decide_cameras(
+    scene: SparseModel, loss: float, freedom: Freedom
+) -> tuple[SparseModel, Freedom, list[str]]:
     """Share cameras and free their parameters where the observations determine them.
 
     loss: pixels, of `adjusted`.
@@ -70,7 +72,7 @@ def decide_cameras(scene: Scene, loss: float, freedom: Freedom) -> tuple[Scene, 
     return scene, freedom, lines
 
 
-def _groups(scene: Scene, freedom: Freedom) -> list[Group]:
+def _groups(scene: SparseModel, freedom: Freedom) -> list[CameraGroup]:
     """Groups of at least LEAST_VIEWS views, of one size and folder and about one focal length."""
     by_key: dict[object, list[int]] = defaultdict(list)
     for view, name in enumerate(scene.views.names):
@@ -89,11 +91,11 @@ def _groups(scene: Scene, freedom: Freedom) -> list[Group]:
         if of_group.min() <= 0 or of_group.max() > MOST_SPREAD * of_group.min():
             continue
         if len(views) >= LEAST_VIEWS:
-            groups.append(Group(cameras, tuple(views)))
+            groups.append(CameraGroup(cameras, tuple(views)))
     return groups
 
 
-def sample(scene: Scene, views: tuple[int, ...]) -> Scene:
+def sample(scene: SparseModel, views: tuple[int, ...]) -> SparseModel:
     """A part of the scene: some of the views, those that share most points, and some points."""
     chosen = np.zeros(len(scene.views), bool)
     seen = np.zeros(len(scene.xyz), bool)
@@ -114,7 +116,7 @@ def sample(scene: Scene, views: tuple[int, ...]) -> Scene:
     return restricted(scene.keep(chosen[scene.view] & stays[scene.point]), chosen)
 
 
-def restricted(scene: Scene, chosen: np.ndarray) -> Scene:
+def restricted(scene: SparseModel, chosen: np.ndarray) -> SparseModel:
     """Only the chosen views (V,) bool; no others may have observations."""
     rows = np.flatnonzero(chosen)
     views = scene.views
@@ -134,7 +136,7 @@ def restricted(scene: Scene, chosen: np.ndarray) -> Scene:
     )
 
 
-def _shared(scene: Scene, group: Group) -> Scene:
+def _shared(scene: SparseModel, group: CameraGroup) -> SparseModel:
     """The scene with one camera for the group, whose parameters are the medians."""
     cameras = [scene.views.cameras[n] for n in group.cameras if n in scene.views.cameras]
     params = np.median([camera.params for camera in cameras], axis=0)
@@ -142,7 +144,7 @@ def _shared(scene: Scene, group: Group) -> Scene:
     return _taken(scene, group, camera)
 
 
-def _taken(scene: Scene, group: Group, camera: Camera) -> Scene:
+def _taken(scene: SparseModel, group: CameraGroup, camera: ModelCamera) -> SparseModel:
     """The scene with this camera for all views of the group."""
     views = scene.views
     number = np.where(np.isin(views.camera, group.cameras), group.number, views.camera)
@@ -154,8 +156,8 @@ def _taken(scene: Scene, group: Group, camera: Camera) -> Scene:
 
 
 def _richer(
-    scene: Scene, group: Group, freedom: Freedom, step: str
-) -> tuple[Scene | None, Freedom]:
+    scene: SparseModel, group: CameraGroup, freedom: Freedom, step: str
+) -> tuple[SparseModel | None, Freedom]:
     """The scene with one more thing free, or None where there is none."""
     if step == PRINCIPAL:
         return scene, replace(freedom, principal=freedom.principal | {group.number})
@@ -166,7 +168,7 @@ def _richer(
     return _taken(scene, group, richer), freedom
 
 
-def _line(group: Group, camera: Camera, taken: list[str], share: float) -> str:
+def _line(group: CameraGroup, camera: ModelCamera, taken: list[str], share: float) -> str:
     views = f"{len(group.views)} images"
     text = f"{views} of {camera.width}×{camera.height} px"
     text += " share one camera" if len(group.cameras) > 1 else f": camera {group.number}"

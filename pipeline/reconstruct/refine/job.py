@@ -26,10 +26,10 @@ from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, t
 from pipeline.execute.worker import Died, Worker
 from pipeline.photos.source import Folders
 from pipeline.reconstruct.refine.adjust import Freedom
-from pipeline.reconstruct.refine.options import RefineOptions
-from pipeline.reconstruct.refine.plan import ReferenceTask, plan_round
 from pipeline.reconstruct.refine.round import RoundSummary, finish_round
-from pipeline.reconstruct.refine.task import FAILURES, make_measurer
+from pipeline.reconstruct.tracks.options import RefineOptions
+from pipeline.reconstruct.tracks.plan import ReferenceTask, plan_round
+from pipeline.reconstruct.tracks.task import UNREAD, make_measurer
 from pipeline.store.folder import Folder
 from pipeline.store.parquet import parquet_bytes
 
@@ -169,7 +169,7 @@ def _measure(
         finally:
             results.close()
     schemas = (pq.read_schema(folder / f"{task.name}.parquet") for task in tasks)
-    failed = (schema.metadata.get(FAILURES, b"").decode() for schema in schemas)
+    failed = (schema.metadata.get(UNREAD, b"").decode() for schema in schemas)
     return [line for text in failed for line in text.splitlines()]
 
 

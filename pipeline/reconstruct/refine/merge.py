@@ -11,14 +11,14 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from pipeline.reconstruct.refine.scene import Scene
+from pipeline.reconstruct.tracks.scene import SparseModel
 
 LEAST_OBSERVATIONS = 30  # of a view, and at least
 LEAST_SHARE = 0.2  # of what the model had in this view
 LOOSE = 4.0  # pixels that observations of views that kept their own may be off
 
 
-def measured_scene(scene: Scene, tracks: pa.Table) -> tuple[Scene, np.ndarray]:
+def measured_scene(scene: SparseModel, tracks: pa.Table) -> tuple[SparseModel, np.ndarray]:
     """The scene with the observations of `tracks` (TRACKS), and which views kept their own: (V,).
 
     A point with fewer than two observations is left out.

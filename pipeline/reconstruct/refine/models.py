@@ -13,10 +13,10 @@ from pipeline.execute.worker import Worker
 from pipeline.photos.source import Folders
 from pipeline.reconstruct.refine.adjust import Freedom
 from pipeline.reconstruct.refine.job import Carrying, refine_model
-from pipeline.reconstruct.refine.options import RefineOptions
-from pipeline.reconstruct.refine.plan import read_scene
 from pipeline.reconstruct.refine.round import RoundSummary
-from pipeline.reconstruct.refine.scene import Scene
+from pipeline.reconstruct.tracks.options import RefineOptions
+from pipeline.reconstruct.tracks.plan import read_scene
+from pipeline.reconstruct.tracks.scene import SparseModel
 from pipeline.store.folder import Folder
 
 
@@ -32,7 +32,7 @@ class ModelCounts:
     error: float
 
     @classmethod
-    def of(cls, scene: Scene) -> ModelCounts:
+    def of(cls, scene: SparseModel) -> ModelCounts:
         """The counts of a scene."""
         errors = scene.errors()
         return cls(

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from pipeline.reconstruct.refine.adjust import Freedom, adjusted, fitting, steadied
 from pipeline.reconstruct.refine.cameras import decide_cameras
 from pipeline.reconstruct.refine.merge import LEAST_OBSERVATIONS, LOOSE, measured_scene
-from pipeline.reconstruct.refine.options import RefineOptions
-from pipeline.reconstruct.refine.photographs import scale
-from pipeline.reconstruct.refine.plan import read_scene
-from pipeline.reconstruct.refine.scene import Scene
+from pipeline.reconstruct.tracks.options import RefineOptions
+from pipeline.reconstruct.tracks.photographs import scale
+from pipeline.reconstruct.tracks.plan import read_scene
+from pipeline.reconstruct.tracks.scene import SparseModel
 
 UNSEEN = "its windows were found in fewer than half of the images"
 
@@ -116,7 +116,7 @@ def finish_round(
     return summary, freedom
 
 
-def worse(before: Scene, after: Scene) -> str:
+def worse(before: SparseModel, after: SparseModel) -> str:
     """What is worse in `after` than it was in `before`; nothing where it may take its place."""
     if not len(after.xyz):
         return "no track could be measured"
@@ -137,7 +137,7 @@ def worse(before: Scene, after: Scene) -> str:
     return ""
 
 
-def _write(scene: Scene, target: Path) -> None:
+def _write(scene: SparseModel, target: Path) -> None:
     scratch = target.with_name(f".{target.name}.writing")
     for folder in (scratch, target):
         shutil.rmtree(folder, ignore_errors=True)

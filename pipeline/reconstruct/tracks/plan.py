@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.extras import import_pycolmap
-from pipeline.reconstruct.refine.options import RefineOptions
-from pipeline.reconstruct.refine.scene import Scene, Views
-from pipeline.reconstruct.refine.surface import normals, references, tied_views
+from pipeline.reconstruct.tracks.options import RefineOptions
+from pipeline.reconstruct.tracks.scene import ModelViews, SparseModel
+from pipeline.reconstruct.tracks.surface import normals, references, tied_views
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class ReferenceTask:
     member_view: np.ndarray
 
 
-def read_scene(folder: Path) -> Scene:
+def read_scene(folder: Path) -> SparseModel:
     """The scene of a COLMAP model on disk."""
-    return Scene.of(import_pycolmap().Reconstruction(str(folder)))
+    return SparseModel.of(import_pycolmap().Reconstruction(str(folder)))
 
 
-def plan_round(folder: Path, options: RefineOptions) -> tuple[Views, list[ReferenceTask]]:
+def plan_round(folder: Path, options: RefineOptions) -> tuple[ModelViews, list[ReferenceTask]]:
     """The views of the model in `folder`, and the tasks that measure its points.
 
     The name of a task is the COLMAP number of its reference image.

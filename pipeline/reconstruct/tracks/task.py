@@ -14,24 +14,24 @@ import pyarrow as pa
 
 from pipeline.errors import ImageError
 from pipeline.photos.source import Folders
-from pipeline.reconstruct.refine.measure import Reference
-from pipeline.reconstruct.refine.options import RefineOptions
-from pipeline.reconstruct.refine.photographs import Photographs, scale
-from pipeline.reconstruct.refine.plan import ReferenceTask
-from pipeline.reconstruct.refine.predict import BESIDE, Surfaces, predict
-from pipeline.reconstruct.refine.scene import Views
+from pipeline.reconstruct.tracks.options import RefineOptions
+from pipeline.reconstruct.tracks.photographs import PhotographCache, scale
+from pipeline.reconstruct.tracks.plan import ReferenceTask
+from pipeline.reconstruct.tracks.predict import BESIDE, Surfaces, predict
+from pipeline.reconstruct.tracks.scene import ModelViews
+from pipeline.reconstruct.tracks.windows import Reference
 from pipeline.store.folder import Folder
 from pipeline.tables import TRACKS
 
-FAILURES = b"failures"  # in the metadata of TRACKS
-TRIES = 3  # processes that may die at a reference before it keeps the tracks that it had
+UNREAD = b"failures"  # in the metadata of TRACKS
+MOST_ATTEMPTS = 3  # processes that may die at a reference before it keeps the tracks that it had
 
 
 class Measurements(NamedTuple):
     """What a reference view led to.
 
     tracks: TRACKS rows, the observations of the reference included. The metadata of their schema
-    hold, under FAILURES, a line for every photograph that could not be read.
+    hold, under UNREAD, a line for every photograph that could not be read.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Measurements(NamedTuple):
     def of(cls, task: ReferenceTask, parts: list[pa.Table], failures: list[str]) -> Measurements:
         """The rows of all parts, with the failures."""
         tracks = pa.concat_tables([TRACKS.empty_table(), *parts]).combine_chunks()
-        metadata = {**TRACKS.metadata, FAILURES: "\n".join(failures).encode()}
+        metadata = {**TRACKS.metadata, UNREAD: "\n".join(failures).encode()}
         return cls(task.name, tracks.replace_schema_metadata(metadata))
 
 
@@ -53,19 +53,19 @@ class MeasureReference:
 
     def __init__(
         self,
-        views: Views,
+        views: ModelViews,
         folder: Folder | Folders,
         options: RefineOptions,
         long_side: int,
         device: str = "cpu",
     ) -> None:
         self.views, self.options, self.long_side, self.device = views, options, long_side, device
-        self.photographs = Photographs(folder, long_side)
+        self.photographs = PhotographCache(folder, long_side)
 
     def __call__(self, task: ReferenceTask, attempt: int = 1) -> Measurements:
-        """Measure one reference; after TRIES processes died at it, nothing is measured."""
-        if attempt > TRIES:
-            cause = f"{TRIES} processes died that measured its points"
+        """Measure one reference; after MOST_ATTEMPTS processes died at it, nothing is measured."""
+        if attempt > MOST_ATTEMPTS:
+            cause = f"{MOST_ATTEMPTS} processes died that measured its points"
             return Measurements.of(task, [], [f"{self._name(task)}: {cause}"])
         try:
             image = self._read(task.view)
@@ -132,7 +132,7 @@ def _rows(
 
 
 def make_measurer(
-    views: Views, folder: Folder | Folders, options: RefineOptions, long_side: int
+    views: ModelViews, folder: Folder | Folders, options: RefineOptions, long_side: int
 ) -> MeasureReference:
     """A MeasureReference for an executor's process that does nothing else.
 

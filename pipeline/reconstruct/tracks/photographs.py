@@ -13,7 +13,7 @@ from pipeline.photos.decode import decode_image
 from pipeline.photos.exif import TRANSPOSE
 from pipeline.photos.limits import DEFAULT_LIMITS
 from pipeline.photos.source import Folders
-from pipeline.reconstruct.refine.scene import Camera
+from pipeline.reconstruct.tracks.scene import ModelCamera
 from pipeline.store.folder import Folder
 from pipeline.vocabulary import Reason
 
@@ -21,26 +21,26 @@ ROTATE_90, ROTATE_270 = Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270
 MOST_BYTES = 256 << 20  # of decoded photographs that a process keeps
 
 
-def measured_shape(camera: Camera, long_side: int) -> tuple[int, int]:
+def measured_shape(camera: ModelCamera, long_side: int) -> tuple[int, int]:
     """The shape (h, w) at which a photograph is measured. It is never enlarged."""
     factor = min(1.0, long_side / max(camera.width, camera.height))
     return max(1, round(camera.height * factor)), max(1, round(camera.width * factor))
 
 
-def scale(camera: Camera, long_side: int) -> np.ndarray:
+def scale(camera: ModelCamera, long_side: int) -> np.ndarray:
     """Pixels (x, y) of the measured image by pixels of the stored one."""
     height, width = measured_shape(camera, long_side)
     return np.array([width / camera.width, height / camera.height])
 
 
-class Photographs:
+class PhotographCache:
     """Reads photographs and keeps the last ones, within a bound of memory."""
 
     def __init__(self, folder: Folder | Folders, long_side: int, most: int = MOST_BYTES) -> None:
         self.folder, self.long_side, self.most = folder, long_side, most
         self.kept: OrderedDict[str, np.ndarray] = OrderedDict()
 
-    def read(self, name: str, camera: Camera) -> np.ndarray:
+    def read(self, name: str, camera: ModelCamera) -> np.ndarray:
         """The grey values (h, w) uint8 of a photograph.
 
         Raises ImageError where it cannot be read, or has another size than its camera.
@@ -54,7 +54,7 @@ class Photographs:
             self.kept.popitem(last=False)
         return pixels
 
-    def _stored(self, name: str, camera: Camera) -> np.ndarray:
+    def _stored(self, name: str, camera: ModelCamera) -> np.ndarray:
         try:
             data = self.folder.read_bytes(name, limit=DEFAULT_LIMITS.max_bytes)
         except FileNotFoundError as error:

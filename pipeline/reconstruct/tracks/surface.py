@@ -6,14 +6,14 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
-from pipeline.reconstruct.refine.scene import Scene
+from pipeline.reconstruct.tracks.scene import SparseModel
 
 NEIGHBOURS = 12  # points that tell how the surface lies
 FLAT = 0.1  # of the least to the next variance of these points, at most
 FACING = 0.2  # least cosine between the normal and the way to the view
 
 
-def references(scene: Scene) -> np.ndarray:
+def references(scene: SparseModel) -> np.ndarray:
     """The view of the middle scale (distance by focal length) of every point's track: (P,).
 
     Windows of it are neither coarser nor finer than most of the others.
@@ -26,7 +26,7 @@ def references(scene: Scene) -> np.ndarray:
     return middle
 
 
-def normals(scene: Scene, reference: np.ndarray) -> np.ndarray:
+def normals(scene: SparseModel, reference: np.ndarray) -> np.ndarray:
     """Unit normals of the surface at every point, towards its reference view (P,): (P, 3).
 
     A normal is the least principal axis of the nearest points. Where these do not lie flat, or show
@@ -47,7 +47,7 @@ def normals(scene: Scene, reference: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def tied_views(scene: Scene, most: int) -> list[np.ndarray]:
+def tied_views(scene: SparseModel, most: int) -> list[np.ndarray]:
     """The views that may see what each view sees, at most so many, in ascending order.
 
     Views that share points come first, by their number. Views that share points with these follow.

@@ -9,14 +9,14 @@ import torch
 
 from eloftr.least_squares import (
     MOVED_AT_ONCE,
-    Spread,
+    Deviations,
     align,
     cut_patches,
     cut_windows,
 )
 
 # The prior: how far the model's prediction may be off, in pixels and in the numbers of the map.
-PRIOR = Spread(1.0, 0.2)
+PRIOR = Deviations(1.0, 0.2)
 SLACK = 5  # pixels that a window may move inside of its patch
 
 

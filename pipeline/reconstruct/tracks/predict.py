@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.reconstruct.refine.scene import Views, project
+from pipeline.reconstruct.tracks.scene import ModelViews, project
 
 BESIDE = 2.0  # pixels of the reference image as it is measured
 WIDEST = np.cos(np.deg2rad(60))  # cosine of the largest angle between the two rays
@@ -35,7 +35,7 @@ class Surfaces:
     @classmethod
     def of(
         cls,
-        views: Views,
+        views: ModelViews,
         view: int,
         xy: np.ndarray,
         xyz: np.ndarray,
@@ -49,7 +49,7 @@ class Surfaces:
 
 
 def _meet(
-    views: Views, view: int, xy: np.ndarray, xyz: np.ndarray, normal: np.ndarray
+    views: ModelViews, view: int, xy: np.ndarray, xyz: np.ndarray, normal: np.ndarray
 ) -> np.ndarray:
     """Where the rays of pixels (n, 2) meet the planes through xyz with these normals: (n, 3).
 
@@ -65,7 +65,7 @@ def _meet(
 
 
 def predict(
-    views: Views,
+    views: ModelViews,
     surfaces: Surfaces,
     view: int,
     scale: np.ndarray,

@@ -15,7 +15,7 @@ from pipeline.extras import import_pycolmap
 
 
 @dataclass(frozen=True)
-class Camera:
+class ModelCamera:
     """A COLMAP camera."""
 
     model: str
@@ -24,7 +24,7 @@ class Camera:
     params: tuple[float, ...]
 
     @classmethod
-    def of(cls, camera: Any) -> Camera:
+    def of(cls, camera: Any) -> ModelCamera:
         """The values of a `pycolmap.Camera`."""
         params = tuple(float(value) for value in camera.params)
         return cls(camera.model_name, camera.width, camera.height, params)
@@ -40,7 +40,7 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Views:
+class ModelViews:
     """Registered images, in the order of their COLMAP numbers.
 
     names: (V,) of the files. numbers, camera: (V,) COLMAP's numbers of the image and its camera.
@@ -52,12 +52,12 @@ class Views:
     camera: np.ndarray
     rotation: np.ndarray
     shift: np.ndarray
-    cameras: dict[int, Camera]
+    cameras: dict[int, ModelCamera]
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def camera_of(self, view: int) -> Camera:
+    def camera_of(self, view: int) -> ModelCamera:
         """The camera of one view."""
         return self.cameras[int(self.camera[view])]
 
@@ -75,14 +75,14 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Scene:
+class SparseModel:
     """Views, points and observations.
 
     xyz: (P, 3). colour: (P, 3) uint8. point, view: (O,) the point and the view of each observation.
     xy: (O, 2) pixels. Observations are sorted by point, then view.
     """
 
-    views: Views
+    views: ModelViews
     xyz: np.ndarray
     colour: np.ndarray
     point: np.ndarray
@@ -90,18 +90,18 @@ class Scene:
     xy: np.ndarray
 
     @classmethod
-    def of(cls, model: Any) -> Scene:
+    def of(cls, model: Any) -> SparseModel:
         """The registered images of a `pycolmap.Reconstruction` with their points."""
         images = [model.images[number] for number in sorted(model.reg_image_ids())]
         poses = np.array([image.cam_from_world().matrix() for image in images]).reshape(-1, 3, 4)
         used = sorted({image.camera_id for image in images})
-        views = Views(
+        views = ModelViews(
             [image.name for image in images],
             np.array([image.image_id for image in images], np.int64),
             np.array([image.camera_id for image in images], np.int64),
             poses[:, :, :3].copy(),
             poses[:, :, 3].copy(),
-            {number: Camera.of(model.cameras[number]) for number in used},
+            {number: ModelCamera.of(model.cameras[number]) for number in used},
         )
         numbers = np.array(sorted(model.point3D_ids()), np.int64)
         points = [model.points3D[int(number)] for number in numbers]
@@ -122,12 +122,12 @@ class Scene:
         )
         return scene.sorted()
 
-    def sorted(self) -> Scene:
+    def sorted(self) -> SparseModel:
         """The same with observations sorted by point, then view."""
         order = np.lexsort((self.view, self.point))
         return replace(self, point=self.point[order], view=self.view[order], xy=self.xy[order])
 
-    def keep(self, good: np.ndarray) -> Scene:
+    def keep(self, good: np.ndarray) -> SparseModel:
         """Only the good observations, (O,) bool, and points that two views or more still see."""
         lengths = np.bincount(self.point[good], minlength=len(self.xyz))
         stays = lengths >= 2
@@ -197,7 +197,7 @@ class Scene:
         return largest
 
 
-def project(views: Views, view: int, xyz: np.ndarray) -> np.ndarray:
+def project(views: ModelViews, view: int, xyz: np.ndarray) -> np.ndarray:
     """Pixels (n, 2) of points (n, 3) in a view. NaN behind the camera, or where the lens folds."""
     seen = xyz @ views.rotation[view].T + views.shift[view]
     camera = views.camera_of(view).made()
