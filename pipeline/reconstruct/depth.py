@@ -195,6 +195,8 @@ def depth_notes(models: Sequence[Any], pairs: PairDepths) -> list[str]:
     notes = []
     for number, model in enumerate(models):
         kind, without, inside = model_depth(model, pairs)
+        if len(pairs.without) >= MOST_WITHOUT * len(pairs.judged):  # also outside of the model
+            without, inside = pairs.without, len(pairs.judged)
         if kind is Depth.NONE and without:
             notes.append(f"model {number} has no depth: {_same_place(without, inside)}")
         elif kind is Depth.NONE:

@@ -236,6 +236,8 @@ def _finish(
     """Publish the models and write the report."""
     models = [opened_model(made.model) for made in refined]
     publish_models(models, target)
+    if not any(made.rounds for made in refined):  # they are the same
+        remove(target / MAPPED)
     imported = mapped.database
     focal = [decision for decision in mapped.focal if not refined[decision.model].better]
     notes = [*mapped.notes, *notes, *(decision.text() for decision in focal)]
