@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from pictures import write_views
+from rendered import adjusted_model, render
 
-from benchmarks.speed import matcher, pipeline, precision, savings, stages, widened
+from benchmarks.speed import matcher, pipeline, precision, refining, savings, stages, widened
 from benchmarks.speed.images import near_pairs, windows
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
 from eloftr.matching.matcher import Matcher
@@ -176,3 +177,19 @@ def test_the_parts_of_the_loop_match_every_shard_once(tmp_path: Path) -> None:
     pairs = [(row["image0"], row["image1"]) for row in pipeline.rows(tmp_path / "run")]
     assert len(set(pairs)) == len(pairs) == 36
     assert len([*(tmp_path / "run" / "done").iterdir()]) == 2
+
+
+def test_the_cost_of_refining_is_told_by_the_size_of_photographs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = render(tmp_path / "images").scene
+    (tmp_path / "model").mkdir()
+    adjusted_model(scene).write_binary(tmp_path / "model")
+    command = ["--model", str(tmp_path / "model"), "--images", str(tmp_path / "images")]
+    assert refining.main([*command, "--long-sides", "480", "--out", str(tmp_path / "out")]) == 0
+    (row,) = json.loads((tmp_path / "out").read_text())["rows"]
+    assert (row["images"], row["long_side"]) == (5, 480)
+    assert row["seconds"] > row["measuring"] > 0
+    assert row["adjusting"] > 0
+    assert 50 < row["peak_mb"] < 2000
+    assert "| 480 | 5 |" in capsys.readouterr().out
