@@ -31,6 +31,7 @@ from pipeline import tables
 from pipeline.cli import main
 from pipeline.cli.command import Command as ClickCommand
 from pipeline.cli.console import ExitCode
+from pipeline.cli.refining import chosen_options
 from pipeline.demo.job import DemoSummary
 from pipeline.demo.truth import PoseErrors
 from pipeline.events import Event, Progress
@@ -180,8 +181,11 @@ def understood(words: list[str]) -> Mapping[str, Any]:
             main(words)
     given: Mapping[str, Any] = parsed.value.args[0]
     if "actors" in given:
-        Actors.parse(given["actors"], given["actor_gpus"])
+        Actors.parse(given["actors"], given.get("actor_gpus"))
+    if "limits" in given:
         ImageLimits.parse(given["limits"])
+    if "refine_sizes" in given:
+        chosen_options(given)
     if "storage" in given:
         storage_options(given["storage"])
     if "camera_model" in given:  # files are only named
@@ -363,7 +367,10 @@ def test_a_reconstruction_prints_what_the_readme_shows(
     assert main(["reconstruct", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out.replace(str(tmp_path) + "/", "")
     no_colours = re.sub(r"^note: .*\n", "", printed, flags=re.M)  # this scene has no photographs
-    assert shape(no_colours) == shape(shown("eloftr reconstruct run"))
+    no_colours = re.sub(r"( px) \(.* to .*\)", r"\1", no_colours)  # nor one camera for all of them
+    refining = r"^( +refined|adjusting|track length|\d+ images at|\d+ of \d+ images ·).*\n"
+    expected = re.sub(refining, "", shown("eloftr reconstruct run"), flags=re.M)
+    assert shape(no_colours) == shape(expected)
 
 
 def test_pictures_of_a_run_are_reported_as_the_readme_shows(
@@ -415,7 +422,9 @@ def test_every_file_of_a_run_is_in_the_listings(finished: Path, tmp_path: Path) 
         for path in (tmp_path / "run/sfm").rglob("*.*")
     }
     made = {
-        re.sub(r"\d{8}\.", "<shard>.", re.sub(r"sparse/\d+/\w+", "sparse/<n>/*", f"run/{name}"))
+        re.sub(
+            r"\d{8}\.", "<shard>.", re.sub(r"(sparse|mapped)/\d+/\w+", r"\1/<n>/*", f"run/{name}")
+        )
         for name in made
     }
     listings = {
@@ -423,9 +432,12 @@ def test_every_file_of_a_run_is_in_the_listings(finished: Path, tmp_path: Path) 
         for block in blocks("text")
         if block.text.startswith("run/")
     }
-    # Only photographs that are turned have later rounds.
+    # Only photographs that are turned have later rounds, and only models that were refined were
+    # mapped before. Their measurements have a section of their own.
     later = {"run/plan/round_<n>.parquet", "run/probes/<shard>.parquet"}
-    assert listings["run_folder.md"] == made | later
+    later |= {"run/sfm/mapped/<n>/*.bin"}
+    measured = {name for name in made if name.startswith("run/sfm/refine/")}
+    assert listings["run_folder.md"] == made - measured | later
     assert listings["README.md"] == {name for name in made if not name.startswith("run/sfm/")}
 
 

@@ -108,7 +108,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             row["points"],
             *(f"{value:.2f}" for value in each),
         ]
-        lines.append(f"| {' | '.join(map(str, cells))} | {row['peak_mb']:.0f} |")
+        lines.append(f"| {' | '.join(cells)} | {row['peak_mb']:.0f} |")
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ COMMANDS = {
     "pairs": "Choose which pairs of photographs to match, and write them as a list.",
     "rerank": "Rerank retrieval's candidates by their verified matches.",
     "reconstruct": "Make a COLMAP database and a sparse model of a run's matches.",
-    "refine": "Make a COLMAP model exact: its tracks are measured again and completed.",
+    "refine": "Make a COLMAP model exact: its tracks are measured again in the photographs.",
     "draw": "Draw matches of two images or of a run, or the model of a run over its GPS track.",
     "demo": "Match and reconstruct a scene that is drawn for it, and compare with the truth.",
     "train": "Train a small matcher on synthetic views of photographs.",

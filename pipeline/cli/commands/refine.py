@@ -51,9 +51,10 @@ def command(
     storage: str,
     **given: Any,
 ) -> ExitCode:
-    """Make a COLMAP model exact: its tracks are measured again in the photographs, and completed.
+    """Make a COLMAP model exact: its tracks are measured again in the photographs.
 
-    MODEL is a folder with a model of COLMAP, of any features; it stays as it is. The command ends
+    Tracks are completed by other images too. MODEL is a folder with a model of COLMAP, of any
+    features; it stays as it is. The command ends
     with exit code 1 where no round made the model better.
     """
     options = chosen_options(given)

@@ -56,6 +56,7 @@ def steady_focal(
     scale: float,
     threads: int = 1,
     number: int = 0,
+    independent: float = INDEPENDENT,
 ) -> FocalDecision | None:
     """Draw the focal length of an adjusted model towards its priors, where it is far from them.
 
@@ -64,6 +65,7 @@ def steady_focal(
     keep: numbers of known cameras, which stay exactly as they are.
     scale, threads: see `adjust_robustly`.
     number: of the model, for the sentence.
+    independent: residuals of an image that count as independent.
 
     All focal lengths with a prior are multiplied by one factor, because EXIF errs for all of one
     camera alike and the images determine their ratios well.
@@ -84,7 +86,7 @@ def steady_focal(
     forced = _adjust_with_factor(moved, cameras, math.exp(apart), keep, scale, threads)
     # A likelihood of residuals of unknown size falls by the power of their number over two.
     worse = math.log(max(forced, free) / free) if free > 0 else math.inf
-    precision = INDEPENDENT * model.num_reg_images() * worse / apart**2
+    precision = independent * model.num_reg_images() * worse / apart**2
     spread = 1 / math.sqrt(precision) if precision > 0 else math.inf
     if spread < SPREAD:
         return None

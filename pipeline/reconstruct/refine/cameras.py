@@ -17,10 +17,12 @@ from pipeline.reconstruct.refine.adjust import Freedom, adjusted, cost
 from pipeline.reconstruct.tracks.scene import ModelCamera, SparseModel
 
 LEAST_SHARE = 0.05
+LEAST_POINTS = 50  # of the part of the scene
 LEAST_VIEWS = 5  # of a camera whose principal point or higher distortion is determined
 MOST_SPREAD = 1.05  # of the largest to the least focal length of views that may share a camera
 TRIED_VIEWS, TRIED_POINTS = 30, 4000  # of the part of the scene that the decisions are tried on
 # Camera models, and the next richer one. Parameters keep their places; new ones are zero.
+FLAT = 0.02  # median distance from the plane by the median distance from the views
 RICHER = {"SIMPLE_PINHOLE": "SIMPLE_RADIAL", "SIMPLE_RADIAL": "RADIAL"}
 PRINCIPAL = "principal point"
 
@@ -51,11 +53,14 @@ def decide_cameras(
     lines: list[str] = []
     for group in _groups(scene, freedom):
         part = sample(scene, group.views)
+        if len(part.xyz) < LEAST_POINTS:
+            continue
+        steps = () if is_flat(part) else (PRINCIPAL, "model")
         single = _shared(part, group)
         before = cost(adjusted(part, loss, freedom), loss)
         free, now = freedom, cost(adjusted(single, loss, freedom), loss)
         taken: list[str] = []
-        for step in (PRINCIPAL, "model"):
+        for step in steps:
             trial, allowed = _richer(single, group, free, step)
             if trial is None:
                 continue
@@ -68,7 +73,8 @@ def decide_cameras(
         if len(group.cameras) > 1 and now > (1 + LEAST_SHARE) * before:
             continue
         scene, freedom = _taken(scene, group, single.views.cameras[group.number]), free
-        lines.append(_line(group, single.views.cameras[group.number], taken, now / before))
+        if taken or len(group.cameras) > 1:
+            lines.append(_line(group, single.views.cameras[group.number], taken, now / before))
     return scene, freedom, lines
 
 
@@ -134,6 +140,19 @@ def restricted(scene: SparseModel, chosen: np.ndarray) -> SparseModel:
             cameras={number: camera for number, camera in views.cameras.items() if number in used},
         ),
     )
+
+
+def is_flat(scene: SparseModel) -> bool:
+    """Whether the points lie on a plane, as seen from the views.
+
+    A plane can bend to the errors of a lens, and the views to the bent plane. So photographs of it
+    fit a wrong distortion and a wrong principal point as well as the right ones.
+    """
+    middle = np.median(scene.xyz, axis=0)
+    normal = np.linalg.svd(scene.xyz - middle, full_matrices=False)[2][2]
+    away = np.median(np.abs((scene.xyz - middle) @ normal))
+    rays = scene.views.centres()[scene.view] - scene.xyz[scene.point]
+    return bool(away < FLAT * np.median(np.linalg.norm(rays, axis=1)))
 
 
 def _shared(scene: SparseModel, group: CameraGroup) -> SparseModel:
