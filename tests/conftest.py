@@ -155,6 +155,7 @@ def embedded_ray() -> Iterator[str]:
         patched.setenv("RAY_idle_worker_killing_time_threshold_ms", "30000")
         patched.setenv("CUDA_VISIBLE_DEVICES", "")
         patched.setenv("RAY_AUTH_MODE", "disabled")  # as of the jobs that join it
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")  # it takes an actor that takes seconds
         patched.delenv("RAY_ADDRESS", raising=False)
         handler = signal.getsignal(signal.SIGTERM)
         ray.init(
