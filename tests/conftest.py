@@ -146,30 +146,33 @@ def s3() -> Iterator[dict[str, str]]:
 def embedded_ray() -> Iterator[str]:
     """A Ray node of two CPUs in this process, for all tests that need one; its address."""
     ray = pytest.importorskip("ray", reason="Ray is not installed")
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    with pytest.MonkeyPatch.context() as patched:
-        # Workers of Ray step back behind whatever else the machine does, and a test would wait for
-        # them.
-        patched.setenv("RAY_worker_niceness", "0")
-        # Ray ends what has no work for a second, and the next test would wait for new processes.
-        patched.setenv("RAY_idle_worker_killing_time_threshold_ms", "30000")
-        patched.setenv("CUDA_VISIBLE_DEVICES", "")
-        patched.setenv("RAY_AUTH_MODE", "disabled")  # as of the jobs that join it
-        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")  # it takes an actor that takes seconds
-        patched.delenv("RAY_ADDRESS", raising=False)
-        handler = signal.getsignal(signal.SIGTERM)
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            object_store_memory=1 << 28,
-            runtime_env={"env_vars": {"PYTHONPATH": paths}},
-        )
-        signal.signal(signal.SIGTERM, handler)  # Ray has one of its own
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as lasting:
+        # Nobody counts the clusters of tests, and what would is an actor that takes seconds.
+        lasting.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        with pytest.MonkeyPatch.context() as patched:
+            # Workers of Ray step back behind whatever else the machine does, and a test would wait
+            # for them.
+            patched.setenv("RAY_worker_niceness", "0")
+            # Ray ends what has no work for a second, and the next test would wait for new
+            # processes.
+            patched.setenv("RAY_idle_worker_killing_time_threshold_ms", "30000")
+            patched.setenv("CUDA_VISIBLE_DEVICES", "")
+            patched.setenv("RAY_AUTH_MODE", "disabled")  # as of the jobs that join it
+            # Workers find what this process does. Ray's own way to say so costs a second a worker.
+            patched.setenv("PYTHONPATH", os.pathsep.join(path or os.getcwd() for path in sys.path))
+            patched.delenv("RAY_ADDRESS", raising=False)
+            handler = signal.getsignal(signal.SIGTERM)
+            ray.init(
+                address="local",
+                num_cpus=2,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=1 << 28,
+            )
+            signal.signal(signal.SIGTERM, handler)  # Ray has one of its own
+        yield ray.get_runtime_context().gcs_address
+        ray.shutdown()
 
 
 class _Kept(LocalExecutor):
