@@ -24,6 +24,8 @@ from pipeline.execute import choose
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import Executor
 from pipeline.execute.local import LocalExecutor
+from pipeline.execute.worker import Worker
+from pipeline.match import plan
 
 PROJECT = Path(__file__).resolve().parents[1]
 PIXELS_OF_PILLOW = Image.MAX_IMAGE_PIXELS
@@ -181,22 +183,30 @@ class _Kept(LocalExecutor):
     def __exit__(self, *error: object) -> None:
         pass
 
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """As `worker.call`, by one of these processes."""
+        worker = self.spare.pop() if self.spare else Worker()
+        try:
+            worker.send(function, *arguments)
+            return worker.receive()
+        finally:
+            self.spare.append(worker)
+
 
 @pytest.fixture(scope="session")
-def _kept_processes() -> Iterator[_Kept]:
+def kept_executor() -> Iterator[_Kept]:
+    """For tests that ask nothing of the start and the end of its processes."""
     executor = _Kept()
     yield executor
     LocalExecutor.__exit__(executor)
 
 
 @pytest.fixture(scope="module")
-def kept_processes(_kept_processes: _Kept) -> Iterator[None]:
-    """Whatever works with local processes in a module has those that others have started.
-
-    It is for modules that ask nothing of the start and the end of processes.
-    """
+def kept_processes(kept_executor: _Kept) -> Iterator[None]:
+    """Whatever works with local processes in a module has those of `kept_executor`."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(choose, "LocalExecutor", lambda: _kept_processes)
+        patched.setattr(choose, "LocalExecutor", lambda: kept_executor)
+        patched.setattr(plan, "call", kept_executor.call)  # times a match for an estimate
         yield
 
 
