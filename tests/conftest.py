@@ -24,6 +24,8 @@ from pipeline.execute import choose
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import Executor
 from pipeline.execute.local import LocalExecutor
+from pipeline.execute.worker import Worker
+from pipeline.match import plan
 
 PROJECT = Path(__file__).resolve().parents[1]
 PIXELS_OF_PILLOW = Image.MAX_IMAGE_PIXELS
@@ -146,29 +148,33 @@ def s3() -> Iterator[dict[str, str]]:
 def embedded_ray() -> Iterator[str]:
     """A Ray node of two CPUs in this process, for all tests that need one; its address."""
     ray = pytest.importorskip("ray", reason="Ray is not installed")
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    with pytest.MonkeyPatch.context() as patched:
-        # Workers of Ray step back behind whatever else the machine does, and a test would wait for
-        # them.
-        patched.setenv("RAY_worker_niceness", "0")
-        # Ray ends what has no work for a second, and the next test would wait for new processes.
-        patched.setenv("RAY_idle_worker_killing_time_threshold_ms", "30000")
-        patched.setenv("CUDA_VISIBLE_DEVICES", "")
-        patched.setenv("RAY_AUTH_MODE", "disabled")  # as of the jobs that join it
-        patched.delenv("RAY_ADDRESS", raising=False)
-        handler = signal.getsignal(signal.SIGTERM)
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            object_store_memory=1 << 28,
-            runtime_env={"env_vars": {"PYTHONPATH": paths}},
-        )
-        signal.signal(signal.SIGTERM, handler)  # Ray has one of its own
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as lasting:
+        # Nobody counts the clusters of tests, and what would is an actor that takes seconds.
+        lasting.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        with pytest.MonkeyPatch.context() as patched:
+            # Workers of Ray step back behind whatever else the machine does, and a test would wait
+            # for them.
+            patched.setenv("RAY_worker_niceness", "0")
+            # Ray ends what has no work for a second, and the next test would wait for new
+            # processes.
+            patched.setenv("RAY_idle_worker_killing_time_threshold_ms", "30000")
+            patched.setenv("CUDA_VISIBLE_DEVICES", "")
+            patched.setenv("RAY_AUTH_MODE", "disabled")  # as of the jobs that join it
+            # Workers find what this process does. Ray's own way to say so costs a second a worker.
+            patched.setenv("PYTHONPATH", os.pathsep.join(path or os.getcwd() for path in sys.path))
+            patched.delenv("RAY_ADDRESS", raising=False)
+            handler = signal.getsignal(signal.SIGTERM)
+            ray.init(
+                address="local",
+                num_cpus=2,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=1 << 28,
+            )
+            signal.signal(signal.SIGTERM, handler)  # Ray has one of its own
+        yield ray.get_runtime_context().gcs_address
+        ray.shutdown()
 
 
 class _Kept(LocalExecutor):
@@ -177,22 +183,30 @@ class _Kept(LocalExecutor):
     def __exit__(self, *error: object) -> None:
         pass
 
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """As `worker.call`, by one of these processes."""
+        worker = self.spare.pop() if self.spare else Worker()
+        try:
+            worker.send(function, *arguments)
+            return worker.receive()
+        finally:
+            self.spare.append(worker)
+
 
 @pytest.fixture(scope="session")
-def _kept_processes() -> Iterator[_Kept]:
+def kept_executor() -> Iterator[_Kept]:
+    """For tests that ask nothing of the start and the end of its processes."""
     executor = _Kept()
     yield executor
     LocalExecutor.__exit__(executor)
 
 
 @pytest.fixture(scope="module")
-def kept_processes(_kept_processes: _Kept) -> Iterator[None]:
-    """Whatever works with local processes in a module has those that others have started.
-
-    It is for modules that ask nothing of the start and the end of processes.
-    """
+def kept_processes(kept_executor: _Kept) -> Iterator[None]:
+    """Whatever works with local processes in a module has those of `kept_executor`."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(choose, "LocalExecutor", lambda: _kept_processes)
+        patched.setattr(choose, "LocalExecutor", lambda: kept_executor)
+        patched.setattr(plan, "call", kept_executor.call)  # times a match for an estimate
         yield
 
 

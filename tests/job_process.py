@@ -28,6 +28,8 @@ CONDITIONS = {
 }
 # Workers of clusters that tests start: Ray's own default is the lowest priority.
 CONDITIONS |= {"RAY_worker_niceness": "0"}
+# Nobody counts the clusters of tests, and what would count them is an actor that takes seconds.
+CONDITIONS |= {"RAY_USAGE_STATS_ENABLED": "0"}
 COMMAND = "import sys; from pipeline.cli import main; sys.exit(main())"
 # The main job with another class for its stage of matching: `Stage` of `substituted.py`.
 DRIVEN = """

@@ -451,3 +451,10 @@ def test_what_holds_no_model_imports_neither_torch_nor_ray(module: str) -> None:
 def test_processes_of_ray_that_hold_no_model_do_not_import_torch() -> None:
     code = "import sys, pipeline.execute.on_ray; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
+
+
+def test_processes_of_every_stage_import_neither_torch_nor_scipy_before_they_work() -> None:
+    """A process that is killed begins with its imports again, so each costs a run its seconds."""
+    stages = "pipeline.match.match, pipeline.match.finish, pipeline.match.turns.probe"
+    code = f"import sys, {stages}; sys.exit(bool({{'torch', 'scipy'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0

@@ -26,6 +26,7 @@ from synthetic_run import Scene
 
 import pipeline
 from pipeline.events import Event
+from pipeline.execute.executor import Executor
 from pipeline.match.options import VerificationOptions
 from pipeline.photos.limits import ImageLimits
 from pipeline.reconstruct.cameras.options import CameraOptions
@@ -106,18 +107,19 @@ def tables(run: Path) -> dict[str, bytes]:
 
 
 def matched(photos: Path, output: Path, **other: Any) -> dict[str, bytes]:
-    summary = pipeline.match(
-        str(photos), str(output), long_side=LONG_SIDE, executor="local", **other
-    )
+    how = {"long_side": LONG_SIDE, "executor": "local", **other}
+    summary = pipeline.match(str(photos), str(output), **how)
     assert summary["pairs"] == 3
     return tables(output)
 
 
 @pytest.fixture(scope="module")
-def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(
+    photos: Path, kept_executor: Executor, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A run, made in this process."""
     folder = tmp_path_factory.mktemp("expected") / "run"
-    matched(photos, folder)
+    matched(photos, folder, executor=kept_executor)
     return folder
 
 
@@ -176,7 +178,7 @@ def test_a_run_that_is_done_has_nothing_to_do(
 
 
 def test_paths_and_a_number_of_actors_may_be_given_as_such(
-    photos: Path, tmp_path: Path, expected: dict[str, bytes]
+    photos: Path, tmp_path: Path, expected: dict[str, bytes], kept_executor: Executor
 ) -> None:
     (tmp_path / "pairs.txt").write_text('"view 0.jpg" "view 1.jpg"\n')
     summary = pipeline.match(
@@ -184,7 +186,7 @@ def test_paths_and_a_number_of_actors_may_be_given_as_such(
         tmp_path / "run",
         pairs=tmp_path / "pairs.txt",
         long_side=LONG_SIDE,
-        executor="local",
+        executor=kept_executor,
         actors=1,
     )
     assert summary["pairs"] == 1

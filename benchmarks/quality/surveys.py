@@ -37,7 +37,7 @@ import pipeline
 from benchmarks.environment import write_results
 from pipeline.events import Event
 from pipeline.extras import import_pycolmap
-from pipeline.match.turns.graph import wrapped
+from pipeline.match.turns.between import wrapped
 from pipeline.match.turns.tries import settled_matches
 from pipeline.pairs.pair_list import exhaustive, pairs_table
 from pipeline.pairs.spatial import exif_positions, neighbours

@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import threading
-from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ import pyarrow as pa
 
 from pipeline.errors import EloftrError, ExecutorError, MissingExtraError
 from pipeline.events import Event, Listener, nobody
+from pipeline.execute.attempts import Attempts
 from pipeline.execute.executor import (
     CLUSTER,
     DEFAULT_ACTORS,
@@ -184,28 +184,10 @@ def _nothing() -> Generator[Any, None, None]:
     yield from ()
 
 
-class _Attempts:
-    """How often a stage of a task was begun in processes that died before its end.
-
-    Every run begins with new counts. Ray's own count of retries is not used, because it counts
-    every task that waited for an actor that died.
-    """
-
-    def __init__(self) -> None:
-        self.begun: Counter[str] = Counter()
-
-    def begin(self, key: str) -> int:
-        self.begun[key] += 1
-        return self.begun[key]
-
-    def end(self, key: str) -> None:
-        self.begun.pop(key, None)
-
-
 def _attempts() -> Any:
-    """An actor with `_Attempts` on the driver's own node, which lives as long as the driver."""
+    """An actor with `Attempts` on the driver's own node, which lives as long as the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    made = ray.remote(_Attempts).options(
+    made = ray.remote(Attempts).options(
         num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
     )
     return made.remote()

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipeline.match.match import MatchedShard, set_aside
 from pipeline.match.options import VerificationOptions
 from pipeline.match.read import TRIES
-from pipeline.match.turns.graph import scale_between, turn_between
+from pipeline.match.turns.between import scale_between, turn_between
 from pipeline.match.verify import VerifyShard
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, TURNS, unragged

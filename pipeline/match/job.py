@@ -15,13 +15,13 @@ import numpy as np
 from pipeline.events import Event, Listener, Progress, counted, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
 from pipeline.match.finish import FinishShard, Marker
-from pipeline.match.match import MatchShard
-from pipeline.match.options import TORCH_THREADS, MatchingOptions, RunOptions
+from pipeline.match.match import MatchShard, make_matcher
+from pipeline.match.options import RunOptions
 from pipeline.match.plan import PlanCounts, cost_line, plan_line
 from pipeline.match.read import make_reader
 from pipeline.match.run import Run, RunSummary
 from pipeline.match.shards import PlannedShard, planned_shards
-from pipeline.match.turns.probe import PROBE_LONG_SIDE, ProbeShard, WriteProbe
+from pipeline.match.turns.probe import PROBE_LONG_SIDE, WriteProbe, make_probe
 from pipeline.match.turns.rounds import later_line
 from pipeline.match.turns.search import ViewSearch
 from pipeline.store.lease import Lease
@@ -149,7 +149,7 @@ class _Work:
             Stage("read", reader),
             Stage(
                 "probe",
-                partial(_make_probe, self.run.model, str(options.matching.dtype)),
+                partial(make_probe, self.run.model, str(options.matching.dtype)),
                 holds_model=True,
             ),
             Stage("write", partial(WriteProbe, self.run.folder)),
@@ -200,7 +200,7 @@ def stages_of(
         Stage("read", partial(make_reader, run.source, *how)),
         Stage(
             "match",
-            partial(_make_matcher, stage, model, options.matching, threads),
+            partial(make_matcher, stage, model, options.matching, threads),
             holds_model=True,
         ),
         Stage("finish", partial(FinishShard, run.folder, options.verification, known)),
@@ -215,33 +215,6 @@ def _lenient(model: EfficientLoFTRForKeypointMatching) -> EfficientLoFTRForKeypo
     if not lenient.config.coarse_matching_skip_softmax:
         lenient.config.coarse_matching_threshold *= LENIENT
     return lenient
-
-
-def _make_matcher(
-    stage: type[MatchShard],
-    model: EfficientLoFTRForKeypointMatching,
-    options: MatchingOptions,
-    threads: int,
-) -> MatchShard:
-    """Make what matches, in an executor's process that does nothing else."""
-    _limit_threads()
-    matcher = stage(model, options)
-    matcher.threads = threads
-    return matcher
-
-
-def _make_probe(model: EfficientLoFTRForKeypointMatching, dtype: str) -> ProbeShard:
-    """The stage that probes, in a process of an executor that does nothing else."""
-    _limit_threads()
-    return ProbeShard(model, dtype)
-
-
-def _limit_threads() -> None:
-    """Give torch TORCH_THREADS in this process, where there is no GPU."""
-    import torch
-
-    if not torch.cuda.is_available():
-        torch.set_num_threads(TORCH_THREADS)
 
 
 def _count(executor: Executor, marker: Marker) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from eloftr.matching.resizing import to_original
-from pipeline.match.options import MatchingOptions
+from pipeline.match.options import TORCH_THREADS, MatchingOptions
 from pipeline.match.read import TRIES, DecodedShard
 from pipeline.photos.turns import View, unturned, views_between
 from pipeline.tables import FAILURES, MATCHES, ragged
@@ -231,6 +231,30 @@ class MatchShard:
         )
         self.largest = max(self.largest, min(size, len(members)))
         return _chunks(members, size)
+
+
+def make_matcher(
+    stage: type[MatchShard],
+    model: EfficientLoFTRForKeypointMatching,
+    options: MatchingOptions,
+    threads: int,
+) -> MatchShard:
+    """Make what matches, in an executor's process that does nothing else.
+
+    It stands here and not beside the job, whose imports such a process would only wait for.
+    """
+    limit_threads()
+    matcher = stage(model, options)
+    matcher.threads = threads
+    return matcher
+
+
+def limit_threads() -> None:
+    """Give torch TORCH_THREADS in this process, where there is no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(TORCH_THREADS)
 
 
 def _distinct(images: pa.Table) -> pa.Table:

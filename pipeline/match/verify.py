@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline import tables
 from pipeline.extras import import_pycolmap
 from pipeline.match.options import VerificationOptions
-from pipeline.match.turns.graph import scale_between, turn_between, wrapped
+from pipeline.match.turns.between import scale_between, turn_between, wrapped
 from pipeline.photos.exif import DEFAULT_FOCAL
 from pipeline.photos.sizes import resize_factor
 from pipeline.vocabulary import VERIFIED, Geometry, GeometryModel, Reason, Status

@@ -45,8 +45,11 @@ GOOD = [
     *("16 bit.png", "alpha.png", "cmyk.jpg", "grey.png", "palette.png", "plain.jpg"),
     *("sub/deep er/Plain.JPG", "tagged.tiff", "turned.jpg", "web.webp"),
 ]
-JOB_IN_CLUSTER = """
-import sys, ray.data
+# Commands one after another, told apart by a mark on both streams: to start a driver takes longer
+# than what they do.
+MARK = "\x1e"
+JOBS_IN_CLUSTER = """
+import json, sys, ray.data
 from pipeline.cli import main
 
 plain = ray.data.Dataset.iter_batches
@@ -54,7 +57,9 @@ def watched(dataset, **how):
     yield from plain(dataset, **how)
     print(dataset.stats())
 ray.data.Dataset.iter_batches = watched
-sys.exit(main(["match", *sys.argv[1:]]))
+for arguments in json.loads(sys.argv[1]):
+    print(main(["match", *arguments]), end=sys.argv[2], flush=True)
+    print(end=sys.argv[2], flush=True, file=sys.stderr)
 """
 
 
@@ -317,20 +322,26 @@ def test_the_summary_counts_what_is_in_the_tables(finished: Finished) -> None:
     assert summary["session"]["start_seconds"] < 0.5  # the job joins a Ray that is there
 
 
-def test_no_executor_changes_the_result(
-    finished: Finished, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+@pytest.fixture(scope="module")
+def plain(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The tables of the same job without an executor."""
+    run = tmp_path_factory.mktemp("plain") / "run"
     options = RunOptions(
         str(place / "photos"),
-        str(tmp_path / "run"),
+        str(run),
         str(place / "pairs.csv"),
         matching=MatchingOptions(LONG_SIDE),
         verification=VerificationOptions(long_side=LONG_SIDE),
         max_pairs=6,
     )
-    match_plainly(options)
-    assert tables(tmp_path / "run") == tables(finished.run)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.cuda, "is_available", lambda: False)
+        match_plainly(options)
+    return tables(run)
+
+
+def test_no_executor_changes_the_result(finished: Finished, plain: dict[str, bytes]) -> None:
+    assert plain == tables(finished.run)
 
 
 def test_rerun_skips_finished_shards(
@@ -436,53 +447,62 @@ def cluster() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def in_cluster(cluster: str, output: Path, place: Path, *more: object, **environment: str) -> Job:
-    arguments = (
-        "--images",
-        place / "photos",
-        "--output",
-        output,
-        *UPRIGHT,
-        "--long-side",
-        64,
-        "--shard-pairs",
-        40,
-        *more,
-    )
-    program = ("-c", JOB_IN_CLUSTER)
-    job = Job(*arguments, cwd=PROJECT, program=program, RAY_ADDRESS=cluster, **environment)
-    job.ended()
-    return job
+class Told(NamedTuple):
+    """A command that has ended: what it printed and returned, and its run folder."""
+
+    out: str
+    err: str
+    code: int
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def in_cluster(
+    cluster: str, place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Told]:
+    """Commands that one driver carried out in the cluster, by their names."""
+    folder = tmp_path_factory.mktemp("in cluster")
+    (folder / "blocked").mkdir()
+    (folder / "blocked" / "matches").touch()  # a file where a folder must be
+    more = {"plain": (), "crowded": ("--actors", 2), "blocked": ()}  # two leave no room for a task
+    small = ("--images", place / "photos", *UPRIGHT, "--long-side", 64, "--shard-pairs", 40)
+    lines = [
+        [str(word) for word in (*small, "--output", folder / name, *more[name])] for name in more
+    ]
+    program = ("-c", JOBS_IN_CLUSTER)
+    job = Job(json.dumps(lines), MARK, cwd=PROJECT, program=program, RAY_ADDRESS=cluster)
+    assert job.ended() == 0, job.out + job.err
+    found = {}
+    for name, out, err in zip(more, job.out.split(MARK), job.err.split(MARK), strict=False):
+        printed, code = re.fullmatch(r"(.*?)(\d+)", out, re.DOTALL).groups()  # type: ignore[union-attr]
+        found[name] = Told(printed, err, int(code), folder / name)
+    return found
 
 
 def test_a_cluster_of_one_cpu_is_enough_and_reading_is_a_stage_of_its_own(
-    cluster: str, place: Path, tmp_path: Path
+    in_cluster: dict[str, Told],
 ) -> None:
-    job = in_cluster(cluster, tmp_path / "run", place)
+    job = in_cluster["plain"]
     assert job.code == 0, job.out + job.err
-    assert len(rows(tmp_path / "run")) == 105
+    assert len(rows(job.run)) == 105
     stages = re.findall(r"Operator \d+ (.*?):", job.out)
     read, match, finish = stages[-3:]
     assert match == "MapBatches(_Held)", job.out
     assert read == finish == "MapBatches(_Carried.__call__)"
 
 
-def test_more_actors_than_cpus_are_refused(cluster: str, place: Path, tmp_path: Path) -> None:
-    job = in_cluster(
-        cluster, tmp_path / "run", place, "--actors", 2
-    )  # they would leave no room for a task
+def test_more_actors_than_cpus_are_refused(in_cluster: dict[str, Told]) -> None:
+    job = in_cluster["crowded"]
     assert job.code == 2
     assert "2 actors: there are 1 CPUs" in job.err
     assert "Traceback" not in job.err
 
 
 def test_an_output_that_cannot_be_written_ends_with_code_two_and_one_sentence(
-    cluster: str, place: Path, tmp_path: Path
+    in_cluster: dict[str, Told],
 ) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "matches").touch()  # a file where a folder must be
-    job = in_cluster(cluster, tmp_path / "run", place)
+    job = in_cluster["blocked"]
     assert job.code == 2, job.out + job.err
-    assert f"eloftr match: {tmp_path}/run/matches: is a file; give a folder.\n" in job.err
+    assert f"eloftr match: {job.run}/matches: is a file; give a folder.\n" in job.err
     assert "Traceback" not in job.err
-    assert done(tmp_path / "run") == 0
+    assert done(job.run) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,15 +39,32 @@ def exit_code(*arguments: object) -> int:
     return main(["rerank", *map(str, arguments)])
 
 
+@pytest.fixture(scope="module")
+def plain(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of the same options, made without an executor."""
+    run = tmp_path_factory.mktemp("plain") / "run"
+    options = RunOptions(
+        {"query": str(place / "queries"), "database": str(place / "database")},
+        str(run),
+        matching=MatchingOptions(LONG_SIDE),
+        verification=VerificationOptions(long_side=LONG_SIDE),
+        max_pairs=6,
+    )
+    lists = {"candidates": str(place / "candidates.trec"), "truth": str(place / "truth.json")}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.cuda, "is_available", lambda: False)
+        rerank(RerankOptions(options, **lists, saturation=60.0, top=2), match_plainly)
+    return run
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_all_rounds_share_one_executor_which_does_not_change_the_result(
     executor: str,
     place: Path,
     here: Path,
-    tmp_path: Path,
+    plain: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = place / f"run-{executor}"
     how = ("--draw", 1, "--actors", 1, "--executor", executor)
@@ -75,16 +93,6 @@ def test_all_rounds_share_one_executor_which_does_not_change_the_result(
     assert len(labels) == 11
     assert [label for label in labels if f"\n{label}" not in job.out] == []
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    options = RunOptions(
-        {"query": str(place / "queries"), "database": str(place / "database")},
-        str(tmp_path / "run"),
-        matching=MatchingOptions(LONG_SIDE),
-        verification=VerificationOptions(long_side=LONG_SIDE),
-        max_pairs=6,
-    )
-    lists = {"candidates": str(place / "candidates.trec"), "truth": str(place / "truth.json")}
-    rerank(RerankOptions(options, **lists, saturation=60.0, top=2), match_plainly)
     for name in (
         "ranking.parquet",
         "ranking.csv",
@@ -92,14 +100,14 @@ def test_all_rounds_share_one_executor_which_does_not_change_the_result(
         "queries.parquet",
         "evaluation.json",
     ):
-        assert (run / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
+        assert (run / name).read_bytes() == (plain / name).read_bytes(), name
 
     # Again: nothing is matched, Ray is not started, and the ranking stays as it is.
     capsys.readouterr()
     assert exit_code(*ASKED, *EARLY, "--output", run) == 0
     assert "this session: 0 pairs" in capsys.readouterr().out
     ranking = "ranking.parquet"
-    assert (run / ranking).read_bytes() == (tmp_path / "run" / ranking).read_bytes()
+    assert (run / ranking).read_bytes() == (plain / ranking).read_bytes()
     # All candidates are other rounds: another folder is asked for.
     assert exit_code(*ASKED, "--output", run) == 2
     assert re.fullmatch(
@@ -207,17 +215,10 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_writes_nothing(
 
 
 def test_a_dry_run_on_a_stopped_command_plans_what_is_left(
-    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [*ASKED, *EARLY, "--output", tmp_path / "run", "--dry-run"]
-    options = RunOptions(
-        {"query": "queries", "database": "database"},
-        str(tmp_path / "run"),
-        matching=MatchingOptions(LONG_SIDE),
-        verification=VerificationOptions(long_side=LONG_SIDE),
-        max_pairs=6,
-    )
-    rerank(RerankOptions(options, "candidates.trec", saturation=60.0, top=2), match_plainly)
+    shutil.copytree(plain, tmp_path / "run")
     assert exit_code(*given) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "to do" in line] == [lines[3], lines[6]]

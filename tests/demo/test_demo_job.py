@@ -12,7 +12,7 @@ from pipeline.demo import job
 from pipeline.demo.job import run_demo
 from pipeline.demo.scene import make_demo_scene
 from pipeline.events import Event
-from pipeline.execute.local import LocalExecutor
+from pipeline.execute.executor import Executor
 
 
 @pytest.fixture
@@ -21,10 +21,11 @@ def _small_scene(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_small_scene")
-def test_the_demo_finds_the_true_cameras_and_draws_what_it_found(tmp_path: Path) -> None:
+def test_the_demo_finds_the_true_cameras_and_draws_what_it_found(
+    tmp_path: Path, kept_executor: Executor
+) -> None:
     heard: list[Event] = []
-    with LocalExecutor() as executor:
-        summary = run_demo(tmp_path / "demo", executor, heard.append)
+    summary = run_demo(tmp_path / "demo", kept_executor, heard.append)
     names = [event.name for event in heard]
     assert names[:2] == ["scene", "plan"]
     assert names.index("matched") < names.index("imported") < names.index("reconstructed")

@@ -21,7 +21,8 @@ from pipeline.match.match import MatchShard
 from pipeline.match.options import MatchingOptions, VerificationOptions, parsed_scales
 from pipeline.match.read import ReadShard
 from pipeline.match.shards import PlannedShard, planned_shards
-from pipeline.match.turns.graph import scale_between, sizes_of
+from pipeline.match.turns.between import scale_between
+from pipeline.match.turns.graph import sizes_of
 from pipeline.match.turns.probe import planned_ladder
 from pipeline.match.turns.rounds import Seen, again, best_turns, first_views, guessed, likely
 from pipeline.match.turns.tries import settled_matches

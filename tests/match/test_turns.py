@@ -27,7 +27,8 @@ from pipeline.match.options import parsed_turns
 from pipeline.match.read import ReadShard
 from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard
-from pipeline.match.turns.graph import angles_of, parts_of, scale_between, turn_between, wrapped
+from pipeline.match.turns.between import scale_between, turn_between, wrapped
+from pipeline.match.turns.graph import angles_of, parts_of
 from pipeline.match.turns.rounds import (
     LEAST_PROBES,
     Seen,

@@ -15,7 +15,7 @@ from synthetic_run import LONG_SIDE, Scene, matches_table
 from pipeline import tables
 from pipeline.extras import import_pycolmap
 from pipeline.match.options import VerificationOptions
-from pipeline.match.turns.graph import scale_between, turn_between
+from pipeline.match.turns.between import scale_between, turn_between
 from pipeline.match.verify import VERIFIED, VerifyShard
 from pipeline.photos.sizes import resize_factor
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from pipeline.match.match import limit_threads
 from pipeline.match.read import TRIES, DecodedShard
 from pipeline.match.shards import PlannedShard
 from pipeline.photos.turns import View
@@ -84,6 +85,12 @@ class ProbeShard:
             pa.array(scales[first] / scales[second], pa.float32()),
         ]
         return shard.shard, pa.Table.from_arrays(columns, schema=PROBES)
+
+
+def make_probe(model: EfficientLoFTRForKeypointMatching, dtype: str) -> ProbeShard:
+    """The stage that probes, in a process of an executor that does nothing else."""
+    limit_threads()
+    return ProbeShard(model, dtype)
 
 
 class WriteProbe:

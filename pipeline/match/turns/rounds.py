@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 from scipy.sparse import coo_array
 
 from pipeline.events import counted
-from pipeline.match.turns.graph import angles_of, parts_of, sizes_of, wrapped
+from pipeline.match.turns.between import wrapped
+from pipeline.match.turns.graph import angles_of, parts_of, sizes_of
 from pipeline.tables import TURNS
 
 ALIKE = 20.0  # degrees between two photographs that the network takes for equally turned

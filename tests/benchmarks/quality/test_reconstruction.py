@@ -28,6 +28,8 @@ from pipeline.demo.scene import make_demo_scene
 from pipeline.demo.truth import DemoTruth
 from pipeline.extras import import_pycolmap
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 SIZE = (320, 240)
 
 

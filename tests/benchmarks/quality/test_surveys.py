@@ -13,6 +13,8 @@ from PIL import Image
 from benchmarks.quality import surveys
 from pipeline.photos.turns import turned
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 
 @pytest.mark.timeout(600)
 def test_it_reports_with_and_without_turns_and_sift(

@@ -11,6 +11,8 @@ from pictures import views
 
 from benchmarks.quality.views import turned as benchmark
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 
 @pytest.mark.parametrize("change", [(0, 1.0), (90, 2.0), (45, 1.4), (180, 3.0)])
 def test_points_of_a_changed_image_come_back(change: tuple[int, float]) -> None:
