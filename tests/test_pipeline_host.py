@@ -107,7 +107,7 @@ def tables(run: Path) -> dict[str, bytes]:
 
 
 def matched(photos: Path, output: Path, **other: Any) -> dict[str, bytes]:
-    how = {"long_side": LONG_SIDE, "executor": "local", **other}
+    how = {"long_side": LONG_SIDE, "executor": "local", "actors": 1, **other}
     summary = pipeline.match(str(photos), str(output), **how)
     assert summary["pairs"] == 3
     return tables(output)

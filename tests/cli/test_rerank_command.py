@@ -155,9 +155,21 @@ def test_both_commands_ask_for_matching_alike() -> None:
     assert asked[0] - asked[1] == {"images", "pairs", "turns", "scales", "yaw"}
 
 
+@pytest.fixture(scope="module")
+def matched_candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first list of candidates leaves its matches for the others, whose pairs must be
+    the same.
+    """
+    return tmp_path_factory.mktemp("matched") / "run"
+
+
 @pytest.mark.parametrize("ending", ["parquet", "csv", "txt", "trec", "run"])
 def test_candidates_that_are_planned_are_reranked(
-    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+    here: Path,
+    matched_candidates: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    ending: str,
 ) -> None:
     """The list of `eloftr pairs retrieval --queries`, whose descriptors need nothing else."""
     listed = tmp_path / f"candidates.{ending}"
@@ -168,7 +180,7 @@ def test_candidates_that_are_planned_are_reranked(
     images = {"query": "queries", "database": "database"}
     options = RunOptions(
         images,
-        str(tmp_path / "run"),
+        str(matched_candidates),
         matching=MatchingOptions(LONG_SIDE),
         verification=VerificationOptions(long_side=LONG_SIDE),
     )
