@@ -294,6 +294,23 @@ def test_views_of_two_lenses_do_not_share_a_camera(tmp_path: Path) -> None:
     assert (freedom, lines) == (Freedom(), [])
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_cameras_that_exif_tells_apart_are_not_shared(rendered: Rendered, told: bool) -> None:
+    scene = several_cameras(exact(rendered))
+    priors = dict.fromkeys(scene.views.cameras, 300.0) if told else {}
+    shared, _, lines = decide_cameras(scene, 0.5, Freedom(priors=priors))
+    assert len(shared.views.cameras) == (5 if told else 1)
+    assert len(lines) == (0 if told else 1)
+
+
+def test_a_plane_determines_neither_principal_point_nor_distortion(tmp_path: Path) -> None:
+    scene = exact(render(tmp_path / "images", count=7), away=(9.0, -6.0))
+    scene = scene.keep((scene.xyz[:, 2] > -0.1)[scene.point])  # the farther plane alone
+    same, freedom, lines = decide_cameras(adjusted(scene, 0.5, Freedom()), 0.5, Freedom())
+    assert (freedom, lines) == (Freedom(), [])
+    assert same.views.cameras[1].params[1:3] == (160.0, 120.0)
+
+
 def test_fixed_cameras_are_never_shared(rendered: Rendered) -> None:
     scene = several_cameras(rendered.scene)
     freedom = Freedom(fixed=frozenset(scene.views.cameras))

@@ -21,15 +21,15 @@ LEAST_POINTS = 50  # of the part of the scene
 LEAST_VIEWS = 5  # of a camera whose principal point or higher distortion is determined
 MOST_SPREAD = 1.05  # of the largest to the least focal length of views that may share a camera
 TRIED_VIEWS, TRIED_POINTS = 30, 4000  # of the part of the scene that the decisions are tried on
-# Camera models, and the next richer one. Parameters keep their places; new ones are zero.
 FLAT = 0.02  # median distance from the plane by the median distance from the views
+# Camera models, and the next richer one. Parameters keep their places; new ones are zero.
 RICHER = {"SIMPLE_PINHOLE": "SIMPLE_RADIAL", "SIMPLE_RADIAL": "RADIAL"}
 PRINCIPAL = "principal point"
 
 
 @dataclass(frozen=True)
 class CameraGroup:
-    """Cameras that may be one. cameras: their numbers. shared: whether they are one already."""
+    """Cameras that may be one, by their numbers, and the rows of their views."""
 
     cameras: tuple[int, ...]
     views: tuple[int, ...]
@@ -79,7 +79,11 @@ def decide_cameras(
 
 
 def _groups(scene: SparseModel, freedom: Freedom) -> list[CameraGroup]:
-    """Groups of at least LEAST_VIEWS views, of one size and folder and about one focal length."""
+    """Groups of at least LEAST_VIEWS views.
+
+    They are views of one camera; or of one size and folder and about one focal length, where EXIF
+    tells nothing of their cameras.
+    """
     by_key: dict[object, list[int]] = defaultdict(list)
     for view, name in enumerate(scene.views.names):
         number = int(scene.views.camera[view])
@@ -87,7 +91,8 @@ def _groups(scene: SparseModel, freedom: Freedom) -> list[CameraGroup]:
         if number in freedom.fixed | freedom.given:
             continue
         size = camera.width, camera.height
-        key = (name.rpartition("/")[0], camera.model, size) if freedom.share else number
+        alike = freedom.share and number not in freedom.priors
+        key = (name.rpartition("/")[0], camera.model, size) if alike else number
         by_key[key].append(view)
     groups = []
     focal = scene.views.focal()

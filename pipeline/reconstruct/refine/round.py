@@ -91,10 +91,11 @@ def finish_round(
         found = adjusted(found, unit / 2, freedom)
         found = fitting(found, limits[1], options.angles[1])
     lines: list[str] = []
+    decided = freedom
     if len(found.xyz):
         if first:
-            found, freedom, lines = decide_cameras(found, unit / 2, freedom)
-        found, steady = steadied(adjusted(found, unit / 2, freedom), unit / 2, freedom)
+            found, decided, lines = decide_cameras(found, unit / 2, freedom)
+        found, steady = steadied(adjusted(found, unit / 2, decided), unit / 2, decided)
         lines += steady
     why = UNSEEN if weak.sum() > len(weak) / 2 else worse(scene, found)
     if not why:
@@ -113,7 +114,7 @@ def finish_round(
         weak=[name for name, kept in zip(scene.views.names, weak, strict=True) if kept],
         cameras=lines,
     )
-    return summary, freedom
+    return summary, freedom if why else decided
 
 
 def worse(before: SparseModel, after: SparseModel) -> str:
