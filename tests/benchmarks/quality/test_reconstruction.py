@@ -147,7 +147,7 @@ def test_both_pipelines_reconstruct_a_set_and_the_result_says_how(
     measured: Measured, capsys: pytest.CaptureFixture[str]
 ) -> None:
     methods = [line.split("|")[2].strip() for line in measured.printed.splitlines()]
-    assert methods == ["method", "-" * 8, "ours", "SIFT"]
+    assert methods == ["method", "-" * 17, "ours, as mapped", "ours", "SIFT"]
     results = measured.results
     assert results["settings"] == {
         "long_side": 320,
