@@ -37,6 +37,7 @@ from pipeline.match.run import Run
 from pipeline.photos.decode import decode_image
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.turns import View
+from pipeline.store import retries
 from pipeline.store.folder import Folder
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -370,10 +371,15 @@ def test_only_what_passes_between_our_own_processes_is_pickled() -> None:
 
 
 def test_a_reconstruction_tells_no_credentials(
-    tmp_path: Path, s3: dict[str, str], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    s3: dict[str, str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first command is a process of its own; the others are refused before they map."""
     import fsspec
+
+    monkeypatch.setattr(retries, "_pauses", lambda first: lambda state: 0.0)
 
     Scene(cameras=3).write(tmp_path / "run")
     described = json.loads((tmp_path / "run" / "run.json").read_text())
