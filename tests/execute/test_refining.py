@@ -11,7 +11,6 @@ from rendered import Rendered, adjusted_model, render
 
 import pipeline
 from pipeline.events import Event, Listener, nobody
-from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import Executor
 from pipeline.execute.local import LocalExecutor
 from pipeline.reconstruct.tracks.options import RefineOptions
@@ -54,9 +53,8 @@ def refine(
 
 
 @pytest.fixture(scope="module")
-def whole(model: Path) -> dict[str, bytes]:
-    with LocalExecutor() as executor:
-        return refine(model, model.parent / "whole", executor, actors=1)
+def whole(model: Path, kept_executor: Executor) -> dict[str, bytes]:
+    return refine(model, model.parent / "whole", kept_executor, actors=1)
 
 
 def test_executors_and_their_processes_do_not_change_the_result(
@@ -72,7 +70,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("when", ["0.progress", "1.refining", "0.refined", "1.progress"])
 def test_a_refinement_that_is_stopped_goes_on_to_the_same_bytes(
-    model: Path, whole: dict[str, bytes], tmp_path: Path, when: str
+    model: Path, whole: dict[str, bytes], kept_executor: Executor, tmp_path: Path, when: str
 ) -> None:
     """when: the round, and the event of it, at which the caller gives up."""
     number, _, name = when.partition(".")
@@ -84,47 +82,48 @@ def test_a_refinement_that_is_stopped_goes_on_to_the_same_bytes(
         if event.name == name and rounds >= int(number):
             raise Stop
 
-    with make_executor("local") as executor:
-        with pytest.raises(Stop):
-            refine(model, tmp_path / "out", executor, stop)
-        measured = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
-        assert refine(model, tmp_path / "out", executor) == whole
+    with pytest.raises(Stop):
+        refine(model, tmp_path / "out", kept_executor, stop)
+    measured = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
+    assert refine(model, tmp_path / "out", kept_executor) == whole
     assert all(path.stat().st_mtime_ns == time for path, time in measured.items())
 
 
 def test_a_process_that_is_killed_while_it_measures_costs_nothing(
     model: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    killed: list[str] = []
+    killed: list[int] = []
+    others = workers()
 
     def kill(event: Event) -> None:
         if event.name == "progress" and not killed:
-            for pid in workers():
+            _, *mine = sorted(workers() - others)  # the first one is COLMAP's
+            for pid in mine:
                 os.kill(pid, signal.SIGKILL)
-            killed.append(event.text)
+            killed.extend(mine)
 
     with LocalExecutor() as executor:
         assert refine(model, tmp_path / "out", executor, kill, actors=1) == whole
     assert killed
 
 
-def workers() -> list[int]:
-    """The processes of executors that this process started; the one of COLMAP is the first."""
+def workers() -> set[int]:
+    """The processes that this one started for calls."""
     tasks = Path("/proc/self/task").glob("*/children")
-    children = sorted(int(child) for task in tasks for child in task.read_text().split())
-    mine = [
+    children = {int(child) for task in tasks for child in task.read_text().split()}
+    return {
         pid for pid in children if b"execute.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    return mine[1:]
+    }
 
 
-def test_other_options_begin_anew(model: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
-    with make_executor("local") as executor:
-        pipeline.refine(
-            model,
-            model.parent / "images",
-            tmp_path / "out",
-            options=RefineOptions(sizes=(150,)),
-            executor=executor,
-        )
-        assert refine(model, tmp_path / "out", executor) == whole
+def test_other_options_begin_anew(
+    model: Path, whole: dict[str, bytes], kept_executor: Executor, tmp_path: Path
+) -> None:
+    pipeline.refine(
+        model,
+        model.parent / "images",
+        tmp_path / "out",
+        options=RefineOptions(sizes=(150,)),
+        executor=kept_executor,
+    )
+    assert refine(model, tmp_path / "out", kept_executor) == whole
