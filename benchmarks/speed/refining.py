@@ -102,12 +102,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         each = [row[name] / row["images"] for name in ("seconds", "measuring", "adjusting")]
-        cells = [
-            row["long_side"],
-            row["images"],
-            row["points"],
-            *(f"{value:.2f}" for value in each),
-        ]
+        cells = [str(row[name]) for name in ("long_side", "images", "points")]
+        cells += [f"{value:.2f}" for value in each]
         lines.append(f"| {' | '.join(cells)} | {row['peak_mb']:.0f} |")
     return "\n".join(lines)
 
