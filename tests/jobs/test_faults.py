@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -43,45 +43,20 @@ def anywhere(request: pytest.FixtureRequest, executor: str) -> dict[str, str]:
     return attached(request.getfixturevalue("three").cluster.address) if executor == "ray" else {}
 
 
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def here(
-    request: pytest.FixtureRequest,
+def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
     place: Path,
     executor: str,
-    capfd: pytest.CaptureFixture[str],
+    anywhere: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Command]:
-    """The job with the same photographs and options in this process, which nobody kills: its exit
-    code, output and errors.
-
-    It saves the start of a process, and works with the processes that other tests have started.
-    """
-    request.getfixturevalue("embedded_ray" if executor == "ray" else "kept_processes")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-    def carried_out(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        places = ("--images", place / "photos")
-        code = main(["match", *map(str, (*places, *PLAN, *arguments))])
-        return code, *capfd.readouterr()
-
-    handler = signal.getsignal(signal.SIGTERM)
-    yield carried_out
-    signal.signal(signal.SIGTERM, handler)
-
-
-def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
-    place: Path, executor: str, anywhere: dict[str, str], here: Command
 ) -> None:
     run = place / f"instalments-{executor}"
     how = ("--executor", executor, "--actors", 1)
     first = start(place, run.name, *how, **anywhere)
     first.until(lambda: done(run) > 0)
-    code, _, refused = here("--output", run)
-    assert code == 4
+    monkeypatch.chdir(place)
+    assert main(["match", "--images", "photos", "--output", run.name, *map(str, PLAN)]) == 4
+    refused = capsys.readouterr().err
     assert re.fullmatch(
         rf"eloftr match: {run}: another command, "
         rf"process {first.process.pid} on {os.uname().nodename}, works on it "
@@ -107,13 +82,13 @@ def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
     assert not (run / "summary.json").exists()
     assert json.loads((run / "run.lock").read_text())["pid"] == second.process.pid
 
-    code, out, err = here("--output", run, *how, "--json")
-    assert code == 0, out + err
+    third = start(place, run.name, *how, "--json", **anywhere)
+    assert third.ended() == 0, third.out + third.err
     check_whole(run, place / "quiet")
-    events = [json.loads(line) for line in err.splitlines()]
+    events = [json.loads(line) for line in third.err.splitlines()]
     assert (events[0]["event"], events[-1]["event"]) == ("plan", "progress")
     assert events[0]["done"] == before
-    summary = json.loads(out)
+    summary = json.loads(third.out)
     assert summary["pairs"] == len(rows(run))
     assert summary["session"]["pairs"] == len(rows(run)) - SHARD_PAIRS * before
     assert summary["session"]["executor"] == executor
@@ -165,7 +140,7 @@ def test_on_one_cpu_shards_are_finished_while_others_are_still_read(
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
-    place: Path, tmp_path: Path, executor: str, here: Command
+    place: Path, tmp_path: Path, executor: str, anywhere: dict[str, str]
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -173,18 +148,18 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("file systems may not be mounted here")
     try:
-        how = ("--output", disk / "run", "--executor", executor, "--actors", 1)
-        code, out, err = here(*how)
-        assert code == 2, out + err
+        how = ("--executor", executor, "--actors", 1)
+        job = start(place, str(disk / "run"), *how, **anywhere)
+        assert job.ended() == 2, job.out + job.err
         message = (
             r"^eloftr match: .*/run/\S+: cannot be written: No space left on device; free space"
         )
-        assert re.search(message, err, re.MULTILINE), err
-        assert "Traceback" not in err
+        assert re.search(message, job.err, re.MULTILINE), job.err
+        assert "Traceback" not in job.err
         assert done(disk / "run") < shards(disk / "run")
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        code, out, err = here(*how)
-        assert code == 0, out + err
+        again = start(place, str(disk / "run"), *how, **anywhere)
+        assert again.ended() == 0, again.out + again.err
         check_whole(disk / "run", place / "quiet")
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
