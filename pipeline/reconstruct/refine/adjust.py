@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from pipeline.extras import import_pycolmap
+from pipeline.reconstruct.cameras.adjust import adjust_robustly
 from pipeline.reconstruct.cameras.focal import steady_focal
 from pipeline.reconstruct.tracks.scene import SparseModel
 
@@ -49,33 +49,18 @@ def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
     """
     cameras = scene.views.cameras.keys()
     others = cameras - freedom.principal
+    passes = []  # the cameras that stay, and whether principal points change
     if others:
-        scene = _solved(scene, loss, freedom.fixed, False, freedom.threads)
+        passes.append((freedom.fixed, False))
     if freedom.principal & cameras:
-        scene = _solved(scene, loss, freedom.fixed | others, True, freedom.threads)
+        passes.append((freedom.fixed | others, True))
+    for keep, principal in passes:
+        model = scene.made()
+        adjust_robustly(
+            model, loss, freedom.threads, keep, principal=principal, least_gain=LEAST_GAIN
+        )
+        scene = _taken_over(scene, model)
     return scene
-
-
-def _solved(
-    scene: SparseModel, loss: float, fixed: Collection[int], principal: bool, threads: int
-) -> SparseModel:
-    pycolmap = import_pycolmap()
-    model = scene.made()
-    options = pycolmap.BundleAdjustmentOptions(print_summary=False)
-    options.refine_principal_point = principal
-    options.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
-    options.ceres.loss_function_scale = loss
-    options.ceres.solver_options.num_threads = threads
-    options.ceres.solver_options.function_tolerance = LEAST_GAIN
-    everything = pycolmap.BundleAdjustmentConfig()
-    for image in model.reg_image_ids():
-        everything.add_image(image)
-    for number in sorted(scene.views.cameras.keys() & set(fixed)):
-        everything.set_constant_cam_intrinsics(number)
-    everything.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    # pycolmap.bundle_adjustment would do the same, but it turns COLMAP's log on again.
-    pycolmap.create_default_bundle_adjuster(options, everything, model).solve()
-    return _taken_over(scene, model)
 
 
 def _taken_over(scene: SparseModel, model: Any) -> SparseModel:
