@@ -10,9 +10,11 @@ from typing import Any
 # Imported on first use: a process that only resizes images must not pay for torch.
 _HOME = {
     "ArgumentError": "errors",
+    "AutoImageProcessor": "hf.image_processing_fast",
     "BackboneOutput": "hf.outputs",
     "BatchFeature": "hf.outputs",
     "CheckpointError": "errors",
+    "DecoderMissingError": "errors",
     "EfficientLoFTRConfig": "hf.configuration",
     "EfficientLoFTRForKeypointMatching": "hf.modeling",
     "EfficientLoFTRImageProcessor": "hf.image_processing",
@@ -30,12 +32,12 @@ _HOME = {
     "load_model": "hf.modeling",
     "match": "matching.loading",
     "pipeline": "hf.keypoint_pipeline",
+    "register_with_transformers": "hf",
     "save_model": "weights.writing",
 }
 # What the documentation of the Hugging Face port calls them; there is one architecture here.
 _AUTO = {
     "AutoConfig": "EfficientLoFTRConfig",
-    "AutoImageProcessor": "EfficientLoFTRImageProcessor",
     "AutoModel": "EfficientLoFTRModel",
     "AutoModelForKeypointMatching": "EfficientLoFTRForKeypointMatching",
 }

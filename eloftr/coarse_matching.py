@@ -13,6 +13,7 @@ threshold. Half types on a GPU take another way to the same matches, all pairs a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -79,6 +80,41 @@ def match_coarse(
         kept = (score > threshold) & inside0[cell0] & inside1[cell1]
         cells.append(torch.stack([torch.full_like(cell0, pair), cell0, cell1], dim=1)[kept])
         scores.append(score[kept])
+    return torch.cat(cells), torch.cat(scores)
+
+
+def match_kept(
+    features0: Tensor, features1: Tensor, config: NetworkConfig, kept0: Tensor, kept1: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`match_coarse` among some of the cells, as if the images had no others.
+
+    kept0: (B, h·w) bool, the cells of image 0 that may match. kept1: (B, h'·w') likewise. A pair
+    that keeps all cells has the matches of `match_coarse`, to the last bit.
+    """
+    border = config.coarse_matching_border_removal
+    inside0, inside1 = interior(features0, border), interior(features1, border)
+    alone = copy.copy(config)
+    alone.coarse_matching_border_removal = 0  # the kept cells stand in one row
+    cells = [torch.empty(0, 3, dtype=torch.long, device=features0.device)]
+    scores = [torch.empty(0, device=features0.device)]
+    for pair in range(len(features0)):
+        side0, side1 = features0[pair : pair + 1], features1[pair : pair + 1]
+        if bool(kept0[pair].all()) and bool(kept1[pair].all()):
+            found, score = match_coarse(side0, side1, config)
+        else:
+            of0, of1 = (kept[pair].nonzero()[:, 0] for kept in (kept0, kept1))
+            if not len(of0) or not len(of1):
+                continue
+            row0, row1 = (
+                side.flatten(2)[:, :, None, of] for side, of in ((side0, of0), (side1, of1))
+            )
+            found, score = match_coarse(row0, row1, alone)
+            cell0, cell1 = of0[found[:, 1]], of1[found[:, 2]]
+            good = inside0[cell0] & inside1[cell1]
+            found = torch.stack([found[:, 0], cell0, cell1], dim=1)[good]
+            score = score[good]
+        cells.append(found + found.new_tensor([pair, 0, 0]))
+        scores.append(score)
     return torch.cat(cells), torch.cat(scores)
 
 

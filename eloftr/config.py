@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 CONFIG_FILE = "config.json"
+MODEL_TYPE = "efficientloftr"  # what a config.json calls this model, and its class
+ARCHITECTURE = "EfficientLoFTRForKeypointMatching"
 CELL = 8  # pixels: one coarse cell of the image is CELL×CELL of them
 DEFAULT_INITIALIZER_RANGE = 0.02
 LISTS = {
@@ -32,7 +34,9 @@ NOT_NEGATIVE = {
     "coarse_matching_border_removal": "a number of cells, 0 or more",
     "fine_matching_least_squares_radius": "pixels, 0 for none",
 }
+FLAT_ROPE = ("rope_theta", "partial_rotary_factor")  # beside the others, in older files
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu")
+ATTENTIONS = ("eager", "sdpa")
 
 
 @dataclass
@@ -79,6 +83,9 @@ class NetworkConfig:
     output_hidden_states: bool = False
     output_attentions: bool = False
     return_dict: bool = True
+    # How attention is computed: "sdpa" is torch's fused function, "eager" its formula step by step.
+    # No file holds it, because it belongs to the process that computes.
+    attn_implementation: str = field(default="sdpa", compare=False)
     # Ours, not the published configuration's. True: fine windows lie where their keypoints are said
     # to be, and the second stage around the first one's pick. The published weights were trained
     # with both shifted (see fine_matching.py), so the default is False. Train new ones with True.
@@ -98,6 +105,7 @@ class NetworkConfig:
             **(self.rope_parameters or {}),
         }
         checks = (
+            self._type_problems(),
             self._stage_problems(),
             self._network_problems(),
             self._number_problems(),
@@ -106,6 +114,13 @@ class NetworkConfig:
         problem = next(chain(*checks), None)
         if problem is not None:
             raise ArgumentError(problem)
+
+    def _type_problems(self) -> Iterator[str]:
+        """Which numbers are none, which the other checks rely on."""
+        for one in fields(self):
+            value, number = getattr(self, one.name), type(one.default) in (int, float)
+            if number and not isinstance(value, int | float):
+                yield f"{one.name}={value!r}: give a number."
 
     def _stage_problems(self) -> Iterator[str]:
         """What is wrong with the four stages of the backbone, which the other checks rely on."""
@@ -134,7 +149,7 @@ class NetworkConfig:
             )
 
     def _network_problems(self) -> Iterator[str]:
-        """What is wrong with aggregation, activations and fine matching."""
+        """What is wrong with aggregation, attention, activations and fine matching."""
         for name in ("q", "kv"):
             kernel = getattr(self, f"{name}_aggregation_kernel_size")
             stride = getattr(self, f"{name}_aggregation_stride")
@@ -145,9 +160,14 @@ class NetworkConfig:
                     "aggregated over the same non-overlapping squares; make the four aggregation "
                     "values equal."
                 )
-        for name in ("activation_function", "mlp_activation_function"):
-            if getattr(self, name) not in ACTIVATIONS:
-                yield f"{name}={getattr(self, name)!r} is not one of {', '.join(ACTIVATIONS)}."
+        choices = {
+            "activation_function": ACTIVATIONS,
+            "mlp_activation_function": ACTIVATIONS,
+            "attn_implementation": ATTENTIONS,
+        }
+        for name, names in choices.items():
+            if getattr(self, name) not in names:
+                yield f"{name}={getattr(self, name)!r} is not one of {', '.join(names)}."
         if self.fine_kernel_size != CELL:
             yield (
                 f"fine_kernel_size={self.fine_kernel_size}: the coarse cell is {CELL} pixels; "
@@ -206,10 +226,12 @@ class NetworkConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All parameters, with the `model_type` and `architectures` that transformers looks for."""
+        values = asdict(self)
+        del values["attn_implementation"]
         return {
-            "model_type": "efficientloftr",
-            "architectures": ["EfficientLoFTRForKeypointMatching"],
-            **asdict(self),
+            "model_type": MODEL_TYPE,
+            "architectures": [ARCHITECTURE],
+            **values,
         }
 
     def to_json_string(self) -> str:
@@ -220,26 +242,13 @@ class NetworkConfig:
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
         """From the dictionary of a `config.json`, ours or any that transformers has written.
 
-        Derived entries (`stage_in_channels`, `embedding_size` …) and those that describe no
-        parameter of this model are skipped. Older files name the rotary parameters `rope_scaling`,
-        `rope_theta` and `partial_rotary_factor`.
+        Entries that are no parameters are skipped. Older files name the rotary parameters
+        `rope_scaling`, `rope_theta` and `partial_rotary_factor`.
         overrides: parameters that take precedence.
         """
-        known = {
-            name: values[name] for name in cls.__dataclass_fields__ if values.get(name) is not None
-        }
-        older = dict(values.get("rope_scaling") or {})
-        if "type" in older:
-            older.setdefault("rope_type", older.pop("type"))
-        if (
-            older.get("rope_type") == "2d"
-        ):  # what the default was called, with its number of frequencies
-            older["rope_type"] = "default"
-            if older.get("dim") == known.get("hidden_size", cls.hidden_size) // 4:
-                del older["dim"]
-        flat = ("rope_theta", "partial_rotary_factor")
-        rope = {**older, **{name: values[name] for name in flat if values.get(name) is not None}}
-        known["rope_parameters"] = {**rope, **known.get("rope_parameters", {})}
+        given = {name: value for name, value in values.items() if value is not None}
+        known = {name: given[name] for name in cls.__dataclass_fields__ if name in given}
+        known["rope_parameters"] = rope_parameters(given)
         return cls(**known).replace(**overrides)
 
     def replace(self, **values: Any) -> Self:
@@ -248,3 +257,16 @@ class NetworkConfig:
         if unknown:
             raise ArgumentError(f"{', '.join(unknown)}: no such parameter of EfficientLoFTRConfig.")
         return replace(self, **values)
+
+
+def rope_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_parameters` of the entries of a configuration, which older ones spread over three."""
+    older = dict(values.get("rope_scaling") or {})
+    if "type" in older:
+        older.setdefault("rope_type", older.pop("type"))
+    if older.get("rope_type") == "2d":  # what the default was called, with its frequencies
+        older["rope_type"] = "default"
+        if older.get("dim") == values.get("hidden_size", NetworkConfig.hidden_size) // 4:
+            del older["dim"]
+    flat = {name: values[name] for name in FLAT_ROPE if values.get(name) is not None}
+    return {**older, **flat, **(values.get("rope_parameters") or {})}

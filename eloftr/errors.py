@@ -23,5 +23,9 @@ class ImageReadError(EloftrError, ValueError):
     """A file or URL that holds no readable image."""
 
 
+class DecoderMissingError(ImageReadError):
+    """A file of a format whose decoder is not installed; the message has the command for it."""
+
+
 class ExportError(EloftrError, RuntimeError):
     """An exported graph that does not compute what the model does."""

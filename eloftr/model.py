@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from eloftr.backbone import RepVGG
-from eloftr.coarse_matching import match_coarse
+from eloftr.coarse_matching import match_coarse, match_kept
 from eloftr.config import DEFAULT_INITIALIZER_RANGE, NetworkConfig
 from eloftr.errors import ArgumentError
+from eloftr.fast.sparse_fusion import Area, FineFusion, Maps, groups
 from eloftr.fine_matching import refine
 from eloftr.least_squares import least_squares
-from eloftr.sparse_fusion import Area, FineFusion, Maps, groups
 from eloftr.transformer import LocalFeatureTransformer
 
 
@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Module = TypeVar("Module", bound=nn.Module)
+# Of both images of B pairs, (B, h·w) bool: the cells of the coarse features that may match.
+Kept = tuple[Tensor, Tensor]
 
 
 class Network(nn.Module):
@@ -168,12 +170,14 @@ class MatchingNetwork(Network):
             images, self.efficientloftr.local_feature_transformer.encode(coarse), quarter, half
         )
 
-    def match(self, features0: ImageFeatures, features1: ImageFeatures) -> PairMatches:
+    def match(
+        self, features0: ImageFeatures, features1: ImageFeatures, kept: Kept | None = None
+    ) -> PairMatches:
         """Match image b of features0 with image b of features1.
 
-        Pairs without coarse matches cost no refinement.
+        kept: the cells that may match; None: all. Pairs without coarse matches cost no refinement.
         """
-        coarse0, coarse1, cells, scores = self._coarse(features0, features1)
+        coarse0, coarse1, cells, scores = self._coarse(features0, features1, kept)
         if len(cells) == 0:
             empty = coarse0.new_empty(0, 2, dtype=torch.float32)
             return PairMatches(cells, empty, empty, scores)
@@ -190,18 +194,22 @@ class MatchingNetwork(Network):
             keypoints1 = least_squares(*images, cells[:, 0], keypoints0, keypoints1, radius)
         return PairMatches(cells, keypoints0, keypoints1, scores)
 
-    def coarse_matches(self, features0: ImageFeatures, features1: ImageFeatures) -> Tensor:
+    def coarse_matches(
+        self, features0: ImageFeatures, features1: ImageFeatures, kept: Kept | None = None
+    ) -> Tensor:
         """(M, 3) int64: pair, cell of image 0, cell of image 1; what `match` would then refine."""
-        return self._coarse(features0, features1)[2]
+        return self._coarse(features0, features1, kept)[2]
 
     def _coarse(
-        self, features0: ImageFeatures, features1: ImageFeatures
+        self, features0: ImageFeatures, features1: ImageFeatures, kept: Kept | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Coarse features of both sides (B, C, H/8, W/8), matched cells (M, 3), scores (M,)."""
         coarse0, coarse1 = self.efficientloftr.local_feature_transformer(
             features0.coarse, features1.coarse
         )
-        return coarse0, coarse1, *match_coarse(coarse0, coarse1, self.config)
+        if kept is None:
+            return coarse0, coarse1, *match_coarse(coarse0, coarse1, self.config)
+        return coarse0, coarse1, *match_kept(coarse0, coarse1, self.config, *kept)
 
     def _refined(
         self, maps0: Maps, maps1: Maps, cells: Tensor, area: Area

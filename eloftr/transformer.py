@@ -87,6 +87,7 @@ class Attention(nn.Module):
         channels, bias = config.hidden_size, config.attention_bias
         self.heads = config.num_attention_heads
         self.dropout = config.attention_dropout
+        self.eager = config.attn_implementation == "eager"
         self.q_proj = nn.Linear(channels, channels, bias=bias)
         self.k_proj = nn.Linear(channels, channels, bias=bias)
         self.v_proj = nn.Linear(channels, channels, bias=bias)
@@ -95,20 +96,40 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, source: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
         """query (B, h, w, C), source (B, h', w', C) → message (B, h, w, C)."""
         batch, height, width, channels = query.shape
-        q, k, v = self.q_proj(query), self.k_proj(source), self.v_proj(source)
-        if table is not None:
-            q, k = rotate(q, table), rotate(k, table)
-        q, k, v = (
-            t.reshape(batch, -1, self.heads, channels // self.heads).transpose(1, 2)
-            for t in (q, k, v)
-        )
-        message = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.dropout if self.training else 0.0
-        )
+        q, k = self._query_and_key(query, source, table)
+        v = self._heads(self.v_proj(source))
+        dropout = self.dropout if self.training else 0.0
+        if self.eager:
+            message = F.dropout(_weights(q, k), dropout) @ v
+        else:
+            message = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         projected: Tensor = self.o_proj(
             message.transpose(1, 2).reshape(batch, height, width, channels)
         )
         return projected
+
+    def weights(self, query: Tensor, source: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The weights of the same attention, which nothing else returns: (B, heads, h·w, h'·w')."""
+        return _weights(*self._query_and_key(query, source, table))
+
+    def _query_and_key(
+        self, query: Tensor, source: Tensor, table: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        q, k = self.q_proj(query), self.k_proj(source)
+        if table is not None:
+            q, k = rotate(q, table), rotate(k, table)
+        return self._heads(q), self._heads(k)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) → (B, heads, h·w, C/heads)."""
+        heads: Tensor = x.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return heads
+
+
+def _weights(q: Tensor, k: Tensor) -> Tensor:
+    """The softmax of the scaled products, in float32."""
+    products: Tensor = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+    return products.softmax(-1, dtype=torch.float32).to(q.dtype)
 
 
 class MLP(nn.Module):

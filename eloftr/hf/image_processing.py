@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -20,10 +20,14 @@ from PIL import Image
 from torch import Tensor
 
 from eloftr.errors import ArgumentError
+from eloftr.hf.configuration import refuse_push
 from eloftr.hf.drawing import draw_matches
-from eloftr.hf.image_loading import load_image
+from eloftr.hf.image_loading import flat_pairs, to_array, to_uint8
 from eloftr.hf.outputs import BatchFeature, EfficientLoFTRKeypointMatchingOutput
-from eloftr.weights.locate import bundled_names, find_file, read_json
+from eloftr.weights.locate import Hub, bundled_names, find_file, read_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PROCESSOR_FILE = "preprocessor_config.json"
 OPTIONS = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_grayscale")
@@ -33,7 +37,33 @@ OTHER_STEPS = (
     "do_pad",
     "do_convert_rgb",
 )  # the port's, of other models
+# Arguments that transformers hands to processors and models alike. No code of a repository is run.
+WITHOUT_EFFECT = ("trust_remote_code", "_from_auto", "_from_pipeline", "dtype", "device_map")
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue
+
+
+class Size(dict[str, int]):
+    """A dictionary of `height` and `width` in pixels, which are attributes too."""
+
+    @property
+    def height(self) -> int:
+        """Of the prepared images."""
+        return self["height"]
+
+    @property
+    def width(self) -> int:
+        """Of the prepared images."""
+        return self["width"]
+
+
+def read_options(name_or_path: str | Path, hub: Hub) -> dict[str, Any]:
+    """What `preprocessor_config.json` of a folder, a file or a hub id holds; a bundled name none.
+
+    Raises CheckpointError where there is none.
+    """
+    if str(name_or_path) in bundled_names() and not Path(name_or_path).exists():
+        return {}
+    return read_json(find_file(name_or_path, PROCESSOR_FILE, hub))
 
 
 def height_and_width(size: Any) -> tuple[int, int]:
@@ -51,89 +81,6 @@ def height_and_width(size: Any) -> tuple[int, int]:
     return height, width
 
 
-def flat_pairs(images: Any) -> list[Any]:
-    """A pair of images or a list of pairs → the images in one list, pair by pair.
-
-    Raises ArgumentError for anything else.
-    """
-
-    def is_image(item: Any) -> bool:
-        if isinstance(item, np.ndarray | Tensor):
-            return item.ndim in (2, 3)
-        return isinstance(item, Image.Image | str | Path)
-
-    if isinstance(images, list | tuple):
-        if len(images) == 2 and all(is_image(image) for image in images):
-            return list(images)
-        pairs = [pair for pair in images if isinstance(pair, list | tuple) and len(pair) == 2]
-        if (
-            images
-            and len(pairs) == len(images)
-            and all(is_image(image) for pair in pairs for image in pair)
-        ):
-            return [image for pair in pairs for image in pair]
-    raise ArgumentError(
-        "Images come in pairs: give [image0, image1] or a list of such pairs, each image a Pillow "
-        "image, "
-        "an array or tensor of two or three dimensions, a path or a URL."
-    )
-
-
-def channels_first(shape: Sequence[int], input_data_format: str | None) -> bool:
-    """Whether an image of three dimensions has its channels first; it has where both fit.
-
-    Raises ArgumentError where neither fits, and for another format.
-    """
-    if input_data_format in ("channels_first", "channels_last"):
-        return input_data_format == "channels_first"
-    if input_data_format not in (None, "none"):
-        raise ArgumentError(
-            f'input_data_format={input_data_format!r}: give "channels_first" or "channels_last".'
-        )
-    if shape[0] not in (1, 3, 4) and shape[-1] not in (1, 3, 4):
-        raise ArgumentError(
-            f"Image of shape {tuple(shape)}: neither the first nor the last is 1, 3 or 4 channels."
-        )
-    return shape[0] in (1, 3, 4)
-
-
-def to_uint8(image: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The image as uint8, which Pillow resizes, and whether its values must be scaled back.
-
-    Whole numbers 0…255 keep their values. Fractions 0…1 are multiplied by 255, and must be scaled
-    back.
-    Raises ArgumentError for other values.
-    """
-    if image.dtype == np.uint8:
-        return image, False
-    low, high = image.min(), image.max()
-    whole = np.allclose(image, np.trunc(image))
-    if low < 0 or high > (255 if whole else 1):
-        raise ArgumentError(
-            f"Image with values {low} … {high}: give whole numbers 0…255 or fractions 0…1."
-        )
-    return (image if whole else (image.astype(np.float64) * 255).astype(np.float32)).astype(
-        np.uint8
-    ), not whole
-
-
-def to_array(source: Any, input_data_format: str | None = None) -> np.ndarray:
-    """An image, whatever it is, as an array (C, H, W) of its own values."""
-    if isinstance(source, str | Path):
-        source = load_image(source)
-    if isinstance(source, Image.Image):
-        source = np.asarray(
-            source if source.mode in ("L", "RGB", "RGBA") else source.convert("RGB")
-        )
-        input_data_format = "channels_last"
-    elif isinstance(source, Tensor):
-        source = source.detach().cpu().numpy()
-    array: np.ndarray = source
-    if array.ndim == 2:
-        return array[None]
-    return array if channels_first(array.shape, input_data_format) else array.transpose(2, 0, 1)
-
-
 class EfficientLoFTRImageProcessor:
     """Prepares images with numpy and Pillow, on the CPU.
 
@@ -142,6 +89,8 @@ class EfficientLoFTRImageProcessor:
     weights.
     Raises ArgumentError for an option it does not know.
     """
+
+    model_input_names: ClassVar[list[str]] = ["pixel_values"]
 
     def __init__(
         self,
@@ -155,9 +104,8 @@ class EfficientLoFTRImageProcessor:
     ) -> None:
         self._refuse(kwargs)
         self.do_resize = do_resize
-        self.size = dict(
-            zip(("height", "width"), height_and_width(size or (480, 640)), strict=True)
-        )
+        height, width = height_and_width(size or (480, 640))
+        self.size = Size(height=height, width=width)
         self.resample = Image.Resampling(resample)
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
@@ -166,7 +114,10 @@ class EfficientLoFTRImageProcessor:
     @staticmethod
     def _refuse(others: dict[str, Any]) -> None:
         asked = sorted(
-            name for name, value in others.items() if value is not None and value is not False
+            name
+            for name, value in others.items()
+            # Grouping by shape makes others faster, not different.
+            if value is not None and value is not False and name != "disable_grouping"
         )
         if asked:
             raise ArgumentError(
@@ -179,38 +130,80 @@ class EfficientLoFTRImageProcessor:
         return {
             "image_processor_type": type(self).__name__,
             **{name: getattr(self, name) for name in OPTIONS},
+            "size": dict(self.size),
         }
 
+    def to_json_string(self) -> str:
+        """The text of `preprocessor_config.json`, as transformers writes it."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, file: str | Path) -> None:
+        """Write `to_json_string` to a file."""
+        Path(file).write_text(self.to_json_string())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
     @classmethod
-    def from_dict(cls, values: dict[str, Any], **overrides: Any) -> EfficientLoFTRImageProcessor:
+    def from_dict(
+        cls, values: Mapping[str, Any], return_unused_kwargs: bool = False, **overrides: Any
+    ) -> Self:
         """From the dictionary of a `preprocessor_config.json`.
 
-        overrides: options that take precedence. Raises ArgumentError for a step that is not this
-        processor's.
+        overrides: options that take precedence. return_unused_kwargs: return a pair, the processor
+        and those overrides that are no options.
+        Raises ArgumentError for a step that is not this processor's.
         """
         options = {
             name: values[name] for name in (*OPTIONS, *OTHER_STEPS) if values.get(name) is not None
         }
-        return cls(**{**options, **overrides})
+        if not return_unused_kwargs:
+            return cls(**{**options, **overrides})
+        used = {name: value for name, value in overrides.items() if name in OPTIONS}
+        unused = {name: value for name, value in overrides.items() if name not in OPTIONS}
+        return cast("Self", (cls(**{**options, **used}), unused))
+
+    @classmethod
+    def from_json_file(cls, file: str | Path) -> Self:
+        """Read a file of options. Raises CheckpointError where there is none."""
+        return cls.from_dict(read_json(Path(file)))
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, **overrides: Any
-    ) -> EfficientLoFTRImageProcessor:
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        **overrides: Any,
+    ) -> Self:
         """Read `preprocessor_config.json` of a folder, a file or a hub id.
 
-        A bundled name has the defaults. Raises CheckpointError where there is none.
+        A bundled name has the defaults. revision, token, cache_dir, force_download,
+        local_files_only: of a hub id. overrides, return_unused_kwargs: see `from_dict`.
+        Raises CheckpointError where there is none.
         """
-        if str(name_or_path) in bundled_names() and not Path(name_or_path).exists():
-            return cls(**overrides)
-        return cls.from_dict(read_json(find_file(name_or_path, PROCESSOR_FILE)), **overrides)
+        hub = Hub(revision, token, cache_dir, force_download, local_files_only)
+        asked = {name: value for name, value in overrides.items() if name not in WITHOUT_EFFECT}
+        return cls.from_dict(read_options(name_or_path, hub), **asked)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `preprocessor_config.json` into `folder`, which is made where it is missing."""
+    def save_pretrained(self, folder: str | Path, push_to_hub: bool = False) -> list[str]:
+        """Write `preprocessor_config.json` into `folder`, which is made where it is missing.
+
+        Returns the path of the file, in a list.
+        """
+        refuse_push(push_to_hub)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / PROCESSOR_FILE).write_text(
-            json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        )
+        file = Path(folder) / PROCESSOR_FILE
+        self.to_json_file(file)
+        return [str(file)]
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> None:
+        """Not offered. Raises ArgumentError, which says what to do."""
+        refuse_push()
 
     def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
         """`preprocess`."""
@@ -337,6 +330,10 @@ class EfficientLoFTRImageProcessor:
         `matching_scores` (M,). None carries a gradient.
         Raises ArgumentError for another number of sizes.
         """
+        if target_sizes is None:
+            raise ArgumentError(
+                "target_sizes: give the (height, width) of both images of every pair."
+            )
         matches, scores, keypoints = outputs.matches, outputs.matching_scores, outputs.keypoints
         assert matches is not None
         assert scores is not None
@@ -385,3 +382,9 @@ class EfficientLoFTRImageProcessor:
             points0, points1, scores = (found[name].detach().cpu().numpy() for name in names)
             drawn.append(draw_matches(image0, image1, points0, points1, scores))
         return drawn
+
+    def plot_keypoint_matching(
+        self, images: Any, keypoint_matching_output: list[dict[str, Tensor]]
+    ) -> list[Image.Image]:
+        """`visualize_keypoint_matching` under its older name; it opens no window."""
+        return self.visualize_keypoint_matching(images, keypoint_matching_output)

@@ -6,6 +6,8 @@ Images are resized by torch's interpolation, with antialiasing.
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from eloftr.errors import ArgumentError
-from eloftr.hf.image_processing import (
-    GREY_WEIGHTS,
-    EfficientLoFTRImageProcessor,
-    channels_first,
-    to_array,
-)
+from eloftr.hf.image_loading import channels_first, to_array
+from eloftr.hf.image_processing import GREY_WEIGHTS, EfficientLoFTRImageProcessor, read_options
 from eloftr.hf.outputs import BatchFeature
+from eloftr.weights.locate import Hub
 
 FILTERS = {
     Image.Resampling.NEAREST: "nearest-exact",
@@ -105,3 +104,38 @@ class EfficientLoFTRImageProcessorFast(EfficientLoFTRImageProcessor):
             return [torch.stack(pair) for pair in pairs]
         stacked = torch.stack([torch.stack(pair) for pair in self._same_shapes(pairs)])
         return stacked if return_tensors == "pt" else stacked.cpu().numpy()
+
+
+class AutoImageProcessor:
+    """Which of the two image processors belongs to a folder: `from_pretrained` makes it."""
+
+    @staticmethod
+    def from_pretrained(
+        name_or_path: str | Path,
+        *,
+        use_fast: bool | None = None,
+        backend: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        **overrides: Any,
+    ) -> EfficientLoFTRImageProcessor:
+        """The image processor of a folder, a file or a hub id.
+
+        use_fast: the one on tensors, or the one with Pillow; by default the one that was saved.
+        backend: the same by the names of transformers, "torchvision" and "pil".
+        Other arguments: see `EfficientLoFTRImageProcessor.from_pretrained`.
+        Raises CheckpointError where there is none, ArgumentError for another backend.
+        """
+        if backend not in (None, "torchvision", "pil"):
+            raise ArgumentError(f'backend={backend!r}: give "torchvision" or "pil".')
+        hub = Hub(revision, token, cache_dir, force_download, local_files_only)
+        if backend is not None:
+            use_fast = backend == "torchvision"
+        if use_fast is None:
+            saved = read_options(name_or_path, hub).get("image_processor_type", "")
+            use_fast = str(saved).endswith("Fast")
+        chosen = EfficientLoFTRImageProcessorFast if use_fast else EfficientLoFTRImageProcessor
+        return chosen.from_pretrained(name_or_path, **asdict(hub), **overrides)

@@ -3,35 +3,39 @@
     pixel_values (B, 2, C, H, W), values 0…1 → BackboneOutput or
     EfficientLoFTRKeypointMatchingOutput
 
-They extend the networks of `eloftr/model.py` by `forward`, loading, saving and the loss.
+They extend the networks of `eloftr/model.py` by `forward`, the loss, and what `pretrained.py` has.
+A forward pass may also return hidden states and attention weights. Nothing is recorded on the
+caller's model: such a pass runs on a copy of the modules that shares their weights, so two threads
+can record one model at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from eloftr.backbone import FusedBlock, RepVGGBlock
 from eloftr.errors import ArgumentError
 from eloftr.fast.forms import Undrawn
 from eloftr.hf.configuration import EfficientLoFTRConfig
 from eloftr.hf.outputs import BackboneOutput, EfficientLoFTRKeypointMatchingOutput
-from eloftr.hf.recording import record
-from eloftr.model import FeatureNetwork, MatchingNetwork, Network, PairMatches, sharing_weights
+from eloftr.hf.pretrained import PretrainedModule
+from eloftr.model import FeatureNetwork, MatchingNetwork, PairMatches, sharing_weights
 from eloftr.training.losses import compute_losses
-from eloftr.weights.key_map import infer_sizes, is_base_alone
-from eloftr.weights.locate import find_weights
-from eloftr.weights.reading import load_strictly, read_state, saved_config
-from eloftr.weights.writing import save_model
+from eloftr.transformer import Attention
+from eloftr.weights.key_map import is_base_alone
+from eloftr.weights.reading import load_strictly
 
 Output = TypeVar("Output", BackboneOutput, EfficientLoFTRKeypointMatchingOutput)
 
 
-class PretrainedModule(Network):
-    """What both documented models share: the forms of their inputs and outputs, and saving."""
+class PairModule(PretrainedModule):
+    """The forms of inputs and outputs that both documented models share."""
 
     def _stacked(self, pixel_values: Tensor) -> Tensor:
         """Pairs (B, 2, C, H, W) → images (2·B, 1, H, W), a pair's images side by side.
@@ -68,20 +72,14 @@ class PretrainedModule(Network):
             config.output_attentions if attentions is None else attentions,
         )
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`; transformers loads the folder too.
 
-        Raises CheckpointError for a fused model.
-        """
-        save_model(self, folder)
-
-
-class EfficientLoFTRModel(PretrainedModule, FeatureNetwork):
+class EfficientLoFTRModel(PairModule, FeatureNetwork):
     """Backbone and transformer: images → coarse features that have seen each other."""
 
     def forward(
         self,
         pixel_values: Tensor,
+        labels: None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -90,8 +88,12 @@ class EfficientLoFTRModel(PretrainedModule, FeatureNetwork):
 
         pixel_values (B, 2, C, H, W), values 0…1, of which the first channel is read.
         Returns BackboneOutput or its tuple. None takes the configuration's choice.
-        Raises ArgumentError for another shape.
+        Raises ArgumentError for another shape, and for labels, which need the whole matcher.
         """
+        if labels is not None:
+            raise ArgumentError(
+                "labels: features have no loss; train EfficientLoFTRForKeypointMatching."
+            )
         images = self._stacked(pixel_values)
         asked = self._asked(output_attentions, output_hidden_states)
         network = sharing_weights(self) if any(asked) else self
@@ -105,55 +107,29 @@ class EfficientLoFTRModel(PretrainedModule, FeatureNetwork):
         return self._returned(output, return_dict)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        config: EfficientLoFTRConfig | None = None,
-        dtype: torch.dtype | None = None,
-        **overrides: Any,
+    def _with_weights(
+        cls, state: Mapping[str, Tensor], config: EfficientLoFTRConfig, file: Path
     ) -> EfficientLoFTRModel:
-        """Backbone and transformer of weights by name, in evaluation mode, on the CPU.
-
-        The arguments are those of `EfficientLoFTRForKeypointMatching.from_pretrained`. The weights
-        may be those of the whole model or of backbone and transformer alone.
-        """
-        file = find_weights(name_or_path)
-        state = read_state(file)
-        model = _empty(file, state, config, overrides)
-        if is_base_alone(state):
-            load_strictly(model.efficientloftr, state, file)
-        else:
-            load_strictly(model, state, file)
-        return model.efficientloftr.eval().to(dtype or torch.float32)
+        with Undrawn():
+            model = EfficientLoFTRForKeypointMatching(config)
+        load_strictly(model.efficientloftr if is_base_alone(state) else model, state, file)
+        return model.efficientloftr
 
 
-class EfficientLoFTRForKeypointMatching(PretrainedModule, MatchingNetwork):
+class EfficientLoFTRForKeypointMatching(PairModule, MatchingNetwork):
     """The whole matcher. Evaluation mode and `torch.inference_mode()` are the caller's to set."""
 
     feature_network = EfficientLoFTRModel
     efficientloftr: EfficientLoFTRModel
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        config: EfficientLoFTRConfig | None = None,
-        dtype: torch.dtype | None = None,
-        **overrides: Any,
+    def _with_weights(
+        cls, state: Mapping[str, Tensor], config: EfficientLoFTRConfig, file: Path
     ) -> EfficientLoFTRForKeypointMatching:
-        """A model in evaluation mode, on the CPU.
-
-        name_or_path: a hub id, a folder, a file (original or Hugging Face keys) or a bundled name
-        ("small").
-        config: in place of the one that comes with the weights. dtype: of the weights, default
-        float32.
-        overrides: parameters of the configuration, as in `from_pretrained(name,
-        coarse_matching_threshold=0.3)`.
-        Raises CheckpointError where the weights cannot be read or do not fit.
-        """
-        return load_model(name_or_path, config, **overrides).to(dtype or torch.float32)
+        with Undrawn():
+            model = cls(config)
+        load_strictly(model, state, file)
+        return model
 
     def forward(
         self,
@@ -245,26 +221,64 @@ def load_model(
     take precedence over it.
     Raises CheckpointError where the weights cannot be read or do not fit.
     """
-    file = find_weights(name_or_path)
-    state = read_state(file)
-    model = _empty(file, state, config, overrides)
-    load_strictly(model, state, file)
-    return model.eval()
+    return EfficientLoFTRForKeypointMatching.from_pretrained(
+        name_or_path, config=config, dtype=torch.float32, **overrides
+    )
 
 
-def _empty(
-    file: Path,
-    state: Mapping[str, Tensor],
-    config: EfficientLoFTRConfig | None,
-    overrides: Mapping[str, Any],
-) -> EfficientLoFTRForKeypointMatching:
-    """A model for the weights of a file, which are not in it yet. Draws no random numbers."""
-    if config is None:
-        saved = saved_config(file)
-        config = EfficientLoFTRConfig.from_dict(
-            infer_sizes(state, str(file)) if saved is None else saved
-        )
-    with Undrawn():
-        return EfficientLoFTRForKeypointMatching(
-            config.replace(**overrides) if overrides else config
-        )
+@dataclass
+class Recording:
+    """Filled by a forward pass over pairs, images 2·b and 2·b + 1 being pair b's.
+
+    A list that was not asked for stays empty.
+    """
+
+    states: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+
+    @property
+    def hidden_states(self) -> tuple[Tensor, ...] | None:
+        """The images and the output of every block of the backbone, or None."""
+        return tuple(self.states) or None
+
+    @property
+    def attentions(self) -> tuple[Tensor, ...] | None:
+        """The weights of three attentions a round, or None.
+
+        The first round's self-attention runs on all images at once, a later one's on images 0 and
+        then images 1.
+        """
+        if not self.weights:
+            return None
+        rounds = list(self.weights[:3])
+        for start in range(3, len(self.weights), 4):
+            self0, self1, cross0, cross1 = self.weights[start : start + 4]
+            rounds += [torch.stack([self0, self1], dim=1).flatten(0, 1), cross0, cross1]
+        return tuple(rounds)
+
+
+def record(network: FeatureNetwork, hidden_states: bool, attentions: bool) -> Recording:
+    """Make `network` fill the Recording in its next forward pass.
+
+    Give a copy that serves this pass alone.
+    """
+    seen = Recording()
+
+    def keep_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        seen.states.append(inputs[0])
+
+    def keep_output(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        seen.states.append(output)
+
+    def keep_weights(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        assert isinstance(module, Attention)
+        seen.weights.append(module.weights(*inputs))
+
+    if hidden_states:
+        network.backbone.register_forward_pre_hook(keep_input)
+    for module in network.modules():
+        if hidden_states and isinstance(module, RepVGGBlock | FusedBlock):
+            module.register_forward_hook(keep_output)
+        if attentions and isinstance(module, Attention):
+            module.register_forward_hook(keep_weights)
+    return seen

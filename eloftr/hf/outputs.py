@@ -24,9 +24,24 @@ class BatchFeature(dict[str, Any]):
         except KeyError:
             raise AttributeError(name) from None
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """The plain dictionary, which transformers has under this name."""
+        return dict(self)
+
     def to(self, *args: Any, **kwargs: Any) -> BatchFeature:
-        """Its tensors on another device or of another type; arguments as of `Tensor.to`."""
-        moved = {k: v.to(*args, **kwargs) if isinstance(v, Tensor) else v for k, v in self.items()}
+        """Its floating tensors on another device or of another type; arguments as of `Tensor.to`.
+
+        Tensors of whole numbers go to the device alone, in their own type.
+        """
+
+        def move(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            moved = value.to(*args, **kwargs)
+            return moved if value.is_floating_point() else value.to(moved.device)
+
+        moved = {name: move(value) for name, value in self.items()}
         return BatchFeature(moved)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from eloftr.errors import ArgumentError
 from eloftr.matching.matches import Matches
 from eloftr.matching.resizing import nearest_shape, resize, to_original
-from eloftr.model import ImageFeatures, MatchingNetwork
+from eloftr.model import ImageFeatures, Kept, MatchingNetwork
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Pixels of one side of the pairs that go through the network at once. A CPU core does best with one
@@ -93,10 +93,20 @@ class Matcher:
             return self.model.encode(pixels.contiguous(memory_format=torch.channels_last))
 
     @torch.inference_mode()
-    def match_features(self, features0: ImageFeatures, features1: ImageFeatures) -> list[Matches]:
-        """Match B encoded images with B others; coordinates in pixels of the network's input."""
+    def match_features(
+        self,
+        features0: ImageFeatures,
+        features1: ImageFeatures,
+        *,
+        kept: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> list[Matches]:
+        """Match B encoded images with B others; coordinates in pixels of the network's input.
+
+        kept: of both sides (B, H/8, W/8) bool, the cells in which matches may begin and end. None:
+        all.
+        """
         with float32_convolutions(self.device, self.dtype):
-            found = self.model.match(features0, features1)
+            found = self.model.match(features0, features1, self._kept(kept))
         counts = torch.bincount(found.cells[:, 0], minlength=len(features0)).cpu()
         ends = np.cumsum(counts.numpy())[:-1]
         columns = (found.keypoints0, found.keypoints1, found.scores)
@@ -104,11 +114,26 @@ class Matcher:
         return [Matches(*rows) for rows in zip(*split, strict=True)]
 
     @torch.inference_mode()
-    def count_matches(self, features0: ImageFeatures, features1: ImageFeatures) -> list[int]:
-        """Matches of the coarse stage alone, of B encoded images with B others."""
+    def count_matches(
+        self,
+        features0: ImageFeatures,
+        features1: ImageFeatures,
+        *,
+        kept: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> list[int]:
+        """Matches of the coarse stage alone, of B encoded images with B others.
+
+        kept: as of `match_features`.
+        """
         with float32_convolutions(self.device, self.dtype):
-            cells = self.model.coarse_matches(features0, features1)
+            cells = self.model.coarse_matches(features0, features1, self._kept(kept))
         return torch.bincount(cells[:, 0], minlength=len(features0)).tolist()
+
+    def _kept(self, kept: tuple[np.ndarray, np.ndarray] | None) -> Kept | None:
+        if kept is None:
+            return None
+        kept0, kept1 = (torch.tensor(side, device=self.device).flatten(1) for side in kept)
+        return kept0, kept1
 
     def match(
         self,

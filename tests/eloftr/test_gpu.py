@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from eloftr import EfficientLoFTRConfig, load_matcher
-from eloftr.coarse_matching import _match_on_gpu, has_kernel, match_coarse, similarity
+from eloftr.coarse_matching import _match_on_gpu, has_kernel, match_coarse, match_kept, similarity
 from eloftr.fine_matching import position, refine
 from eloftr.model import ImageFeatures
 
@@ -100,6 +100,34 @@ def test_the_kernel_finds_what_tiles_find(dtype: torch.dtype, within: int, data:
         )
     assert len(tiled) > 1000
     assert len(fast ^ tiled) <= within
+
+
+@on_gpu
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float16, 2), (torch.bfloat16, 16)])
+def test_the_kernel_finds_among_kept_cells_what_tiles_find(
+    dtype: torch.dtype, within: int, data: Path
+) -> None:
+    matcher = load_matcher("small", "cuda", dtype)
+    names = sorted((data / "fountain11" / "images").iterdir())[:2]
+    images = np.stack(
+        [np.asarray(Image.open(name).convert("L").resize((640, 416))) for name in names]
+    )
+    features = matcher.encode(images)
+    kept = torch.ones(2, 52 * 80, dtype=torch.bool, device="cuda")
+    kept[0, : 20 * 80] = kept[1, ::7] = False
+    with torch.inference_mode():
+        transformer = matcher.model.efficientloftr.local_feature_transformer
+        coarse = transformer(features.coarse[:1], features.coarse[1:])
+        fast, tiled = (
+            {
+                tuple(cell)
+                for cell in match_kept(*sides, matcher.model.config, kept[:1], kept[1:])[0].tolist()
+            }
+            for sides in (coarse, [side.float() for side in coarse])
+        )
+    assert len(tiled) > 200
+    assert len(fast ^ tiled) <= within
+    assert all(kept[0, i] and kept[1, j] for _, i, j in fast)
 
 
 @on_gpu

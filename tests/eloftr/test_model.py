@@ -16,8 +16,7 @@ from PIL import Image
 import eloftr.coarse_matching as coarse_matching
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, Matcher, load_matcher
 from eloftr.coarse_matching import match_coarse, similarity
-from eloftr.fine_matching import RING, most_probable, position, rings
-from eloftr.sparse_fusion import (
+from eloftr.fast.sparse_fusion import (
     BAND,
     INNER,
     SIDE,
@@ -31,6 +30,7 @@ from eloftr.sparse_fusion import (
     patches,
     tight_patches,
 )
+from eloftr.fine_matching import RING, most_probable, position, rings
 
 CONFIG = EfficientLoFTRConfig(
     stage_num_blocks=[1, 1, 1, 2],

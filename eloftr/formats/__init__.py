@@ -1,0 +1,1 @@
+"""Files of images: which format one has, what opens it, and its metadata."""
