@@ -42,6 +42,16 @@ def import_pycolmap() -> ModuleType:
     return sys.modules["pycolmap"]
 
 
+def import_pymetis() -> ModuleType:
+    """Import pymetis. Raises MissingExtraError where it is not installed."""
+    try:
+        import pymetis
+    except ImportError as error:
+        raise missing("pymetis", error) from error
+    metis: ModuleType = pymetis
+    return metis
+
+
 def need_extra() -> None:
     """Raise MissingExtraError where the pipeline's packages are not installed."""
     if find_spec("pyarrow") is None:

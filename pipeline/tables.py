@@ -56,6 +56,15 @@ TURNED = _schema(
     ("scales", pa.list_(pa.float32())),
 )
 
+# Shards of a finer pass: views as in TURNED, and their tiles.
+TILED = _schema(
+    *((field.name, field.type) for field in TURNED),
+    # Of every tile the number of its view, and x and y of its first pixel on the turned view.
+    ("tiles", pa.list_(pa.list_(pa.int32(), 3))),
+    # Indices into `tiles`: what the network matches. `pairs` are those of the views, one a row.
+    ("tile_pairs", pa.list_(pa.list_(pa.int32(), 2))),
+)
+
 # In which direction on the ground the top of a photograph points.
 HEADINGS = _schema(
     ("image", pa.string()),
@@ -125,6 +134,21 @@ FAILURES = _schema(
     ("detail", pa.string()),  # one sentence for a person
 )
 
+# The faces of panoramas, which are images of a run; see pipeline/photos/panoramas/sphere.py.
+FACES = _schema(
+    ("image", pa.string()),
+    ("side", pa.int32()),  # pixels; its focal length is half of it
+    ("yaw", pa.float64()),  # degrees by which it looks to the right of the panorama's middle
+    ("rotation", MATRIX),  # row-major, directions of the panorama → of the face
+    ("panorama", pa.string()),
+    ("width", pa.int32()),  # of the panorama's file, after EXIF orientation
+    ("height", pa.int32()),
+    ("full_width", pa.float64()),  # of the whole panorama at this scale
+    ("full_height", pa.float64()),
+    ("left", pa.float64()),  # where the file's first pixel lies in it
+    ("top", pa.float64()),
+)
+
 KEYPOINTS = _schema(
     ("image", pa.string()),
     ("keypoints", pa.list_(POINT)),
@@ -144,6 +168,17 @@ TRACKS = _schema(
         "units": "pixels of the stored image",
         "origin": "corner of the top-left pixel is (0, 0)",
     }
+)
+
+# How a scene is cut into blocks that are mapped one by one. Images are named by COLMAP's numbers.
+BLOCKS = _schema(
+    ("block", pa.string()),
+    ("part", pa.int32()),  # of those that no verified pair connects, the largest is 0
+    ("core", pa.list_(pa.int32())),  # images of this block alone
+    ("ring", pa.list_(pa.int32())),  # images that it shares with its neighbours
+    ("pairs", pa.int32()),  # between its images
+    ("expected_megabytes", pa.float32()),  # of the process that maps it
+    ("expected_seconds", pa.float32()),  # on one core
 )
 
 RANKING = _schema(

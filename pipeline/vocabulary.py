@@ -56,10 +56,13 @@ class Reason(Word):
     UNREADABLE = "unreadable"
     EMPTY = "empty"
     NOT_AN_IMAGE = "not_an_image"
+    NO_DECODER = "no_decoder"
     TRUNCATED = "truncated"
     TOO_SMALL = "too_small"
     TOO_LARGE = "too_large"
     TOO_ELONGATED = "too_elongated"
+    MASK = "mask"
+    PARTIAL_PANORAMA = "partial_panorama"
     CRASH = "crash"
     OUT_OF_MEMORY = "out_of_memory"
     WORKER_DIED = "worker_died"
@@ -76,12 +79,17 @@ IMAGE_MEANINGS = {
     Reason.UNREADABLE: "the file exists and cannot be read (permissions, storage)",
     Reason.EMPTY: "the file has no bytes",
     Reason.NOT_AN_IMAGE: "the bytes are no image of a known format",
+    Reason.NO_DECODER: "the package that decodes its format is not installed",
     Reason.TRUNCATED: "the file starts as an image but its pixels cannot all be decoded",
     Reason.TOO_SMALL: "a side is below the limit",
     Reason.TOO_LARGE: (
         "a side, the number of pixels, of bytes, of pixels a byte or of scans is above the limit"
     ),
     Reason.TOO_ELONGATED: "the sides differ too much to resize to one of the shapes",
+    Reason.MASK: "its mask cannot be read, or has another size than the photograph",
+    Reason.PARTIAL_PANORAMA: (
+        "it is marked as a panorama, and its marks are wrong or it shows no face whole"
+    ),
     Reason.CRASH: "every process that reads it dies",
 }
 PAIR_MEANINGS = {
@@ -167,6 +175,18 @@ class HeadingSource(Word):
     AIRCRAFT = "aircraft"
     TRACK = "track"
     UNKNOWN = "unknown"
+
+
+class PanoramaMode(Word):
+    """Which photographs are matched as panoramas.
+
+    AUTO: those whose XMP says that they are equirectangular. ALL: also those that are twice as wide
+    as high. OFF: none.
+    """
+
+    AUTO = "auto"
+    ALL = "all"
+    OFF = "off"
 
 
 class Device(Word):

@@ -15,13 +15,15 @@ import os
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 from pipeline.errors import ArgumentError, ExecutorError
 from pipeline.events import Listener, nobody
 
 # the environment variable that names a cluster; Ray sets it inside its jobs
 CLUSTER = "RAY_ADDRESS"
+# Without a driver's device, torch sees no GPU: NVIDIA's, its Tegra's, that of WSL, and AMD's.
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 
 
 class Task(NamedTuple):
@@ -173,11 +175,36 @@ class Executor(Protocol):
 
 def local_capacity() -> Capacity:
     """The CPUs that this process may use, and the GPUs that torch sees."""
-    import torch
+    gpus = 0
+    if any(map(os.path.exists, GPU_DRIVERS)):
+        import torch  # takes seconds, and much of the work needs no torch
 
-    return Capacity(max(1, len(os.sched_getaffinity(0))), torch.cuda.device_count())
+        gpus = torch.cuda.device_count()
+    return Capacity(max(1, len(os.sched_getaffinity(0))), gpus)
 
 
 def tasks_of(names: Iterable[str], values: Iterable[Any]) -> list[Task]:
     """Tasks from their names and values, which must be equally many."""
     return [Task(name, value) for name, value in zip(names, values, strict=True)]
+
+
+class MadeTasks(Sequence[Task]):
+    """Tasks whose values are made when they are asked for, so that few of them are in memory.
+
+    make: the value of the task of a row of `names`.
+    """
+
+    def __init__(self, names: Sequence[str], make: Callable[[int], Any]) -> None:
+        self.names, self.make = names, make
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Task]: ...
+    def __getitem__(self, index: int | slice) -> Task | list[Task]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(len(self))[index]]
+        return Task(self.names[index], self.make(index))

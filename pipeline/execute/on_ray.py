@@ -15,8 +15,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pipeline.execute.executor import (
     DEFAULT_ACTORS,
     Actors,
     Capacity,
+    MadeTasks,
     Stage,
     Task,
     local_capacity,
@@ -53,6 +55,13 @@ except ImportError as error:
 # would have nothing to go on with. The shares also differ, because Ray would otherwise fuse reading
 # into the actors, where reading would run between matches instead of beside them.
 TASK_CPUS, ACTOR_CPUS = 0.4, 0.05
+# A stage that is alone needs no room for others. Each of its tasks takes the whole CPU that it
+# computes on, and memory with it, and the demand for CPUs makes a cluster grow. A fixed number of
+# actors keeps its small shares, because those of a lost node start again on what is left.
+CPUS_ALONE = 1.0
+# Tasks for every process that are made at a time, where tasks are made when they are asked for. Ray
+# Data takes all tasks of a dataset at once, and the blocks of 1,000,000 images would be 210 GB.
+WAVE = 4
 OBJECT_STORE = 1 << 30  # bytes on an embedded node: some tens of shards of decoded images
 
 
@@ -140,19 +149,37 @@ class RayExecutor:
                 "the others wait for new nodes"
             )
             listen(Event("waiting", text, {"actors": most, "gpus": capacity.gpus}))
+        wave = WAVE * most if isinstance(tasks, MadeTasks) else len(tasks)
+        waves = (tasks[begin : begin + wave] for begin in range(0, len(tasks), wave))
+        make = partial(self._dataset, stages, actors.ranged, first, most, share)
+        return _results_of_waves(make, waves)
+
+    def _dataset(
+        self,
+        stages: Sequence[Stage],
+        ranged: bool,
+        first: int,
+        most: int,
+        share: float,
+        tasks: Sequence[Task],
+        attempts: Any,
+    ) -> Any:
+        """The dataset of some tasks after all stages. The numbers are of `Actors.resolved`."""
         pool = ray.data.ActorPoolStrategy(
             # A fixed number of actors may shrink too, where nodes are lost.
-            min_size=first if actors.ranged else 1,
+            min_size=first if ranged else 1,
             max_size=most,
             initial_size=first,
             max_tasks_in_flight_per_actor=4,
         )
+        alone = len(stages) == 1
+        task_cpus = CPUS_ALONE if alone else TASK_CPUS
+        actor_cpus = CPUS_ALONE if alone and ranged and not share else ACTOR_CPUS
         # Without GPUs, reading is a hundredth of the work, and dozens of readers would take the
         # CPUs from the actors that start beside them. The nodes that a range of actors waits for
         # bring CPUs of their own for reading.
-        readers = ray.data.TaskPoolStrategy(
-            None if share or actors.ranged else max(1, capacity.cpus // 2)
-        )
+        readers = most if alone else None if ranged else max(1, self.capacity().cpus // 2)
+        first_tasks = ray.data.TaskPoolStrategy(None if share else readers)
         # `repartition` is not used, because its task wants a whole CPU and waits without end where
         # every node has one CPU and an actor.
         dataset = ray.data.from_blocks([_pack(task) for task in tasks])
@@ -162,21 +189,20 @@ class RayExecutor:
         dataset.context.enable_progress_bars = False
         dataset.context.print_on_execution_start = False
         dataset.context.raise_original_map_exception = True  # a ZeroDivisionError stays one
-        attempts = _attempts()
         one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
         for number, stage in enumerate(stages):
             work = {"fn_constructor_args": (stage, attempts), **one_row}
             if stage.holds_model:
                 dataset = dataset.map_batches(
-                    _Held, compute=pool, num_cpus=ACTOR_CPUS, num_gpus=share, **work
+                    _Held, compute=pool, num_cpus=actor_cpus, num_gpus=share, **work
                 )
             else:
-                compute = readers if number == 0 else None
+                compute = first_tasks if number == 0 else None
                 carried = _Carried(stage, attempts)
                 dataset = dataset.map_batches(
-                    carried.__call__, compute=compute, num_cpus=TASK_CPUS, **one_row
+                    carried.__call__, compute=compute, num_cpus=task_cpus, **one_row
                 )
-        return _stage_results(dataset, attempts)
+        return dataset
 
 
 def _nothing() -> Generator[Any, None, None]:
@@ -237,13 +263,21 @@ def _unpack(row: pa.Table) -> Task:
     return Task(*pickle.loads(row["task"][0].as_buffer()))
 
 
-def _stage_results(dataset: Any, attempts: Any) -> Generator[Any, None, None]:
+def _results_of_waves(
+    make: Callable[[Sequence[Task], Any], Any], waves: Iterable[Sequence[Task]]
+) -> Generator[Any, None, None]:
+    """The results of waves of tasks, one wave after the other. make: the dataset of a wave."""
+    attempts = _attempts()
     try:
-        for block in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-            value = _unpack(block).value
-            if isinstance(value, EloftrError):
-                raise value
-            yield value
+        for wave in waves:
+            rows = make(wave, attempts).iter_batches(
+                batch_size=1, batch_format="pyarrow", prefetch_batches=0
+            )
+            for row in rows:
+                value = _unpack(row).value
+                if isinstance(value, EloftrError):
+                    raise value
+                yield value
     except ray.exceptions.RayError as error:
         if "No module named 'pipeline'" not in str(error):
             raise

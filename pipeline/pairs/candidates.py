@@ -22,8 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import PairListError, StorageError
-from pipeline.pairs.pair_list import ROWS, table_rows, text_rows
+from pipeline.names.resolve import PLAIN, NameRules, Resolver
+from pipeline.pairs.pair_list import ROWS, resolved, table_rows, text_rows
 from pipeline.store.folder import Folder
+from pipeline.store.retries import cause_of
 from pipeline.tables import FAILURES
 from pipeline.vocabulary import Reason, StageName
 
@@ -69,6 +71,7 @@ def read_candidates(
     database: Sequence[str],
     same: Callable[[pa.Array, pa.Array], pa.Array],
     options: dict[str, Any] | None = None,
+    rules: tuple[NameRules, NameRules] = (PLAIN, PLAIN),
 ) -> Candidates:
     """A list of candidates at a local path or fsspec URL, checked against the names of the images.
 
@@ -81,23 +84,33 @@ def read_candidates(
 
     same: says, row by row, whether the names of a query and a candidate are one file.
 
+    rules: how names of queries and of candidates are understood that no folder has.
+
     Raises `PairListError` where the list is missing, of another kind, without its columns or
-    without a candidate.
+    without a candidate, and where a name fits several images.
     """
     rows, name = _read_file(url, options, _RUN, ".run")
     if not len(rows):
         raise PairListError(
             f"{name}: is empty; give a line `query candidate score` for each candidate."
         )
+    resolvers = [
+        Resolver(names, rule) for names, rule in zip((queries, database), rules, strict=True)
+    ]
+    columns = ("image0", "image1")
+    for column, resolver in zip(columns, resolvers, strict=True):
+        meant = resolved(rows, column, resolver, "line", name)
+        named = pc.coalesce(resolver.known.take(pa.array(meant, mask=meant < 0)), rows[column])
+        rows = rows.set_column(rows.column_names.index(column), column, named)
     sides = rows["image0"].combine_chunks(), rows["image1"].combine_chunks()
     malformed = pc.or_(pc.is_null(sides[0]), pc.is_null(sides[1]))
     itself = pc.fill_null(same(*sides), False)
     known = [
-        pc.is_in(side, value_set=pa.array(names, pa.string()))
-        for side, names in zip(sides, (queries, database), strict=True)
+        pc.is_in(side, value_set=resolver.known)
+        for side, resolver in zip(sides, resolvers, strict=True)
     ]
     unknown = pc.invert(pc.and_(*known))
-    failures = _candidate_failures(rows, name, malformed, itself, known)
+    failures = _candidate_failures(rows, name, malformed, itself, known, resolvers)
     kept = pc.invert(pc.or_(malformed, itself))
     rows = rows.append_column("unknown", unknown).filter(kept)
     if pc.all(rows["unknown"]).as_py() in (True, None):
@@ -122,8 +135,8 @@ def read_candidates(
     reason = pc.if_else(
         rows["unknown"], Reason.UNKNOWN_IMAGE.value, pa.scalar(None, pa.string())
     ).combine_chunks()
-    columns = (rows["image1"].combine_chunks(), rows["score"].combine_chunks())
-    return Candidates(query, *columns, rank.astype(np.int32), reason, failures, duplicates)
+    others = (rows["image1"].combine_chunks(), rows["score"].combine_chunks())
+    return Candidates(query, *others, rank.astype(np.int32), reason, failures, duplicates)
 
 
 def read_truth(url: str | os.PathLike[str], options: dict[str, Any] | None = None) -> pa.Table:
@@ -142,7 +155,7 @@ def read_truth(url: str | os.PathLike[str], options: dict[str, Any] | None = Non
             content = folder.read_json(name)
         except (StorageError, OSError) as error:
             raise PairListError(
-                f"{folder.shown}/{name}: cannot be read ({error}); check the path."
+                f"{folder.shown}/{name}: cannot be read ({cause_of(error)}); check the path."
             ) from error
         flat = [
             (query, candidate)
@@ -201,7 +214,7 @@ def _read_file(
         text = folder.read_bytes(name).decode("utf-8-sig", errors="replace")
     except (StorageError, OSError) as error:
         raise PairListError(
-            f"{folder.shown}/{name}: cannot be read ({error}); check the path."
+            f"{folder.shown}/{name}: cannot be read ({cause_of(error)}); check the path."
         ) from error
     first = next(
         (line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"), ""
@@ -236,7 +249,12 @@ def _fields(lines: pa.Array, pattern: str) -> tuple[pa.Array, pa.Array, pa.Array
 
 
 def _candidate_failures(
-    rows: pa.Table, name: str, malformed: pa.Array, itself: pa.Array, known: list[pa.Array]
+    rows: pa.Table,
+    name: str,
+    malformed: pa.Array,
+    itself: pa.Array,
+    known: list[pa.Array],
+    resolvers: list[Resolver],
 ) -> pa.Table:
     """The ROWS that cannot be matched as a table of FAILURES, which says why and where."""
     bad = pc.or_(pc.or_(malformed, itself), pc.invert(pc.and_(*known)))
@@ -247,10 +265,17 @@ def _candidate_failures(
         Reason.SELF_PAIR.value,
         Reason.UNKNOWN_IMAGE.value,
     )
+    wrong = pc.invert(pc.or_(malformed, itself))
+    hints = [
+        pc.fill_null(resolver.hints(pc.if_else(pc.and_(wrong, pc.invert(there)), side, None)), "")
+        for resolver, there, side in zip(
+            resolvers, known, (rows["image0"], rows["image1"]), strict=True
+        )
+    ]
     absent = pc.if_else(
         known[0],
-        pc.binary_join_element_wise("the database has no image", rows["image1"], " "),
-        pc.binary_join_element_wise("there is no query", rows["image0"], " "),
+        pc.binary_join_element_wise("the database has no image ", rows["image1"], hints[1], ""),
+        pc.binary_join_element_wise("there is no query ", rows["image0"], hints[0], ""),
     )
     text = pc.coalesce(pc.utf8_slice_codeunits(rows["text"], 0, 200), "a name is missing")
     detail = pc.case_when(

@@ -28,6 +28,7 @@ from pipeline.errors import DescriptorError, ImageError, StorageError
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.source import list_images, read_image
 from pipeline.store.folder import Folder
+from pipeline.store.retries import cause_of
 from pipeline.tables import FAILURES
 from pipeline.vocabulary import Reason, StageName
 
@@ -284,7 +285,7 @@ def read_descriptors(
             listed, vectors = _of_numpy(folder, name, kind)
     except (StorageError, OSError) as error:
         raise DescriptorError(
-            f"{folder.shown}/{name}: cannot be read ({error}); check the path."
+            f"{folder.shown}/{name}: cannot be read ({cause_of(error)}); check the path."
         ) from error
     if listed is None:
         if names is None:

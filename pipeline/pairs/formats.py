@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from pipeline.errors import PairListError
+from pipeline.names.resolve import PLAIN, NameRules
 from pipeline.pairs.pair_list import PairList, canonical, pairs_table, read_pairs, read_rows
 from pipeline.store.folder import Folder, Names
 from pipeline.tables import FAILURES
@@ -178,11 +179,14 @@ def _plain(delimiter: str) -> csv.WriteOptions:
 
 
 def read_lists(
-    urls: Sequence[str], names: Names | None = None, options: dict[str, Any] | None = None
+    urls: Sequence[str],
+    names: Names | None = None,
+    options: dict[str, Any] | None = None,
+    rules: NameRules = PLAIN,
 ) -> tuple[Names, list[PairList]]:
     """Several lists over the same images.
 
-    names: the images, sorted; None takes every name that a list has.
+    names: the images, sorted; None takes every name that a list has. rules: as of `read_pairs`.
 
     Raises `PairListError` as `read_pairs` does.
     """
@@ -193,7 +197,7 @@ def read_lists(
                 for side in ("image0", "image1"):
                     known.update(pc.unique(rows[side].drop_null()).to_pylist())
         names = sorted(known)
-    return names, [read_pairs(url, names, options) for url in urls]
+    return names, [read_pairs(url, names, options, rules) for url in urls]
 
 
 def union(lists: Sequence[PairList]) -> PairList:

@@ -20,7 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import PairListError, StorageError
+from pipeline.names.resolve import AMBIGUOUS, PLAIN, NameRules, Resolver
 from pipeline.store.folder import Folder
+from pipeline.store.retries import cause_of
 from pipeline.tables import FAILURES, PAIRS
 from pipeline.vocabulary import Reason, StageName
 
@@ -102,7 +104,10 @@ def pairs_table(
 
 
 def read_pairs(
-    url: str | os.PathLike[str], names: Sequence[str], options: dict[str, Any] | None = None
+    url: str | os.PathLike[str],
+    names: Sequence[str],
+    options: dict[str, Any] | None = None,
+    rules: NameRules = PLAIN,
 ) -> PairList:
     """A pair list at a local path or fsspec URL, checked against the names of the images.
 
@@ -117,15 +122,16 @@ def read_pairs(
 
     names: sorted and unique, as `photos.source.list_images` gives them.
     options: of the fsspec filesystem.
+    rules: how names of the list are understood that are none of `names`.
 
     Raises `PairListError` where the list is missing, of another kind or without its columns, and
-    ValueError where the names are not sorted.
+    where a name fits several images; ValueError where the names are not sorted.
     """
     known = pa.array(names, pa.string())
     if len(known) > 1 and not pc.all(pc.less(known[:-1], known[1:])).as_py():
         raise ValueError("names must be sorted and unique.")
     rows, unit, name = read_rows(url, options)
-    return _collected(rows, known, unit, name)
+    return _collected(rows, Resolver(known, rules), unit, name)
 
 
 def read_rows(
@@ -149,16 +155,17 @@ def read_rows(
         return text_rows(text, comma=kind == ".csv" or text.startswith("# kapture")), "line", name
     except (StorageError, OSError) as error:
         raise PairListError(
-            f"{folder.shown}/{name}: cannot be read ({error}); check the path."
+            f"{folder.shown}/{name}: cannot be read ({cause_of(error)}); check the path."
         ) from error
 
 
-def check_pairs(table: pa.Table, names: Sequence[str]) -> PairList:
+def check_pairs(table: pa.Table, names: Sequence[str], rules: NameRules = PLAIN) -> PairList:
     """A table of PAIRS in memory, checked against the names of the images.
 
-    names: sorted and unique. Raises `PairListError` where the table has other columns.
+    names: sorted and unique. rules: as of `read_pairs`. Raises `PairListError` where the table has
+    other columns, and where a name fits several images.
     """
-    return _collected(table_rows(table, "pairs"), pa.array(names, pa.string()), "row", "pairs")
+    return _collected(table_rows(table, "pairs"), Resolver(names, rules), "row", "pairs")
 
 
 def text_rows(text: str, comma: bool) -> Iterator[pa.Table]:
@@ -214,7 +221,7 @@ def table_rows(table: pa.Table, name: str) -> Iterator[pa.Table]:
     )
 
 
-def _collected(tables: Iterable[pa.Table], known: pa.Array, unit: str, name: str) -> PairList:
+def _collected(tables: Iterable[pa.Table], resolver: Resolver, unit: str, name: str) -> PairList:
     """The sorted unique pairs of known images in tables of ROWS, and a failure for every other row.
 
     unit: the word for a row in messages. name: the list's name in messages.
@@ -223,14 +230,14 @@ def _collected(tables: Iterable[pa.Table], known: pa.Array, unit: str, name: str
     scores = [np.empty(0, np.float32)]
     failures = [ROWS.empty_table()]
     for rows in tables:
-        i, j = _index(rows["image0"], known), _index(rows["image1"], known)
+        i, j = (resolved(rows, side, resolver, unit, name) for side in ("image0", "image1"))
         good = (i >= 0) & (j >= 0) & (i != j)
         sides.append(np.stack([i[good], j[good]]))
         scores.append(rows["score"].to_numpy()[good])
         failures.append(rows.filter(pa.array(~good)))
     first, second = np.concatenate(sides, axis=1)
     pairs, score, repeated = canonical(first, second, np.concatenate(scores))
-    bad = _pair_failures(pa.concat_tables(failures).sort_by("number"), known, unit, name)
+    bad = _pair_failures(pa.concat_tables(failures).sort_by("number"), resolver, unit, name)
     return PairList(pairs, None if np.isnan(score).all() else score, bad, repeated)
 
 
@@ -255,16 +262,29 @@ def canonical(
     return np.stack([i[new], j[new]], axis=1).astype(np.int32), best, int((~new).sum())
 
 
-def _index(names: pa.ChunkedArray, known: pa.Array) -> np.ndarray:
-    """The index of each name among those known, −1 where it is unknown."""
-    found: np.ndarray = pc.fill_null(pc.index_in(names, value_set=known), -1).to_numpy()
-    return found.astype(np.int64)
+def resolved(rows: pa.Table, side: str, resolver: Resolver, unit: str, name: str) -> np.ndarray:
+    """The image that every one of ROWS names in the column `side`, negative where there is none.
+
+    unit: the word for a row in messages. name: the list's name in messages.
+
+    Raises `PairListError` for a name that fits several images.
+    """
+    found = resolver.indices(rows[side])
+    several = np.flatnonzero(found == AMBIGUOUS)
+    if len(several):
+        row = int(several[0])
+        listed, number = rows[side][row].as_py(), rows["number"][row].as_py()
+        choices = " or ".join(resolver.choices(listed)[:2])
+        raise PairListError(
+            f"{name}, {unit} {number}: {listed} may be {choices}; give the whole name."
+        )
+    return found
 
 
-def _pair_failures(rows: pa.Table, known: pa.Array, unit: str, name: str) -> pa.Table:
+def _pair_failures(rows: pa.Table, resolver: Resolver, unit: str, name: str) -> pa.Table:
     """The ROWS that cannot be matched as a table of FAILURES, which says why and where."""
     first, second = rows["image0"], rows["image1"]
-    missing = [pa.array(_index(side, known) < 0) for side in (first, second)]
+    missing = [pa.array(resolver.indices(side) < 0) for side in (first, second)]
     malformed = pc.or_(pc.is_null(first), pc.is_null(second))
     cases = pc.make_struct(malformed, pc.or_(*missing))
     reason = pc.case_when(
@@ -274,12 +294,13 @@ def _pair_failures(rows: pa.Table, known: pa.Array, unit: str, name: str) -> pa.
         Reason.SELF_PAIR.value,
     )
     text = pc.coalesce(pc.utf8_slice_codeunits(rows["text"], 0, 200), "a name is missing")
+    absent = pc.if_else(missing[0], first, second)
+    unknown = pc.if_else(pc.or_(malformed, pc.invert(pc.or_(*missing))), None, absent)
+    hints = pc.fill_null(resolver.hints(unknown), "")
     detail = pc.case_when(
         cases,
         pc.binary_join_element_wise("not two names and at most a score", text, ": "),
-        pc.binary_join_element_wise(
-            "there is no image", pc.if_else(missing[0], first, second), " "
-        ),
+        pc.binary_join_element_wise("there is no image ", absent, hints, ""),
         "an image is paired with itself",
     )
     place = pc.binary_join_element_wise(unit, rows["number"].cast(pa.string()), "of", name, " ")

@@ -7,7 +7,7 @@ scores. Candidates of queries, for `eloftr rerank`, have an order and a directio
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict, cast
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipeline.errors import PairListError
 from pipeline.events import Listener, nobody
+from pipeline.names.resolve import NameRules, Resolver, roots_of
 from pipeline.pairs.candidates import Candidates
 from pipeline.pairs.covisibility import shared_points, transitive
 from pipeline.pairs.formats import (
@@ -106,15 +107,17 @@ def plan_spatial(
         raise PairListError("give --images, --positions or both.")
     names = None if images is None else images_of(images, storage)
     if positions is not None:
-        found = read_positions(positions, names, height, storage)
+        known = None if names is None else Resolver(names, NameRules(roots=roots_of(str(images))))
+        found = read_positions(positions, names, height, storage, known)
     else:
         assert images is not None
         assert names is not None
         found = exif_positions(Folder(images, storage), names, height)
     if len(found.names) < 2:
         first = first_reason(found.failures)
+        cure = "give a table of them by --positions" if positions is None else "correct the table"
         raise PairListError(
-            f"{len(found.names)} images have a position ({first}), and a pair needs two."
+            f"{len(found.names)} images have a position ({first}), and a pair needs two; {cure}."
         )
     return found.names, neighbours(found, nearest, radius)
 
@@ -139,13 +142,13 @@ def plan_union(lists: list[str], images: str | None, storage: dict[str, Any]) ->
 
     images: the folder that they are of; None takes the names as they are.
     """
-    names, found = read_lists(lists, images_of(images, storage) if images else None, storage)
+    names, found = _read(lists, images, storage)
     return names, union(found)
 
 
 def plan_minus(lists: list[str], images: str | None, storage: dict[str, Any]) -> NamedPairs:
     """The pairs of the first list that none of the others has."""
-    names, found = read_lists(lists, images_of(images, storage) if images else None, storage)
+    names, found = _read(lists, images, storage)
     return names, minus(found[0], found[1:])
 
 
@@ -158,8 +161,18 @@ def plan_sample(
     best: bool = False,
 ) -> NamedPairs:
     """`count` pairs of a list, see `lists.sample`."""
-    names, (found,) = read_lists([list], images_of(images, storage) if images else None, storage)
+    names, (found,) = _read([list], images, storage)
     return names, sample(found, count, seed, best)
+
+
+def _read(
+    lists: Sequence[str], images: str | None, storage: dict[str, Any]
+) -> tuple[Names, list[PairList]]:
+    """Lists of the photographs of a folder, or with the names that they have."""
+    if not images:
+        return read_lists(lists, None, storage)
+    rules = NameRules(roots=roots_of(images))
+    return read_lists(lists, images_of(images, storage), storage, rules)
 
 
 MAKERS: dict[str, Callable[..., tuple[Names, PairList | Candidates]]] = {

@@ -22,16 +22,19 @@ from pyarrow import csv
 from scipy.spatial import cKDTree
 
 from pipeline.errors import PairListError, StorageError
+from pipeline.names.resolve import Resolver, named_images
 from pipeline.pairs.formats import MOST, of_pairs
 from pipeline.pairs.pair_list import PairList
 from pipeline.photos.exif import HEADER_BYTES, HEADER_THREADS, gps_position
+from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.source import Folders
 from pipeline.store.folder import Folder
-from pipeline.store.retries import redacted
+from pipeline.store.retries import cause_of
 from pipeline.tables import FAILURES
 from pipeline.vocabulary import Reason, StageName
 
 METRES, DEGREES = ("x", "y", "z"), ("latitude", "longitude", "altitude")
+RADIUS, ECCENTRICITY = 6_378_137, 6.69437999014e-3  # of the WGS 84 ellipsoid: metres, squared
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,19 @@ class Positions:
     names: (N) sorted and unique.
     metres: (N, 3) float64, finite.
     failures: table of FAILURES, a row for every other image.
+    earth: whether metres are from the centre of the earth; otherwise they are those of a table.
+    heights: whether a height was known, and used.
     """
 
     names: list[str]
     metres: np.ndarray
     failures: pa.Table = field(default_factory=FAILURES.empty_table)
+    earth: bool = False
+    heights: bool = False
 
 
 def exif_positions(
-    folder: Folder | Folders, names: Sequence[str], height: bool = False
+    folder: Folder | Folders | FaceFolder, names: Sequence[str], height: bool = False
 ) -> Positions:
     """Positions of a folder's images by the GPS tags of their EXIF data.
 
@@ -64,22 +71,23 @@ def exif_positions(
     }
     why = {name: place for name, place in zip(names, found, strict=True) if isinstance(place, str)}
     degrees = np.array([*where.values()], float).reshape(-1, 3)
-    return Positions([*where], on_earth(degrees, height), _position_failures(why))
+    return Positions([*where], on_earth(degrees, height), _position_failures(why), True, height)
 
 
-def _of_file(folder: Folder | Folders, name: str) -> tuple[float, float, float] | str:
+def _of_file(folder: Folder | Folders | FaceFolder, name: str) -> tuple[float, float, float] | str:
     """Latitude, longitude and altitude of a file, or the reason why it has none."""
     try:
         data = folder.read_bytes(name, limit=HEADER_BYTES)
         try:
-            place = gps_position(data)
+            place = gps_position(data, name)
         except Exception:  # Pillow raises arbitrary types for a file that is cut off
             # Formats differ in where they keep EXIF data, so the whole file is tried.
-            place = gps_position(folder.read_bytes(name)) if len(data) > HEADER_BYTES else None
+            whole = len(data) <= HEADER_BYTES
+            place = None if whole else gps_position(folder.read_bytes(name), name)
     except UnidentifiedImageError:  # an OSError, though the file was read
         return "its bytes are of no known format"
     except (StorageError, OSError) as error:
-        return f"cannot be read ({redacted(error)})"
+        return f"cannot be read ({cause_of(error)})"
     except Exception as error:  # Pillow raises arbitrary types for a damaged file
         return f"its header is damaged ({type(error).__name__})"
     return place or "its EXIF data hold no position"
@@ -93,11 +101,35 @@ def on_earth(degrees: np.ndarray, height: bool = False) -> np.ndarray:
     """
     latitude, longitude = np.radians(degrees[:, :2].T)
     altitude = degrees[:, 2] if height else np.zeros(len(degrees))
-    flattened = 6.69437999014e-3
-    normal = 6_378_137 / np.sqrt(1 - flattened * np.sin(latitude) ** 2)
+    normal = RADIUS / np.sqrt(1 - ECCENTRICITY * np.sin(latitude) ** 2)
     across = (normal + altitude) * np.cos(latitude)
-    up = (normal * (1 - flattened) + altitude) * np.sin(latitude)
+    up = (normal * (1 - ECCENTRICITY) + altitude) * np.sin(latitude)
     return np.stack([across * np.cos(longitude), across * np.sin(longitude), up], axis=1)
+
+
+def geodetic(place: np.ndarray) -> np.ndarray:
+    """Latitude and longitude in degrees and altitude in metres, (3,), of a point of `on_earth`."""
+    across, latitude = np.hypot(*place[:2]), 0.0
+    for _ in range(10):  # each step leaves a 150th of the error
+        normal = RADIUS / np.sqrt(1 - ECCENTRICITY * np.sin(latitude) ** 2)
+        along = place[2] + ECCENTRICITY * normal * np.sin(latitude)
+        latitude = np.arctan2(along, across)
+    longitude = np.arctan2(place[1], place[0])
+    return np.array([*np.degrees([latitude, longitude]), np.hypot(across, along) - normal])
+
+
+def east_north_up(places: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Points (N, 3) of `on_earth`, in metres to the east, the north and up of an origin.
+
+    origin: (3,) latitude and longitude in degrees, and altitude in metres.
+    """
+    latitude, longitude = np.radians(origin[:2])
+    east = np.array([-np.sin(longitude), np.cos(longitude), 0.0])
+    up = np.array([np.cos(latitude) * east[1], -np.cos(latitude) * east[0], np.sin(latitude)])
+    local: np.ndarray = (places - on_earth(origin[None], height=True)) @ np.stack(
+        [east, np.cross(up, east), up], axis=1
+    )
+    return local
 
 
 def read_positions(
@@ -105,6 +137,7 @@ def read_positions(
     names: Sequence[str] | None = None,
     height: bool = False,
     options: dict[str, Any] | None = None,
+    known: Resolver | None = None,
 ) -> Positions:
     """Positions in a `.csv` with a header or a `.parquet`, at a local path or fsspec URL.
 
@@ -113,10 +146,11 @@ def read_positions(
 
     names: the images wanted, sorted. None takes all images of the table.
     height: use z or the altitude.
+    known: tells which images names of the table mean, of all images that there are.
 
     An image that has no row, or a row without finite numbers, becomes a failure `no_position`.
-    Raises `PairListError` where the file is missing, of another kind, without its columns, or holds
-    an image twice.
+    Raises `PairListError` where the file is missing, of another kind, without its columns, holds an
+    image twice, or a name that fits several images.
     """
     folder, file = Folder.of_file(url, options)
     kind = os.path.splitext(file)[1].lower()
@@ -134,22 +168,19 @@ def read_positions(
             for column, values in zip(table.column_names, table, strict=True)
         }
         kinds = DEGREES if DEGREES[0] in columns else METRES
-        listed = columns["image"].cast(pa.string()).to_pylist()
-        values = [columns[column].cast(pa.float64()).to_numpy() for column in kinds[:2]]
-        last = columns.get(kinds[2])
-        values.append(
-            last.cast(pa.float64()).to_numpy()
-            if height and last is not None
-            else np.zeros(len(listed))
-        )
+        images = columns["image"].cast(pa.string())
+        values = [_numbers(columns[column], column) for column in kinds[:2]]
+        last = columns.get(kinds[2]) if height else None
+        values.append(np.zeros(len(images)) if last is None else _numbers(last, kinds[2]))
     except (StorageError, OSError) as error:
         raise PairListError(
-            f"{folder.shown}/{file}: cannot be read ({error}); check the path."
+            f"{folder.shown}/{file}: cannot be read ({cause_of(error)}); check the path."
         ) from error
     # pyarrow raises these for columns of other types; KeyError is a missing column.
     except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         needs = "needs columns image, x, y (metres) or image, latitude, longitude, with numbers"
         raise PairListError(f"{file}: {needs} ({error}).") from error
+    listed = (images if known is None else named_images(images, known, file)).to_pylist()
     row = {image: number for number, image in enumerate(listed)}
     if len(row) != len(listed):
         twice = next(image for number, image in enumerate(listed) if row[image] != number)
@@ -159,8 +190,8 @@ def read_positions(
     good = np.isfinite(places).all(axis=1)
     if kinds is DEGREES:
         good &= (np.abs(places[:, 0]) <= 90) & (np.abs(places[:, 1]) <= 180)
-    known = [image for image in wanted if image in row and good[row[image]]]
-    chosen = places[[row[image] for image in known]].reshape(-1, 3)
+    placed = [image for image in wanted if image in row and good[row[image]]]
+    chosen = places[[row[image] for image in placed]].reshape(-1, 3)
     why = {
         image: f"its position in {file} is no place"
         if image in row
@@ -169,8 +200,26 @@ def read_positions(
         if image not in row or not good[row[image]]
     }
     return Positions(
-        known, on_earth(chosen, height) if kinds is DEGREES else chosen, _position_failures(why)
+        placed,
+        on_earth(chosen, height) if kinds is DEGREES else chosen,
+        _position_failures(why),
+        earth=kinds is DEGREES,
+        heights=last is not None,
     )
+
+
+def _numbers(values: pa.ChunkedArray, column: str) -> np.ndarray:
+    """A column as numbers, (n,). Raises ArrowInvalid that names the first row that holds none."""
+    try:
+        numbers: np.ndarray = values.cast(pa.float64()).to_numpy()
+        return numbers
+    except pa.ArrowInvalid as error:
+        for row, value in enumerate(values.to_pylist(), 1):
+            try:
+                float(value or 0)
+            except ValueError:
+                raise pa.ArrowInvalid(f"row {row} has {value!r} as {column}") from error
+        raise
 
 
 def neighbours(

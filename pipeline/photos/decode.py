@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from eloftr.errors import DecoderMissingError
+from eloftr.formats.deep import eight_bits, loaded
+from eloftr.formats.kinds import Kind, kind_of
+from eloftr.formats.opening import open_image
 from pipeline.errors import ImageError
-from pipeline.photos.exif import IMAGE_FORMATS, TRANSPOSE, read_exif
+from pipeline.photos.exif import TRANSPOSE, read_exif
 from pipeline.photos.limits import DEFAULT_LIMITS, ImageLimits
 from pipeline.photos.sizes import bucket
 from pipeline.vocabulary import Reason
@@ -42,28 +44,34 @@ class Photograph:
 
 
 def decode_image(
-    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, long_side: int | None = None
+    data: bytes,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    long_side: int | None = None,
+    name: str = "",
 ) -> Photograph:
     """The bytes of an image file as a photograph: upright grey pixels with their description.
 
     An animation or a file of several pages gives its first frame. Grey is ITU-R 601 luma.
     Transparent pixels are blended with mid-grey, because the colour below them is arbitrary. Images
-    of more than 8 bits are scaled linearly from the smallest even number of bits (8, 10, 12, …)
-    that holds their maximum, so that 12-bit photographs in 16-bit files are not black.
-    Floating-point images that do not exceed 1 are scaled from [0, 1].
+    of more than 8 bits are scaled linearly as `eight_bits` says, so that 12-bit photographs in
+    16-bit files are not black.
 
     long_side: the caller will resize the image to the shape `bucket(width, height, long_side)`. A
         JPEG may then be decoded at a half, a quarter or an eighth of its size, as long as both
         sides divide exactly and stay at least twice the wanted ones.
+    name: of the file; a camera's raw file is known by its ending.
 
-    Raises `ImageError`: empty, not_an_image, truncated, too_small, too_large, too_elongated.
+    HEIC and raw files are turned by their decoders. Their stored size is the upright one, and their
+    orientation 1.
+
+    Raises `ImageError`: empty, not_an_image, no_decoder, truncated, too_small, too_large,
+    too_elongated.
     """
     if not data:
         raise ImageError(Reason.EMPTY, "the file has no bytes")
     if len(data) > limits.max_bytes:
         raise ImageError(Reason.TOO_LARGE, f"the file has more than {limits.max_bytes} bytes")
-    image = _identify(data, limits)
-    limits.check(*image.size)
+    image = _identify(data, limits, name)
     limits.check_cost(image, data)
     try:
         orientation, focal, camera = read_exif(image)
@@ -73,8 +81,7 @@ def decode_image(
         if image.format in ("JPEG", "MPO"):
             scale = _reduction(width, height, long_side)
             image.draft("L", (image.width // scale, image.height // scale))
-        image.load()
-        gray = _gray(image)
+        gray = _gray(loaded(image, data))
         if orientation > 1 and image.format != "TIFF":
             gray = gray.transpose(TRANSPOSE[orientation])
         pixels = np.asarray(gray)
@@ -88,16 +95,30 @@ def decode_image(
     return Photograph(pixels, width, height, *stored, orientation, focal, camera)
 
 
-def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
-    """The header of an image, without its pixels."""
+def _identify(data: bytes, limits: ImageLimits, name: str) -> Image.Image:
+    """The header of an image, within the limits; of some formats, its pixels as well."""
+
+    def check(width: int, height: int) -> None:
+        limits.check(width, height)
+        limits.check_pixels(width * height, len(data))
+
     try:
-        return Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        return open_image(data, name, check)
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError(Reason.TOO_LARGE, "not enough memory for its pixels") from error
+    except DecoderMissingError as error:
+        raise ImageError(Reason.NO_DECODER, str(error)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         cure = "raise PIL.Image.MAX_IMAGE_PIXELS where the limits allow more"
         raise ImageError(
             Reason.TOO_LARGE, f"more pixels than Pillow opens ({error}); {cure}"
         ) from error
     except Exception as error:
+        if kind_of(data, name) is not Kind.PILLOW:
+            why = str(error).partition("\n")[0] or type(error).__name__
+            raise ImageError(Reason.TRUNCATED, f"it cannot be opened ({why[:200]})") from error
         if data.startswith(MAGIC):
             raise ImageError(
                 Reason.TRUNCATED, f"its header is damaged ({type(error).__name__})"
@@ -125,20 +146,10 @@ def _gray(image: Image.Image) -> Image.Image:
     if image.mode == "L" and "transparency" not in image.info:
         return image
     if image.mode[0] in "IF":
-        return Image.fromarray(_eight_bits(np.asarray(image)))
+        return Image.fromarray(eight_bits(np.asarray(image)))
     if image.has_transparency_data:
         ground = Image.new("RGBA", image.size, (128, 128, 128, 255))
         return Image.alpha_composite(ground, image.convert("RGBA")).convert("L")
     if image.mode == "LAB":
         return image.getchannel("L")
     return image.convert("L") if image.mode == "1" else image.convert("RGB").convert("L")
-
-
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """(H, W) integers or floats of any range as uint8, scaled linearly; see `decode_image`."""
-    fraction = values.dtype.kind == "f"
-    values = np.clip(np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0), 0, None)
-    top = values.max()
-    bits = max(8, math.ceil(math.log2(top + 1) / 2) * 2)
-    scale = 255 / (1 if fraction and top <= 1 else 2**bits - 1)
-    return (values * scale + 0.5).astype(np.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -11,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from eloftr.formats.opening import ORIENTATION, read_header
+
 HEADER_BYTES = 1 << 18  # so many first bytes hold the EXIF and XMP data of almost every file
 # A read of a header waits for storage most of the time.
 HEADER_THREADS = 16
-# Only these decoders see a file, whatever its name says: one of Pillow's others runs Ghostscript.
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -82,17 +81,18 @@ LATITUDE_REF, LATITUDE, LONGITUDE_REF, LONGITUDE, ALTITUDE_REF, ALTITUDE = range
 COURSE, DIRECTION = 15, 17  # GPSTrack and GPSImgDirection, degrees clockwise from north
 TAKEN, TAKEN_FRACTION = 0x9003, 0x9291
 MAKE, MODEL, SERIAL = 0x010F, 0x0110, 0xA431
-ORIENTATION = 0x0112
 
 
-def gps_position(data: bytes) -> tuple[float, float, float] | None:
+def gps_position(data: bytes, name: str = "") -> tuple[float, float, float] | None:
     """Latitude and longitude in degrees and altitude in metres, from the EXIF data of an image.
 
     North and east are positive. The altitude is 0 where it is not finite or absent. Returns None
-    where EXIF gives no valid position. Raises what Pillow raises for bytes that are no image.
+    where EXIF gives no valid position. Raises as `read_header`.
+
+    name: of the file; a camera's raw file is known by its ending.
     """
-    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-        return _position(image.getexif().get_ifd(GPS))
+    exif, _ = read_header(data, name)
+    return _position(exif.get_ifd(GPS))
 
 
 class Capture(NamedTuple):
@@ -116,15 +116,17 @@ class Capture(NamedTuple):
     focal: float = math.nan
 
 
-def capture(data: bytes) -> Capture:
+def capture(data: bytes, name: str = "") -> Capture:
     """How a photograph was taken, from the first bytes of its file.
 
-    Damaged EXIF data count as none.
+    name: of the file; a camera's raw file is known by its ending.
+
+    Damaged EXIF data count as none. Raises EOFError where they lie behind these bytes in a file
+    that says so, as HEIC does.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            exif, size = image.getexif(), image.size
-            tags, gps = exif.get_ifd(EXIF_TAGS), exif.get_ifd(GPS)
+        exif, size = read_header(data, name)
+        tags, gps = exif.get_ifd(EXIF_TAGS), exif.get_ifd(GPS)
         orientation = exif.get(ORIENTATION, 1)
         device = (
             str(found.get(key, "")).strip("\0 ")
@@ -141,6 +143,8 @@ def capture(data: bytes) -> Capture:
             orientation if orientation in TRANSPOSE else 1,
             (_focal({**exif, **tags}, *size) or math.nan) / max(size),
         )
+    except EOFError:
+        raise
     except Exception:  # Pillow raises arbitrary types for a damaged or cut header
         return Capture()
 

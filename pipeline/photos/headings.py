@@ -23,14 +23,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from eloftr.formats.opening import boxes_go_on, xmp_of
 from pipeline.errors import PairListError, StorageError
 from pipeline.events import Listener, Progress, counted, nobody
+from pipeline.names.resolve import AMBIGUOUS, PLAIN, NameRules, Resolver
 from pipeline.photos.direction import Attitude, attitude
 from pipeline.photos.exif import HEADER_BYTES, HEADER_THREADS, Capture, capture
+from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.source import Folders
 from pipeline.photos.track import follow
 from pipeline.store.folder import Folder
-from pipeline.store.retries import redacted
+from pipeline.store.retries import cause_of
 from pipeline.tables import HEADINGS
 from pipeline.vocabulary import HeadingSource
 
@@ -66,7 +69,7 @@ class Headings(NamedTuple):
 
 
 def headings(
-    source: Folder | Folders,
+    source: Folder | Folders | FaceFolder,
     names: Sequence[str],
     given: Mapping[str, float] | None = None,
     listen: Listener = nobody,
@@ -127,7 +130,7 @@ def _chosen(
 
 
 def _read(
-    source: Folder | Folders, names: Sequence[str], listen: Listener = nobody
+    source: Folder | Folders | FaceFolder, names: Sequence[str], listen: Listener = nobody
 ) -> tuple[list[Capture], list[Attitude]]:
     """What the EXIF data and the XMP data of every file say, in the order of the names."""
     told: list[tuple[Capture, Attitude]] = []
@@ -141,18 +144,21 @@ def _read(
     return [one for one, _ in told], [one for _, one in told]
 
 
-def _of_file(source: Folder | Folders, name: str) -> tuple[Capture, Attitude]:
+def _of_file(source: Folder | Folders | FaceFolder, name: str) -> tuple[Capture, Attitude]:
     try:
         data = source.read_bytes(name, limit=HEADER_BYTES)
-    except (StorageError, OSError):
+        if boxes_go_on(data):
+            data = source.read_bytes(name)
+        return capture(data, name), attitude(xmp_of(data))
+    except (StorageError, OSError, EOFError):
         return Capture(), Attitude()
-    return capture(data), attitude(data)
 
 
 def read_headings(
     table: str | os.PathLike[str] | pa.Table,
     names: Sequence[str],
     options: dict[str, Any] | None = None,
+    rules: NameRules = PLAIN,
 ) -> dict[str, float]:
     """Headings that a person gave: a `.csv` with a header or a `.parquet`, or its table.
 
@@ -160,19 +166,31 @@ def read_headings(
         (or heading), degrees clockwise from north; others are ignored.
     names: of all photographs.
     options: of the fsspec filesystem.
+    rules: how names of the table are understood that are none of `names`.
 
     Returns degrees in [0, 360) by name. Raises `PairListError` where the table is missing, of
-    another kind or without its columns, and where it names unknown photographs, holds a value that
-    is not finite, or different values for one photograph.
+    another kind, without its columns or without rows, and where it names unknown photographs, holds
+    a value that is not finite, or different values for one photograph.
     """
-    shown, rows = _rows(table, options)
-    known, found = set(names), dict[str, float]()
+    shown, lines = _rows(table, options)
+    rows = [*lines]
+    known, found = Resolver(names, rules), dict[str, float]()
+    exact = set(names)
+    listed = [
+        name if name is not None and name in exact else (name or "").strip() for _, name, _ in rows
+    ]
+    meant = known.indices(pa.array(listed, pa.string()))
     unknown: list[str] = []
-    for place, name, value in rows:
-        image = name if name in known else (name or "").strip()
-        if image not in known:
-            unknown.append(f"{place}: {image or 'no name'}")
+    for (place, _, value), told, number in zip(rows, listed, meant, strict=True):
+        if number == AMBIGUOUS:
+            choices = " or ".join(known.choices(told)[:2])
+            raise PairListError(f"{shown}, {place}: {told} may be {choices}; give the whole name.")
+        if number < 0:
+            near = known.nearest(told) if told and not unknown else None
+            hint = f"; the nearest name is {near}" if near else ""
+            unknown.append(f"{place}: {told or 'no name'}{hint}")
             continue
+        image = names[number]
         yaw = _finite(value) % 360 % 360  # −1e-20 % 360 is 360
         if math.isnan(yaw):
             cure = "give degrees clockwise from north, or leave the photograph out"
@@ -186,6 +204,10 @@ def read_headings(
         cure = "give names relative to the folder of images, or leave them out"
         raise PairListError(
             f"{shown}: {counted(len(unknown), 'name')} of no photograph ({unknown[0]}); {cure}."
+        )
+    if not found:
+        raise PairListError(
+            f"{shown}: names no photograph; give rows of image and yaw, or leave the table out."
         )
     return found
 
@@ -214,7 +236,7 @@ def _rows(
         return file, _of_text(folder.read_bytes(file).decode("utf-8-sig", errors="replace"), file)
     except (StorageError, OSError) as error:
         raise PairListError(
-            f"{folder.shown}/{file}: cannot be read ({redacted(error)}); check the path."
+            f"{folder.shown}/{file}: cannot be read ({cause_of(error)}); check the path."
         ) from error
 
 

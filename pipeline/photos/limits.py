@@ -93,15 +93,17 @@ class ImageLimits:
             raise ImageError(
                 Reason.TOO_LARGE, f"tiles of {pixels} pixels: more than {self.max_pixels}"
             )
-        if pixels > HARMLESS_PIXELS and pixels > self.max_pixels_per_byte * len(data):
-            most = f"{self.max_pixels_per_byte:g} a byte"
-            raise ImageError(
-                Reason.TOO_LARGE, f"{pixels} pixels in {len(data)} bytes: more than {most}"
-            )
+        self.check_pixels(pixels, len(data))
         if image.format in ("JPEG", "MPO") and (scans := _scans(data)) > self.max_scans:
             raise ImageError(
                 Reason.TOO_LARGE, f"a JPEG of {scans} scans: more than {self.max_scans}"
             )
+
+    def check_pixels(self, pixels: int, size: int) -> None:
+        """Raise `ImageError` where a file of so many bytes has too many pixels."""
+        if pixels > HARMLESS_PIXELS and pixels > self.max_pixels_per_byte * size:
+            most = f"{self.max_pixels_per_byte:g} a byte"
+            raise ImageError(Reason.TOO_LARGE, f"{pixels} pixels in {size} bytes: more than {most}")
 
 
 DEFAULT_LIMITS = ImageLimits()

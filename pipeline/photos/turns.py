@@ -83,6 +83,15 @@ def unturned(keypoints: np.ndarray, turn: int, shape: tuple[int, ...]) -> np.nda
     return points
 
 
+def onto_canvas(keypoints: np.ndarray, turn: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Invert `unturned`: points (M, 2) in pixels of `shape` → the same points on the canvas."""
+    there, here = (
+        (np.array(size[::-1]) - 1) / 2 for size in (canvas(shape, turn), np.array(shape))
+    )
+    points: np.ndarray = (keypoints - here) @ _rotation(turn).T + there
+    return points
+
+
 def _rotation(turn: int) -> np.ndarray:
     """(2, 2): where offsets (x right, y down) go when a picture turns clockwise."""
     angle = math.radians(turn)

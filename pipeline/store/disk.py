@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import uuid
 from contextlib import suppress
+from pathlib import Path, PurePath
 
 import pyarrow as pa
+
+from pipeline.errors import StorageError
+from pipeline.store.retries import redacted
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
@@ -38,10 +43,12 @@ def walk(top: str, root: str, recursive: bool, follow_links: bool) -> list[str]:
     return found
 
 
-def replace(path: str, data: bytes | pa.Buffer, exclusive: bool = False) -> None:
+def replace(
+    path: str, data: bytes | pa.Buffer, exclusive: bool = False, lasting: bool = True
+) -> None:
     """Write a file whole: readers see the old file or the new one, never a part.
 
-    exclusive: raise FileExistsError where the file exists already.
+    exclusive: raise FileExistsError where the file exists already. lasting: wait for the disk.
     """
     folder, base = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
@@ -50,7 +57,8 @@ def replace(path: str, data: bytes | pa.Buffer, exclusive: bool = False) -> None
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())  # without it, a power cut could leave an empty file
+            if lasting:
+                os.fsync(file.fileno())  # without it, a power cut could leave an empty file
         if exclusive:
             os.link(temporary, path)
             os.remove(temporary)
@@ -75,3 +83,30 @@ def sweep(top: str) -> int:
         with suppress(FileNotFoundError):  # the lock's renewer may have renamed its file meanwhile
             os.remove(path)
     return len(stale)
+
+
+def writable_folder(given: Path | str) -> Path:
+    """A local folder, made where it is missing.
+
+    Raises StorageError for an address with a protocol, and where nothing can be written.
+    """
+    if "://" in str(given):
+        raise StorageError(
+            f"{redacted(given)}: is no folder of this machine; give one without a protocol."
+        )
+    folder = Path(given)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be written to ({error.strerror}); check folder and rights."
+        ) from error
+    return folder
+
+
+def file_in(path: str) -> str:
+    """The part of a local path that is a file, where a folder was wanted."""
+    above = [str(one) for one in PurePath(path).parents]
+    return next((one for one in above if os.path.isfile(one)), path)

@@ -11,9 +11,9 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -24,12 +24,13 @@ from pipeline.errors import ArgumentError, FolderAbsentError, StorageError
 from pipeline.store import disk
 from pipeline.store.opening import ATOMIC_PUT, open_filesystem, protocol_of
 from pipeline.store.parquet import parquet_bytes, read_parquet
-from pipeline.store.retries import REFUSALS, redacted, retried
+from pipeline.store.retries import REFUSALS, cause_of, redacted, retried
 
 T = TypeVar("T")
 Names = list[str]
 
 DONE = "done"
+PART = 100_000_000  # bytes of a large file that a try may take `patience` for
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Folder:
                 f"{shown}: no such folder, or nothing in it; check the spelling."
             ) from error
         except NotADirectoryError as error:
-            raise StorageError(f"{_file_in(shown)}: is a file; give a folder.") from error
+            raise StorageError(f"{disk.file_in(shown)}: is a file; give a folder.") from error
         except PermissionError as error:
             raise StorageError(
                 f"{shown}: may not be read; check rights and credentials."
@@ -212,6 +213,14 @@ class Folder:
             raise StorageError(f"{name}: is not a regular file; remove it from {self.shown}.")
         with open(path, "rb") as file:
             return file.read(-1 if limit is None else limit + 1)
+
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        """The bytes of a file from `begin` to `end`, which is above `begin`."""
+        if not self.local:
+            return bytes(self._ask("cat_file", self._key(name), start=begin, end=end))
+        with open(self.path(name), "rb") as file:
+            file.seek(begin)
+            return file.read(end - begin)
 
     def _read_remote(self, key: str, limit: int | None) -> bytes:
         try:
@@ -252,15 +261,16 @@ class Folder:
                 f"{self.shown}/{name}: is not whole Parquet; remove it and run again."
             ) from error
 
-    def publish(self, name: str, data: bytes | pa.Buffer) -> None:
+    def publish(self, name: str, data: bytes | pa.Buffer, lasting: bool = True) -> None:
         """Write a file whole: readers see the old file or the new one, never a part.
 
+        lasting: whether the file is to outlive a power cut.
         Folders are made as needed. Raises `StorageError` where the file cannot be written (disk
         full, no permission, a store that is read-only).
         """
         try:
             if self.local:
-                disk.replace(self.path(name), data)
+                disk.replace(self.path(name), data, lasting=lasting)
             elif self._protocol not in ATOMIC_PUT:
                 raise StorageError(
                     f"{self.shown}: cannot be written to; "
@@ -271,11 +281,28 @@ class Folder:
         except OSError as error:
             raise self._unwritable(name, error) from error
 
-    def _unwritable(self, name: str, error: OSError) -> StorageError:
-        cause = error.strerror or redacted(error)
-        return StorageError(
-            f"{self.shown}/{name}: cannot be written: {cause}; free space or check rights."
-        )
+    def publish_file(self, name: str, source: Path) -> None:
+        """Publish a local file into a folder at a URL, a part in memory. Raises as `publish`."""
+        try:
+            self._patient(source.stat().st_size)._ask("put_file", str(source), self._key(name))
+        except OSError as error:
+            raise self._unwritable(name, error) from error
+
+    def copy_file(self, name: str, target: Path) -> None:
+        """Copy a file of a folder at a URL to a local path, where it appears when it is whole."""
+        key, part = self._key(name), target.with_name(f".{target.name}.part")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._patient(self._ask("size", key))._ask("get_file", key, str(part))
+        part.replace(target)
+
+    def _patient(self, size: int) -> Folder:
+        """The same with `patience` for every PART of so many bytes."""
+        return replace(self, patience=self.patience * (1 + size // PART))
+
+    def _unwritable(self, name: str, error: OSError, done: str = "written") -> StorageError:
+        no_place = isinstance(error, FileNotFoundError | NotADirectoryError)
+        cure = "give another folder" if no_place else "free space or check rights"
+        return StorageError(f"{self.shown}/{name}: cannot be {done}: {cause_of(error)}; {cure}.")
 
     def create(self, name: str, data: bytes) -> bool:
         """Publish a file that does not exist yet, and say whether it was written.
@@ -314,7 +341,7 @@ class Folder:
         self.publish(name, parquet_bytes(table))
 
     def remove(self, name: str) -> None:
-        """Remove a file; nothing happens where there is none."""
+        """Remove a file; nothing happens where there is none. Raises StorageError as `publish`."""
         try:
             if self.local:
                 os.remove(self.path(name))
@@ -322,6 +349,8 @@ class Folder:
                 self._ask("rm_file", self._key(name))
         except FileNotFoundError:
             pass
+        except OSError as error:
+            raise self._unwritable(name, error, "removed") from error
 
     def sweep(self) -> int:
         """Remove the temporary files of killed writers and count them.
@@ -364,12 +393,6 @@ def _checked(name: str) -> str:
             f"{name!r}: is not a plain relative path; rename the file or correct the list."
         )
     return name
-
-
-def _file_in(path: str) -> str:
-    """The part of a local path that is a file, where a folder was wanted."""
-    above = [str(one) for one in PurePath(path).parents]
-    return next((one for one in above if os.path.isfile(one)), path)
 
 
 def place(folder: Folder) -> str:

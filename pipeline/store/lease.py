@@ -13,6 +13,7 @@ drivers write the same.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -25,15 +26,18 @@ from typing import Any
 
 from pipeline.errors import LeaseError, StorageError
 from pipeline.store.folder import Folder
+from pipeline.store.retries import cause_of
 
 LOCK = "run.lock"
 BEAT, EXPIRY, SETTLE = 20.0, 120.0, 2.0  # seconds
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # of a folder that may not be written to
 
 
 class Lease:
     """Hold a run folder: `with Lease(folder) as lease`.
 
-    Raises LeaseError where another driver holds the folder.
+    Raises LeaseError where another driver holds the folder, and StorageError where the folder may
+    only be read.
 
     beat: seconds between renewals.
     expiry: seconds without a renewal until the lock counts as left.
@@ -51,7 +55,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         holder = self._holder()
-        if holder is None and self.folder.create(LOCK, json.dumps(self._content()).encode()):
+        if holder is None and self._created():
             self.renewer.start()
             return self
         holder = holder or self._holder()  # another driver created the lock, and may have left
@@ -80,6 +84,18 @@ class Lease:
                 self.folder.remove(LOCK)
         except (StorageError, OSError):  # the lock expires, and an earlier error matters more
             pass
+
+    def _created(self) -> bool:
+        try:
+            return self.folder.create(LOCK, json.dumps(self._content()).encode())
+        except StorageError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in READ_ONLY:
+                raise StorageError(
+                    f"{self.folder.shown}: may only be read ({cause_of(cause)}), and a command "
+                    "locks its run folder; check rights, or see what it holds by eloftr info."
+                ) from cause
+            raise
 
     def check(self) -> None:
         """Raise LeaseError where another driver has taken the folder over."""

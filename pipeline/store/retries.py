@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable
@@ -77,6 +78,12 @@ def redacted(text: object) -> str:
     line = " ".join(str(text).splitlines())
     line = re.sub(r"(://)(?:[^/@\s]*@)?([^\s?'\")]*)(?:\?[^\s'\")]*)?", r"\1\2", line)
     return re.sub(r"[^\s/@'\"(]+:[^\s/@'\"]+@", "", line)
+
+
+def cause_of(error: Exception) -> str:
+    """Why a file cannot be read or written, without its path, which the message names already."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else redacted(error)
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from eloftr.config import NetworkConfig
 from pipeline.errors import RunError
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
@@ -52,7 +53,8 @@ def weights_digest(model: EfficientLoFTRForKeypointMatching) -> str:
     The digest is the same for every file format. CHOSEN are left out, because they are options of
     the run and stand in its own description.
     """
-    config = {k: v for k, v in model.config.to_dict().items() if k not in CHOSEN}
+    parameters = NetworkConfig.to_dict(model.config)  # without what else a file may hold
+    config = {k: v for k, v in parameters.items() if k not in CHOSEN}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -213,6 +213,14 @@ def test_a_list_on_another_storage_is_read(tmp_path: Path) -> None:
     assert pairs_of(read_pairs("memory://lists/pairs.txt", NAMES)) == [(A, B)]
 
 
+@pytest.mark.parametrize("name", ["nowhere.txt", "nowhere.parquet"])
+def test_a_missing_list_is_told_with_its_path_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PairListError) as told:
+        read_pairs(tmp_path / name, NAMES)
+    cause = "cannot be read (No such file or directory); check the path."
+    assert str(told.value) == f"{tmp_path / name}: {cause}"
+
+
 def test_a_list_that_cannot_be_used_is_refused_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(PairListError, match=r"nowhere\.txt: cannot be read .*check the path"):
         read_pairs(tmp_path / "nowhere.txt", NAMES)

@@ -130,6 +130,7 @@ def test_images_that_a_table_does_not_place_become_failures(tmp_path: Path) -> N
         ("p.csv", "", "needs columns"),
         ("p.csv", "image,x\na,1\n", "needs columns"),
         ("p.csv", "image,x,y\na,one,two\n", "needs columns"),
+        ("p.csv", "image,x,y\na,1,2\nb,3,n/a?\n", r"row 2 has 'n/a\?' as y"),
         ("p.csv", "image,x,y\na,1,1\na,2,2\n", "has a twice"),
         ("p.parquet", "PAR1", "not whole Parquet"),
         ("nowhere/p.csv", None, "cannot be read"),

@@ -31,7 +31,11 @@ def written(rows: list[tuple[str, str]], header: tuple[str, ...] = ("image", "ya
     return sink.getvalue().encode()
 
 
-@given(st.dictionaries(NAMES, YAWS, max_size=6), st.booleans(), st.randoms(use_true_random=False))
+@given(
+    st.dictionaries(NAMES, YAWS, min_size=1, max_size=6),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
 @example({" a.jpg": 1.0, "a.jpg": 2.0}, False, None)
 @example({"a.jpg": -1e-20}, False, None)
 def test_a_table_that_was_written_is_read_back(
@@ -87,6 +91,7 @@ def test_columns_stand_in_any_order(tmp_path: Path, text: str) -> None:
         ("t.txt", "", "t.txt: is no table of headings by its ending; give a .csv or .parquet"),
         ("t.csv", "", r"needs the columns image and yaw \(or name and heading\), and has none"),
         ("t.csv", "image,roll\n", "and has image, roll"),
+        ("t.csv", "image,yaw\n", "t.csv: names no photograph; give rows of image and yaw"),
         ("t.csv", "image,yaw\na.jpg,north\n", "t.csv, line 2: the yaw of a.jpg is 'north'; give"),
         ("t.csv", "image,yaw\na.jpg,\n", "line 2: the yaw of a.jpg is ''"),
         ("t.csv", "image,yaw\n\na.jpg,nan\n", "line 3: the yaw of a.jpg is 'nan'"),
@@ -119,6 +124,12 @@ def test_columns_of_other_types_are_refused() -> None:
         read_headings(pa.table({"image": ["a.jpg"], "yaw": ["east"]}), ["a.jpg"])
     with pytest.raises(PairListError, match=r"row 0: the yaw of a\.jpg is None"):
         read_headings(pa.table({"image": ["a.jpg"], "yaw": pa.nulls(1, pa.float32())}), ["a.jpg"])
+
+
+def test_a_table_without_rows_is_refused() -> None:
+    empty = pa.table({"image": pa.nulls(0, pa.string()), "yaw": pa.nulls(0, pa.float64())})
+    with pytest.raises(PairListError, match="yaw: names no photograph; give rows"):
+        read_headings(empty, ["a.jpg"])
 
 
 def test_a_table_may_be_in_an_object_store(s3: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import LeaseError
+from pipeline.errors import LeaseError, StorageError
 from pipeline.store.folder import Folder
 from pipeline.store.lease import LOCK, Lease, _process
 
@@ -47,6 +47,12 @@ def test_a_folder_is_held_by_one_and_free_afterwards(folder: Folder) -> None:
                 Lease(folder).__enter__()
             lease.check()
         assert not folder.exists(LOCK)
+
+
+def test_a_folder_that_may_only_be_read_is_told_as_such() -> None:
+    sentence = r"^/sys: may only be read \([^)]+\), and .* rights, or see .* by eloftr info\.$"
+    with pytest.raises(StorageError, match=sentence):
+        Lease(Folder("/sys")).__enter__()
 
 
 def test_of_many_at_once_one_gets_the_folder(folder: Folder) -> None:

@@ -59,6 +59,7 @@ def test_published_files_are_listed_and_read_back(folder: Folder) -> None:
     assert folder.read_bytes("empty.jpg", limit=10) == b""
     assert folder.read_bytes("b.JPG", limit=10) == b"two"
     assert folder.read_bytes("b.JPG", limit=1) == b"tw"
+    assert folder.read_range("b.JPG", 1, 3) == b"wo"
     assert folder.exists("b.JPG")
     folder.remove("b.JPG")
     folder.remove("b.JPG")
@@ -370,6 +371,13 @@ def test_killed_writers_leave_nothing_that_is_read(tmp_path: Path) -> None:
     (tmp_path / f".big.bin.{'0' * 32}.tmp").write_bytes(b"part")
     assert folder.sweep() >= 1
     assert os.listdir(tmp_path) == ["big.bin"]
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere/run", "/dev/null/run"])
+def test_where_no_folder_can_be_made_another_is_asked_for(place: str) -> None:
+    for write in (Folder(place).publish, Folder(place).create):
+        with pytest.raises(StorageError, match=r"cannot be written: No.* directory; give another"):
+            write("a.bin", b"")
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Masks: which pixels of a photograph are left out of the work."""

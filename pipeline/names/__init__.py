@@ -1,0 +1,1 @@
+"""Names in lists: which photograph a name means that another program wrote."""
