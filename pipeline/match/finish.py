@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import TypedDict
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from pipeline.match.options import VerificationOptions
 from pipeline.match.read import TRIES
 from pipeline.match.turns.between import scale_between, turn_between
 from pipeline.match.verify import VerifyShard
+from pipeline.photos.cameras.intrinsics import Intrinsics
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, TURNS, unragged
 from pipeline.vocabulary import PAIR_MEANINGS, VERIFIED, Reason, StageName, Status
@@ -50,13 +52,18 @@ class FinishShard:
     """Verify a matched shard and write its tables, each of them whole, and last its done marker.
 
     CPU only. known: verified pairs tell the views of the shard, and so what to expect of a pair.
+    intrinsics: cameras that are known.
     """
 
     def __init__(
-        self, folder: Folder, verification: VerificationOptions, known: bool = False
+        self,
+        folder: Folder,
+        verification: VerificationOptions,
+        known: bool = False,
+        intrinsics: Sequence[Intrinsics] = (),
     ) -> None:
         self.folder = folder
-        self.verify = VerifyShard(verification)
+        self.verify = VerifyShard(verification, intrinsics)
         self.known = known
 
     def __call__(self, shard: MatchedShard, attempt: int = 1) -> Marker:

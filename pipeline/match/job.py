@@ -6,7 +6,8 @@ plan → pending shards ──► read ──► match ──► finish ──�
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +15,28 @@ import numpy as np
 
 from pipeline.events import Event, Listener, Progress, counted, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
+from pipeline.match.detail.cost import finer_event, finer_line
+from pipeline.match.detail.match import make_tile_matcher, make_tile_reader
+from pipeline.match.detail.plan import DetailPlan
+from pipeline.match.detail.shards import TiledShard, tiled_shards
 from pipeline.match.finish import FinishShard, Marker
 from pipeline.match.match import MatchShard, make_matcher
 from pipeline.match.options import RunOptions
-from pipeline.match.plan import PlanCounts, cost_line, plan_line
+from pipeline.match.plan import PlanCounts, cost_line, plan_line, plan_notes
 from pipeline.match.read import make_reader
 from pipeline.match.run import Run, RunSummary
 from pipeline.match.shards import PlannedShard, planned_shards
 from pipeline.match.turns.probe import PROBE_LONG_SIDE, WriteProbe, make_probe
 from pipeline.match.turns.rounds import later_line
 from pipeline.match.turns.search import ViewSearch
+from pipeline.photos.panoramas.source import panoramas_line
 from pipeline.store.lease import Lease
 from pipeline.vocabulary import Device, Status
 
 if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
 
+AnyShards = Sequence[PlannedShard | TiledShard]
 LENIENT = 0.5  # times the lowest score of a match, in later rounds
 
 
@@ -48,6 +55,12 @@ def plan_run(
     counts = run.counts()
     actors.resolved(capacity, max(1, counts["shards"]))  # raises before anything is written
     listen(Event("plan", plan_line(counts), {**counts}))
+    if not run.resumed:
+        for text, fields in plan_notes(run.plan, run.source, run.masks):
+            listen(Event("note", text, fields))
+    if run.plan.faces:
+        found = run.plan.faces.counts()
+        listen(Event("panoramas", panoramas_line(found), found))
     return run
 
 
@@ -66,6 +79,8 @@ def estimate_run(
     if options.turns or options.scales:
         survey = bool(np.isfinite(run.headings()).any())
         listen(Event("later", later_line(counts["pairs"], survey)))
+    if options.detail:
+        listen(Event("finer", *finer_line(run)))
     return counts
 
 
@@ -98,6 +113,10 @@ def match_photographs(
                 text = f"round {number}: {counted(pairs, 'pair')} again, in other views"
                 listen(Event("turns", text, {"round": number, "pairs": pairs}))
                 work.carry_out(shards, again=True, known=known)
+        for number, plan, again in DetailPlan(run, work.device).rounds():
+            if plan.num_rows:
+                listen(finer_event(number, plan))
+            work.carry_out(tiled_shards(run.pending(plan)), again=again, finer=number)
         seconds = time.monotonic() - started
         return run.finish(
             {
@@ -127,15 +146,13 @@ class _Work:
         self.pairs, self.start_seconds = 0, 0.0
         self.device = device_of(executor, actors)
 
-    def carry_out(
-        self, shards: list[PlannedShard], again: bool = False, known: bool = False
-    ) -> None:
-        """Match shards and write them; counts their pairs. again, known: see `stages_of`."""
+    def carry_out(self, shards: AnyShards, **how: Any) -> None:
+        """Match shards and write them; counts their pairs. how: see `stages_of`."""
         if not shards:
             return
         pairs = sum(len(shard.pairs) for shard in shards)
         progress = Progress(pairs, listen=self.listen)
-        stages = stages_of(self.run, self.stage, self._threads(shards), again, known)
+        stages = stages_of(self.run, self.stage, self._threads(shards), **how)
         for marker in self._results(stages, shards):
             _count(self.executor, marker)
             progress.advance(marker["counts"]["pairs"], sum(marker["failed"].values()))
@@ -144,7 +161,8 @@ class _Work:
     def probe(self, shards: list[PlannedShard]) -> None:
         """Probe pairs and write what was found."""
         options = self.run.options
-        reader = partial(make_reader, self.run.source, options.limits, PROBE_LONG_SIDE, True)
+        how = options.limits, PROBE_LONG_SIDE, True, self.run.masks
+        reader = partial(make_reader, self.run.source, *how)
         stages = [
             Stage("read", reader),
             Stage(
@@ -158,10 +176,10 @@ class _Work:
         for _ in self._results(stages, shards):
             progress.advance(1)
 
-    def _threads(self, shards: list[PlannedShard]) -> int:
+    def _threads(self, shards: AnyShards) -> int:
         return self.executor.threads(self.actors, len(shards))
 
-    def _results(self, stages: list[Stage], shards: list[PlannedShard]) -> Iterator[Any]:
+    def _results(self, stages: list[Stage], shards: AnyShards) -> Iterator[Any]:
         starting = time.monotonic()
         self.executor.start()
         self.start_seconds += time.monotonic() - starting
@@ -186,24 +204,30 @@ def stages_of(
     threads: int = 1,
     again: bool = False,
     known: bool = False,
+    finer: int = 0,
 ) -> list[Stage]:
     """The stages of a run: read, match and finish.
 
     threads: of every process that matches. again: the pairs were tried before. The network then
     sees equalised grey levels, and fainter matches count. known: verified pairs tell the views of
-    these pairs, so fewer inliers are enough where they agree.
+    these pairs, so fewer inliers are enough where they agree. finer: the number of the finer pass
+    whose shards these are, and whose pixels distances are then in; 0 for other rounds.
     """
-    options = run.options
+    options, verification = run.options, run.options.verification
+    reader = make_tile_reader if finer else make_reader
+    matcher = make_tile_matcher if finer else make_matcher
+    verification = replace(verification, long_side=verification.long_side * 2**finer)
     model = _lenient(run.model) if again else run.model
-    how = options.limits, options.matching.long_side, again
+    how = options.limits, options.matching.long_side, again, run.masks
+    finish = run.folder, verification, known, options.intrinsics
     return [
-        Stage("read", partial(make_reader, run.source, *how)),
+        Stage("read", partial(reader, run.source, *how)),
         Stage(
             "match",
-            partial(make_matcher, stage, model, options.matching, threads),
+            partial(matcher, stage, model, options.matching, threads),
             holds_model=True,
         ),
-        Stage("finish", partial(FinishShard, run.folder, options.verification, known)),
+        Stage("finish", partial(FinishShard, *finish)),
     ]
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from eloftr.matching.resizing import to_original
+from pipeline.masks.mask import Mask
 from pipeline.match.options import TORCH_THREADS, MatchingOptions
 from pipeline.match.read import TRIES, DecodedShard
 from pipeline.photos.turns import View, unturned, views_between
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from eloftr.model import ImageFeatures
 
 Shape = tuple[int, int]
+# Of an image the view, its shape before it was turned, the row of IMAGES, and the mask if any.
+Placed = tuple[View, Shape, dict[str, Any], Mask | None]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 SMALLER = 8  # every attempt begins with so many times fewer pairs at once
@@ -140,7 +143,7 @@ class MatchShard:
         )
         return MatchedShard(
             shard.shard,
-            _distinct(shard.images),
+            distinct_images(shard.images),
             matches_table(names, reason, found),
             failures,
             encodes,
@@ -159,13 +162,14 @@ class MatchShard:
         features = self._encode(shard.pixels)
         encoded = time.monotonic()
 
-        def placed(k: int) -> tuple[View, Shape, dict[str, Any]]:
-            return shard.views[shard.read[k]], shard.shapes[k], rows[k]
+        def placed(k: int) -> Placed:
+            mask = shard.masks.get(shard.read[k])
+            return shard.views[shard.read[k]], shard.shapes[k], rows[k], mask and mask.mask
 
         def of_batch(members: list[int]) -> dict[int, Matches]:
             sides = [[row_of[view] for view in side] for side in shard.pairs[members].T]
             joined = (ImageFeatures.cat([features[k] for k in side]) for side in sides)
-            results = self.matcher.match_features(*joined)
+            results = self.matcher.match_features(*joined, kept=shard.kept(sides))
             return {
                 pair: _in_original(matches, [placed(k0), placed(k1)])
                 for pair, k0, k1, matches in zip(members, *sides, results, strict=True)
@@ -257,7 +261,7 @@ def limit_threads() -> None:
         torch.set_num_threads(TORCH_THREADS)
 
 
-def _distinct(images: pa.Table) -> pa.Table:
+def distinct_images(images: pa.Table) -> pa.Table:
     """IMAGES with one row an image, however many views of it there are."""
     _, first = np.unique(images["image"].to_numpy(zero_copy_only=False), return_index=True)
     return images if len(first) == len(images) else images.take(pa.array(np.sort(first)))
@@ -277,25 +281,32 @@ def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _in_original(matches: Matches, views: list[tuple[View, Shape, dict[str, Any]]]) -> Matches:
+def _in_original(matches: Matches, views: list[Placed]) -> Matches:
     """Matches in pixels of the network → in pixels of the original images.
 
-    views: of both images the view, its shape before it was turned, and the row of IMAGES. Matches
-    beyond the edge of a turned image are left out.
+    Matches beyond the edge of a turned image, and those that begin or end in a masked place, are
+    left out.
     """
     sides = (matches.keypoints0, matches.keypoints1)
     inside = np.ones(len(matches), bool)
     found = []
-    for keypoints, (view, shape, row) in zip(sides, views, strict=True):
+    for keypoints, (view, shape, row, mask) in zip(sides, views, strict=True):
         points = unturned(keypoints, view.turn, shape)
         if view.turn % 90:
             inside &= ((points >= -0.5) & (points <= np.array(shape[::-1]) - 0.5)).all(axis=1)
         found.append(to_original(points, shape, (row["height"], row["width"])))
+        if mask is not None:
+            inside &= mask.keeps(found[-1])
+    return some_matches(replace(matches, keypoints0=found[0], keypoints1=found[1]), inside)
+
+
+def some_matches(matches: Matches, kept: np.ndarray) -> Matches:
+    """The matches that are kept, (M,) bool."""
     return replace(
         matches,
-        keypoints0=found[0][inside],
-        keypoints1=found[1][inside],
-        scores=matches.scores[inside],
+        keypoints0=matches.keypoints0[kept],
+        keypoints1=matches.keypoints1[kept],
+        scores=matches.scores[kept],
     )
 
 

@@ -10,8 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ArgumentError
+from pipeline.photos.cameras.intrinsics import Intrinsics
 from pipeline.photos.limits import ImageLimits
-from pipeline.vocabulary import DEFAULT_LONG_SIDE, DEFAULT_VARIANT, DEFAULT_WEIGHTS, GeometryModel
+from pipeline.vocabulary import (
+    DEFAULT_LONG_SIDE,
+    DEFAULT_VARIANT,
+    DEFAULT_WEIGHTS,
+    GeometryModel,
+    PanoramaMode,
+)
 
 # Threads of torch in a process without a GPU. Two threads take twice the CPU time for the same
 # pairs, so every CPU gets a process instead.
@@ -21,6 +28,8 @@ DEFAULT_TURNS = 8  # evenly spread, at which pairs are probed
 LADDER = (2.0, 1 / 2, 3.0, 1 / 3, 4.0, 1 / 4)
 DEFAULT_SCALES = 4  # steps of the ladder, at which pairs are probed
 LEAST_LONG_SIDE, MOST_LONG_SIDE = 32, 8192  # pixels
+MOST_DETAIL = 2  # finer passes; the last one has 4 times the resolution of the first
+LEAST_MIN_INLIERS = 8  # a fundamental matrix fits any 7 matches
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -84,10 +93,14 @@ class VerificationOptions:
             raise ArgumentError(
                 "VerificationOptions: max_error and long_side must be above 0 pixels."
             )
-        if self.min_num_inliers < 8 or self.max_num_trials < 1 or self.random_seed < 0:
+        if (
+            self.min_num_inliers < LEAST_MIN_INLIERS
+            or self.max_num_trials < 1
+            or self.random_seed < 0
+        ):
             raise ArgumentError(
-                "VerificationOptions: give min_num_inliers ≥ 8, max_num_trials ≥ 1 "
-                "and random_seed ≥ 0."
+                f"VerificationOptions: give min_num_inliers ≥ {LEAST_MIN_INLIERS}, "
+                "max_num_trials ≥ 1 and random_seed ≥ 0."
             )
         if not (0 <= self.min_inlier_ratio <= 1 and 0 < self.confidence < 1):
             raise ArgumentError(
@@ -149,6 +162,9 @@ class RunOptions:
     turns: probed for pairs of photographs that are turned against each other, 0 for none.
     scales: steps of LADDER, probed for pairs that show the scene at other sizes, 0 for none.
     yaw: headings of photographs, a table or its file, see `read_headings`. None: their files' own.
+    masks: folder of masks, see `pipeline.masks`; several by the labels of `images`, of which some
+        may be left out. None: every pixel counts.
+    detail: finer passes over what verified pairs share, each at twice the resolution of the last.
     """
 
     images: str | dict[str, str]
@@ -167,10 +183,22 @@ class RunOptions:
     turns: int = DEFAULT_TURNS
     scales: int = DEFAULT_SCALES
     yaw: str | pa.Table | None = None
+    masks: str | dict[str, str] | None = None
+    intrinsics: tuple[Intrinsics, ...] = ()  # cameras that are known
+    panoramas: str = PanoramaMode.AUTO.value  # of PanoramaMode: which photographs are panoramas
     follow_links: bool = False  # symbolic links may lead out of the folder of images
+    detail: int = 0
+    # How names of lists are understood. They change no result but which photographs are meant,
+    # which the digest of the plan tells.
+    ignore_case: bool = False
+    strip_prefix: str | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ArgumentError(f"threshold must be a number, not {self.threshold}.")
         if self.yaw is not None and not self.turns:
             raise ArgumentError("yaw needs turns, which are off; leave one of the two out.")
+        if self.detail not in range(MOST_DETAIL + 1):
+            raise ArgumentError(f"detail {self.detail!r}: give 0, 1 or 2.")
+        if self.panoramas not in tuple(PanoramaMode):
+            raise ArgumentError(f"panoramas {self.panoramas!r}: give {', '.join(PanoramaMode)}.")

@@ -16,15 +16,21 @@ from pipeline import tables
 from pipeline.errors import RunError
 from pipeline.events import counted, duration
 from pipeline.execute.worker import call
-from pipeline.match.options import TORCH_THREADS, RunOptions
+from pipeline.masks.folder import MaskCounts, Masks, masks_line
+from pipeline.match.match import limit_threads
+from pipeline.match.options import RunOptions
 from pipeline.match.shards import encodes, plan_shards, plan_views, shard_name, shards_table
 from pipeline.match.turns.rounds import first_views
+from pipeline.names.resolve import NameRules, roots_of
 from pipeline.pairs.pair_list import PairList, check_pairs, exhaustive, read_pairs
+from pipeline.photos.panoramas.faces import split_images
+from pipeline.photos.panoramas.marks import find_panoramas
+from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.sizes import bucket
-from pipeline.photos.source import Folders, list_images
+from pipeline.photos.source import Folders, photographs_of, with_pages
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
-from pipeline.vocabulary import Device
+from pipeline.vocabulary import Device, PanoramaMode
 
 if TYPE_CHECKING:  # at run time torch is imported only where a model is used
     from eloftr import EfficientLoFTRForKeypointMatching
@@ -39,7 +45,13 @@ LEAST_PAIRS = 32  # of a shard, where the list is short
 FEWEST_SHARDS = 64
 
 
-class PlanCounts(TypedDict):
+class MaskedCounts(TypedDict, total=False):
+    """Numbers that only a plan or a run with masks has."""
+
+    masks: MaskCounts
+
+
+class PlanCounts(MaskedCounts):
     """The numbers of a plan.
 
     unusable: lines of the list that cannot be matched. done: shards that are finished.
@@ -55,12 +67,17 @@ class PlanCounts(TypedDict):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do: names of the images, pairs, and shards."""
+    """What a run will do: names of the images, pairs, and shards.
+
+    others: files of the folder whose endings are not of photographs.
+    """
 
     names: list[str]
     pairs: PairList
     shards: pa.Table  # of SHARDS, or of TURNED where headings say that photographs are turned
     encodes: int
+    others: int = 0
+    faces: FaceFolder | None = None  # the photographs, where some of them are panoramas
 
     def counts(self, done: int = 0) -> PlanCounts:
         """The numbers of the plan. done: finished shards."""
@@ -80,7 +97,12 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> 
     Raises RunError where there is no pair to match, and PairListError or StorageError where the
     list or the folder cannot be read.
     """
-    names = list_images(source)
+    files = source.list()
+    names = photographs_of(files)
+    others = len(files) - len(names)
+    mode = PanoramaMode(options.panoramas)
+    # A reranking has folders of its own, and its queries are single photographs.
+    found = find_panoramas(source, names, mode) if isinstance(source, Folder) else None
     if len(names) < 2:
         raise RunError(
             f"{source.shown}: holds {len(names)} photographs, and a pair needs two; check the path."
@@ -88,17 +110,30 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> 
     if options.pairs is None:
         pairs = PairList(exhaustive(len(names)), None, tables.FAILURES.empty_table(), 0)
     elif isinstance(options.pairs, pa.Table):
-        pairs = check_pairs(options.pairs, names)
+        pairs = check_pairs(options.pairs, names, name_rules(options, source))
     else:
-        pairs = read_pairs(options.pairs, names, options.storage)
+        pairs = read_pairs(options.pairs, names, options.storage, name_rules(options, source))
         if not len(pairs.pairs):
             first = next(iter(pairs.failures["detail"].to_pylist()), "it is empty")
             raise RunError(
                 f"{redacted(options.pairs)}: names no pair of photographs in {source.shown} "
                 f"({first})."
             )
+    faces = None
+    if isinstance(source, Folder) and found and (found.panoramas or found.refused):
+        split = split_images(source, found, names)
+        of_images, row = split.pairs(pairs.pairs)
+        scores = None if pairs.scores is None else pairs.scores[row]
+        names, pairs = split.names, replace(pairs, pairs=of_images, scores=scores)
+        faces = split.source
     shards = plan_shards(pairs.pairs, *_bounds(options, device, len(pairs.pairs)))
-    return Plan(names, pairs, shards_table(names, shards), encodes(shards))
+    return Plan(names, pairs, shards_table(names, shards), encodes(shards), others, faces)
+
+
+def name_rules(options: RunOptions, source: Folder | Folders) -> NameRules:
+    """How the lists of a run name its photographs."""
+    roots = roots_of(source.url) if isinstance(source, Folder) else ()
+    return NameRules(options.ignore_case, options.strip_prefix, roots)
 
 
 def turned_plan(
@@ -138,9 +173,33 @@ def plan_line(n: PlanCounts) -> str:
         f"{counted(n['unusable'], 'line')} of the list cannot be matched ({PLAN_FAILURES})"
         if n["unusable"]
         else "",
+        masks_line(n["masks"]) if "masks" in n else "",
         f"{counted(n['done'], 'shard')} done" if n["done"] else "",
     ]
     return "; ".join(part for part in parts if part)
+
+
+def plan_notes(
+    plan: Plan, source: Folder | Folders | FaceFolder, masks: Masks | None
+) -> list[tuple[str, dict[str, int]]]:
+    """What is said once of the files of a new plan: sentences, each with its number by a word."""
+    notes = []
+    if failures := plan.pairs.failures.num_rows:
+        text = f"the first line that cannot be matched: {plan.pairs.failures['detail'][0]}"
+        notes.append((text, {"unusable": failures}))
+    if masks is not None and masks.stray:
+        text = f"the first mask of no image: {masks.stray}"
+        notes.append((text, {"unused": masks.counts["unused"]}))
+    if plan.others:
+        text = f"{counted(plan.others, 'other file')} left out: no photograph by its ending"
+        notes.append((text, {"others": plan.others}))
+    used = [plan.names[k] for k in np.unique(plan.pairs.pairs)]
+    files = source.folder if isinstance(source, FaceFolder) else source
+    if paged := with_pages(files, used):
+        have = "has" if len(paged) == 1 else "have"
+        text = f"{counted(len(paged), 'TIFF file')} {have} several pages: the first is used"
+        notes.append((f"{text} ({paged[0]})", {"several_pages": len(paged)}))
+    return notes
 
 
 def cost_line(
@@ -173,8 +232,7 @@ def _timed(
     from eloftr import Matcher
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(TORCH_THREADS)
+    limit_threads()
     matcher = Matcher(model, device, getattr(torch, dtype))
     height, width = bucket(4, 3, long_side)
     noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8), np.uint8)

@@ -11,21 +11,26 @@ up.
 
 from __future__ import annotations
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageOps
 
+from eloftr.config import CELL
 from pipeline.errors import ImageError
 from pipeline.execute.worker import Died, call
+from pipeline.masks.folder import Masks
+from pipeline.masks.mask import Mask
 from pipeline.match.options import LEAST_LONG_SIDE
 from pipeline.match.shards import PlannedShard
 from pipeline.photos.limits import ImageLimits
-from pipeline.photos.source import Folders, read_image
+from pipeline.photos.panoramas.source import FaceFolder, read_picture
+from pipeline.photos.source import Folders
 from pipeline.photos.turns import View, turned
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, IMAGES
@@ -35,8 +40,20 @@ IMAGE_THREADS = 4  # a read waits for storage most of the time
 TRIES = 4  # attempts at a stage of a shard before the shard is set aside
 DEATHS = 2  # an image is to blame when so many processes died that read it alone
 
-# Pixels (h, w) uint8, their shape before they were turned, and the row of IMAGES.
-ReadImage = tuple[np.ndarray, tuple[int, int], dict[str, Any]]
+
+class ViewMask(NamedTuple):
+    """The mask of a view's upright photograph, and the network's cells (h/8, w/8) that it keeps.
+
+    mask: None of a tile, whose matches are looked at when they are in the photograph's pixels.
+    """
+
+    mask: Mask | None
+    cells: np.ndarray
+
+
+# Pixels (h, w) uint8, their shape before they were turned, the row of IMAGES, and the mask, None
+# where no pixel is masked.
+ReadImage = tuple[np.ndarray, tuple[int, int], dict[str, Any], ViewMask | None]
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,7 @@ class DecodedShard:
     shapes: (h, w) of each of these before they were turned.
     failures: a row of FAILURES for every image that could not be read.
     seconds: by stage.
+    masks: of the views whose image has masked pixels, as indices into `names`.
     """
 
     shard: str
@@ -64,6 +82,24 @@ class DecodedShard:
     shapes: list[tuple[int, int]]
     failures: pa.Table
     seconds: dict[str, float] = field(default_factory=dict)
+    masks: dict[int, ViewMask] = field(default_factory=dict)
+
+    def kept(self, sides: list[list[int]]) -> tuple[np.ndarray, np.ndarray] | None:
+        """The cells (P, h/8, w/8) bool of both sides of P pairs that are not masked.
+
+        sides: the view of each pair, as rows of `read`; those of a side have one shape. Returns
+        None where no view of the pairs has a mask.
+        """
+        views = [[self.read[k] for k in side] for side in sides]
+        if self.masks.keys().isdisjoint(itertools.chain.from_iterable(views)):
+            return None
+        cells = []
+        for side, numbers in zip(sides, views, strict=True):
+            height, width = self.pixels[side[0]].shape
+            whole = np.ones((height // CELL, width // CELL), bool)
+            of_side = (self.masks[n].cells if n in self.masks else whole for n in numbers)
+            cells.append(np.stack([*of_side]))
+        return cells[0], cells[1]
 
 
 class ReadShard:
@@ -71,16 +107,19 @@ class ReadShard:
 
     equalised: whether grey levels are spread evenly over their range, which shows the network the
         texture of fields, water and haze.
+    masks: of the images; None: there are none.
     """
 
     def __init__(
         self,
-        folder: Folder | Folders,
+        folder: Folder | Folders | FaceFolder,
         limits: ImageLimits,
         long_side: int,
         equalised: bool = False,
+        masks: Masks | None = None,
     ) -> None:
         self.folder = folder
+        self.masks = masks
         self.limits = limits
         self.long_side = long_side
         self.equalised = equalised
@@ -121,21 +160,33 @@ class ReadShard:
             shard.pairs,
             views,
             [number for number, _ in good],
-            pa.Table.from_pylist([row for _, (_, _, row) in good], schema=IMAGES),
-            [pixels for _, (pixels, _, _) in good],
-            [shape for _, (_, shape, _) in good],
+            pa.Table.from_pylist([row for _, (_, _, row, _) in good], schema=IMAGES),
+            [pixels for _, (pixels, _, _, _) in good],
+            [shape for _, (_, shape, _, _) in good],
             pa.Table.from_pylist(failures, schema=FAILURES),
             {StageName.READ.value: time.monotonic() - started},
+            {number: mask for number, (_, _, _, mask) in good if mask is not None},
         )
 
     def read(self, name: str, view: View) -> ReadImage:
-        """Read one image at a scale and turn it. Raises ImageError where it cannot be used."""
+        """Read one image at a scale and turn it, and its mask.
+
+        Raises ImageError where one of the two cannot be used.
+        """
         long_side = max(LEAST_LONG_SIDE, round(self.long_side * view.scale))
-        pixels, row = read_image(self.folder, name, self.limits, long_side)
+        pixels, row = read_picture(self.folder, name, self.limits, long_side)
         height, width = pixels.shape
+        mask = self._mask(row, view, (height, width))
         if self.equalised:
             pixels = np.asarray(ImageOps.equalize(Image.fromarray(pixels)))
-        return turned(pixels, view.turn) if view.turn else pixels, (height, width), row
+        return turned(pixels, view.turn) if view.turn else pixels, (height, width), row, mask
+
+    def _mask(self, row: dict[str, Any], view: View, shape: tuple[int, int]) -> ViewMask | None:
+        if self.masks is None:
+            return None
+        size = row["stored_width"], row["stored_height"]
+        mask = self.masks.upright(row["image"], size, row["orientation"], self.limits)
+        return None if mask is None else ViewMask(mask, mask.cells(view, shape))
 
     def _read(self, name: str, view: View) -> ReadImage | ImageError:
         try:
@@ -146,7 +197,8 @@ class ReadShard:
     def _read_isolated(self, name: str, view: View) -> ReadImage | ImageError:
         for _ in range(DEATHS):
             try:
-                how = self.limits, self.long_side, self.equalised
+                masks = None if self.masks is None else self.masks.only(name)
+                how = self.limits, self.long_side, self.equalised, masks
                 found: ReadImage = call(_read_alone, self.folder, name, view, *how)
                 return found
             except ImageError as error:
@@ -163,7 +215,11 @@ def _give_up(name: str, view: View) -> ImageError:
 
 
 def make_reader(
-    folder: Folder | Folders, limits: ImageLimits, long_side: int, equalised: bool = False
+    folder: Folder | Folders | FaceFolder,
+    limits: ImageLimits,
+    long_side: int,
+    equalised: bool = False,
+    masks: Masks | None = None,
 ) -> ReadShard:
     """A ReadShard for an executor's process that does nothing else.
 
@@ -171,15 +227,16 @@ def make_reader(
     """
     if Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.max_pixels)
-    return ReadShard(folder, limits, long_side, equalised)
+    return ReadShard(folder, limits, long_side, equalised, masks)
 
 
 def _read_alone(
-    folder: Folder | Folders,
+    folder: Folder | Folders | FaceFolder,
     name: str,
     view: View,
     limits: ImageLimits,
     long_side: int,
     equalised: bool = False,
+    masks: Masks | None = None,
 ) -> ReadImage:
-    return make_reader(folder, limits, long_side, equalised).read(name, view)
+    return make_reader(folder, limits, long_side, equalised, masks).read(name, view)

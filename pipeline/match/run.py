@@ -3,6 +3,8 @@
 run.json                options, and identity of images, weights and code; written before the
                         work, never changed
 plan/shards.parquet     the pairs, cut into shards; written once
+plan/faces.parquet      the faces of panoramas; written once, where there are any
+plan/intrinsics.json    known cameras; written once, where there are any
 plan/headings.parquet   where the tops of the images point; written once, where turns are searched
 matches/, images/, failures/<shard>.parquet     the tables of a finished shard
 done/<shard>.json       the marker that says that a shard is finished; written last
@@ -17,7 +19,7 @@ import platform
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -27,20 +29,42 @@ from pipeline import tables
 from pipeline.errors import RunError
 from pipeline.events import Listener, counted, nobody
 from pipeline.extras import versions
+from pipeline.masks.folder import Masks, check_apart, find_masks
+from pipeline.match.detail.passes import DetailSummary, detail_summary
 from pipeline.match.finish import Counts, Marker
 from pipeline.match.options import RunOptions
-from pipeline.match.plan import PLAN_FAILURES, PlanCounts, make_plan, turned_plan
+from pipeline.match.plan import (
+    PLAN_FAILURES,
+    MaskedCounts,
+    PlanCounts,
+    make_plan,
+    name_rules,
+    turned_plan,
+)
 from pipeline.match.turns.tries import settled_counts
+from pipeline.photos.cameras.intrinsics import INTRINSICS_FILE, check_names, intrinsics_digest
 from pipeline.photos.headings import headings, headings_digest, read_headings
+from pipeline.photos.panoramas.source import FACES_FILE, FaceFolder, faces_table
 from pipeline.photos.source import PREPROCESSING, Folders, image_source
 from pipeline.store.folder import Folder, place
 from pipeline.store.retries import redacted
 from pipeline.store.weights import load_weights, weights_digest
-from pipeline.vocabulary import Device, StageName
+from pipeline.vocabulary import Device, PanoramaMode, StageName
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
 
 RUN_FILE, PLAN_FILE, SUMMARY_FILE = "run.json", "plan/shards.parquet", "summary.json"
 HEADINGS_FILE = "plan/headings.parquet"
 PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
+# Entries of run.json that stand there only where they have another value.
+UNLESS = {
+    "options.detail": 0,
+    "options.panoramas": PanoramaMode.AUTO.value,
+    "masks.folder": None,
+    "masks.files": None,
+    "intrinsics": None,
+}
 MARKER_THREADS = 16  # done markers are small and many
 
 
@@ -57,10 +81,11 @@ class Session(TypedDict):
     executor: str
 
 
-class RunSummary(Counts):
+class RunSummary(Counts, MaskedCounts):
     """The summary of a run.
 
     failed_images: distinct images by reason. failed: pairs and lines of the list by reason.
+    detail: of a run with finer passes.
     """
 
     images: int
@@ -71,6 +96,7 @@ class RunSummary(Counts):
     failed: dict[str, int]
     stage_seconds: dict[str, float]
     session: Session
+    detail: NotRequired[DetailSummary]
 
 
 def _digest(names: list[str], pairs: np.ndarray) -> str:
@@ -87,13 +113,13 @@ class Run:
     """
 
     def __init__(self, options: RunOptions, device: Device, listen: Listener = nobody) -> None:
-        """device: what the shards of a new plan are sized for. listen: told of headings read."""
+        """device: what the shards of a new plan are sized for. listen: told of files read."""
         from eloftr.matching.loading import configure
         from eloftr.matching.matcher import DEFAULT_DTYPE
 
-        self.source = image_source(options.images, options.storage, options.follow_links)
+        images = image_source(options.images, options.storage, options.follow_links)
         self.folder = Folder(options.output, options.storage)
-        sources = self.source.parts.values() if isinstance(self.source, Folders) else [self.source]
+        sources = images.parts.values() if isinstance(images, Folders) else [images]
         if any(place(self.folder).startswith(place(source)) for source in sources):
             raise RunError(
                 f"{self.folder.shown}: lies inside the folder of the images; give another --output."
@@ -105,10 +131,16 @@ class Run:
             options.threshold,
             least_squares=options.least_squares,
         )
-        self.plan = make_plan(options, self.source, device)
+        self.plan = make_plan(options, images, device)
+        self.source: Folder | Folders | FaceFolder = self.plan.faces or images
+        self.masks = self._found_masks(options, images, listen)
+        check_names(options.intrinsics, self.plan.names)
         self.given_headings: dict[str, float] | None = None
         if options.yaw is not None:
-            self.given_headings = read_headings(options.yaw, self.plan.names, options.storage)
+            rules = name_rules(options, images)
+            self.given_headings = read_headings(
+                options.yaw, self.plan.names, options.storage, rules
+            )
         try:
             self.resumed = self.folder.exists(RUN_FILE)
             before = (
@@ -133,12 +165,25 @@ class Run:
             told = self.headings(), self.sizes()
             self.plan = turned_plan(self.plan, *told, self.options, device)
 
+    def _found_masks(
+        self, options: RunOptions, images: Folder | Folders, listen: Listener
+    ) -> Masks | None:
+        """The masks of the images. Raises StorageError for a folder that cannot be used."""
+        if options.masks is None:
+            return None
+        folder = image_source(options.masks, options.storage, options.follow_links)
+        check_apart(folder, images)
+        used = [self.plan.names[k] for k in np.unique(self.plan.pairs.pairs)]
+        return find_masks(folder, self.plan.names, used, listen)
+
     def _describe(self) -> dict[str, Any]:
         options, config = self.options, self.model.config
-        return {
+        mode, cameras = options.panoramas, options.intrinsics
+        described = {
             "images": self.source.shown,
             "plan": _digest(self.plan.names, self.plan.pairs.pairs),
             "weights": weights_digest(self.model),
+            **({"intrinsics": intrinsics_digest(cameras)} if cameras else {}),
             "yaw": None if self.given_headings is None else headings_digest(self.given_headings),
             "options": {
                 "long_side": options.matching.long_side,
@@ -151,16 +196,19 @@ class Run:
                 "verification": asdict(options.verification),
                 "preprocessing": PREPROCESSING,
                 "schemas": tables.VERSION,
+                **({"detail": options.detail} if options.detail else {}),
+                **({} if options.panoramas == PanoramaMode.AUTO else {"panoramas": mode}),
             },
         }
+        return described if self.masks is None else described | {"masks": self.masks.described()}
 
     def _check_same(self, before: dict[str, Any]) -> None:
         """Refuse to mix results of different runs.
 
         Every entry except the versions must equal what the folder was made with.
         """
-        flat = _flat(before)
-        for name, now in _flat(self.description).items():
+        flat = {**UNLESS, **_flat(before)}
+        for name, now in {**UNLESS, **_flat(self.description)}.items():
             then = flat.get(name)
             if then == now:
                 continue
@@ -168,7 +216,10 @@ class Run:
                 "plan": "its images or pairs were others",
                 "weights": "its weights were others",
                 "images": f"its images were {then}",
+                "intrinsics": "its known cameras (intrinsics) were others",
                 "yaw": "its headings (yaw) were others" if then else "it had no headings (yaw)",
+                "masks.folder": f"its masks were {then}" if then else "it had no masks",
+                "masks.files": "its masks were others",
             }.get(name, f"{name.removeprefix('options.')} was {then}, now {now}")
             raise RunError(
                 f"{self.folder.shown}: holds a run that does not fit: {what}; "
@@ -187,7 +238,11 @@ class Run:
 
     def counts(self) -> PlanCounts:
         """The numbers of the plan, and how many of its shards are done."""
-        return self.plan.counts(done=len(self.plan.shards) - self.pending().num_rows)
+        counts = self.plan.counts(done=len(self.plan.shards) - self.pending().num_rows)
+        return {**counts, **self._mask_counts()}
+
+    def _mask_counts(self) -> MaskedCounts:
+        return {} if self.masks is None else {"masks": self.masks.counts}
 
     def pending(self, shards: pa.Table | None = None) -> pa.Table:
         """Those of some shards that are not finished; by default those of the plan."""
@@ -226,7 +281,11 @@ class Run:
             return tables.HEADINGS.empty_table()
         if self.resumed and self.folder.exists(HEADINGS_FILE):
             return self.folder.read_table(HEADINGS_FILE)
+        faces = self.plan.faces.faces if self.plan.faces else {}  # their tops are no heading
         used = [self.plan.names[k] for k in np.unique(self.plan.pairs.pairs)]
+        used = [name for name in used if name not in faces]
+        if not used:
+            return tables.HEADINGS.empty_table()
         return headings(self.source, used, self.given_headings, listen).table(used)
 
     def begin(self) -> None:
@@ -242,6 +301,12 @@ class Run:
                     "run this one again."
                 )
             self.folder.publish_table(PLAN_FILE, self.plan.shards)
+            if self.options.intrinsics:
+                described = [entry.described() for entry in self.options.intrinsics]
+                self.folder.publish_json(INTRINSICS_FILE, described)
+            if self.plan.faces and self.plan.faces.faces:
+                faces = [*self.plan.faces.faces.values()]
+                self.folder.publish_table(FACES_FILE, faces_table(faces))
             self.folder.publish_table(PLAN_FAILURES, self.plan.pairs.failures)
         if self._headings.num_rows and not self.folder.exists(HEADINGS_FILE):
             self.folder.publish_table(HEADINGS_FILE, self._headings)
@@ -287,8 +352,11 @@ class Run:
             "failed": dict(sorted(reasons.items())),
             "stage_seconds": {name: round(value, 3) for name, value in sorted(seconds.items())},
             "session": session,
+            **self._mask_counts(),
             **totals,  # type: ignore[typeddict-item]  # its keys are those of Counts
         }
+        if self.options.detail:
+            summary["detail"] = detail_summary(self.folder, summary["verified"])
         self.folder.publish_json(SUMMARY_FILE, summary)
         self.folder.sweep()  # files of workers that were killed in this session
         return summary

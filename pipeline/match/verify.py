@@ -8,6 +8,7 @@ image of `w × h` pixels is therefore at ((w − 1) / 2, (h − 1) / 2), and F a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +19,13 @@ from pipeline import tables
 from pipeline.extras import import_pycolmap
 from pipeline.match.options import VerificationOptions
 from pipeline.match.turns.between import scale_between, turn_between, wrapped
+from pipeline.photos.cameras.intrinsics import Intrinsics, camera_by_name
+from pipeline.photos.cameras.stored import maps_to_stored
 from pipeline.photos.exif import DEFAULT_FOCAL
 from pipeline.photos.sizes import resize_factor
 from pipeline.vocabulary import VERIFIED, Geometry, GeometryModel, Reason, Status
 
+PINHOLES = ("SIMPLE_PINHOLE", "PINHOLE")
 FEW_INLIERS = 15  # are enough for a pair that was tried in views which its matches confirm
 # Between the views and what the matches say. Of chance, one pair in nine is within this turn.
 CONFIRMED_TURN = 20.0  # degrees
@@ -31,7 +35,13 @@ CONFIRMED_SIZE = 0.45  # logarithm of base 2
 class VerifyShard:
     """Estimate the two-view geometry of every matched pair of a shard. CPU only, one thread."""
 
-    def __init__(self, options: VerificationOptions | None = None) -> None:
+    def __init__(
+        self,
+        options: VerificationOptions | None = None,
+        intrinsics: Sequence[Intrinsics] = (),
+    ) -> None:
+        """intrinsics: known cameras. Two images that have one each are verified by their rays."""
+        self.intrinsics = intrinsics
         self.options = options or VerificationOptions()
         least = min(self.options.min_num_inliers, FEW_INLIERS)
         self.fewer = replace(self.options, min_num_inliers=least)
@@ -54,7 +64,7 @@ class VerifyShard:
 
         Raises ValueError where a matched image is missing from `images`.
         """
-        cameras = _cameras(images)
+        cameras = _cameras(images, self.intrinsics)
         status = matches["status"].to_pylist()
         reason = matches["reason"].to_pylist()
         names = zip(matches["image0"].to_pylist(), matches["image1"].to_pylist(), strict=True)
@@ -129,6 +139,8 @@ class _Camera:
     width: int
     height: int
     focal: float | None  # pixels; None where EXIF gives none
+    known: Intrinsics | None = None
+    to_stored: np.ndarray | None = None  # (3, 3), of a known camera: to pixels of the stored file
 
     def pycolmap(self, number: int) -> object:
         """The camera for COLMAP.
@@ -146,6 +158,17 @@ class _Camera:
             params=[focal, (self.width - 1) / 2, (self.height - 1) / 2],
         )
         camera.has_prior_focal_length = self.focal is not None
+        return camera
+
+    def stored(self, number: int) -> Any:
+        """The known camera for COLMAP, of the stored file."""
+        if self.known is None or self.to_stored is None:
+            raise ValueError("the camera is not known")
+        width, height = np.abs(self.to_stored[:2, :2] @ [self.width, self.height])
+        camera = import_pycolmap().Camera.create_from_model_name(
+            number, self.known.model, 1.0, round(width), round(height)
+        )
+        camera.params = list(self.known.params)
         return camera
 
 
@@ -174,6 +197,8 @@ def two_view_geometry(
         points = points0.astype(np.float64), points1.astype(np.float64)
         return _single(options, *points, estimation)
     indices = np.repeat(np.arange(len(points0), dtype=np.uint32)[:, None], 2, axis=1)
+    if camera0.known and camera1.known and camera0.to_stored is not None:
+        return known_geometry(points0, points1, camera0, camera1, indices, estimation)
     result = pycolmap.estimate_two_view_geometry(
         camera0.pycolmap(1),
         points0.astype(np.float64),
@@ -191,6 +216,50 @@ def two_view_geometry(
     )
     pose = result.cam2_from_cam1
     vector = None if pose is None else np.concatenate([pose.rotation.quat, pose.translation])
+    return _Geometry(name, inliers, E, F, H, vector)
+
+
+def known_geometry(
+    points0: np.ndarray,
+    points1: np.ndarray,
+    camera0: _Camera,
+    camera1: _Camera,
+    indices: np.ndarray,
+    estimation: Any,
+) -> _Geometry:
+    """The geometry of two known cameras of any lens, by the rays of the matches (M, 2).
+
+    Only pinholes have F and H, because no other lens maps lines to lines.
+    """
+    pycolmap = import_pycolmap()
+    both = camera0, camera1
+    maps = [np.asarray(camera.to_stored) for camera in both]
+    points = [
+        side.astype(np.float64) @ move[:2, :2].T + move[:2, 2]
+        for side, move in zip((points0, points1), maps, strict=True)
+    ]
+    estimation.min_E_F_inlier_ratio = 0  # a fundamental matrix means nothing for bent rays
+    made = [camera.stored(number) for number, camera in enumerate(both, 1)]
+    result = pycolmap.estimate_calibrated_two_view_geometry(
+        made[0], points[0], made[1], points[1], indices, estimation
+    )
+    name = pycolmap.TwoViewGeometryConfiguration(result.config).name.lower()
+    inliers = np.zeros(len(points0), bool)
+    if name in VERIFIED:
+        inliers[np.asarray(result.inlier_matches)[:, 0]] = True
+    turn0, turn1 = (np.block([[move[:2, :2], np.zeros((2, 1))], [0, 0, 1]]) for move in maps)
+    pinholes = all(camera.known and camera.known.model in PINHOLES for camera in both)
+    E = None if result.E is None else np.ravel(turn1.T @ result.E @ turn0)
+    F = H = vector = None
+    if pinholes and result.F is not None:
+        F = np.ravel(maps[1].T @ result.F @ maps[0])
+    if pinholes and result.H is not None:
+        H = np.ravel(np.linalg.inv(maps[1]) @ result.H @ maps[0])
+    pose = result.cam2_from_cam1
+    rotation = None if pose is None else turn1.T @ pose.rotation.matrix() @ turn0
+    if rotation is not None and np.linalg.det(rotation) > 0:  # not of a mirrored file with another
+        turned = pycolmap.Rotation3d(rotation)
+        vector = np.concatenate([turned.quat, turn1.T @ pose.translation])
     return _Geometry(name, inliers, E, F, H, vector)
 
 
@@ -232,12 +301,22 @@ def _confirmed(
     return bool(abs(np.log2(seen) - size) <= CONFIRMED_SIZE)
 
 
-def _cameras(images: pa.Table) -> dict[str, _Camera]:
+def _cameras(images: pa.Table, intrinsics: Sequence[Intrinsics]) -> dict[str, _Camera]:
     columns = (images[name].to_pylist() for name in ("image", "width", "height", "focal"))
-    return {
+    cameras = {
         name: _Camera(width, height, focal if focal is not None and 0 < focal < np.inf else None)
         for name, width, height, focal in zip(*columns, strict=True)
     }
+    if not intrinsics:
+        return cameras
+    sizes = (images[name].to_numpy() for name in ("width", "height", "orientation"))
+    maps = maps_to_stored(*sizes)
+    stored = (images[name].to_pylist() for name in ("image", "stored_width", "stored_height"))
+    for move, (name, *size) in zip(maps, zip(*stored, strict=True), strict=True):
+        known = camera_by_name(intrinsics, name, (size[0], size[1]))
+        if known:
+            cameras[name] = replace(cameras[name], known=known, to_stored=move)
+    return cameras
 
 
 def _good_numbers(*rows: np.ndarray) -> bool:

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from pipeline.errors import PairListError
+from pipeline.errors import ArgumentError, PairListError
 from pipeline.match.options import RunOptions
+from pipeline.names.resolve import NameRules, Resolver, named_images, roots_of
 from pipeline.pairs.candidates import read_candidates, read_truth
 from pipeline.pairs.pair_list import pairs_table
 from pipeline.photos.source import image_source, list_images
@@ -43,6 +44,7 @@ class RerankTask:
         places = {label: place(folder) for label, folder in self.parts.items()}
         one = places["query"] == places["database"]
         self.images = run.images["query"] if one else run.images
+        self.masks = _masks_of(run, one)
         self.names = pa.array(list_images(image_source(self.images, run.storage)), pa.string())
         prefix = {label: "" if one else f"{label}/" for label in self.parts}
         known = {
@@ -52,11 +54,17 @@ class RerankTask:
             for label, start in prefix.items()
         }
 
+        of_query, of_database = (
+            NameRules(run.ignore_case, run.strip_prefix, roots_of(run.images[label]))
+            for label in self.parts
+        )
+        self.rules = of_query, of_database
+
         def same(query: pa.Array, candidate: pa.Array) -> pa.Array:
             return pc.equal(_joined(places["query"], query), _joined(places["database"], candidate))
 
         self.candidates = read_candidates(
-            options.candidates, known["query"], known["database"], same, run.storage
+            options.candidates, known["query"], known["database"], same, run.storage, self.rules
         )
         names = (self.candidates.query, self.candidates.candidate)
         sides = (_joined(start, side) for start, side in zip(prefix.values(), names, strict=True))
@@ -74,6 +82,9 @@ class RerankTask:
         self.others = 0
         if options.truth is not None:
             truth = read_truth(options.truth, run.storage)
+            for column, label, rule in zip(truth.column_names, known, self.rules, strict=True):
+                named = named_images(truth[column], Resolver(known[label], rule), options.truth)
+                truth = truth.set_column(truth.column_names.index(column), column, named)
             itself = same(truth["query"], truth["candidate"])
             self._judge_by(options.truth, truth.filter(pc.invert(itself)))
 
@@ -86,7 +97,8 @@ class RerankTask:
         """Options of the matching job for one round: its name, and the keys of its pairs."""
         pairs = pairs_table(self.names, np.stack(np.divmod(keys, len(self.names)), axis=1))
         output = f"{self.options.run.output.rstrip('/')}/rounds/{name}"
-        return replace(self.options.run, images=self.images, output=output, pairs=pairs)
+        what = {"images": self.images, "masks": self.masks, "pairs": pairs}
+        return replace(self.options.run, output=output, **what)
 
     def counts(self) -> dict[str, int]:
         """Count queries, candidates, distinct pairs, repeated lines and unusable lines."""
@@ -125,6 +137,23 @@ class RerankTask:
         listed = join(self.candidates.query, self.candidates.candidate, "\n")
         wanted = join(truth["query"], truth["candidate"], "\n").combine_chunks()
         self.true = pc.is_in(listed, value_set=wanted).to_numpy(zero_copy_only=False)
+
+
+def _masks_of(run: RunOptions, one: bool) -> str | dict[str, str] | None:
+    """The masks as the matching job takes them. one: queries and candidates lie in one folder.
+
+    Raises ArgumentError for two folders of masks of the same photographs.
+    """
+    if run.masks is None or not one:
+        return run.masks
+    assert isinstance(run.masks, dict)
+    folders = sorted({*run.masks.values()})
+    if len(folders) > 1:
+        raise ArgumentError(
+            f"queries and candidates are the same photographs, and their masks lie in {folders[0]} "
+            f"and {folders[1]}; give one folder."
+        )
+    return folders[0]
 
 
 def _joined(start: str, names: pa.Array) -> pa.Array:

@@ -282,11 +282,13 @@ def test_batches_that_memory_cannot_hold_are_made_smaller(
     sizes: list[int] = []
     whole = stage.matcher.match_features
 
-    def limited(features0: ImageFeatures, features1: ImageFeatures) -> list[Matches]:
+    def limited(
+        features0: ImageFeatures, features1: ImageFeatures, **options: object
+    ) -> list[Matches]:
         sizes.append(len(features0))
         if len(features0) > 2:
             raise MemoryError
-        return whole(features0, features1)
+        return whole(features0, features1, **options)
 
     monkeypatch.setattr(stage.matcher, "match_features", limited)
     for _ in range(2):  # the next shard may have smaller images

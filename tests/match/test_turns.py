@@ -22,6 +22,7 @@ from PIL import Image
 import pipeline
 from pipeline.errors import ArgumentError, RunError
 from pipeline.events import Event
+from pipeline.front.matching import MATCH_DEFAULTS, run_options
 from pipeline.match import run as run_module
 from pipeline.match.options import parsed_turns
 from pipeline.match.read import ReadShard
@@ -391,8 +392,8 @@ def north(place: Path) -> Path:
 
 def opened(place: Path, output: Path, **given: Any) -> Run:
     """The run in `output`, as the command opens it."""
-    asked = {"images": place / "turned", "output": output, **pipeline.MATCH_DEFAULTS, **QUICK}
-    return Run(pipeline._run_options(asked | given), "cpu")
+    asked = {"images": place / "turned", "output": output, **MATCH_DEFAULTS, **QUICK}
+    return Run(run_options(asked | given), "cpu")
 
 
 def test_given_headings_turn_photographs_without_probes(north: Path) -> None:

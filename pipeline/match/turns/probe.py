@@ -73,7 +73,8 @@ class ProbeShard:
             for number, (i, j) in enumerate(shard.pairs.tolist()):
                 if i in row_of and j in row_of:
                     sides = features[row_of[i]], features[row_of[j]]
-                    (counts[number],) = self.matcher.count_matches(*sides)
+                    kept = shard.kept([[row_of[i]], [row_of[j]]])
+                    (counts[number],) = self.matcher.count_matches(*sides, kept=kept)
         first, second = shard.pairs.T
         turns, scales = (np.array(values) for values in zip(*shard.views, strict=True))
         names = pa.array(shard.names, pa.string())

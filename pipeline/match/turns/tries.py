@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,38 @@ def by_round(files: Sequence[str]) -> list[str]:
     return sorted(files, key=lambda name: (of_later_round(name), name))
 
 
+@dataclass(frozen=True)
+class Settled:
+    """The match tables of a run, of which every pair counts once. Any process can read them.
+
+    names: the tables. best: the table whose try counts, of the pairs that were tried again.
+    """
+
+    run: Folder
+    names: list[str]
+    best: dict[tuple[str, str], str]
+
+    @classmethod
+    def of(cls, run: Folder) -> Settled:
+        """Look for the tries that count."""
+        files = run.names("matches")
+        later = [name for name in files if of_later_round(name)]
+        return cls(run, files, _best_tries(run, files, later) if later else {})
+
+    def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a table that count.
+
+        columns: those wanted; None: all.
+        """
+        if not self.best:
+            return self.run.read_table(name, columns)
+        wanted = None if columns is None else [*dict.fromkeys((*SIDES, *columns))]
+        table = self.run.read_table(name, wanted)
+        kept = [self.best.get(key, name) == name for key in _keys(table)]
+        table = table.filter(pa.array(kept, pa.bool_()))
+        return table if columns is None else table.select(list(columns))
+
+
 def settled_matches(
     run: Folder, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, pa.Table]]:
@@ -42,18 +75,8 @@ def settled_matches(
 
     columns: those wanted; None: all.
     """
-    files = run.names("matches")
-    later = [name for name in files if of_later_round(name)]
-    if not later:
-        yield from ((name, run.read_table(name, columns)) for name in files)
-        return
-    best = _best_tries(run, files, later)
-    wanted = None if columns is None else [*dict.fromkeys((*SIDES, *columns))]
-    for name in files:
-        table = run.read_table(name, wanted)
-        kept = [best.get(key, name) == name for key in _keys(table)]
-        table = table.filter(pa.array(kept, pa.bool_()))
-        yield name, table if columns is None else table.select(list(columns))
+    settled = Settled.of(run)
+    return ((name, settled.read(name, columns)) for name in settled.names)
 
 
 def settled_counts(run: Folder) -> tuple[Counter[str], Counter[str]]:
