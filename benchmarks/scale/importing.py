@@ -1,16 +1,19 @@
 """What the import of a run into a COLMAP database costs: seconds, memory and disk, by the number of
 pairs.
 
-    python benchmarks/scale/importing.py [--pairs 10000 100000] [--matches 300] [--scratch FOLDER]
-    [--out results.json]
+    python benchmarks/scale/importing.py [--pairs 10000 100000] [--matches 300] [--processes 0 2]
+    [--before CHECKOUT] [--scratch FOLDER] [--out results.json]
 
 Writes run folders of made-up matches with the pipeline's own schemas and imports each in a process
-of its own. Every image has pairs with 100 others, names are in no order, and half of the matches
-lie on points that recur in the other pairs of an image, so that merging has its usual work. All
-matches are inliers. The database is opened again and its rows are counted.
+of its own, and with so many others that merge; 0 is that process alone. CHECKOUT is another version
+of the project, which imports the same runs first, in one process. Every image has pairs with 100
+others, names are in no order, and half of the matches lie on points that recur in the other pairs
+of an image, so that merging has its usual work. All matches are inliers. The database is opened
+again and its rows are counted.
 
-anonymous  the process's own memory at its highest; with files   what it mapped of files besides,
-           the kernel's to drop
+CPU        seconds of all processes together
+anonymous  the largest process's own memory at its highest; with files   what it mapped of files
+           besides, the kernel's to drop
 disk       the database, and everything below the output folder at its highest
 """
 
@@ -24,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +52,30 @@ import sys
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
+from pipeline.execute.executor import Actors
+from pipeline.execute.local import LocalExecutor
+from pipeline.execute.worker import Worker
+from pipeline.reconstruct.carrying import Carrying
+from pipeline.reconstruct.merging.job import import_matches
+from pipeline.store.folder import Folder
+run, database, long_side, processes = sys.argv[1:]
+what = Folder(run), Path(database)
+if count := int(processes):
+    with LocalExecutor() as executor, Worker() as colmap:
+        carrying = Carrying(executor, colmap, Actors(count, count))
+        made = import_matches(*what, long_side=int(long_side), carrying=carrying)
+else:
+    made = import_matches(*what, long_side=int(long_side))
+print(dumps(asdict(made)))
+"""
+BEFORE = """
+import sys
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
 from pipeline.reconstruct.database import import_matches
 from pipeline.store.folder import Folder
-run, database, long_side = sys.argv[1:]
+run, database, long_side, _ = sys.argv[1:]
 print(dumps(asdict(import_matches(Folder(run), Path(database), long_side=int(long_side)))))
 """
 
@@ -129,34 +154,42 @@ def images_table(names: np.ndarray) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=tables.IMAGES)
 
 
-def import_run(run: Path, output: Path) -> dict[str, Any]:
+def import_run(run: Path, output: Path, processes: int, checkout: Path = PROJECT) -> dict[str, Any]:
     """Import in a process of its own and watch it: seconds, the most memory and disk it took, bytes
     and rows.
+
+    processes: others that merge. checkout: the version of the project that imports.
     """
     database = output / "database.db"
-    command = [sys.executable, "-c", IMPORT, str(run), str(database), str(LONG_SIDE)]
-    started = time.monotonic()
+    program = IMPORT if checkout == PROJECT else BEFORE
+    command = [sys.executable, "-c", program, str(run), str(database), str(LONG_SIDE)]
+    started, before = time.monotonic(), os.times()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(PROJECT)}
+        [*command, str(processes)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=checkout,  # where -c looks for modules first
+        env={**os.environ, "PYTHONPATH": str(checkout)},
     )
     anonymous = resident = disk = 0
     while process.poll() is None:
-        private, everything = memory(process.pid)
-        anonymous, resident, disk = (
-            max(anonymous, private),
-            max(resident, everything),
-            max(disk, size_of(output)),
-        )
+        for pid in (process.pid, *children(process.pid)):
+            private, everything = memory(pid)
+            anonymous, resident = max(anonymous, private), max(resident, everything)
+        disk = max(disk, size_of(output))
         time.sleep(INTERVAL)
-    seconds = time.monotonic() - started
+    seconds, after = time.monotonic() - started, os.times()
     assert process.stdout is not None
     printed = process.stdout.read()
     if process.returncode:
         raise SystemExit(
             f"importing: the import ended with code {process.returncode}; see its message above"
         )
+    cpu = after.children_user + after.children_system
     return {
+        "processes": processes,
         "seconds": seconds,
+        "cpu_seconds": cpu - before.children_user - before.children_system,
         "anonymous_bytes": anonymous,
         "resident_bytes": resident,
         "disk_bytes": max(disk, size_of(output)),
@@ -164,6 +197,15 @@ def import_run(run: Path, output: Path) -> dict[str, Any]:
         "rows": count_rows(database),
         "summary": json.loads(printed),
     }
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process started and that are still there."""
+    try:
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")
+        return [int(child) for task in tasks for child in task.read_text().split()]
+    except OSError:  # it ends
+        return []
 
 
 def memory(pid: int) -> tuple[int, int]:
@@ -209,16 +251,34 @@ def count_rows(database: Path) -> dict[str, int]:
     }
 
 
-def measure(pairs: int, matches: int, scratch: Path) -> dict[str, Any]:
-    """Write a run of so many pairs, import it, check the rows of its database, and remove both."""
+def measure(
+    pairs: int, matches: int, scratch: Path, processes: list[int], before: Path | None
+) -> Iterator[dict[str, Any]]:
+    """Write a run of so many pairs, import it in all ways, and check the rows of the databases."""
     folder = Path(tempfile.mkdtemp(dir=scratch, prefix="importing."))
     try:
         started = time.monotonic()
         run_bytes = write_run(folder / "run", pairs, matches)
-        writing = time.monotonic() - started
-        result = import_run(folder / "run", folder / "sfm")
+        described = {
+            "pairs": pairs,
+            "matches_a_pair": matches,
+            "run_bytes": run_bytes,
+            "writing_seconds": time.monotonic() - started,
+        }
+        ways = [("now", PROJECT, count) for count in processes]
+        if before:
+            ways.insert(0, ("before", before.resolve(), 0))
+        for version, checkout, count in ways:
+            result = import_run(folder / "run", folder / "sfm", count, checkout)
+            shutil.rmtree(folder / "sfm")
+            check(pairs, result)
+            yield {**described, "version": version, **result}
     finally:
         shutil.rmtree(folder)
+
+
+def check(pairs: int, result: dict[str, Any]) -> None:
+    """End the benchmark where a database does not hold what the import reports."""
     rows, summary = result["rows"], result["summary"]
     if not (rows["pairs"] == rows["geometries"] == summary["verified"] == pairs):
         raise SystemExit(
@@ -228,13 +288,6 @@ def measure(pairs: int, matches: int, scratch: Path) -> dict[str, Any]:
         raise SystemExit(
             "importing: the database holds another number of matches than the import reports"
         )
-    return {
-        "pairs": pairs,
-        "matches_a_pair": matches,
-        "run_bytes": run_bytes,
-        "writing_seconds": writing,
-        **result,
-    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -243,7 +296,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "pairs | images | keypoints | matches",
         "anonymous | with files | database | disk",
     )
-    lines = [f"| {counted} | seconds | µs a pair | {sized} |", "|" + "---|" * 10]
+    timed = "version | processes | seconds | µs a pair | CPU µs a pair"
+    lines = [f"| {counted} | {timed} | {sized} |", "|" + "---|" * 13]
     for row in rows:
         counts = [
             row["pairs"],
@@ -254,11 +308,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         sizes = [
             row[f"{name}_bytes"] / 1e9 for name in ("anonymous", "resident", "database", "disk")
         ]
-        cells = [f"{count:,}" for count in counts] + [f"{row['seconds']:.0f}"]
-        cells += [
-            f"{row['seconds'] / row['pairs'] * 1e6:.0f}",
-            *(f"{size:.2f} GB" for size in sizes),
-        ]
+        cells = [f"{count:,}" for count in counts]
+        cells += [row["version"], str(row["processes"]), f"{row['seconds']:.0f}"]
+        cells += [f"{row[name] / row['pairs'] * 1e6:.0f}" for name in ("seconds", "cpu_seconds")]
+        cells += [f"{size:.2f} GB" for size in sizes]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -272,19 +325,22 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--matches", type=int, default=300, help="inliers a pair (%(default)s)")
     parser.add_argument(
+        "--processes", type=int, nargs="+", default=[0, 2], help="that merge (%(default)s)"
+    )
+    parser.add_argument("--before", type=Path, help="a checkout of an older version")
+    parser.add_argument(
         "--scratch", type=Path, help="folder for runs and databases (default the temporary folder)"
     )
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     scratch = options.scratch or Path(tempfile.gettempdir())
-    rows = []
+    rows: list[dict[str, Any]] = []
     for pairs in options.pairs:
-        rows.append(measure(pairs, options.matches, scratch))
-        print(
-            table(rows).splitlines()[-1] if rows[1:] else table(rows),
-            end="\n" if rows[1:] else "",
-            flush=True,
-        )
+        ways = options.processes, options.before
+        for row in measure(pairs, options.matches, scratch, *ways):
+            rows.append(row)
+            lines = table(rows).splitlines()
+            print("\n".join(lines[-1:] if rows[1:] else lines), flush=True)
     if options.out:
         write_results(options.out, {"rows": rows}, "pycolmap", "numpy", "pyarrow")
     return 0

@@ -1,15 +1,19 @@
 """What matching a hundred million photographs would take: bytes, hours, shards and objects,
-computed from unit costs.
+computed from unit costs; and what reconstructing up to a million of them in blocks would take.
 
     python benchmarks/scale/scale_plan.py                  prints the tables of results/scale.md
+    python benchmarks/scale/scale_plan.py --write          writes them into it
     python benchmarks/scale/scale_plan.py --measure RUN    measures the unit costs anew
 
 RUN is a finished run folder of real photographs made on this machine; its files and summary give
 bytes and seconds. The network's operations are counted, and its CPU seconds taken, at 640×480 in
 the published configuration, one thread, for pairs that match everywhere: an upper bound. The unit
 costs are written to results/scale.json. Import costs are those that benchmarks/scale/importing.py
-wrote to results/importing.json. What is assumed and not measured stands in ASSUMED, and
-is printed as such.
+wrote to results/importing.json, those of a driver are of streaming.py, and those of blocks of
+mapping.py; see `reconstruction_plan`. What is assumed and not measured stands in ASSUMED, and is
+printed as such.
+
+A table stands in results/scale.md between `<!-- NAME -->` and `<!-- end of NAME -->`.
 """
 
 from __future__ import annotations
@@ -28,9 +32,18 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 from benchmarks.environment import PROJECT, write_results
+from benchmarks.scale import importing, reconstruction_plan, streaming
 
 RESULTS = PROJECT / "benchmarks" / "results"
-UNITS, IMPORTING = RESULTS / "scale.json", RESULTS / "importing.json"
+DOCUMENT = RESULTS / "scale.md"
+UNITS, IMPORTING, STREAMING = (
+    RESULTS / f"{name}.json" for name in ("scale", "importing", "streaming")
+)
+MAPPING, REFINING = RESULTS / "mapping.json", RESULTS / "refining.json"
+UNMEASURED = (
+    "Not measured yet. `benchmarks/scale/mapping.py --sides 32 64 100` makes the numbers; `--out` "
+    "has to name `mapping.json` in this folder.\n"
+)
 
 ASSUMED = {
     "images": 100_000_000,
@@ -148,16 +161,44 @@ def measure_network(height: int = 480, width: int = 640) -> dict[str, float]:
     return found
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a result."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+    return rows
+
+
 def measured_import() -> dict[str, float]:
-    """Costs a pair of the largest import that was measured."""
-    row = max(json.loads(IMPORTING.read_text())["rows"], key=lambda row: row["pairs"])
+    """Costs a pair of the largest import that was measured, and how memory grows with pairs."""
+    rows = [row for row in rows_of(IMPORTING) if (row["version"], row["processes"]) == ("now", 2)]
+    row = max(rows, key=lambda row: row["pairs"])
+    slope, base = grown(rows, "anonymous_bytes")
     return {
         "pairs of the largest import": row["pairs"],
         "µs to import a pair": row["seconds"] / row["pairs"] * 1e6,
         "kB a pair in the database": row["database_bytes"] / row["pairs"] / 1e3,
         "kB a pair of disk": row["disk_bytes"] / row["pairs"] / 1e3,
         "GB of memory of that import": row["anonymous_bytes"] / 1e9,
+        "kB a pair in the import": slope / 1e3,
+        "GB of an import of no pairs": base / 1e9,
     }
+
+
+def measured_driver() -> dict[str, float]:
+    """How the memory of a process that drives a matching job grows with pairs."""
+    slope, base = grown(rows_of(STREAMING), "driver_bytes_peak")
+    return {"kB a pair in the driver": slope / 1e3, "GB of the driver of no pairs": base / 1e9}
+
+
+def grown(rows: list[dict[str, Any]], what: str) -> tuple[float, float]:
+    """Of a line through all rows: growth a pair, and the value without pairs."""
+    slope, base = np.polyfit([row["pairs"] for row in rows], [row[what] for row in rows], 1)
+    return float(slope), float(base)
+
+
+def all_units() -> dict[str, float]:
+    """All unit costs that matching and importing have."""
+    units: dict[str, float] = json.loads(UNITS.read_text())["units"]
+    return {**units, **measured_import(), **measured_driver()}
 
 
 def plan(unit: dict[str, float], assumed: dict[str, float]) -> list[Row]:
@@ -268,25 +309,41 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def tables(unit: dict[str, float]) -> str:
-    """The three tables as Markdown."""
-    lines = [
-        "| assumed | |",
-        "|---|---|",
-        *(f"| {name} | {number(value)} |" for name, value in ASSUMED.items()),
-        "",
-    ]
-    lines += [
-        "| measured | |",
-        "|---|---|",
-        *(f"| {name} | {number(value)} |" for name, value in unit.items()),
-        "",
-    ]
-    lines += ["| what | arithmetic | |", "|---|---|---|"]
-    lines += [
+def tables(mapping: Path = MAPPING) -> dict[str, str]:
+    """The tables of results/scale.md as Markdown, by their names."""
+    unit = all_units()
+    rows = [
         f"| {what} | {arithmetic} | {result} |" for what, arithmetic, result in plan(unit, ASSUMED)
     ]
-    return "\n".join(lines) + "\n"
+    reconstruction = UNMEASURED
+    if mapping.exists():
+        measured = json.loads(mapping.read_text()), json.loads(REFINING.read_text())
+        reconstruction = reconstruction_plan.tables(unit, *measured, number)
+    return {
+        "assumed": named(ASSUMED, "assumed"),
+        "measured": named(unit, "measured"),
+        "plan": "\n".join(["| what | arithmetic | |", "|---|---|---|", *rows]) + "\n",
+        "reconstruction": reconstruction,
+        "streams": streaming.table(rows_of(STREAMING)),
+        "imports": importing.table(rows_of(IMPORTING)),
+    }
+
+
+def named(values: dict[str, float], heading: str) -> str:
+    """A table of names and numbers."""
+    lines = [f"| {name} | {number(value)} |" for name, value in values.items()]
+    return "\n".join([f"| {heading} | |", "|---|---|", *lines]) + "\n"
+
+
+def document(mapping: Path = MAPPING) -> str:
+    """results/scale.md with its tables made anew."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for name, table in tables(mapping).items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, found, rest = text.partition(begin)
+        assert found, f"{DOCUMENT} has no {begin}"
+        text = f"{before}{begin}\n\n{table.strip()}\n\n{end}{rest.partition(end)[2]}"
+    return text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -296,6 +353,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--measure", type=Path, metavar="RUN", help="a finished run folder of real photographs"
     )
+    parser.add_argument(
+        "--mapping", type=Path, metavar="FILE", default=MAPPING, help="what mapping.py wrote"
+    )
+    parser.add_argument("--write", action="store_true", help="write the tables into the document")
     options = parser.parse_args(arguments)
     if options.measure:
         unit: dict[str, Any] = {
@@ -304,7 +365,9 @@ def main(arguments: list[str] | None = None) -> int:
             **measure_network(),
         }
         write_results(UNITS, {"units": unit}, "torch", "numpy", "pyarrow", "pillow", "pycolmap")
-    print(tables({**json.loads(UNITS.read_text())["units"], **measured_import()}), end="")
+    if options.write:
+        DOCUMENT.write_text(document(options.mapping), encoding="utf-8")
+    print("\n".join(tables(options.mapping).values()), end="")
     return 0
 
 

@@ -1,77 +1,109 @@
 """Reconstruct a run: import it into a COLMAP database, map and refine it, write a short report.
 
 RUN/run.json, images/, matches/ → OUTPUT/database.db, keypoints.parquet
+                                → OUTPUT/blocks/ …   models of the blocks of a large scene
                                 → OUTPUT/mapped/0 …  models as the mapper made them
                                 → OUTPUT/refine/0 …  measurements of their tracks
                                 → OUTPUT/sparse/0 …  COLMAP binary, the largest model first
                                 → OUTPUT/points.ply, report.txt
+
+Where OUTPUT is a URL, blocks and measurements are published as they are made, and the rest in the
+end, report.txt last.
 """
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from pipeline.errors import ReconstructionError, StorageError
 from pipeline.events import Event, Listener, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor
 from pipeline.execute.worker import Died, Worker
-from pipeline.match.run import PLAN_FILE, finished_shards
-from pipeline.match.turns.tries import of_later_round
-from pipeline.reconstruct.cameras.focal import FocalDecision
+from pipeline.photos.panoramas.source import FaceFolder
+from pipeline.reconstruct.blocks.cut import blocks_table
+from pipeline.reconstruct.blocks.graph import image_names
+from pipeline.reconstruct.blocks.options import BlockOptions
+from pipeline.reconstruct.cameras.adjust import check_threads
 from pipeline.reconstruct.cameras.options import CameraOptions
-from pipeline.reconstruct.database import ImportSummary, focal_priors, import_matches, remove
+from pipeline.reconstruct.carrying import Carrying
+from pipeline.reconstruct.database import MADE_FROM_IT, ImportSummary, focal_priors, remove
 from pipeline.reconstruct.depth import depth_notes, model_depth, pair_depths
+from pipeline.reconstruct.given import DATABASE, Given, opened_given
+from pipeline.reconstruct.joining.job import map_blocks, plan_scene
 from pipeline.reconstruct.mapping import (
     MAPPED,
     MAPPERS,
     MAX_ERROR,
+    MappedModels,
     MappingOptions,
     map_database,
     opened_model,
     publish_models,
 )
+from pipeline.reconstruct.positions.align import align_models
+from pipeline.reconstruct.positions.trusted import PositionOptions
 from pipeline.reconstruct.refine.adjust import Freedom
-from pipeline.reconstruct.refine.job import Carrying, Refined, refine_model
+from pipeline.reconstruct.refine.job import Refined, refine_model
 from pipeline.reconstruct.summary import (
     ModelSummary,
     ReconstructionSummary,
     doubtful_cameras,
+    panorama_notes,
 )
 from pipeline.reconstruct.tracks.options import RefineOptions
+from pipeline.store.belonging import remove_all
 from pipeline.store.folder import Folder
-from pipeline.store.retries import redacted
+from pipeline.store.results import Results
+
+DELIVERED = (DATABASE, *reversed(MADE_FROM_IT))  # in this order
 
 
 def reconstruct_run(
-    run: Folder,
+    source: Sequence[Folder] | Path,
     output: Path | str | None = None,
-    images: str | None = None,
+    images: Folder | None = None,
     mapper: str = "incremental",
     cameras: CameraOptions | None = None,
     refine: RefineOptions | None = None,
+    blocks: BlockOptions | None = None,
+    positions: PositionOptions | None = None,
     *,
+    masks: Folder | None = None,
     executor: Executor,
     actors: Actors = DEFAULT_ACTORS,
     radius: float = 2.0,
     threads: int = 1,
+    scratch: str | Path | None = None,
+    storage: dict[str, Any] | None = None,
     listen: Listener = nobody,
 ) -> ReconstructionSummary:
-    """Import a finished run into a COLMAP database, map it, and refine the models.
+    """Import finished runs into a COLMAP database, map it, and refine the models.
 
-    output: a local folder, by default `sfm` in the folder of the run.
+    source: the folders of the runs, which are one scene, or a COLMAP database with verified pairs.
+    output: a local path or a URL, by default `sfm` in the folder of the run. A database and several
+        runs need one.
     images: folder of the photographs; by default the one that run.json names. Models are not
         refined where it cannot be read.
     mapper: `incremental` or `global`.
     cameras, radius: see `import_matches`.
     refine: how models are refined; None leaves them as they are mapped.
-    executor, actors: measure the tracks.
+    blocks: how a large scene is cut into blocks, which are mapped one by one and joined.
+    positions: where photographs were taken. They place blocks, check their joins, and bring the
+        models into metres.
+    masks: folder of masks of the photographs; by default that of the run. Nothing is observed where
+        they are 0.
+    executor, actors: merge keypoints, map blocks, and measure the tracks.
     threads: threads of mapper and adjustment, −1 for all cores. With one, the model is the same
         every time, to the last bit.
+    scratch: see `opened_results`.
+    storage: options of the fsspec filesystems of output and positions.
 
     COLMAP works in a process of its own, because it may end its process. `report.txt` is written
     also where nothing could be mapped. The summary then holds no model, and a note says why. A
@@ -81,169 +113,202 @@ def reconstruct_run(
     """
     if mapper not in MAPPERS:
         raise ReconstructionError(f"mapper {mapper!r} is unknown; give {' or '.join(MAPPERS)}.")
-    if threads < 1 and threads != -1:
-        raise ReconstructionError(
-            f"{threads} threads: give a number above zero, or -1 for all cores."
+    check_threads(threads)
+    blocks = blocks or BlockOptions()
+    what = source, images, cameras, radius, output, scratch, storage, masks, positions, listen
+    with opened_given(*what) as given, _colmap_process(given) as colmap:
+        check_blocks(given, blocks)
+        carrying = Carrying(executor, colmap, actors, listen)
+        imported = _imported(given, carrying)
+        mapping = imported.mapping(mapper, threads)
+        mapped = _mapped(imported, given, mapping, blocks, carrying)
+        freedom = _freedom(imported, cameras or CameraOptions(), threads)
+        refined, notes = _refined(imported, mapped, given, refine, carrying, freedom)
+        summary: ReconstructionSummary = colmap.ask(
+            _finish, given, imported, mapped, refined, notes
         )
-    cameras = cameras or CameraOptions()
-    target = _target(run, output)
-    photographs, long_side = _read_run(run)
-    source = Folder(images or photographs, run.options)
-    chosen = MappingOptions(mapper, threads=threads)
+        given.results.deliver(DELIVERED, listen)
+        return replace(summary, output=given.results.shown)
+
+
+@contextmanager
+def _colmap_process(given: Given) -> Iterator[Worker]:
+    """The process of COLMAP, whose death is a sentence about the folder of the results."""
     try:
         with Worker() as colmap:
-            colours = _local_folder(source)
-            mapped: Mapped = colmap.ask_watched(
-                *(_import_and_map, run, target, colours, chosen, cameras, long_side, radius),
-                listen=listen,
-            )
-            carrying = Carrying(executor, colmap, actors, listen)
-            freedom = _freedom(mapped, cameras, threads)
-            refined, notes = _refined(mapped, source, target, refine, carrying, freedom)
-            summary: ReconstructionSummary = colmap.ask(_finish, target, mapped, refined, notes)
-            return summary
+            yield colmap
     except Died as death:
         cure = "free memory, or give fewer images or pairs"
         raise ReconstructionError(
-            f"{target}: the process of COLMAP was {death}; {cure}."
+            f"{given.results.shown}: the process of COLMAP was {death}; {cure}."
         ) from death
 
 
-def _target(run: Folder, output: Path | str | None) -> Path:
-    """The folder of the results, which can be written to. Raises as `reconstruct_run`."""
-    if output is None and not run.local:
+def planned_blocks(
+    source: Sequence[Folder] | Path,
+    output: Path | str | None = None,
+    cameras: CameraOptions | None = None,
+    blocks: BlockOptions | None = None,
+    *,
+    images: Folder | None = None,
+    masks: Folder | None = None,
+    executor: Executor,
+    actors: Actors = DEFAULT_ACTORS,
+    radius: float = 2.0,
+    scratch: str | Path | None = None,
+    storage: dict[str, Any] | None = None,
+    listen: Listener = nobody,
+) -> pa.Table:
+    """The blocks that `reconstruct_run` would map, as BLOCKS; all images in one where it cuts none.
+
+    The database is made, and nothing is mapped. Where the output holds results, they stay, and the
+    database is made beside them and removed. Arguments and errors are those of `reconstruct_run`.
+    """
+    blocks = blocks or BlockOptions()
+    with (
+        opened_given(source, images, cameras, radius, output, scratch, storage, masks) as given,
+        TemporaryDirectory(prefix=".plan-", dir=given.target) as beside,
+    ):
+        check_blocks(given, blocks)
+        results = given.results
+        if results.holds(MADE_FROM_IT):
+            results = Results(Path(beside), Folder(beside))
+        given = replace(given, results=results)
+        with _colmap_process(given) as colmap:
+            imported = _imported(given, Carrying(executor, colmap, actors, listen))
+        count = imported.database.images
+        size = 0 if imported.database.panoramas else blocks.size_for(count)
+        plan = plan_scene(given.database, size or count, blocks)
+        results.deliver(DELIVERED, listen)
+    return blocks_table(plan.blocks)
+
+
+def check_blocks(given: Given, blocks: BlockOptions) -> None:
+    """Raise ReconstructionError where blocks are asked for that would cut panoramas apart."""
+    if blocks.size and isinstance(given.photographs, FaceFolder):
         raise ReconstructionError(
-            f"{run.shown}: is not on a local disk; say with --output where the database goes."
+            f"blocks of {blocks.size} images: a run with panoramas is mapped as a whole, because "
+            "blocks would part the faces of a panorama; give --blocks off."
         )
-    if "://" in str(output or ""):
-        raise ReconstructionError(
-            f"{redacted(output)}: results go to a local disk; give a folder without a protocol."
-        )
-    target = Path(output if output is not None else run.path("sfm"))
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target):
-            pass
-    except OSError as error:
-        raise StorageError(
-            f"{target}: cannot be written to ({error.strerror}); check folder and rights."
-        ) from error
-    return target
 
 
 @dataclass(frozen=True)
-class Mapped:
-    """What import and mapping came to.
-
-    models: the points of each model, the largest model first. first: the name of an image of each.
-    priors: focal lengths in pixels that EXIF tells, by camera.
-    """
+class Imported:
+    """What the import came to. priors: focal lengths in pixels that EXIF tells, by camera."""
 
     database: ImportSummary
-    models: list[int]
-    first: list[str]
-    focal: list[FocalDecision]
     priors: dict[int, float]
-    notes: list[str]
-    coloured: bool
 
-
-def _import_and_map(
-    run: Folder,
-    target: Path,
-    colours: Path | None,
-    mapping: MappingOptions,
-    cameras: CameraOptions,
-    long_side: int,
-    radius: float,
-    listen: Listener,
-) -> Mapped:
-    """Import and map, on checked arguments. colours: folder of the photographs."""
-    imported = import_matches(
-        run, target / "database.db", cameras, long_side=long_side, radius=radius
-    )
-    text = f"{imported.images} images, {imported.verified} verified pairs"
-    listen(Event("imported", f"{text}, {imported.keypoints} keypoints"))
-    priors = focal_priors(target / "database.db")
-    models: list[Any] = []
-    focal: list[FocalDecision] = []
-    if imported.verified:
-        known = {camera.camera for camera in imported.shared_cameras if camera.fixed}
-        mapping = replace(
-            mapping,
-            fixed_cameras=frozenset(known),
-            priors=priors,
-            max_error=max(MAX_ERROR, 2.0 * imported.resize_factor),
+    def mapping(self, mapper: str, threads: int) -> MappingOptions:
+        """How the database is mapped."""
+        return MappingOptions(
+            mapper,
+            fixed_cameras=self.database.fixed_cameras,
+            priors=self.priors,
+            max_error=max(MAX_ERROR, 2.0 * self.database.resize_factor),
+            threads=threads,
         )
-        models, focal = map_database(target / "database.db", target, mapping, colours, listen)
-    return Mapped(
-        imported,
-        [model.num_points3D() for model in models],
-        [model.images[min(model.reg_image_ids())].name for model in models],
-        focal,
-        priors,
-        _unfinished(run),
-        colours is not None,
+
+
+def _imported(given: Given, carrying: Carrying) -> Imported:
+    """Make the database."""
+    imported = given.importing(given.database, carrying)
+    text = f"{imported.images} images, {imported.verified} verified pairs"
+    carrying.listen(Event("imported", f"{text}, {imported.keypoints} keypoints"))
+    priors: dict[int, float] = carrying.colmap.ask(focal_priors, given.database)
+    told = {camera: priors[camera] for camera in priors.keys() - {*imported.guessed_cameras}}
+    return Imported(imported, dict(sorted(told.items())))
+
+
+def _mapped(
+    imported: Imported,
+    given: Given,
+    mapping: MappingOptions,
+    blocks: BlockOptions,
+    carrying: Carrying,
+) -> MappedModels:
+    """Map the database by one mapper, or in blocks."""
+    database, colours = given.database, given.colours
+    size = 0 if imported.database.panoramas else blocks.size_for(imported.database.images)
+    if not imported.database.verified:
+        return MappedModels()
+    if size:
+        of_files = colours if isinstance(colours, Path) else None  # blocks have no panoramas
+        how = size, blocks, mapping, given.positions, of_files, carrying
+        return map_blocks(database, given.results, *how)
+    models: MappedModels = carrying.colmap.ask_watched(
+        *(map_database, database, given.target, mapping, colours), listen=carrying.listen
     )
+    return models
 
 
-def _freedom(mapped: Mapped, cameras: CameraOptions, threads: int) -> Freedom:
+def _freedom(imported: Imported, cameras: CameraOptions, threads: int) -> Freedom:
     """What refining may change of the cameras."""
-    shared = mapped.database.shared_cameras
+    shared = imported.database.shared_cameras
     return Freedom(
-        fixed=frozenset(camera.camera for camera in shared if camera.fixed),
+        fixed=imported.database.fixed_cameras,
         given=frozenset(camera.camera for camera in shared if camera.given),
         share=cameras.sharing == "auto",
         richer=cameras.model == "auto",
-        priors=mapped.priors,
+        priors=imported.priors,
         threads=threads,
     )
 
 
 def _refined(
-    mapped: Mapped,
-    source: Folder,
-    target: Path,
+    imported: Imported,
+    mapped: MappedModels,
+    given: Given,
     options: RefineOptions | None,
     carrying: Carrying,
     freedom: Freedom,
 ) -> tuple[list[Refined], list[str]]:
     """Every model as it is now, and notes about what could not be refined."""
+    target, source = given.target, given.photographs
     models = [
-        Refined(target / MAPPED / str(number), [], []) for number in range(len(mapped.models))
+        Refined(target / MAPPED / str(number), [], []) for number in range(len(mapped.points))
     ]
-    work = target / "refine"
+    work = given.results.below("refine")
     if options is None or not models:
-        remove(work)
-        return models, mapped.database.camera_notes
+        remove_all(work.folder)
+        return models, imported.database.camera_notes
     try:
-        readable = source.exists(mapped.first[0])
+        readable = source is not None and source.exists(mapped.first[0])
     except StorageError:
         readable = False
-    if not readable:
-        cause = f"not refined: the photographs are not in {source.shown}; give them by --images."
-        return models, [*mapped.database.camera_notes, cause]
-    for number, points in enumerate(mapped.models):
+    if source is None or not readable:
+        where = "given" if source is None else f"in {source.shown}"
+        cause = f"not refined: the photographs are not {where}; give them by --images."
+        return models, [*imported.database.camera_notes, cause]
+    for number, points in enumerate(mapped.points):
         if points:
-            how = work / str(number), options, carrying, freedom
-            models[number] = refine_model(models[number].model, source, *how)
+            how = work.below(str(number)), options, carrying, freedom
+            models[number] = refine_model(models[number].model, source, *how, given.masks)
     return models, []
 
 
 def _finish(
-    target: Path, mapped: Mapped, refined: list[Refined], notes: list[str]
+    given: Given,
+    made: Imported,
+    mapped: MappedModels,
+    refined: list[Refined],
+    notes: list[str],
 ) -> ReconstructionSummary:
     """Publish the models and write the report."""
-    models = [opened_model(made.model) for made in refined]
+    target = given.target
+    models = [opened_model(one.model) for one in refined]
+    placed = align_models(models, given.positions) if given.positions else []
     publish_models(models, target)
-    if not any(made.rounds for made in refined):  # they are the same
+    if not any(one.rounds for one in refined):  # they are the same
         remove(target / MAPPED)
-    imported = mapped.database
+    imported = made.database
+    notes = [*imported.mask_notes, *notes]
     focal = [decision for decision in mapped.focal if not refined[decision.model].better]
-    notes = [*mapped.notes, *notes, *(decision.text() for decision in focal)]
-    pairs = pair_depths(target / "database.db")
-    notes += [*doubtful_cameras(models, mapped.priors), *depth_notes(models, pairs)]
-    notes += [failure for made in refined for failure in made.failures]
+    notes = [*given.notes, *mapped.notes, *notes, *(decision.text() for decision in focal)]
+    pairs = pair_depths(given.database)
+    notes += [*doubtful_cameras(models, made.priors), *depth_notes(models, pairs)]
+    notes += panorama_notes(models, imported.panoramas)
+    notes += [*placed, *(failure for one in refined for failure in one.failures)]
     if not imported.verified:
         notes.append(
             "nothing to map: no pair has verified matches; match pairs of images that overlap."
@@ -252,58 +317,24 @@ def _finish(
         notes.append(
             "nothing to map: no two images share enough of the scene from different places."
         )
-    elif not mapped.coloured:
+    elif given.colours is None:
         notes.append(
             "points have no colours: "
             "the photographs are not on this machine; give them by --images."
         )
     registered = {model.images[image].name for model in models for image in model.reg_image_ids()}
-    names = pq.read_table(target / "keypoints.parquet", columns=["image"])["image"].to_pylist()
+    names = image_names(given.database)
     summary = ReconstructionSummary(
         output=target,
         database=imported,
         models=[
-            ModelSummary.of(model, model_depth(model, pairs)[0], made.rounds)
-            for model, made in zip(models, refined, strict=True)
+            ModelSummary.of(model, model_depth(model, pairs)[0], one.rounds)
+            for model, one in zip(models, refined, strict=True)
         ],
         focal=focal,
+        masks=None if given.masks is None else given.masks.counts,
         unregistered=[name for name in names if name not in registered],
         notes=notes,
     )
     (target / "report.txt").write_text(summary.text(), encoding="utf-8")
     return summary
-
-
-def _unfinished(run: Folder) -> list[str]:
-    """A note where shards of the plan are not matched yet. Other programs write no plan."""
-    if not run.exists(PLAN_FILE):
-        return []
-    planned = run.read_table(PLAN_FILE, ["shard"]).num_rows
-    left = planned - sum(not of_later_round(name) for name in finished_shards(run))
-    if left <= 0:
-        return []
-    return [
-        f"{left} of {planned} shards of the run are not matched yet; run eloftr match "
-        "to its end and reconstruct again."
-    ]
-
-
-def _read_run(run: Folder) -> tuple[str, int]:
-    """The root of the images, and the long side in pixels, as run.json names them."""
-    try:
-        described = run.read_json("run.json")
-        return str(described["images"]), int(described["options"]["long_side"])
-    except FileNotFoundError:
-        raise ReconstructionError(
-            f"{run.shown}: holds no run.json; give the output folder of eloftr match."
-        ) from None
-    except (KeyError, TypeError, ValueError):
-        raise ReconstructionError(
-            f"{run.shown}/run.json: lacks images or options.long_side; run eloftr match."
-        ) from None
-
-
-def _local_folder(folder: Folder) -> Path | None:
-    """The folder as a path, or None where it is not a folder of this machine."""
-    path = Path(folder.path()) if folder.local else None
-    return path if path is not None and path.is_dir() else None

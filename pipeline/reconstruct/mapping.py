@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.events import Event, Listener
 from pipeline.extras import import_pycolmap
+from pipeline.photos.panoramas.colours import colour_points
+from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.reconstruct.cameras.adjust import adjust_robustly
 from pipeline.reconstruct.cameras.focal import FocalDecision, steady_focal
 from pipeline.reconstruct.database import remove
@@ -37,42 +41,88 @@ class MappingOptions:
     fixed_cameras: frozenset[int] = frozenset()  # numbers of those that stay as the database says
     priors: Mapping[int, float] = field(default_factory=dict)  # of `focal_priors`
     max_error: float = MAX_ERROR
+    initial: tuple[int, int] | None = None  # numbers of the two images that a model begins with
     threads: int = 1  # With one, the result is the same every time. −1 takes all cores.
 
 
-def map_database(
-    database: Path, output: Path, options: MappingOptions, colours: Path | None, listen: Listener
-) -> tuple[list[Any], list[FocalDecision]]:
-    """Run a mapper; returns the models, the largest first, and where EXIF's focal length counted.
+@dataclass(frozen=True)
+class MappedModels:
+    """What mapping came to.
 
-    Writes `mapped/0` … into `output`, the models in COLMAP's binary format.
-    colours: folder of the photographs, or None for points without colours.
+    points: of each model, the largest model first. first: the name of an image of each. focal:
+    where EXIF's focal length counted. notes: sentences for the report.
     """
-    scratch = output / ".mapping"
-    remove(scratch)
-    scratch.mkdir(parents=True)
-    try:
-        mapper = _incremental if options.mapper == "incremental" else _global
-        models = mapper(database, scratch, options, listen)
-        models.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
-        decisions = [
-            steady_focal(
-                *(model, options.priors, options.fixed_cameras, options.max_error / SOFT),
-                *(options.threads, number),
-            )
-            for number, model in enumerate(models)
-        ]
+
+    points: list[int] = field(default_factory=list)
+    first: list[str] = field(default_factory=list)
+    focal: list[FocalDecision] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def map_database(
+    database: Path,
+    output: Path,
+    options: MappingOptions,
+    colours: Path | FaceFolder | None,
+    listen: Listener,
+) -> MappedModels:
+    """Run a mapper, and write `mapped/0` … into `output`; see `keep_models`."""
+    with emptied(output / ".mapping") as scratch:
+        models = run_mapper(database, scratch, options, listen)
+        return keep_models(models, output, options, colours)
+
+
+def run_mapper(
+    database: Path, scratch: Path, options: MappingOptions, listen: Listener
+) -> list[Any]:
+    """The models of a database, the largest first. scratch: an empty folder."""
+    mapper = _incremental if options.mapper == "incremental" else _global
+    return by_size(mapper(database, scratch, options, listen))
+
+
+def by_size(models: list[Any]) -> list[Any]:
+    """The models, the one with most images first."""
+    return sorted(models, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+
+
+def keep_models(
+    models: list[Any], output: Path, options: MappingOptions, colours: Path | FaceFolder | None
+) -> MappedModels:
+    """Draw focal lengths towards EXIF's, colour the points, and write `mapped/0` … into `output`.
+
+    models: the largest first; they are changed. colours: folder of the photographs, or None for
+        points without colours.
+    """
+    scale = options.max_error / SOFT
+    decisions = [
+        steady_focal(model, options.priors, options.fixed_cameras, scale, options.threads, number)
+        for number, model in enumerate(models)
+    ]
+    with emptied(output / ".keeping") as scratch:
         for number, model in enumerate(models):
             if colours is not None:
-                model.extract_colors_for_all_images(colours)
-            (scratch / MAPPED / str(number)).mkdir(parents=True)
-            model.write_binary(scratch / MAPPED / str(number))
+                colour_points(model, colours)
+            (scratch / str(number)).mkdir(parents=True)
+            model.write_binary(scratch / str(number))
+        remove(output / MAPPED)
         if models:
-            remove(output / MAPPED)
-            (scratch / MAPPED).rename(output / MAPPED)
+            scratch.rename(output / MAPPED)
+    return MappedModels(
+        [model.num_points3D() for model in models],
+        [model.images[min(model.reg_image_ids())].name for model in models],
+        [decision for decision in decisions if decision is not None],
+    )
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[Path]:
+    """An empty folder, which is removed at the end."""
+    remove(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
     finally:
-        remove(scratch)
-    return models, [decision for decision in decisions if decision is not None]
+        remove(folder)
 
 
 def opened_model(folder: Path) -> Any:
@@ -104,12 +154,15 @@ def _incremental(
     )
     mapping.num_threads = mapping.mapper.num_threads = options.threads
     mapping.mapper.random_seed = mapping.triangulation.random_seed = 0
+    mapping.ba_refine_sensor_from_rig = False  # faces of a panorama are known
     mapping.mapper.filter_max_reproj_error = mapping.mapper.init_max_error = options.max_error
     mapping.mapper.abs_pose_max_error = 3 * options.max_error
     mapping.mapper.abs_pose_min_num_inliers = LEAST_INLIERS
     mapping.triangulation.merge_max_reproj_error = options.max_error
     mapping.triangulation.complete_max_reproj_error = options.max_error
     mapping.constant_cameras = mapping.mapper.constant_cameras = {*options.fixed_cameras}
+    if options.initial:
+        mapping.init_image_id1, mapping.init_image_id2 = options.initial
     registered = 2
 
     def next_image() -> None:
@@ -145,7 +198,7 @@ def _without_strays(model: Any, database: Path, scratch: Path, mapping: Any) -> 
     position is then far from all others.
     """
     pycolmap = import_pycolmap()
-    if not _remove_strays(model):
+    if not remove_strays(model):
         return model
     before = scratch / "before"
     remove(before)
@@ -153,22 +206,28 @@ def _without_strays(model: Any, database: Path, scratch: Path, mapping: Any) -> 
     model.write_binary(before)
     found = pycolmap.incremental_mapping(database, scratch, scratch, mapping, input_path=before)
     again = max(found.values(), key=lambda other: other.num_reg_images(), default=model)
-    _remove_strays(again)
+    remove_strays(again)
     return again
 
 
-def _remove_strays(model: Any) -> bool:
-    """Take out images with too few points or an absurd camera. Returns whether there were any."""
+def remove_strays(model: Any) -> bool:
+    """Take out images with too few points or an absurd camera. Returns whether there were any.
+
+    The faces of a panorama are one frame, and have their points together.
+    """
+    points = Counter[int]()
+    absurd = set()
+    for image in (model.images[number] for number in model.reg_image_ids()):
+        points[image.frame_id] += image.num_points3D
+        if image.camera.has_bogus_params(*FOCAL_RANGE, MOST_DISTORTION):
+            absurd.add(image.frame_id)
     strays = [
-        model.images[number]
-        for number in model.reg_image_ids()
-        if model.images[number].num_points3D < LEAST_INLIERS
-        or model.images[number].camera.has_bogus_params(*FOCAL_RANGE, MOST_DISTORTION)
+        frame for frame, number in points.items() if number < LEAST_INLIERS or frame in absurd
     ]
-    if len(strays) > model.num_reg_images() - 2:
+    if len(strays) > len(points) - 2:
         return False
-    for image in strays:
-        model.deregister_frame(image.frame_id)
+    for frame in strays:
+        model.deregister_frame(frame)
     return bool(strays)
 
 
@@ -182,6 +241,7 @@ def _global(database: Path, scratch: Path, options: MappingOptions, listen: List
         cameras = {camera.camera_id: camera.params for camera in opened.read_all_cameras()}
     refine = bool(cameras.keys() - options.fixed_cameras)
     adjustment = mapping.mapper.bundle_adjustment
+    mapping.mapper.refine_sensor_from_rig = adjustment.refine_sensor_from_rig = False
     adjustment.refine_focal_length = adjustment.refine_extra_params = refine
     adjustment.ceres.solver_options.num_threads = options.threads
     listen(Event("mapping", "global mapping: no progress is known until it ends"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.masks.folder import MaskCounts, masks_line
 from pipeline.reconstruct.cameras.adjust import used_cameras
 from pipeline.reconstruct.cameras.assign import SharedCamera
 from pipeline.reconstruct.cameras.focal import FocalDecision
@@ -61,6 +62,22 @@ def _focal_lengths(model: Any) -> dict[int, float]:
     return {camera: model.cameras[camera].mean_focal_length() for camera in used_cameras(model)}
 
 
+def panorama_notes(models: Sequence[Any], panoramas: int) -> list[str]:
+    """A note for every model on the panoramas that it holds. panoramas: of the run."""
+    if not panoramas:
+        return []
+    notes = []
+    for number, model in enumerate(models):
+        rigs = [rig for rig in model.rigs.values() if rig.num_sensors() > 1]
+        held = sum(
+            model.frames[k].rig_id in {rig.rig_id for rig in rigs} for k in model.reg_frame_ids()
+        )
+        notes.append(
+            f"model {number} holds {held} of {panoramas} panoramas, each a rig of its faces."
+        )
+    return notes
+
+
 def doubtful_cameras(models: Sequence[Any], priors: Mapping[int, float]) -> list[str]:
     """A note for every model whose focal length is far from what EXIF says.
 
@@ -87,15 +104,17 @@ def doubtful_cameras(models: Sequence[Any], priors: Mapping[int, float]) -> list
 class ReconstructionSummary:
     """The counts of the import, and the models.
 
-    `models` is empty where nothing could be mapped. `notes` then says why.
+    `models` is empty where nothing could be mapped. `notes` then says why. `output` is a local
+    folder, or a URL without credentials.
     """
 
-    output: Path
+    output: Path | str
     database: ImportSummary
     models: list[ModelSummary]  # largest first
     unregistered: list[str]  # images in none of the models
     notes: list[str]
     focal: list[FocalDecision] = field(default_factory=list)  # where EXIF's counted
+    masks: MaskCounts | None = None
 
     def has_depth(self) -> bool:
         """Whether one of the models is more than images that fit together at any depth."""
@@ -109,6 +128,8 @@ class ReconstructionSummary:
             f"pairs:    {data.verified} of {data.pairs} verified, {data.matches} inlier matches, "
             f"{data.merged_matches} with shared keypoints",
         ]
+        if self.masks is not None:
+            lines.append(f"masks:    {masks_line(self.masks)}")
         lines += _shared_cameras(data.shared_cameras)
         for number, model in enumerate(self.models):
             low, median, high = model.focal
@@ -128,6 +149,7 @@ class ReconstructionSummary:
             "repeated pairs": data.duplicate_pairs,
             "pairs of a mirrored with an unmirrored file": data.mirrored_pairs,
             "matches outside their image": data.outside,
+            "matches in masked places": data.masked,
         }
         lines += [f"left out: {count} {what}" for what, count in left_out.items() if count]
         if self.unregistered and self.models:

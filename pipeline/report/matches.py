@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,9 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
+from eloftr.formats.opening import open_image
 from pipeline.errors import ArgumentError, ImageError, RunError
 from pipeline.match.turns.tries import settled_matches
 from pipeline.photos.decode import decode_image
+from pipeline.photos.panoramas.source import faces_of_runs
+from pipeline.report.panorama_pairs import matches_of_files
 from pipeline.report.pictures import draw_matches
 from pipeline.store.folder import Folder
 from pipeline.tables import unragged
@@ -45,6 +47,9 @@ def draw_pairs(
     """
     if count < 1:
         raise ArgumentError(f"{count} pairs: give a number of 1 or more.")
+    if faces_of_runs([run]):
+        yield from _draw_panoramas(run, photographs, count, pair)
+        return
     settled = list(settled_matches(run, COLUMNS))
     if not settled:
         raise RunError(f"{run.shown}: holds no matches; give the output folder of eloftr match.")
@@ -54,6 +59,15 @@ def draw_pairs(
         whole = run.read_table(settled[file[row]][0])
         same = [pc.equal(whole[side], table[side][row]) for side in ("image0", "image1")]
         yield _drawn(whole.filter(pc.and_(*same)), photographs)
+
+
+def _draw_panoramas(
+    run: Folder, photographs: Folder, count: int, pair: tuple[str, str] | None
+) -> Iterator[DrawnPair]:
+    """As `draw_pairs`, for a run with panoramas: pairs of files, by whatever faces they matched."""
+    table = matches_of_files(run)
+    for row in _spread(table, count) if pair is None else [_row_of(table, pair, run)]:
+        yield _drawn(table.slice(row, 1), photographs)
 
 
 def _spread(table: pa.Table, count: int) -> list[int]:
@@ -71,6 +85,10 @@ def _row_of(table: pa.Table, pair: tuple[str, str], run: Folder) -> int:
     found = pc.and_(pc.equal(table["image0"], first), pc.equal(table["image1"], second))
     rows = np.flatnonzero(found.to_numpy())
     if not len(rows):
+        sides = [table["image0"], table["image1"]]
+        for name in pair:
+            if not any(pc.any(pc.equal(side, name)).as_py() for side in sides):
+                raise ArgumentError(f"{name}: {run.shown} has no pair with it; check the name.")
         raise ArgumentError(f"{first}, {second}: {run.shown} has no such pair; check both names.")
     return int(rows[0])
 
@@ -93,8 +111,8 @@ def _photograph(folder: Folder, name: str) -> Image.Image:
         data = folder.read_bytes(name)
     except FileNotFoundError as error:
         raise ImageError(Reason.MISSING, f"{folder.shown} has no {name}") from error
-    photo = decode_image(data)  # which refuses what is no photograph
-    image = Image.open(io.BytesIO(data))
+    photo = decode_image(data, name=name)  # which refuses what is no photograph
+    image = open_image(data, name)
     if image.mode != "RGB" or image.format == "TIFF":
         return Image.fromarray(photo.gray)
     return ImageOps.exif_transpose(image)

@@ -70,6 +70,6 @@ def _result(row: dict[str, Any]) -> str:
 def _grey_pixels(folder: Folder, name: str, options: RerankOptions) -> np.ndarray | None:
     """The grey pixels of a photograph, or None where it cannot be read."""
     try:
-        return decode_image(folder.read_bytes(name), options.run.limits).gray
+        return decode_image(folder.read_bytes(name), options.run.limits, name=name).gray
     except (ImageError, StorageError, OSError):
         return None

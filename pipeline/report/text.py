@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from pipeline.events import duration
+from pipeline.masks.folder import masks_line
+from pipeline.match.detail.passes import DetailSummary
 from pipeline.match.run import RunSummary, Session
 from pipeline.pairs.plan import DescriptorsSummary, ListSummary, Unusable
 from pipeline.rerank.evaluation import table_text
@@ -31,6 +33,10 @@ def summary_text(summary: RunSummary, output: str) -> str:
         ("this session", _session(summary["session"])),
         ("results", output),
     ]
+    if "detail" in summary:
+        lines.insert(4, ("detail", _detail(summary["detail"])))
+    if "masks" in summary:
+        lines.insert(1, ("masks", masks_line(summary["masks"])))
     if summary["failed_images"]:
         broken = f"{_counts(summary['failed_images'])} (failures/*.parquet)"
         lines.insert(1, ("unusable", broken))
@@ -116,6 +122,14 @@ def _pairs(pairs: int, planned: int) -> str:
     if pairs > planned:
         return f"{planned:,} planned, and {pairs - planned:,} across gaps"
     return f"{pairs:,} of {planned:,} planned"
+
+
+def _detail(of: DetailSummary) -> str:
+    seconds = duration(sum(of["seconds"].values()))
+    return (
+        f"{of['finer']:,} pairs finer, {of['kept']:,} as before, {of['small']:,} too small; "
+        f"{of['tiles']:,} tiles, {seconds}"
+    )
 
 
 def _counts(of: Mapping[str, int]) -> str:

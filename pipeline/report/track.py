@@ -11,13 +11,12 @@ import numpy as np
 
 from pipeline.errors import ReconstructionError
 from pipeline.pairs.covisibility import read_model
-from pipeline.pairs.spatial import exif_positions
+from pipeline.pairs.spatial import east_north_up, exif_positions, geodetic
 from pipeline.reconstruct.similarity import umeyama
 from pipeline.store.folder import Folder
 
 LEAST_POSITIONS = 4  # registered images with a position, for an alignment
 FLAT = 0.01  # spread across the track as a share of that along it, below which it is one line
-ECCENTRICITY = 6.69437999014e-3  # squared, of the WGS 84 ellipsoid
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def read_track(run: Folder, photographs: Folder, model: Folder | None = None) ->
             f"{first}, and the track needs {LEAST_POSITIONS}; give photographs with GPS by "
             "--images."
         )
-    flown = _local(flown, flown[both].mean(axis=0))
+    flown = east_north_up(flown, geodetic(flown[both].mean(axis=0)))
     spread = np.linalg.svd(flown[both] - flown[both].mean(axis=0), compute_uv=False)
     if spread[1] <= FLAT * spread[0]:
         raise ReconstructionError(
@@ -117,13 +116,3 @@ def _images_of(run: Folder) -> set[str]:
     """Names of the photographs that a run read."""
     tables = [run.read_table(name, ["image"]) for name in run.names("images")]
     return {name for table in tables for name in table["image"].to_pylist()}
-
-
-def _local(places: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    """Points (n, 3) in metres from the earth's centre → to the east, the north and up of one."""
-    up = middle / [1, 1, 1 - ECCENTRICITY]
-    up /= np.linalg.norm(up)
-    east = np.cross([0, 0, 1], up)
-    east /= np.linalg.norm(east)
-    local: np.ndarray = (places - middle) @ np.stack([east, np.cross(up, east), up]).T
-    return local

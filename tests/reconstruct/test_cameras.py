@@ -18,6 +18,8 @@ from pipeline.reconstruct.cameras.images import StoredImages
 from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.store.folder import Folder
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 pycolmap = import_pycolmap()
 SIZE = (1600, 1200)
 

@@ -18,14 +18,20 @@ from synthetic_run import LONG_SIDE, Scene, matches_table, write_shard
 
 from pipeline import reconstruct, tables
 from pipeline.errors import ReconstructionError
+from pipeline.execute.worker import Worker
 from pipeline.extras import import_pycolmap
 from pipeline.match.options import VerificationOptions
 from pipeline.match.verify import VerifyShard
-from pipeline.reconstruct import spool
+from pipeline.reconstruct import job
 from pipeline.reconstruct.cameras.options import CameraOptions
-from pipeline.reconstruct.database import ImportSummary, import_matches
+from pipeline.reconstruct.database import ImportSummary
+from pipeline.reconstruct.merging import job as merging
+from pipeline.reconstruct.merging import merge
+from pipeline.reconstruct.merging.job import import_matches
 from pipeline.reconstruct.summary import doubtful_cameras
 from pipeline.store.folder import Folder
+
+pytestmark = pytest.mark.usefixtures("kept_processes")
 
 pycolmap = import_pycolmap()
 ROOT = Path(__file__).resolve().parents[2]
@@ -290,7 +296,11 @@ def test_pairs_added_later_give_what_one_run_gives(run: Path) -> None:
 def test_small_batches_give_the_same_database(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imported(run)
     before = contents(run / "sfm" / "database.db")
-    monkeypatch.setattr(spool, "BATCH", 300)
+    monkeypatch.setattr(merge, "BATCH", 300)
+    imported(run)
+    assert contents(run / "sfm" / "database.db") == before
+    monkeypatch.setattr(merging, "SHARDS_A_RANGE", 0.5)  # a range for every image
+    monkeypatch.setattr(merging, "SHARDS_A_TASK", 1)
     imported(run)
     assert contents(run / "sfm" / "database.db") == before
 
@@ -312,7 +322,14 @@ def test_failed_import_leaves_the_old_database_untouched(run: Path, scene: Scene
 
 
 @pytest.mark.parametrize(
-    "stage", ["spool.MatchSpool.add", "database._write_keypoints", "database._write_pairs"]
+    "stage",
+    [
+        "deal.DealShards._read",
+        "job.write_keypoints",
+        "merge.MergeImages.__call__",
+        "job.write_pairs",
+        "merge.MergePairs.__call__",
+    ],
 )
 def test_killed_import_leaves_the_old_database_untouched_and_the_next_one_cleans_up(
     run: Path, stage: str
@@ -323,9 +340,10 @@ def test_killed_import_leaves_the_old_database_untouched_and_the_next_one_cleans
     program = f"""
 import os, signal
 from pathlib import Path
-from pipeline.reconstruct import database, spool
+from pipeline.reconstruct.merging import deal, job, merge
 from pipeline.store.folder import Folder
-spool.BATCH = 300  # several batches
+merge.BATCH = 300  # several batches
+job.SHARDS_A_RANGE, job.SHARDS_A_TASK = 0.5, 1  # and several ranges
 step, calls = {stage}, []
 def killed_at_the_second(*arguments):
     result = step(*arguments)
@@ -336,7 +354,7 @@ def killed_at_the_second(*arguments):
 {owner}.{name} = killed_at_the_second
 run = Path({str(run)!r})
 target = run / "sfm" / "database.db"
-database.import_matches(Folder(str(run)), target, long_side={LONG_SIDE}, radius=1.0)
+job.import_matches(Folder(str(run)), target, long_side={LONG_SIDE}, radius=1.0)
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=60)
@@ -361,11 +379,11 @@ def test_an_import_killed_between_its_files_leaves_nothing_beside_a_database_tha
     program = f"""
 import os, signal
 from pathlib import Path
-from pipeline.reconstruct.database import import_matches
+from pipeline.reconstruct.merging.job import import_matches
 from pipeline.store.folder import Folder
 replace = os.replace
 def killed(source, target):
-    if {moment!r} == "after":
+    if {moment!r} == "after" or Path(target).name != "database.db":
         replace(source, target)
     if Path(target).name == "database.db":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -591,9 +609,11 @@ def test_a_focal_length_far_from_that_of_exif_is_told(told: float | None, doubtf
         assert re.search(r"model 0 is not to be trusted: .* \d+ px and EXIF says \d+ px; ", note)
 
 
-def test_reconstruction_is_deterministic(run: Path) -> None:
+def test_reconstruction_is_deterministic(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether COLMAP's process has mapped before or is new."""
     models = []
-    for _ in range(2):
+    for worker in (job.Worker, Worker):
+        monkeypatch.setattr(job, "Worker", worker)
         reconstruct(str(run))
         sparse = run / "sfm" / "sparse" / "0"
         models.append([path.read_bytes() for path in sorted(sparse.iterdir())])
@@ -609,11 +629,6 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"images": "x", "options": {"long_side": 640}}))
     with pytest.raises(ReconstructionError, match=r"holds no images/\*\.parquet"):
         reconstruct(str(tmp_path))
-
-
-def test_a_remote_run_needs_a_local_output() -> None:
-    with pytest.raises(ReconstructionError, match="say with --output"):
-        reconstruct("memory://run")
 
 
 def test_wrong_mapper_radius_and_threads_are_refused(run: Path) -> None:

@@ -11,6 +11,8 @@ from pipeline.cli import main
 from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.depth import Depth, depth_notes, model_depth, pair_depths
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 pycolmap = import_pycolmap()
 SHIFTS = [[0, 0], [60, 10], [-50, 30], [20, -40], [90, 60]]
 

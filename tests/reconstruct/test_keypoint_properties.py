@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.reconstruct.keypoints import merge_keypoints, merge_matches
+from pipeline.reconstruct.merging.keypoints import merge_keypoints, merge_matches
 
 IMAGES = 3
 SEEDS = st.integers(0, 2**32 - 1)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.reconstruct import keypoints
-from pipeline.reconstruct.keypoints import MergedKeypoints, merge_keypoints, merge_matches
+from pipeline.reconstruct.merging import keypoints
+from pipeline.reconstruct.merging.keypoints import MergedKeypoints, merge_keypoints, merge_matches
 
 
 def observations(

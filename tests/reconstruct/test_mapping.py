@@ -13,7 +13,9 @@ from synthetic_run import Scene
 
 import pipeline
 from pipeline.extras import import_pycolmap
-from pipeline.reconstruct.mapping import MappingOptions, _remove_strays, _without_strays
+from pipeline.reconstruct.mapping import MappingOptions, _without_strays, remove_strays
+
+pytestmark = pytest.mark.usefixtures("kept_processes")
 
 CAMERAS = 5
 
@@ -43,9 +45,9 @@ def no_points(model: Any) -> None:
 @pytest.mark.parametrize("harm", [absurd_focal_length, absurd_distortion, no_points])
 def test_an_image_that_nothing_holds_is_taken_out(harm: Callable[[Any], None]) -> None:
     model = whole()
-    assert not _remove_strays(model)
+    assert not remove_strays(model)
     harm(model)
-    assert _remove_strays(model)
+    assert remove_strays(model)
     assert sorted(model.reg_image_ids()) == [1, 2, 4, 5]
     assert model.num_points3D() > 100
 
@@ -54,7 +56,7 @@ def test_a_model_of_nothing_else_stays_as_it_is() -> None:
     model = whole()
     for camera in model.cameras.values():
         camera.params = [-1.9e6, 160.0, 120.0, 0.0]
-    assert not _remove_strays(model)
+    assert not remove_strays(model)
     assert model.num_reg_images() == CAMERAS
 
 

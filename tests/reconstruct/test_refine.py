@@ -23,7 +23,7 @@ from pipeline.reconstruct.refine.models import RefineSummary
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.photographs import PhotographCache
 from pipeline.reconstruct.tracks.plan import plan_round, read_scene
-from pipeline.reconstruct.tracks.scene import ModelCamera, SparseModel
+from pipeline.reconstruct.tracks.scene import ModelCamera, SparseModel, project
 from pipeline.reconstruct.tracks.surface import normals, references, tied_views
 from pipeline.reconstruct.tracks.task import MOST_ATTEMPTS, UNREAD, MeasureReference
 from pipeline.reconstruct.tracks.windows import Reference
@@ -31,19 +31,6 @@ from pipeline.store.folder import Folder
 
 pytestmark = pytest.mark.usefixtures("kept_processes")
 OPTIONS = RefineOptions(sizes=(200, 320))
-
-
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
-    return render(tmp_path_factory.mktemp("rendered") / "images")
-
-
-@pytest.fixture(scope="module")
-def model(rendered: Rendered) -> Path:
-    folder = rendered.images.parent / "model"
-    folder.mkdir()
-    adjusted_model(rendered.scene).write_binary(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +92,22 @@ def test_a_scene_survives_the_way_to_colmap_and_back(rendered: Rendered) -> None
     assert again.views.cameras == scene.views.cameras
     errors = [point.error for point in scene.made().points3D.values()]
     assert np.isclose(np.mean(errors), scene.errors().mean(), rtol=0.05)
+
+
+def test_errors_are_those_of_every_observation_by_itself(rendered: Rendered) -> None:
+    scene = rendered.scene
+    # A view without observations, and one that a point lies behind.
+    scene = scene.keep(scene.view != 3)
+    xyz = scene.xyz.copy()
+    xyz[scene.point[0]] = 2 * scene.views.centres()[scene.view[0]]
+    scene = replace(scene, xyz=xyz)
+    found = scene.errors()
+    assert np.isinf(found[0])
+    for view in range(len(scene.views)):
+        mine = scene.view == view
+        seen = project(scene.views, view, scene.xyz[scene.point[mine]])
+        errors = np.linalg.norm(seen - scene.xy[mine], axis=1)
+        assert np.array_equal(found[mine], np.where(np.isfinite(errors), errors, np.inf))
 
 
 def test_angles_are_the_largest_between_rays(rendered: Rendered) -> None:
@@ -334,6 +337,22 @@ def test_tasks_hold_every_point_once(model: Path) -> None:
     assert len({task.name for task in tasks}) == len(tasks)
 
 
+def test_tasks_hold_their_observations_in_the_order_of_the_scene(model: Path) -> None:
+    scene = read_scene(model)
+    reference = references(scene)
+    _, tasks = plan_round(model, OPTIONS)
+    assert [task.view for task in tasks] == np.unique(reference).tolist()
+    for task in tasks:
+        assert task.points.tolist() == np.flatnonzero(reference == task.view).tolist()
+        mine = reference[scene.point] == task.view
+        own, others = mine & (scene.view == task.view), mine & (scene.view != task.view)
+        assert np.array_equal(task.points, scene.point[own])
+        assert np.array_equal(task.xy, scene.xy[own])
+        assert np.array_equal(task.xyz, scene.xyz[task.points])
+        assert np.array_equal(task.points[task.member_point], scene.point[others])
+        assert np.array_equal(task.member_view, scene.view[others])
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -382,6 +401,42 @@ def test_what_is_no_model_is_one_sentence(
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"eloftr refine: {place}: ")
     assert error.endswith(".")
+
+
+@pytest.mark.parametrize("kind", ["binary", "text"])
+def test_another_model_in_the_same_place_begins_anew(
+    rendered: Rendered, tmp_path: Path, kind: str
+) -> None:
+    place, out = tmp_path / "model", tmp_path / "refined"
+    place.mkdir()
+    described = []
+    for away in (0.0, 2.0):
+        scene = replace(rendered.scene, xy=rendered.scene.xy + away)
+        made = adjusted_model(scene)
+        (made.write_text if kind == "text" else made.write_binary)(place)
+        pipeline.refine(place, rendered.images, out, options=RefineOptions(rounds=1, sizes=(150,)))
+        described.append((out / "refine" / "refine.json").read_text())
+    assert described[0] != described[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--threads", "0"), "0 threads: give a number above zero, or -1 for all cores."),
+        (("--output", "http://127.0.0.1:9/out"), "http://127.0.0.1:9/out: cannot be written to"),
+        (("--output", "/dev/null/out"), "/dev/null/out: cannot be written to (Not a directory)"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(
+    model: Path,
+    rendered: Rendered,
+    capfd: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    sentence: str,
+) -> None:
+    assert main(["refine", str(model), "--images", str(rendered.images), *arguments]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"eloftr refine: {sentence}")
 
 
 def test_the_command_refines_any_model(

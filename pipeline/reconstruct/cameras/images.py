@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ReconstructionError
+from pipeline.photos.cameras.stored import STORED_FROM_UPRIGHT, maps_to_stored
 from pipeline.store.folder import Folder
 
 MAX_IMAGES = 2147483646  # the largest image id of COLMAP
@@ -30,17 +31,20 @@ class StoredImages:
     camera: np.ndarray  # (N,) str, make and model by EXIF, "" where it gives none
 
     @classmethod
-    def read(cls, run: Folder) -> StoredImages:
-        """Read all images of a run.
+    def read(cls, *runs: Folder) -> StoredImages:
+        """Read all images of runs.
 
         Raises ReconstructionError where there are none, where shards disagree about an image, or
         where the sizes and the orientation of an image disagree.
         """
-        tables = [run.read_table(name) for name in run.names("images")]
-        if not tables:
-            raise ReconstructionError(
-                f"{run.shown}: holds no images/*.parquet; run eloftr match first."
-            )
+        tables, shown = [], " and ".join(run.shown for run in runs)
+        for run in runs:
+            shards = run.names("images")
+            if not shards:
+                raise ReconstructionError(
+                    f"{run.shown}: holds no images/*.parquet; run eloftr match first."
+                )
+            tables += [run.read_table(shard) for shard in shards]
         table = pa.concat_tables(tables)
         names, first, same = np.unique(
             np.array(table["image"].to_pylist(), dtype=object),
@@ -53,13 +57,15 @@ class StoredImages:
             differs = ~np.isclose(column, column[first][same], equal_nan=True)
             if differs.any():
                 image = names[same[differs][0]]
+                one, other = column[first][same][differs][0], column[differs][0]
                 raise ReconstructionError(
-                    f"{image}: its {name} differs between shards; match again, its file changed."
+                    f"{image}: its {name} differs between shards of {shown}: {one:g} and "
+                    f"{other:g}; match again, its file changed."
                 )
             columns.append(column[first])
         if not len(names) or not names[0] or len(names) > MAX_IMAGES:
             raise ReconstructionError(
-                f"{run.shown}: images/*.parquet names no image, too many, or one without a name."
+                f"{shown}: images/*.parquet names no image, too many, or one without a name."
             )
         makers = np.array(table["camera"].to_pylist(), dtype=object)[first]
         columns.append(np.array([maker or "" for maker in makers], dtype=object))
@@ -83,35 +89,13 @@ class StoredImages:
         COLMAP's pixels have the stored orientation, and their origin is half a pixel further left
         and up.
         """
-        linear = STORED_FROM_UPRIGHT[self.orientation - 1].astype(np.float64)
-        last = np.stack([self.width - 1, self.height - 1], axis=1)
-        maps = np.zeros((len(self.names), 3, 3))
-        maps[:, :2, :2] = linear
-        # A coordinate that runs backwards starts at the last pixel.
-        maps[:, :2, 2] = np.einsum("nij,nj->ni", np.minimum(linear, 0), -last) + 0.5
-        maps[:, 2, 2] = 1
-        return maps
-
-
-# Maps of pixel offsets (x, y) from the upright to the stored image, by EXIF orientation 1…8.
-STORED_FROM_UPRIGHT = np.array(
-    [
-        [[1, 0], [0, 1]],
-        [[-1, 0], [0, 1]],
-        [[-1, 0], [0, -1]],
-        [[1, 0], [0, -1]],
-        [[0, 1], [1, 0]],
-        [[0, 1], [-1, 0]],
-        [[0, -1], [-1, 0]],
-        [[0, -1], [1, 0]],
-    ]
-)
+        return maps_to_stored(self.width, self.height, self.orientation)
 
 
 def without_mirrored(pairs: np.ndarray, images: StoredImages) -> tuple[np.ndarray, int]:
     """Drop the pairs of a mirrored with an unmirrored image; returns the others and the number.
 
-    pairs: (P,) rows of `spool.PAIR`.
+    pairs: (P,) rows of `pieces.PAIR`.
     EXIF can say that a stored image is mirrored. COLMAP takes such an image for a view of a
     mirrored scene, so mirrored images fit together, but not with the others.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import ReconstructionError, StorageError
-from pipeline.reconstruct.cameras.intrinsics import (
+from pipeline.photos.cameras.intrinsics import (
     Intrinsics,
     check_model,
     csv_rows,
@@ -17,6 +17,7 @@ from pipeline.reconstruct.cameras.intrinsics import (
     read_text,
 )
 from pipeline.store.folder import Folder
+from pipeline.store.retries import cause_of
 
 SHARING = ("auto", "single", "per-folder", "per-image")
 RENAMED = {"image": "per-image", "folder": "per-folder"}
@@ -115,6 +116,6 @@ def _table_rows(file: str) -> list[tuple[str, dict[str, object]]]:
         table: pa.Table = folder.read_table(name)
     except (StorageError, OSError) as error:
         raise ReconstructionError(
-            f"{file}: the file of cameras cannot be read ({error}); check the path."
+            f"{file}: the file of cameras cannot be read ({cause_of(error)}); check the path."
         ) from error
     return [(f"row {number}", row) for number, row in enumerate(table.to_pylist())]

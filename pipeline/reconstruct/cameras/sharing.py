@@ -55,7 +55,8 @@ def group_images(images: StoredImages, options: CameraOptions, given: np.ndarray
         entry = int(given[row])
         if entry >= 0:
             place = options.intrinsics[entry].place
-            key, why = ("given" if options.sharing == "auto" else key), place
+            together = options.sharing == "auto" or options.intrinsics[entry].slot
+            key, why = ("given" if together else key), place
         found.setdefault((key, sizes[row], entry), ([], why))[0].append(row)
     return [Group(tuple(rows), why, entry) for (*_, entry), (rows, why) in found.items()]
 

@@ -96,5 +96,10 @@ def fitting(scene: SparseModel, limit: np.ndarray, angle: float) -> SparseModel:
 
 def cost(scene: SparseModel, loss: float) -> float:
     """The sum of the soft-L1 losses of all observations, in squares of `loss` pixels."""
-    off = np.minimum(scene.errors() / loss, 1e6)
+    return soft_l1(scene.errors(), loss)
+
+
+def soft_l1(errors: np.ndarray, loss: float) -> float:
+    """The sum of the losses of errors in pixels, in squares of `loss` pixels."""
+    off = np.minimum(errors / loss, 1e6)
     return float((2 * (np.sqrt(1 + off**2) - 1)).sum())

@@ -57,8 +57,10 @@ def decide_cameras(
             continue
         steps = () if is_flat(part) else (PRINCIPAL, "model")
         single = _shared(part, group)
-        before = cost(adjusted(part, loss, freedom), loss)
-        free, now = freedom, cost(adjusted(single, loss, freedom), loss)
+        before = now = cost(adjusted(part, loss, freedom), loss)
+        if len(group.cameras) > 1:  # else it is the same part
+            now = cost(adjusted(single, loss, freedom), loss)
+        free = freedom
         taken: list[str] = []
         for step in steps:
             trial, allowed = _richer(single, group, free, step)
@@ -143,6 +145,8 @@ def restricted(scene: SparseModel, chosen: np.ndarray) -> SparseModel:
             rotation=views.rotation[rows],
             shift=views.shift[rows],
             cameras={number: camera for number, camera in views.cameras.items() if number in used},
+            rigs=tuple(rig for rig in views.rigs if rig.reference in used),
+            frame=None if views.frame is None else views.frame[rows],
         ),
     )
 
@@ -151,7 +155,8 @@ def is_flat(scene: SparseModel) -> bool:
     """Whether the points lie on a plane, as seen from the views.
 
     A plane can bend to the errors of a lens, and the views to the bent plane. So photographs of it
-    fit a wrong distortion and a wrong principal point as well as the right ones.
+    fit a wrong distortion and a wrong principal point as well as the right ones. How far the points
+    spread on the plane does not count here, in contrast to the planes of `depth`.
     """
     middle = np.median(scene.xyz, axis=0)
     normal = np.linalg.svd(scene.xyz - middle, full_matrices=False)[2][2]

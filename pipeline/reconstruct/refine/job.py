@@ -4,14 +4,14 @@
           → round-1/image-….parquet                                → round-1/model → …
 
 A file appears when it is whole, so the files alone say what is done. `refine.json` names the model,
-the photographs' folder and the options that they belong to. Files of others are removed.
+the photographs' folder and the options that they belong to. Files of others are removed. Where the
+results go to a URL, every file is published there as it is made, the summary of a round last.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,34 +20,29 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.errors import ReconstructionError
-from pipeline.events import Event, Listener, Progress, counted, nobody
-from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
-from pipeline.execute.worker import Died, Worker
+from pipeline.events import Event, Progress, counted
+from pipeline.execute.executor import Stage, tasks_of
+from pipeline.masks.folder import Masks
+from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.source import Folders
+from pipeline.reconstruct.carrying import Carrying
 from pipeline.reconstruct.refine.adjust import Freedom
-from pipeline.reconstruct.refine.round import RoundSummary, finish_round
+from pipeline.reconstruct.refine.round import RoundSummary, finish_round, masked_model
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.plan import ReferenceTask, plan_round
 from pipeline.reconstruct.tracks.task import UNREAD, make_measurer
+from pipeline.store.belonging import keep_what_belongs
 from pipeline.store.folder import Folder
 from pipeline.store.parquet import parquet_bytes
+from pipeline.store.results import Results
 
 VERSION = 1  # counts up when the same model and options give other measurements
-MODEL_FILES = ("cameras.bin", "images.bin", "points3D.bin", "frames.bin", "rigs.bin")
-
-
-@dataclass(frozen=True)
-class Carrying:
-    """What carries out the work.
-
-    executor, actors: measure. colmap: one process, which plans and adjusts. listen: is told.
-    """
-
-    executor: Executor
-    colmap: Worker
-    actors: Actors = DEFAULT_ACTORS
-    listen: Listener = nobody
+# Files of a COLMAP model, binary or text.
+FILES_OF_A_MODEL = [
+    f"{name}.{kind}"
+    for name in ("cameras", "images", "points3D", "frames", "rigs")
+    for kind in ("bin", "txt")
+]
 
 
 @dataclass(frozen=True)
@@ -55,12 +50,14 @@ class Refined:
     """A refined model.
 
     model: its folder, the one that was given where no round made it better. rounds: what each came
-    to. failures: a sentence for every photograph that could not be read.
+    to. failures: a sentence for every photograph or mask that could not be read. masked: its
+    observations that were left out because they lie in masked places.
     """
 
     model: Path
     rounds: list[RoundSummary]
     failures: list[str]
+    masked: int = 0
 
     @property
     def better(self) -> bool:
@@ -70,60 +67,68 @@ class Refined:
 
 def refine_model(
     model: Path,
-    photographs: Folder | Folders,
-    output: Path,
+    photographs: Folder | Folders | FaceFolder,
+    output: Results,
     options: RefineOptions,
     carrying: Carrying,
     freedom: Freedom,
+    masks: Masks | None = None,
 ) -> Refined:
     """Refine the model in a folder; the given one stays as it is.
 
-    output: a local folder for the files of the work, which are kept.
+    output: where the files of the work go, which are kept.
     freedom: which intrinsics may change.
+    masks: of the photographs. The refined model observes nothing in a masked place, whether or not
+        a round makes it better.
 
-    Raises ReconstructionError where COLMAP's process ends, as it does where memory ends.
+    Raises Died where COLMAP's process ends, and ReconstructionError where nothing but observations
+    in masked places is there.
     """
-    _begin(model, photographs, output, options, freedom)
+    _begin(model, photographs, output.folder, options, freedom, masks)
     rounds: list[RoundSummary] = []
     failures: list[str] = []
-    try:
-        sizes = options.long_sides()
-        for number, long_side in enumerate(sizes):
-            folder = output / f"round-{number}"
-            folder.mkdir(exist_ok=True)
-            views, tasks = carrying.colmap.ask(plan_round, model, options)
-            make = partial(make_measurer, views, photographs, options, long_side)
-            stage = Stage("refine", make, holds_model=True)
-            failures += _measure(stage, tasks, folder, long_side, carrying)
-            tables = [folder / f"{task.name}.parquet" for task in tasks]
-            turn = number == 0, number == len(sizes) - 1
-            finish = partial(
-                finish_round, model, tables, folder / "model", long_side, turn, options, freedom
-            )
-            summary, freedom = _finished(finish, folder, freedom, carrying)
-            rounds.append(summary)
-            if summary.kept:
-                model = folder / "model"
-    except Died as death:
-        raise ReconstructionError(
-            f"{output}: the process that refines was {death}; free memory, or refine fewer images."
-        ) from death
-    return Refined(model, rounds, sorted(set(failures)))
+    masked = 0
+    if masks is not None:
+        target = output.work / "masked"
+        model, masked, failures = carrying.colmap.ask(
+            masked_model, model, masks, photographs, target
+        )
+    sizes = options.long_sides()
+    for number, long_side in enumerate(sizes):
+        files = output.below(f"round-{number}")
+        files.work.mkdir(parents=True, exist_ok=True)
+        files.fetch()
+        folder = files.work
+        views, tasks = carrying.colmap.ask(plan_round, model, options)
+        make = partial(make_measurer, views, photographs, options, long_side, masks)
+        stage = Stage("refine", make, holds_model=True)
+        failures += _measure(stage, tasks, files, long_side, carrying)
+        tables = [folder / f"{task.name}.parquet" for task in tasks]
+        turn = number == 0, number == len(sizes) - 1
+        finish = partial(
+            finish_round, model, tables, folder / "model", long_side, turn, options, freedom
+        )
+        summary, freedom = _finished(finish, files, freedom, carrying)
+        rounds.append(summary)
+        if summary.kept:
+            model = folder / "model"
+    return Refined(model, rounds, sorted(set(failures)), masked)
 
 
 def _begin(
     model: Path,
-    photographs: Folder | Folders,
-    output: Path,
+    photographs: Folder | Folders | FaceFolder,
+    files: Folder,
     options: RefineOptions,
     freedom: Freedom,
+    masks: Masks | None,
 ) -> None:
     """Remove what belongs to another model or other options, and say what this belongs to."""
     digest = hashlib.sha256()
-    for name in MODEL_FILES:
+    for name in FILES_OF_A_MODEL:
         if (model / name).is_file():
             digest.update((model / name).read_bytes())
-    described = {
+    made_of: dict[str, Any] = {
         "version": VERSION,
         "model": digest.hexdigest(),
         "images": photographs.shown,
@@ -133,25 +138,20 @@ def _begin(
             **{name: sorted(getattr(freedom, name)) for name in ("fixed", "given", "principal")},
         },
     }
-    text = json.dumps(described, indent=1, sort_keys=True) + "\n"
-    marker = output / "refine.json"
-    if marker.is_file() and marker.read_text(encoding="utf-8") == text:
-        return
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
-    Folder(str(output)).publish("refine.json", text.encode())
+    if masks is not None:
+        made_of["masks"] = masks.described()
+    keep_what_belongs(files, "refine.json", made_of)
 
 
 def _measure(
     stage: Stage,
     tasks: list[ReferenceTask],
-    folder: Path,
+    files: Results,
     long_side: int,
     carrying: Carrying,
 ) -> list[str]:
     """Measure what is not measured yet. Returns sentences about photographs that were not read."""
-    files = Folder(str(folder))
-    done_names = {*files.list((".parquet",), recursive=False)}
+    done_names = {path.name for path in files.work.glob("*.parquet")}
     todo = [task for task in tasks if f"{task.name}.parquet" not in done_names]
     done = len(tasks) - len(todo)
     fields = {"images": len(tasks), "done": done, "long_side": long_side}
@@ -168,24 +168,26 @@ def _measure(
                 progress.advance(1, int(not len(result.tracks)))
         finally:
             results.close()
-    schemas = (pq.read_schema(folder / f"{task.name}.parquet") for task in tasks)
+    schemas = (pq.read_schema(files.work / f"{task.name}.parquet") for task in tasks)
     failed = (schema.metadata.get(UNREAD, b"").decode() for schema in schemas)
     return [line for text in failed for line in text.splitlines()]
 
 
 def _finished(
     finish: Callable[[], tuple[RoundSummary, Freedom]],
-    folder: Path,
+    files: Results,
     freedom: Freedom,
     carrying: Carrying,
 ) -> tuple[RoundSummary, Freedom]:
     """The end of a round, from its file where it was reached before."""
-    marker = folder / "round.json"
+    marker = files.work / "round.json"
     if not marker.is_file():
         carrying.listen(Event("refining", "adjusting the model"))
         made, found = carrying.colmap.ask(finish)
         described = {"summary": asdict(made), "principal": sorted(found.principal)}
-        Folder(str(folder)).publish_json("round.json", described)
+        Folder(str(files.work)).publish_json("round.json", described)
+        files.send("model")
+        files.send("round.json")
     described = json.loads(marker.read_bytes())
     summary = RoundSummary(**described["summary"])
     text = f"track length {summary.track_length:.2f}, {summary.error:.3f} px"

@@ -9,15 +9,19 @@ from pathlib import Path
 from pipeline.errors import ReconstructionError
 from pipeline.events import Listener, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor
-from pipeline.execute.worker import Worker
+from pipeline.execute.worker import Died, Worker
+from pipeline.masks.folder import MaskCounts, find_masks, masks_line
 from pipeline.photos.source import Folders
+from pipeline.reconstruct.cameras.adjust import check_threads
+from pipeline.reconstruct.carrying import Carrying
 from pipeline.reconstruct.refine.adjust import Freedom
-from pipeline.reconstruct.refine.job import Carrying, refine_model
+from pipeline.reconstruct.refine.job import FILES_OF_A_MODEL, refine_model
 from pipeline.reconstruct.refine.round import RoundSummary
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.plan import read_scene
 from pipeline.reconstruct.tracks.scene import SparseModel
 from pipeline.store.folder import Folder
+from pipeline.store.results import opened_results
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,19 @@ class ModelCounts:
 
 @dataclass(frozen=True)
 class RefineSummary:
-    """What refining a model came to. before, after: of the given model and of the written one."""
+    """What refining a model came to.
 
-    output: Path
+    output: a local folder, or a URL without credentials. before, after: of the given model and of
+    the written one. masked: observations left out because of masks, before any measurement.
+    """
+
+    output: Path | str
     before: ModelCounts
     after: ModelCounts
     rounds: list[RoundSummary]
     failures: list[str]
+    masked: int = 0
+    masks: MaskCounts | None = None
 
     @property
     def better(self) -> bool:
@@ -70,6 +80,12 @@ class RefineSummary:
     def text(self) -> str:
         """Format the report, a few lines for a person."""
         lines = [f"before:   {self.before.text()}"]
+        if self.masks is not None:
+            lines.append(f"masks:    {masks_line(self.masks)}")
+        if self.masked:
+            lines.append(
+                f"masked:   {self.masked} observations lie in masked places, and are left out"
+            )
         for number, made in enumerate(self.rounds):
             lines += [f"round {number}:  {line}" for line in made.lines()]
         lines.append(f"after:    {self.after.text()}")
@@ -80,44 +96,66 @@ class RefineSummary:
 def refine_colmap_model(
     model: Path,
     photographs: Folder | Folders,
-    output: Path,
+    output: Folder | Path,
     options: RefineOptions,
     executor: Executor,
     actors: Actors = DEFAULT_ACTORS,
     *,
+    masks: Folder | None = None,
     fixed_cameras: bool = False,
     threads: int = 1,
+    scratch: str | Path | None = None,
     listen: Listener = nobody,
 ) -> RefineSummary:
     """Refine the COLMAP model of a folder, which stays as it is.
 
-    output: a local folder. It gets the model, `points.ply` and `report.txt`; `refine/` in it holds
-        the measurements, with which a stopped command goes on.
+    output: a local folder or one at a URL. It gets the model, `points.ply` and `report.txt`;
+        `refine/` in it holds the measurements, with which a stopped command goes on.
+    masks: folder of masks of the photographs. The refined model observes nothing where they are 0.
     fixed_cameras: keep all intrinsics.
     threads: of the adjustment. With 1 the model is the same every time; −1 takes all cores.
+    scratch: see `opened_results`.
 
-    Raises ReconstructionError for a folder without a model, and for an output that is the model.
+    Raises ReconstructionError for a folder without a model, for an output that is the model, and
+    where COLMAP's process ends, as it does where memory ends. Raises StorageError for an output
+    that cannot be written to.
     """
+    check_threads(threads)
     if not any((model / name).is_file() for name in ("images.bin", "images.txt")):
         raise ReconstructionError(
             f"{model}: holds no images.bin or images.txt; give the folder of one COLMAP model."
         )
-    if output.resolve() == model.resolve():
-        raise ReconstructionError(f"{output}: is the model itself; give another --output.")
-    output.mkdir(parents=True, exist_ok=True)
-    with Worker() as colmap:
-        before, cameras = colmap.ask(_described, model)
-        freedom = Freedom(frozenset(cameras if fixed_cameras else ()), threads=threads)
-        carrying = Carrying(executor, colmap, actors, listen)
-        refined = refine_model(model, photographs, output / "refine", options, carrying, freedom)
-        after = colmap.ask(_publish, refined.model, output)
-    summary = RefineSummary(output, before, after, refined.rounds, refined.failures)
-    (output / "report.txt").write_text(summary.text(), encoding="utf-8")
-    return summary
+    with opened_results(output, scratch) as results:
+        target = results.work
+        if target.resolve() == model.resolve():
+            raise ReconstructionError(f"{target}: is the model itself; give another --output.")
+        try:
+            with Worker() as colmap:
+                before, cameras, names = colmap.ask(_described, model)
+                found = None if masks is None else find_masks(masks, names, listen=listen)
+                freedom = Freedom(frozenset(cameras if fixed_cameras else ()), threads=threads)
+                carrying = Carrying(executor, colmap, actors, listen)
+                work = results.below("refine")
+                how = options, carrying, freedom, found
+                refined = refine_model(model, photographs, work, *how)
+                after = colmap.ask(_publish, refined.model, target)
+        except Died as death:
+            raise ReconstructionError(
+                f"{results.shown}: the process of COLMAP was {death}; "
+                "free memory, or refine fewer images."
+            ) from death
+        summary = RefineSummary(
+            *(results.shown, before, after, refined.rounds, refined.failures),
+            masked=refined.masked,
+            masks=None if found is None else found.counts,
+        )
+        (target / "report.txt").write_text(summary.text(), encoding="utf-8")
+        results.deliver([*FILES_OF_A_MODEL, "points.ply", "report.txt"], listen)
+        return summary
 
 
-def _described(model: Path) -> tuple[ModelCounts, list[int]]:
-    """The counts of a model, and the numbers of its cameras.
+def _described(model: Path) -> tuple[ModelCounts, list[int], list[str]]:
+    """The counts of a model, the numbers of its cameras, and the names of its images.
 
     Raises ReconstructionError where COLMAP cannot read it, or where it holds no points.
     """
@@ -132,7 +170,7 @@ def _described(model: Path) -> tuple[ModelCounts, list[int]]:
             f"{model}: has {len(scene.views)} images and {len(scene.xyz)} points; "
             "refining needs two images that share points."
         )
-    return ModelCounts.of(scene), list(scene.views.cameras)
+    return ModelCounts.of(scene), list(scene.views.cameras), scene.views.names
 
 
 def _publish(model: Path, output: Path) -> ModelCounts:

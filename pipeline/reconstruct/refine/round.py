@@ -11,13 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import ReconstructionError
+from pipeline.masks.folder import Masks
+from pipeline.photos.source import Folders
 from pipeline.reconstruct.refine.adjust import Freedom, adjusted, fitting, steadied
 from pipeline.reconstruct.refine.cameras import decide_cameras
+from pipeline.reconstruct.refine.masked import without_masked
 from pipeline.reconstruct.refine.merge import LEAST_OBSERVATIONS, LOOSE, measured_scene
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.photographs import scale
 from pipeline.reconstruct.tracks.plan import read_scene
 from pipeline.reconstruct.tracks.scene import SparseModel
+from pipeline.store.folder import Folder
 
 UNSEEN = "its windows were found in fewer than half of the images"
 
@@ -115,6 +120,28 @@ def finish_round(
         cameras=lines,
     )
     return summary, freedom if why else decided
+
+
+def masked_model(
+    model: Path, masks: Masks, photographs: Folder | Folders, target: Path
+) -> tuple[Path, int, list[str]]:
+    """The folder of a model without observations in masked places, and how many it had there.
+
+    target: a folder that appears when such a model in it is whole; of a model that has none there,
+    the folder is its own. Last come sentences about masks that cannot be used. Raises
+    ReconstructionError where no point is left.
+    """
+    scene = read_scene(model)
+    found, failures = without_masked(scene, masks, photographs)
+    if not len(found.xyz):
+        cure = "check that 0 marks what is to be ignored"
+        raise ReconstructionError(
+            f"{masks.folder.shown}: the masks leave no point of the model; {cure}."
+        )
+    lost = len(scene.point) - len(found.point)
+    if lost:
+        _write(found, target)
+    return (target if lost else model), lost, failures
 
 
 def worse(before: SparseModel, after: SparseModel) -> str:

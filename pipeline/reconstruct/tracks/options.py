@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pipeline.errors import ReconstructionError
 
 REFINE = ("tracks", "none")
+# The least and the largest number of these options.
+RANGES = {"rounds": (1, 20), "radius": (2, 30), "steps": (1, 50), "views": (1, 10_000)}
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ class RefineOptions:
             raise ReconstructionError(
                 f"refining at {self.sizes} pixels: give a longer side of at least 100 a round."
             )
-        counts = {"rounds": (1, 20), "radius": (2, 30), "steps": (1, 50), "views": (1, 10_000)}
-        for name, (low, high) in counts.items():
+        for name, (low, high) in RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise ReconstructionError(
                     f"refining with {name} {getattr(self, name)}: give {low} to {high}."

@@ -8,10 +8,9 @@ import numpy as np
 from PIL import Image
 
 from eloftr.matching.resizing import resize
-from pipeline.errors import ImageError, StorageError
-from pipeline.photos.decode import decode_image
+from pipeline.errors import ImageError
 from pipeline.photos.exif import TRANSPOSE
-from pipeline.photos.limits import DEFAULT_LIMITS
+from pipeline.photos.panoramas.source import FaceFolder, read_whole
 from pipeline.photos.source import Folders
 from pipeline.reconstruct.tracks.scene import ModelCamera
 from pipeline.store.folder import Folder
@@ -36,7 +35,9 @@ def scale(camera: ModelCamera, long_side: int) -> np.ndarray:
 class PhotographCache:
     """Reads photographs and keeps the last ones, within a bound of memory."""
 
-    def __init__(self, folder: Folder | Folders, long_side: int, most: int = MOST_BYTES) -> None:
+    def __init__(
+        self, folder: Folder | Folders | FaceFolder, long_side: int, most: int = MOST_BYTES
+    ) -> None:
         self.folder, self.long_side, self.most = folder, long_side, most
         self.kept: OrderedDict[str, np.ndarray] = OrderedDict()
 
@@ -55,13 +56,7 @@ class PhotographCache:
         return pixels
 
     def _stored(self, name: str, camera: ModelCamera) -> np.ndarray:
-        try:
-            data = self.folder.read_bytes(name, limit=DEFAULT_LIMITS.max_bytes)
-        except FileNotFoundError as error:
-            raise ImageError(Reason.MISSING, f"no such file in {self.folder.shown}") from error
-        except (StorageError, OSError) as error:
-            raise ImageError(Reason.UNREADABLE, str(error)) from error
-        photo = decode_image(data)
+        photo = read_whole(self.folder, name)
         if (photo.stored_width, photo.stored_height) != (camera.width, camera.height):
             found = f"{photo.stored_width}×{photo.stored_height}"
             raise ImageError(

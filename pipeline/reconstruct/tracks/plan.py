@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.tracks.options import RefineOptions
-from pipeline.reconstruct.tracks.scene import ModelViews, SparseModel
+from pipeline.reconstruct.tracks.scene import ModelViews, SparseModel, rows_of_groups
 from pipeline.reconstruct.tracks.surface import normals, references, tied_views
 
 
@@ -48,18 +48,18 @@ def plan_round(folder: Path, options: RefineOptions) -> tuple[ModelViews, list[R
     reference = references(scene)
     normal = normals(scene, reference)
     tied = tied_views(scene, options.views)
+    points_of = rows_of_groups(reference, len(scene.views))
+    observations_of = rows_of_groups(reference[scene.point], len(scene.views))
+    place = np.empty(len(scene.xyz), np.int64)  # of every point in its task
     tasks = []
-    for view in range(len(scene.views)):
-        points = np.flatnonzero(reference == view)
+    for view, (points, mine) in enumerate(zip(points_of, observations_of, strict=True)):
         if not len(points):
             continue
-        place = np.full(len(scene.xyz), -1)
         place[points] = np.arange(len(points))
-        mine = place[scene.point] >= 0
-        own = mine & (scene.view == view)
+        is_own = scene.view[mine] == view
+        own, others = mine[is_own], mine[~is_own]
         xy = np.empty((len(points), 2))
         xy[place[scene.point[own]]] = scene.xy[own]
-        others = mine & ~own
         tasks.append(
             ReferenceTask(
                 f"image-{int(scene.views.numbers[view]):07}",

@@ -6,12 +6,14 @@ without its EXIF orientation, and with (0, 0) at the corner of the top-left pixe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.extras import import_pycolmap
+from pipeline.reconstruct.tracks.rigs import ModelRig, add_frames, add_rig, rigs_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class ModelViews:
 
     names: (V,) of the files. numbers, camera: (V,) COLMAP's numbers of the image and its camera.
     rotation: (V, 3, 3) and shift: (V, 3), world to camera. cameras: by their numbers.
+    rigs: of several cameras. frame: (V,) which views were taken at once, None without rigs.
     """
 
     names: list[str]
@@ -53,9 +56,30 @@ class ModelViews:
     rotation: np.ndarray
     shift: np.ndarray
     cameras: dict[int, ModelCamera]
+    rigs: tuple[ModelRig, ...] = ()
+    frame: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @classmethod
+    def of(cls, model: Any) -> ModelViews:
+        """The registered images of a `pycolmap.Reconstruction`."""
+        images = [model.images[number] for number in sorted(model.reg_image_ids())]
+        poses = np.array([image.cam_from_world().matrix() for image in images]).reshape(-1, 3, 4)
+        used = sorted({image.camera_id for image in images})
+        rigs = rigs_of(model)
+        frame = np.array([image.frame_id for image in images], np.int64) if rigs else None
+        return cls(
+            [image.name for image in images],
+            np.array([image.image_id for image in images], np.int64),
+            np.array([image.camera_id for image in images], np.int64),
+            poses[:, :, :3].copy(),
+            poses[:, :, 3].copy(),
+            {number: ModelCamera.of(model.cameras[number]) for number in used},
+            tuple(rigs),
+            frame,
+        )
 
     def camera_of(self, view: int) -> ModelCamera:
         """The camera of one view."""
@@ -92,21 +116,11 @@ class SparseModel:
     @classmethod
     def of(cls, model: Any) -> SparseModel:
         """The registered images of a `pycolmap.Reconstruction` with their points."""
-        images = [model.images[number] for number in sorted(model.reg_image_ids())]
-        poses = np.array([image.cam_from_world().matrix() for image in images]).reshape(-1, 3, 4)
-        used = sorted({image.camera_id for image in images})
-        views = ModelViews(
-            [image.name for image in images],
-            np.array([image.image_id for image in images], np.int64),
-            np.array([image.camera_id for image in images], np.int64),
-            poses[:, :, :3].copy(),
-            poses[:, :, 3].copy(),
-            {number: ModelCamera.of(model.cameras[number]) for number in used},
-        )
+        views = ModelViews.of(model)
         numbers = np.array(sorted(model.point3D_ids()), np.int64)
         points = [model.points3D[int(number)] for number in numbers]
         point, view, xy = [], [], []
-        for row, image in enumerate(images):
+        for row, image in enumerate(model.images[number] for number in views.numbers.tolist()):
             seen = [p for p in image.points2D if p.has_point3D()]
             point.append(np.array([p.point3D_id for p in seen], np.int64))
             xy.append(np.array([p.xy for p in seen]).reshape(-1, 2))
@@ -142,42 +156,23 @@ class SparseModel:
         )
 
     def made(self) -> Any:
-        """The same as a `pycolmap.Reconstruction`: every image is a frame of its own."""
-        pycolmap = import_pycolmap()
-        model = pycolmap.Reconstruction()
-        for number, camera in self.views.cameras.items():
-            model.add_camera_with_trivial_rig(camera.made(number))
-        by_view = np.argsort(self.view, kind="stable")
-        bounds = np.searchsorted(self.view[by_view], np.arange(len(self.views) + 1))
-        index = np.empty(len(self.view), np.int64)
-        for row, name in enumerate(self.views.names):
-            mine = by_view[bounds[row] : bounds[row + 1]]
-            index[mine] = np.arange(len(mine))
-            number = int(self.views.numbers[row])
-            image = pycolmap.Image(name, self.xy[mine], int(self.views.camera[row]), number)
-            pose = pycolmap.Rigid3d(
-                pycolmap.Rotation3d(self.views.rotation[row]), self.views.shift[row]
-            )
-            model.add_image_with_trivial_frame(image, pose)
-        starts = np.searchsorted(self.point, np.arange(len(self.xyz) + 1))
-        numbers = self.views.numbers[self.view].tolist()
-        elements = list(zip(numbers, index.tolist(), strict=True))
-        for row, (xyz, colour) in enumerate(zip(self.xyz, self.colour, strict=True)):
-            track = pycolmap.Track()
-            for number, keypoint in elements[starts[row] : starts[row + 1]]:
-                track.add_element(number, keypoint)
-            model.add_point3D(xyz, track, colour)
-        model.update_point_3d_errors()
-        return model
+        """The same as a `pycolmap.Reconstruction`; see `made_model`."""
+        keypoints = [self.xy[mine] for mine in rows_of_groups(self.view, len(self.views))]
+        return made_model(
+            *(self.views, keypoints, self.xyz, self.colour, self.point, self.view),
+            self.keypoint_rows(),
+        )
+
+    def keypoint_rows(self) -> np.ndarray:
+        """The number of every observation among those of its view, from 0: (O,)."""
+        rows = np.empty(len(self.view), np.int64)
+        for mine in rows_of_groups(self.view, len(self.views)):
+            rows[mine] = np.arange(len(mine))
+        return rows
 
     def errors(self) -> np.ndarray:
         """Reprojection errors of all observations in pixels: (O,). Infinite behind the camera."""
-        found = np.full(len(self.point), np.inf)
-        for row in range(len(self.views)):
-            mine = np.flatnonzero(self.view == row)
-            seen = project(self.views, row, self.xyz[self.point[mine]])
-            found[mine] = np.linalg.norm(seen - self.xy[mine], axis=1)
-        return np.where(np.isfinite(found), found, np.inf)
+        return reprojection_errors(self.views, self.view, self.xyz[self.point], self.xy)
 
     def angles(self) -> np.ndarray:
         """The largest angle between two rays of each point, radians: (P,).
@@ -195,6 +190,73 @@ class SparseModel:
             order = np.lexsort((-angle, self.point))
             first = order[np.searchsorted(self.point[order], np.arange(len(self.xyz)))]
         return largest
+
+
+def rows_of_groups(group: np.ndarray, count: int) -> list[np.ndarray]:
+    """The rows of each of `count` groups, ascending. group: (n,) the group of every row."""
+    order = np.argsort(group, kind="stable")
+    bounds = np.searchsorted(group[order], np.arange(count + 1))
+    return [order[bounds[number] : bounds[number + 1]] for number in range(count)]
+
+
+def made_model(
+    views: ModelViews,
+    keypoints: Sequence[np.ndarray],
+    xyz: np.ndarray,
+    colour: np.ndarray,
+    point: np.ndarray,
+    view: np.ndarray,
+    keypoint: np.ndarray,
+) -> Any:
+    """A `pycolmap.Reconstruction`. An image of no rig is a frame of its own.
+
+    keypoints: of each view, (K, 2) pixels. xyz: (P, 3). colour: (P, 3) uint8. point, view,
+    keypoint: (O,) rows of the point, the view and its keypoint of each observation, sorted by
+    point. Every point has one.
+    """
+    pycolmap = import_pycolmap()
+    model = pycolmap.Reconstruction()
+    cameras = {number: camera.made(number) for number, camera in views.cameras.items()}
+    rig_of = {number: rig for rig in views.rigs for number in rig.cameras()}
+    for number, camera in cameras.items():
+        if number not in rig_of:
+            model.add_camera_with_trivial_rig(camera)
+    images, poses = [], []
+    for row, name in enumerate(views.names):
+        number = int(views.numbers[row])
+        images.append(pycolmap.Image(name, keypoints[row], int(views.camera[row]), number))
+        rotation = pycolmap.Rotation3d(views.rotation[row])
+        poses.append(pycolmap.Rigid3d(rotation, views.shift[row]))
+        if int(views.camera[row]) not in rig_of:
+            model.add_image_with_trivial_frame(images[row], poses[row])
+    for rig in views.rigs:
+        add_rig(model, rig, cameras)
+        rows = np.flatnonzero(np.isin(views.camera, [*rig.cameras()]))
+        if views.frame is not None:
+            some = [images[row] for row in rows], [poses[row] for row in rows]
+            add_frames(model, rig, views.frame[rows], *some)
+    starts = np.searchsorted(point, np.arange(len(xyz) + 1))
+    elements = list(zip(views.numbers[view].tolist(), keypoint.tolist(), strict=True))
+    for row, (place, paint) in enumerate(zip(xyz, colour, strict=True)):
+        track = pycolmap.Track()
+        for number, index in elements[starts[row] : starts[row + 1]]:
+            track.add_element(number, index)
+        model.add_point3D(place, track, paint)
+    model.update_point_3d_errors()
+    return model
+
+
+def reprojection_errors(
+    views: ModelViews, view: np.ndarray, xyz: np.ndarray, xy: np.ndarray
+) -> np.ndarray:
+    """Pixels between where points are seen and where they should be: (O,).
+
+    view: (O,) rows. xyz: (O, 3) points. xy: (O, 2) pixels. Infinite behind the camera.
+    """
+    found = np.full(len(view), np.inf)
+    for row, mine in enumerate(rows_of_groups(view, len(views))):
+        found[mine] = np.linalg.norm(project(views, row, xyz[mine]) - xy[mine], axis=1)
+    return np.where(np.isfinite(found), found, np.inf)
 
 
 def project(views: ModelViews, view: int, xyz: np.ndarray) -> np.ndarray:

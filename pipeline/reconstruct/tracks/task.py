@@ -13,13 +13,16 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import ImageError
+from pipeline.masks.folder import Masks
+from pipeline.masks.stored import StoredMasks
+from pipeline.match.match import limit_threads
+from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.source import Folders
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.photographs import PhotographCache, scale
 from pipeline.reconstruct.tracks.plan import ReferenceTask
 from pipeline.reconstruct.tracks.predict import BESIDE, Surfaces, predict
 from pipeline.reconstruct.tracks.scene import ModelViews
-from pipeline.reconstruct.tracks.windows import Reference
 from pipeline.store.folder import Folder
 from pipeline.tables import TRACKS
 
@@ -48,22 +51,27 @@ class Measurements(NamedTuple):
 class MeasureReference:
     """Measure the points of a reference view in every view that may show them.
 
-    folder: of the photographs. long_side: pixels at which they are measured.
+    folder: of the photographs. long_side: pixels at which they are measured. masks: of the
+    photographs; nothing is observed in a masked place.
     """
 
     def __init__(
         self,
         views: ModelViews,
-        folder: Folder | Folders,
+        folder: Folder | Folders | FaceFolder,
         options: RefineOptions,
         long_side: int,
         device: str = "cpu",
+        masks: Masks | None = None,
     ) -> None:
         self.views, self.options, self.long_side, self.device = views, options, long_side, device
         self.photographs = PhotographCache(folder, long_side)
+        self.masks = None if masks is None else StoredMasks(masks, folder)
 
     def __call__(self, task: ReferenceTask, attempt: int = 1) -> Measurements:
         """Measure one reference; after MOST_ATTEMPTS processes died at it, nothing is measured."""
+        from pipeline.reconstruct.tracks.windows import Reference  # loads torch
+
         if attempt > MOST_ATTEMPTS:
             cause = f"{MOST_ATTEMPTS} processes died that measured its points"
             return Measurements.of(task, [], [f"{self._name(task)}: {cause}"])
@@ -92,6 +100,11 @@ class MeasureReference:
             least = np.where(members, options.member_correlation, options.new_correlation)
             most = np.where(members, options.member_shift, options.new_shift)
             good = (found.correlation > least) & (found.moved < most)
+            try:
+                good &= self._kept(view, found.xy / size)
+            except ImageError as error:
+                failures.append(f"{self.views.names[view]}: {error}")
+                continue
             xy = found.xy[good] / size
             parts.append(
                 _rows(task.points[rows[good]], view, xy, found.correlation[good], ~members[good])
@@ -103,6 +116,14 @@ class MeasureReference:
 
     def _scale(self, view: int) -> np.ndarray:
         return scale(self.views.camera_of(view), self.long_side)
+
+    def _kept(self, view: int, xy: np.ndarray) -> np.ndarray:
+        """(m,) bool: whether places (m, 2), as TRACKS holds them, lie in no masked place."""
+        if self.masks is None:
+            return np.ones(len(xy), bool)
+        camera = self.views.camera_of(view)
+        size = camera.width, camera.height
+        return self.masks.keeps(self.views.names[view], size, xy.astype(np.float32))
 
     def _read(self, view: int) -> np.ndarray:
         return self.photographs.read(self.views.names[view], self.views.camera_of(view))
@@ -132,7 +153,11 @@ def _rows(
 
 
 def make_measurer(
-    views: ModelViews, folder: Folder | Folders, options: RefineOptions, long_side: int
+    views: ModelViews,
+    folder: Folder | Folders | FaceFolder,
+    options: RefineOptions,
+    long_side: int,
+    masks: Masks | None = None,
 ) -> MeasureReference:
     """A MeasureReference for an executor's process that does nothing else.
 
@@ -140,7 +165,6 @@ def make_measurer(
     """
     import torch
 
-    cuda = torch.cuda.is_available()
-    if not cuda:
-        torch.set_num_threads(1)
-    return MeasureReference(views, folder, options, long_side, "cuda" if cuda else "cpu")
+    limit_threads()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return MeasureReference(views, folder, options, long_side, device, masks)

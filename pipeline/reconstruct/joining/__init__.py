@@ -1,0 +1,1 @@
+"""Models of blocks, joined into models of the scene."""

@@ -1,0 +1,1 @@
+"""COLMAP models of any origin: looked at, compared, moved, cropped and merged."""

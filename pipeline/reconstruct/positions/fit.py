@@ -1,0 +1,112 @@
+"""The similarity that brings the cameras of a model to their positions, some of which are wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.reconstruct.similarity import Similarity, umeyama
+
+FEWEST_POSITIONS = 3  # positions that a similarity needs
+SAMPLES = 300  # of three positions each, to find a similarity among wrong ones
+# Times the error of a coordinate. Of right positions, 1 of 65,000 is farther off.
+CLEARLY_OFF = 5.0
+MIDDLE = 1.54  # median length of three coordinates that err by 1 each
+# Positions are on one line where they lie beside it by less than so many times their error.
+LEAST_WIDTH = 3.0
+# Of the distance between positions: a model that is farther off from most of them is of another
+# scene.
+MISFIT = 0.1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A similarity from the world of a model to that of n positions.
+
+    off: (n,) metres between the cameras and their positions. error: metres, of a coordinate, by the
+    positions or by what they tell of the model. centre: (3,) of those that agree. hold: metres; the
+    less, the less they tell how the model is turned.
+    """
+
+    move: Similarity
+    off: np.ndarray
+    error: float
+    centre: np.ndarray
+    hold: float
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """Which positions are clearly off: (n,) bool."""
+        far: np.ndarray = self.off > CLEARLY_OFF * self.error
+        return far
+
+    def error_at(self, place: np.ndarray) -> float:
+        """Metres by which the model may be off at a place (3,): farther out it is more."""
+        away = float(np.linalg.norm(place - self.centre))
+        return self.error * float(np.sqrt(1 / (~self.wrong).sum() + (away / self.hold) ** 2))
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The cameras of a model whose positions are known.
+
+    names: (n,). centres: (n, 3) in the world of the model. places: (n, 3) metres. error: metres, of
+    one coordinate.
+    """
+
+    names: list[str]
+    centres: np.ndarray
+    places: np.ndarray
+    error: float
+
+    def fit(self, least: int = FEWEST_POSITIONS) -> Fit | str:
+        """The similarity that most positions agree on; otherwise why there is none.
+
+        least: positions that it needs.
+        """
+        if len(self.places) < least:
+            return f"{len(self.places)} of its images have positions, and {least} are needed"
+        move = self._nearest_to_most()
+        for _ in range(5):
+            off, good = self._off(move)
+            move = Similarity(*umeyama(self.centres[good], self.places[good]))
+        off, good = self._off(move)
+        spread = np.linalg.norm(self.places - np.median(self.places, axis=0), axis=1)
+        if _middle(off) > max(CLEARLY_OFF * self.error, MISFIT * np.median(spread)):
+            return f"half of its images are more than {_middle(off):.2f} m off their positions"
+        error = self._error(off)
+        if width(self.places[good]) < LEAST_WIDTH * error:
+            return "the positions of its images lie on one line, so that nothing tells its turn"
+        hold = width(self.places[good]) * np.sqrt(good.sum())
+        return Fit(move, off, error, self.places[good].mean(axis=0), float(hold))
+
+    def _nearest_to_most(self) -> Similarity:
+        """Of similarities from three positions each, that with the least median distance."""
+        rng, found = np.random.default_rng(0), []
+        for _ in range(SAMPLES):
+            rows = rng.choice(len(self.places), FEWEST_POSITIONS, replace=False)
+            found.append(Similarity(*umeyama(self.centres[rows], self.places[rows])))
+        return min(found, key=lambda move: _middle(self._off(move)[0]))
+
+    def _off(self, move: Similarity) -> tuple[np.ndarray, np.ndarray]:
+        """Metres between cameras and positions (n,), and which are not clearly off, (n,) bool."""
+        off = np.linalg.norm(move(self.centres) - self.places, axis=1)
+        return off, off <= CLEARLY_OFF * self._error(off)
+
+    def _error(self, off: np.ndarray) -> float:
+        """Metres of a coordinate: that of the positions, or what most of them are off."""
+        return max(self.error, _middle(off) / MIDDLE)
+
+
+def _middle(off: np.ndarray) -> float:
+    """The median, or the third where there are so few: a similarity fits two exactly."""
+    return float(np.sort(off)[max(FEWEST_POSITIONS - 1, len(off) // 2)])
+
+
+def width(places: np.ndarray) -> float:
+    """Metres by which places (n, 3) lie beside the line along which most of them lie."""
+    if len(places) < FEWEST_POSITIONS:
+        return 0.0
+    spread = np.linalg.svd(places - places.mean(axis=0), compute_uv=False)
+    return float(spread[1] / np.sqrt(len(places)))
