@@ -26,6 +26,8 @@ from pipeline.execute.executor import Executor
 from pipeline.execute.local import LocalExecutor
 from pipeline.execute.worker import Worker
 from pipeline.match import plan
+from pipeline.reconstruct import job
+from pipeline.reconstruct.refine import models
 
 PROJECT = Path(__file__).resolve().parents[1]
 PIXELS_OF_PILLOW = Image.MAX_IMAGE_PIXELS
@@ -41,6 +43,7 @@ ON_RAY = (
     "tests/cli/test_rerank_command.py",
     "tests/execute/",
     "tests/jobs/",
+    "tests/match/test_detail.py",
     "tests/match/test_scales.py",
 )
 
@@ -183,14 +186,22 @@ class _Kept(LocalExecutor):
     def __exit__(self, *error: object) -> None:
         pass
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """As `worker.call`, by one of these processes."""
+    @contextmanager
+    def worker(self) -> Iterator[Worker]:
+        """As `Worker`: one of these processes, unless its caller left it dead or at work."""
         worker = self.spare.pop() if self.spare else Worker()
         try:
-            worker.send(function, *arguments)
-            return worker.receive()
+            yield worker
         finally:
-            self.spare.append(worker)
+            if worker.busy:
+                worker.close()
+            elif worker.process.poll() is None:
+                self.spare.append(worker)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """As `worker.call`, by one of these processes."""
+        with self.worker() as worker:
+            return worker.ask(function, *arguments)
 
 
 @pytest.fixture(scope="session")
@@ -203,9 +214,11 @@ def kept_executor() -> Iterator[_Kept]:
 
 @pytest.fixture(scope="module")
 def kept_processes(kept_executor: _Kept) -> Iterator[None]:
-    """Whatever works with local processes in a module has those of `kept_executor`."""
+    """Whatever works with local processes in a module has those of `kept_executor`, COLMAP too."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(choose, "LocalExecutor", lambda: kept_executor)
+        for module in (job, models):
+            patched.setattr(module, "Worker", kept_executor.worker)
         patched.setattr(plan, "call", kept_executor.call)  # times a match for an estimate
         yield
 
@@ -215,6 +228,17 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     """What carries out stages, on two CPUs."""
     if request.param == "ray":
         request.getfixturevalue("embedded_ray")
+    with make_executor(request.param) as made:
+        yield made
+
+
+@pytest.fixture(params=["local", "ray"])
+def kept_executors(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    """As `executor`, for tests that ask nothing of the start and the end of local processes."""
+    if request.param == "local":
+        yield request.getfixturevalue("kept_executor")
+        return
+    request.getfixturevalue("embedded_ray")
     with make_executor(request.param) as made:
         yield made
 

@@ -18,6 +18,7 @@ Trouble = Callable[[str, str, int], str]  # method, path, number → "" or one o
 SLOW_DOWN = (
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
 def _trickle(stream: BinaryIO, data: bytes, ended: threading.Event) -> None:
@@ -33,9 +34,9 @@ def _trickle(stream: BinaryIO, data: bytes, ended: threading.Event) -> None:
 def flaky_store(endpoint: str, trouble: Trouble) -> Iterator[tuple[str, Counter[str]]]:
     """Its address, and how often each trouble was made.
 
-    throttle: 503. reset: the connection is closed without an answer. hang: no answer for a minute.
-    cut: half of the body. slow: a byte every tenth of a second. lost: the store does what is asked,
-    and its answer does not arrive.
+    throttle: 503. refuse: 403. reset: the connection is closed without an answer. hang: no answer
+    for a minute. cut: half of the body. slow: a byte every tenth of a second. lost: the store does
+    what is asked, and its answer does not arrive.
     """
     made: Counter[str] = Counter()
     asked: Counter[tuple[str, str]] = Counter()
@@ -53,11 +54,12 @@ def flaky_store(endpoint: str, trouble: Trouble) -> Iterator[tuple[str, Counter[
                 asked[self.command, path] += 1
                 word = trouble(self.command, path, asked[self.command, path])
                 made.update([word] if word else [])
-            if word == "throttle":
-                self.send_response(503)
-                self.send_header("Content-Length", str(len(SLOW_DOWN)))
+            if word in ("throttle", "refuse"):
+                status, error = (503, SLOW_DOWN) if word == "throttle" else (403, DENIED)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(error)))
                 self.end_headers()
-                self.wfile.write(SLOW_DOWN)
+                self.wfile.write(error)
                 return
             if word in ("reset", "hang"):
                 ended.wait(60 if word == "hang" else 0)

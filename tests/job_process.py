@@ -42,6 +42,19 @@ from pipeline.match import job
 job.match_photographs = partial(job.match_photographs, stage=Stage)
 sys.exit(main(["match", *sys.argv[1:]]))
 """
+# Blocks on Ray, by `held_mapper` of `stages.py`. The process of the suite may have its own Ray.
+RECONSTRUCT = """
+import sys
+from functools import partial
+from pathlib import Path
+import pipeline, stages
+from pipeline.reconstruct.joining import job
+
+database, output, held = map(Path, sys.argv[1:4])
+job.make_mapper = partial(stages.held_mapper, held)
+how = {"blocks": 15, "refine": "none", "executor": "ray", "actors": sys.argv[4]}
+pipeline.reconstruct(database=database, output=output, **how)
+"""
 MARK = "ELOFTR_TEST_MARK"  # in the environment of a job, whose processes are found by it
 
 

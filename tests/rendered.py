@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipeline.extras import import_pycolmap
@@ -114,6 +115,21 @@ def adjusted_model(scene: SparseModel) -> Any:
     pycolmap.create_default_bundle_adjuster(options, everything, model).solve()
     model.update_point_3d_errors()
     return model
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """Photographs of five views."""
+    return render(tmp_path_factory.mktemp("rendered") / "images")
+
+
+@pytest.fixture(scope="module")
+def model(rendered: Rendered) -> Path:
+    """The folder of a COLMAP model of the photographs, as a mapper would make it."""
+    folder = rendered.images.parent / "model"
+    folder.mkdir()
+    adjusted_model(rendered.scene).write_binary(folder)
+    return folder
 
 
 def rotation_errors(found: ModelViews, true: ModelViews) -> np.ndarray:

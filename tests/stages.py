@@ -1,4 +1,4 @@
-"""Stages and executors for tests.
+"""Stages and executors for tests, and the processes that they start.
 
 They are pickled by reference, so they live in a module that processes can import.
 """
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StorageError
-from pipeline.events import Listener, nobody
+from pipeline.events import Event, Listener, nobody
 from pipeline.execute.executor import Actors, Executor, Stage, Task, Work
 
 if TYPE_CHECKING:  # a process that carries out small stages starts sooner without them
     from pipeline.match.run import Run
+    from pipeline.reconstruct.blocks.task import BlockTask, MappedBlock
+    from pipeline.reconstruct.mapping import MappingOptions
 
 
 ANY = Actors()  # as many as there is room for
@@ -37,11 +39,49 @@ def match_here(run: Run, part: int = 0, parts: int = 1) -> None:
     shards = planned_shards(run.pending())
     if part == 0:
         run.begin()
-    read = ReadShard(run.source, run.options.limits, run.options.matching.long_side)
+    how = run.options.limits, run.options.matching.long_side, False, run.masks
+    read = ReadShard(run.source, *how)
     match = MatchShard(run.model, run.options.matching)
     finish = FinishShard(run.folder, run.options.verification)
     for shard in shards[part::parts]:
         finish(match(read(shard)))
+
+
+class Stop(Exception):
+    """A caller gives up."""
+
+
+def workers() -> set[int]:
+    """The processes that this one started for calls."""
+    return {
+        pid for pid in children() if b"execute.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    }
+
+
+class KillsWorkers:
+    """A listener that kills all new workers but COLMAP's when the first task is done."""
+
+    def __init__(self) -> None:
+        self.others, self.killed = workers(), list[int]()
+
+    def __call__(self, event: Event) -> None:
+        if event.name == "progress" and not self.killed:
+            _, *mine = sorted(workers() - self.others)  # the first one is COLMAP's
+            for pid in mine:
+                os.kill(pid, signal.SIGKILL)
+            self.killed += mine
+
+
+def results(output: Path) -> dict[str, bytes]:
+    """All files below a folder but the report, with their bytes."""
+    files = (path for path in output.rglob("*") if path.is_file() and path.name != "report.txt")
+    return {str(path.relative_to(output)): path.read_bytes() for path in files}
+
+
+def children() -> set[int]:
+    """Processes that this process started and that are still there."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(child) for task in tasks for child in task.read_text().split()}
 
 
 def first_time(trace: Path) -> bool:
@@ -56,6 +96,11 @@ def first_time(trace: Path) -> bool:
 def kill_this_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
+
+
+def killed(*arguments: object) -> None:
+    """A call that its process does not survive."""
+    kill_this_process()
 
 
 class KilledOnce:
@@ -162,6 +207,35 @@ def pid_of() -> Work:
 def niceness() -> Work:
     """Tells the priority of its process."""
     return lambda value, attempt: os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def together(folder: Path, count: int) -> Work:
+    """Wait until so many processes are at it."""
+
+    def work(value: int, attempt: int) -> int:
+        (folder / str(os.getpid())).touch()
+        deadline = time.monotonic() + 120
+        while len([*folder.iterdir()]) < count and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return len([*folder.iterdir()])
+
+    return work
+
+
+def held_mapper(folder: Path, options: MappingOptions) -> Work:
+    """Maps blocks, but names node, process, block and attempt first; all wait to go on."""
+    from pipeline.reconstruct.blocks.task import make_mapper
+
+    mapper = make_mapper(options)
+
+    def work(value: BlockTask, attempt: int) -> MappedBlock:
+        (folder / f"{os.getppid()} {os.getpid()} {value.name} {attempt}").touch()
+        deadline = time.monotonic() + 120
+        while not (folder / "go on").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return mapper(value, attempt)
+
+    return work
 
 
 class Crowd:

@@ -23,6 +23,10 @@ from test_documentation import understood
 from pipeline.execute.executor import Actors, Capacity
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
+RAYJOBS = ("rayjob.yaml", "reconstruct.yaml")
+# The largest process that mapped a block of 100 photographs held 0.59 GB, and blocks have 200. The
+# processes of Ray on a node hold the rest; GB.
+OF_A_BLOCK, OF_RAY = 2 * 0.59, 2.0
 
 
 def loaded(name: str) -> dict[str, Any]:
@@ -132,8 +136,9 @@ def check_cluster(config: dict[str, Any]) -> None:
         assert set(kind["node_config"]) <= known
 
 
-def test_the_rayjob_fits_the_schemas_of_kuberay_and_kubernetes() -> None:
-    check_rayjob(loaded("rayjob.yaml"))
+@pytest.mark.parametrize("name", RAYJOBS)
+def test_the_rayjobs_fit_the_schemas_of_kuberay_and_kubernetes(name: str) -> None:
+    check_rayjob(loaded(name))
 
 
 @pytest.mark.parametrize(
@@ -225,6 +230,68 @@ def test_the_command_of_the_rayjob_is_understood_and_its_actors_have_gpus_to_wai
     assert "storage-options" not in job["entrypoint"]  # Ray's job server keeps and shows it
 
 
+def test_the_command_of_the_reconstruction_is_understood_and_its_range_has_cpus_to_wait_for() -> (
+    None
+):
+    job = loaded("reconstruct.yaml")["spec"]
+    program, *arguments = shlex.split(job["entrypoint"])
+    assert [program, arguments[0]] == ["eloftr", "reconstruct"]
+    given = understood(arguments)
+    assert (given["executor"], given["output"]) == ("ray", "s3://BUCKET/model")
+    actors = Actors.parse(given["actors"])
+    groups = job["rayClusterSpec"]["workerGroupSpecs"]
+    # Every process has a CPU of its own, and the work begins without a single worker.
+    assert actors.most == sum(group["maxReplicas"] * cpus(group) for group in groups)
+    assert actors.resolved(Capacity(1, 0), 1000) == (1, actors.most, 0)
+    assert "storage-options" not in job["entrypoint"]
+
+
+def test_the_reconstruction_has_a_head_with_memory_and_bounded_cpu_workers() -> None:
+    cluster = loaded("reconstruct.yaml")["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    assert "tolerations" not in head  # the driver never lives on a spot node
+    spot, on_demand = cluster["workerGroupSpecs"]
+    tolerated = {toleration["key"] for toleration in spot["template"]["spec"]["tolerations"]}
+    assert set(spot["template"]["spec"]["nodeSelector"]) <= tolerated
+    assert "nodeSelector" not in on_demand["template"]["spec"]
+    for group in (spot, on_demand):
+        assert 0 == group["minReplicas"] <= group["maxReplicas"]
+        assert "nvidia.com/gpu" not in json.dumps(group)
+        # A pod's memory holds a block a CPU, Ray's object store in /dev/shm, and Ray itself.
+        assert cpus(group) * OF_A_BLOCK + shared(group) + OF_RAY < memory(group)
+    assert memory(cluster["headGroupSpec"]) > 2 * memory(spot)
+
+
+def container(group: dict[str, Any]) -> dict[str, Any]:
+    """The only container of the pods of a group."""
+    (only,) = group["template"]["spec"]["containers"]
+    return only
+
+
+def cpus(group: dict[str, Any]) -> int:
+    """What a pod is limited to, which Ray takes for its CPUs."""
+    return int(container(group)["resources"]["limits"]["cpu"])
+
+
+def gigabytes(text: str) -> float:
+    assert text.endswith("Gi")
+    return int(text.removesuffix("Gi")) * 1.073741824
+
+
+def memory(group: dict[str, Any]) -> float:
+    """What a pod is limited to, GB."""
+    return gigabytes(container(group)["resources"]["limits"]["memory"])
+
+
+def shared(group: dict[str, Any]) -> float:
+    """The most that its shared memory takes of it, GB."""
+    (volume,) = group["template"]["spec"]["volumes"]
+    assert container(group)["volumeMounts"] == [{"mountPath": "/dev/shm", "name": volume["name"]}]
+    return gigabytes(volume["emptyDir"]["sizeLimit"])
+
+
 def test_no_secret_is_written_into_the_files() -> None:
     for path in DEPLOY.iterdir():
         text = path.read_text(encoding="utf-8").lower()
@@ -233,8 +300,9 @@ def test_no_secret_is_written_into_the_files() -> None:
         ], path.name
 
 
-def test_the_versions_of_ray_agree() -> None:
-    job, cluster = loaded("rayjob.yaml"), loaded("cluster.yaml")
+@pytest.mark.parametrize("name", RAYJOBS)
+def test_the_versions_of_ray_agree(name: str) -> None:
+    job, cluster = loaded(name), loaded("cluster.yaml")
     version = job["spec"]["rayClusterSpec"]["rayVersion"]
     assert f"ray:{version}-" in cluster["docker"]["image"]
     assert json.dumps(job).count("IMAGE") == 4

@@ -57,6 +57,8 @@ from pipeline.vocabulary import (
     Status,
 )
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md")])
 RESULTS = PROJECT / "benchmarks" / "results"
@@ -435,6 +437,7 @@ def test_every_file_of_a_run_is_in_the_listings(finished: Path, tmp_path: Path) 
     # Only photographs that are turned have later rounds, and only models that were refined were
     # mapped before. Their measurements have a section of their own.
     later = {"run/plan/round_<n>.parquet", "run/probes/<shard>.parquet"}
+    later |= {"run/plan/detail_<n>.parquet"}  # only of a run with finer passes
     later |= {"run/sfm/mapped/<n>/*.bin"}
     measured = {name for name in made if name.startswith("run/sfm/refine/")}
     assert listings["run_folder.md"] == made - measured | later
@@ -607,7 +610,8 @@ def test_the_events_of_a_run_have_the_fields_that_are_described(
 
 def test_the_metrics_are_those_of_the_code() -> None:
     _, metrics = tables_of(section("docs/faults.md", "Seen from outside"))
-    counted = re.findall(r'executor\.count\("(\w+)"', text_of("pipeline/match/job.py"))
+    source = "".join(path.read_text() for path in (PROJECT / "pipeline").rglob("*.py"))
+    counted = re.findall(r'executor\.count\("(\w+)"', source)
     assert {row[0] for row in metrics} == {f"ray_{name}_total" for name in counted}
     labels = {row[0]: row[1] for row in metrics}
     assert all(status in labels["ray_eloftr_pairs_total"] for status in Status)

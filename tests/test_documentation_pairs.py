@@ -24,6 +24,8 @@ from pipeline.pairs import formats
 from pipeline.pairs.descriptors import read_descriptors
 from pipeline.vocabulary import LIST_MEANINGS
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

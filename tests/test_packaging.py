@@ -30,14 +30,15 @@ SOURCES = [
 INSTALLED = ["eloftr", "pipeline"]
 DATA = ["eloftr/weights/small/config.json", "eloftr/weights/small/model.safetensors"]
 TYPED = ["eloftr/py.typed", "pipeline/py.typed"]
-EXTRAS = {"pipeline", "s3", "gs", "az", "hub", "all", "export", "docs", "test"}
+EXTRAS = {"pipeline", "s3", "gs", "az", "hub", "heif", "jxl", "raw", "hloc", "all", "export"}
+EXTRAS |= {"docs", "test"}
 
 # Begins a program for which nothing of the extras is installed.
 BASE_ALONE = """
 import sys
 
 REFUSED = "pyarrow pandas ray fsspec pycolmap scipy click tqdm tenacity".split()
-REFUSED += "huggingface_hub transformers onnx cv2".split()
+REFUSED += "huggingface_hub transformers onnx cv2 pillow_heif pillow_jxl rawpy h5py".split()
 
 class Without:
     def __init__(self, finder):
@@ -149,9 +150,15 @@ def test_every_extra_brings_what_its_name_says(metadata: Message) -> None:
     assert of_extra(metadata, "gs").keys() == {"gcsfs"}
     assert of_extra(metadata, "az").keys() == {"adlfs"}
     assert of_extra(metadata, "hub").keys() == {"huggingface-hub"}
+    assert of_extra(metadata, "heif").keys() == {"pillow-heif"}
+    assert of_extra(metadata, "jxl").keys() == {"pillow-jxl-plugin"}
+    assert of_extra(metadata, "raw").keys() == {"rawpy"}
+    assert of_extra(metadata, "hloc").keys() == {"h5py"}
     assert of_extra(metadata, "export").keys() == {"onnx", "onnxscript", "onnxruntime"}
     (everything,) = of_extra(metadata, "all").values()
-    assert everything.extras == {"pipeline", "s3", "gs", "az", "hub"}
+    assert everything.extras == {
+        *("pipeline", "s3", "gs", "az", "hub", "heif", "jxl", "raw", "hloc")
+    }
 
 
 def test_the_wheel_installs_one_command(wheel: Path, contents: set[str]) -> None:

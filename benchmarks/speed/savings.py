@@ -47,9 +47,9 @@ from eloftr import (
     coarse_matching,
     fine_matching,
     model,
-    sparse_fusion,
     transformer,
 )
+from eloftr.fast import sparse_fusion
 from eloftr.matching.matcher import DTYPES
 
 LISTS = {"exhaustive": all_pairs(2), "overlapping": near_pairs(3, 2)}
@@ -146,10 +146,13 @@ def all_together(
 
 
 def no_early_exit(
-    self: Any, features0: model.ImageFeatures, features1: model.ImageFeatures
+    self: Any,
+    features0: model.ImageFeatures,
+    features1: model.ImageFeatures,
+    kept: model.Kept | None = None,
 ) -> model.PairMatches:
     """match that fuses the pairs without matches too."""
-    found = WHOLE_MATCH(self, features0, features1)
+    found = WHOLE_MATCH(self, features0, features1, kept)
     for pair in set(range(len(features0))) - set(found.cells[:, 0].tolist()):
         for side in (features0[pair : pair + 1], features1[pair : pair + 1]):
             self.refinement_layer(side.coarse, side.quarter, side.half)

@@ -39,7 +39,8 @@ from benchmarks.speed.matcher import (
     shape_of,
 )
 from benchmarks.speed.savings import SAVINGS, Side, Variant
-from eloftr import backbone, model, sparse_fusion, transformer
+from eloftr import backbone, model, transformer
+from eloftr.fast import sparse_fusion
 from eloftr.matching.matcher import DTYPES, pairs_at_once
 
 STAGES: dict[str, tuple[Any, str]] = {

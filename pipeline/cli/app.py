@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -16,24 +15,24 @@ from typing import NoReturn
 import click
 
 import eloftr
-from pipeline.cli.command import STOPPED, LazyGroup
-from pipeline.cli.console import EXIT_MEANINGS, ExitCode
+from pipeline.cli.command import STOPPED, LazyGroup, load_command
+from pipeline.cli.console import EXIT_MEANINGS, Console, ExitCode
 from pipeline.errors import EloftrError
-from pipeline.extras import missing
 
 NAME = "eloftr"
-OWN = ("eloftr", "pipeline")  # packages; every other one that is missing is an extra's
 COMMANDS = {
     "match": "Match photographs: images in, verified matches as Parquet out.",
     "pairs": "Choose which pairs of photographs to match, and write them as a list.",
     "rerank": "Rerank retrieval's candidates by their verified matches.",
     "reconstruct": "Make a COLMAP database and a sparse model of a run's matches.",
     "refine": "Make a COLMAP model exact: its tracks are measured again in the photographs.",
-    "draw": "Draw matches of two images or of a run, or the model of a run over its GPS track.",
+    "model": "Look at COLMAP models and mend them: compare, move, crop, merge, export.",
+    "draw": "Draw matches of two images or of a run, a model over its GPS track, or its blocks.",
     "demo": "Match and reconstruct a scene that is drawn for it, and compare with the truth.",
     "train": "Train a small matcher on synthetic views of photographs.",
     "info": "Show what is installed, what the work would run on, and what a run folder holds.",
 }
+MODULES = {"model": "pipeline.cli.models.group"}  # of commands that are no file of cli/commands
 COMPLETION = 'eval "$(_ELOFTR_COMPLETE=bash_source eloftr)"'
 CODES = "\n".join(f"  {code.value}  {meaning}" for code, meaning in EXIT_MEANINGS.items())
 EPILOG = f"""\b
@@ -48,16 +47,7 @@ SETTINGS = {"max_content_width": 100, "show_default": True}
 
 
 def _load(name: str) -> click.Command:
-    """The command of that name. Raises MissingExtraError where a package is not installed."""
-    try:
-        module = import_module(f"pipeline.cli.commands.{name}")
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in OWN:
-            raise
-        raise missing(package, error) from error
-    command: click.Command = module.command
-    return command
+    return load_command(MODULES.get(name, f"pipeline.cli.commands.{name}"))
 
 
 def _show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -84,21 +74,19 @@ def app() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Carry out a command line. Returns the exit code; exceptions that are bugs pass."""
     _own_process()
+    as_json = "--json" in arguments
     try:
         code: int = app.main(list(arguments), NAME, standalone_mode=False) or ExitCode.DONE
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else NAME
-        code = _say(f"{where}: {error.format_message()} See {where} --help.", ExitCode.UNUSABLE)
+        sentence = f"{error.format_message()} See {where} --help."
+        code = Console(where, as_json).fail(sentence, ExitCode.UNUSABLE)
     except EloftrError as error:  # before the command began
-        code = _say(f"{' '.join([NAME, *arguments[:1]])}: {error}", ExitCode.UNUSABLE)
+        where = " ".join([NAME, *arguments[:1]])
+        code = Console(where, as_json).fail(error, ExitCode.UNUSABLE)
     except click.Abort:
-        code = _say(f"{NAME}: {STOPPED}", ExitCode.STOPPED)
+        code = Console(NAME, as_json).fail(STOPPED, ExitCode.STOPPED)
     return int(code)
-
-
-def _say(sentence: str, code: ExitCode) -> ExitCode:
-    click.echo(sentence, err=True)
-    return code
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

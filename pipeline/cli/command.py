@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import click
 
 from pipeline.cli.console import Console, ExitCode
 from pipeline.errors import EloftrError, LeaseError
+from pipeline.extras import missing
 
-STOPPED = "stopped; run the same command again to go on"
+STOPPED = "stopped; run the same command again to go on."
+OWN = ("eloftr", "pipeline")  # packages; every other one that is missing is an extra's
 
 
 class Command(click.Command):
@@ -68,3 +71,16 @@ class LazyGroup(click.Group):
         """The command that is called, loaded."""
         name, placeholder, rest = super().resolve_command(ctx, args)
         return name, placeholder and self.load(placeholder.name or ""), rest
+
+
+def load_command(module: str) -> click.Command:
+    """The `command` of a module. Raises MissingExtraError where a package is not installed."""
+    try:
+        loaded = import_module(module)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in OWN:
+            raise
+        raise missing(package, error) from error
+    command: click.Command = loaded.command
+    return command

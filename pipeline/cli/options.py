@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 
-import pipeline
 from pipeline.execute.choose import EXECUTORS, make_executor
 from pipeline.execute.executor import Actors, Executor
-from pipeline.match.options import DTYPES, VerificationOptions
+from pipeline.front.matching import MATCH_DEFAULTS
+from pipeline.match.options import (
+    DTYPES,
+    LEAST_LONG_SIDE,
+    LEAST_MIN_INLIERS,
+    MOST_LONG_SIDE,
+    VerificationOptions,
+)
 from pipeline.photos.limits import ImageLimits
 from pipeline.store.opening import storage_options
 
 F = TypeVar("F", bound=Callable[..., Any])
-DEFAULTS = pipeline.MATCH_DEFAULTS
+DEFAULTS = MATCH_DEFAULTS
 VERIFICATION = VerificationOptions()
 LIMITS = ", ".join(vars(ImageLimits()))
+LONG_SIDES = click.IntRange(LEAST_LONG_SIDE, MOST_LONG_SIDE)
 
 storage_option = click.option(
     "--storage-options",
@@ -53,13 +60,13 @@ MATCHING = (
     ),
     click.option(
         "--least-squares",
-        type=int,
+        type=click.IntRange(min=0),
         metavar="PIXELS",
         help="Radius of patches that sharpen keypoints, 0 for none.  [default: the weights' own]",
     ),
     click.option(
         "--long-side",
-        type=int,
+        type=LONG_SIDES,
         default=DEFAULTS["long_side"],
         metavar="PIXELS",
         help="Longer side of what the network sees.",
@@ -71,18 +78,18 @@ MATCHING = (
     ),
     click.option(
         "--batch-size",
-        type=int,
+        type=click.IntRange(min=1),
         help="Pairs that go through the network at once.  [default: by device]",
     ),
     click.option(
         "--min-inliers",
-        type=int,
+        type=click.IntRange(min=LEAST_MIN_INLIERS),
         default=VERIFICATION.min_num_inliers,
         help="Least inliers of a verified pair.",
     ),
     click.option(
         "--max-error",
-        type=float,
+        type=click.FloatRange(min=0, min_open=True),
         default=VERIFICATION.max_error,
         metavar="PIXELS",
         help="Largest error of an inlier, pixels of what the network sees.",
@@ -100,15 +107,25 @@ MATCHING = (
         help="Symbolic links may lead out of the folder of images.",
     ),
     click.option(
+        "--ignore-case",
+        is_flag=True,
+        help="Names of lists may differ in upper and lower case from those of the photographs.",
+    ),
+    click.option(
+        "--strip-prefix",
+        metavar="PREFIX",
+        help="What names of lists may begin with and photographs do not, as images/.",
+    ),
+    click.option(
         "--shard-images",
         "max_images",
-        type=int,
+        type=click.IntRange(min=2),
         help="Most images of a shard, which bounds memory.  [default: by device]",
     ),
     click.option(
         "--shard-pairs",
         "max_pairs",
-        type=int,
+        type=click.IntRange(min=1),
         help="Most pairs of a shard, the unit of restart.  [default: by device]",
     ),
     executor_option,
@@ -127,11 +144,19 @@ MATCHING = (
 )
 
 
-def matching_options(function: F) -> F:
-    """Add the options that say how pairs are matched; `prepared` makes arguments of them."""
-    for option in reversed(MATCHING):
-        function = option(function)
-    return function
+def adding(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
+    """A decorator that adds options to a command, in their order."""
+
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+# How pairs are matched; `prepared` makes arguments of the values.
+matching_options = adding(MATCHING)
 
 
 def opened(name: str) -> Executor:
@@ -140,6 +165,19 @@ def opened(name: str) -> Executor:
     # Ray Data sets the level of its log when it is imported, by then.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return executor
+
+
+@contextmanager
+def carried(
+    executor: str, actors: str | None, storage: str, gpus: float | None = None
+) -> Iterator[dict[str, Any]]:
+    """The values of these options → arguments of `pipeline`'s functions, with an open executor.
+
+    gpus: of one actor. Raises an EloftrError for what cannot be used.
+    """
+    given = {"actors": Actors.parse(actors, gpus), "storage": storage_options(storage)}
+    with opened(executor) as made:
+        yield {**given, "executor": made}
 
 
 @contextmanager
@@ -156,7 +194,6 @@ def prepared(given: dict[str, Any], geometry: str = VERIFICATION.model) -> Itera
         model=geometry,
     )
     given["limits"] = ImageLimits.parse(given["limits"])
-    given["storage"] = storage_options(given["storage"])
-    given["actors"] = Actors.parse(given["actors"], given.pop("actor_gpus"))
-    with opened(given.pop("executor")) as executor:
-        yield {**given, "executor": executor}
+    how = given.pop("executor"), given.pop("actors"), given.pop("storage")
+    with carried(*how, given.pop("actor_gpus")) as carrying:
+        yield {**given, **carrying}

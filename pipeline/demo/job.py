@@ -83,12 +83,12 @@ def run_demo(output: Path, executor: Executor, listen: Listener = nobody) -> Dem
     matching = match_photographs(RunOptions(str(truth.images), str(run)), executor, listen=listen)
     listen(Event("matched", summary_text(matching, str(run)), {**matching}))
     made = reconstruct_run(
-        Folder(str(run)), refine=RefineOptions(), executor=executor, listen=listen
+        [Folder(str(run))], refine=RefineOptions(), executor=executor, listen=listen
     )
     listen(Event("reconstructed", made.text(), {"models": len(made.models)}))
     if not made.models:
         return DemoSummary(run, len(truth.poses), matching, made, None, [])
-    model = import_pycolmap().Reconstruction(str(made.output / "sparse" / "0"))
+    model = import_pycolmap().Reconstruction(str(Path(made.output) / "sparse" / "0"))
     poses = _poses(model)
     errors = compare_with_truth(poses, truth)
     pictures: list[Path] = []

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import ray
 from small_run import Done, make_done
+
+from pipeline.cli import main
+
+Eloftr = Callable[..., CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +31,20 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield place
     signal.signal(signal.SIGTERM, handler)
     assert ray.is_initialized() == before
+
+
+@pytest.fixture
+def eloftr_here(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Eloftr]:
+    """As `job_process.eloftr`, in this process, for tests that ask nothing of its start and end."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def eloftr(*arguments: object, cwd: Path) -> CompletedProcess[str]:
+        monkeypatch.chdir(cwd)
+        code = main([str(argument) for argument in arguments])
+        return CompletedProcess(arguments, code, *capfd.readouterr())
+
+    yield eloftr
+    signal.signal(signal.SIGTERM, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_help_shows_the_choices_and_defaults_of_the_library(
         assert f"[{'|'.join(word.value for word in words)}]" in text
     for name in vars(ImageLimits()):
         assert name in text
-    assert "[default: 640]" in text
+    assert "[default: 640; 32<=x<=8192]" in text
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["mtach"]])
@@ -91,6 +92,14 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["match", "--imagse", "photos"], "eloftr match: No such option"),
         (["match", "--images", "photos"], "eloftr match: Missing option '--output'."),
         (["match", "--long-side", "long"], "eloftr match: Invalid value for '--long-side'"),
+        (
+            ["match", "--long-side", "0"],
+            "eloftr match: Invalid value for '--long-side': 0 is not in",
+        ),
+        (["match", "--least-squares", "-1"], "eloftr match: Invalid value for '--least-squares'"),
+        (["draw", "--long-side", "0"], "eloftr draw: Invalid value for '--long-side': 0 is not in"),
+        (["refine", "--refine-rounds", "0"], "eloftr refine: Invalid value for '--refine-rounds'"),
+        (["refine", "--refine-error", "0"], "eloftr refine: Invalid value for '--refine-error'"),
         (["rerank", "--score", "beauty"], "eloftr rerank: Invalid value for '--score'"),
         (["pairs", "union"], "eloftr pairs union: Missing argument 'LISTS...'."),
         (["draw", "one.jpg", "--output", "m.png"], "eloftr draw: Give two images, or --run."),
@@ -105,6 +114,14 @@ def test_wrong_usage_is_one_sentence_and_exit_code_two(
     (line,) = err.splitlines()
     assert line.startswith(sentence)
     assert line.endswith(" --help.")
+
+
+def test_wrong_usage_as_json_has_its_sentence_and_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["match", "--long-side", "0", "--json"]) == 2
+    out, err = capsys.readouterr()
+    error = json.loads(err)
+    assert (out, error["event"], error["exit_code"]) == ("", "error", 2)
+    assert error["message"].startswith("Invalid value for '--long-side': 0 is not in the range")
 
 
 def test_unknown_options_and_commands_suggest_the_nearest(

@@ -79,8 +79,12 @@ def test_one_pair_is_drawn_by_its_names_in_any_order(
     given = ("--run", "run", "--output", tmp_path, "--pair")
     assert code(*given, "view 2.jpg", "view 0.jpg") == 0
     assert "view 0.jpg - view 2.jpg" in capsys.readouterr().out
-    assert code(*given, "view 2.jpg", "view 9.jpg") == 2
+    assert code(*given, "view 2.jpg", "view 2.jpg") == 2
     assert "has no such pair; check both names" in capsys.readouterr().err
+    for names in (("view 2.jpg", "view 9.jpg"), ("view 9.jpg", "view 2.jpg")):
+        assert code(*given, *names) == 2
+        assert "draw: view 9.jpg: " in (told := capsys.readouterr().err)
+        assert told.endswith("/run has no pair with it; check the name.\n")
     assert code(*given, "cut.jpg", "view 0.jpg") == 2  # its pixels cannot be drawn
     assert "eloftr draw: truncated: " in capsys.readouterr().err
 

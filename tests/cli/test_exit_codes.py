@@ -1,9 +1,13 @@
-"""What the end of a command says, each by a process of its own. Code 3 is in test_match_command."""
+"""What the end of a command says, each code by a process of its own. Code 3 is in
+test_match_command.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from small_run import SMALL, Done
 from pipeline.store.folder import Folder
 from pipeline.store.lease import Lease
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
 BUG = """
 from pipeline.match import job
 
@@ -60,22 +65,48 @@ def test_a_bug_is_one_and_keeps_its_traceback(done: Done, tmp_path: Path, error:
     ("options", "sentence"),
     [
         (("--images", "nowhere"), "nowhere: no such folder"),
-        (("--long-side", 8), "long_side must be at least 32"),
+        (("--long-side", 8), "'--long-side': 8 is not in the range 32<=x<=8192."),
         (("--yaw", "nowhere.csv"), "nowhere.csv: cannot be read"),
         (("--yaw", "yaw.csv", "--turns", "off"), "yaw needs turns, which are off"),
         (("--executor", "ray", "--actors", "many"), "actors are a number or a range"),
     ],
 )
 def test_what_cannot_be_used_is_two_and_one_sentence(
-    done: Done, tmp_path: Path, options: tuple[object, ...], sentence: str
+    eloftr_here: Command,
+    done: Done,
+    tmp_path: Path,
+    options: tuple[object, ...],
+    sentence: str,
 ) -> None:
     given = ("--images", "photos", "--output", tmp_path / "run", *SMALL, *options)
-    ended = eloftr("match", *given, cwd=done.place)
+    ended = eloftr_here("match", *given, cwd=done.place)
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
     assert line.startswith("eloftr match: ")
     assert sentence in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_that_may_only_be_read_is_two_and_one_sentence(
+    eloftr_here: Command, done: Done, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    mount = ["mount", "--bind", str(done.place / "run"), str(run)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("file systems may not be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(run)], check=True)
+        given = ("--images", "photos", "--output", run, *SMALL)
+        ended = eloftr_here("match", *given, cwd=done.place)
+        shown = eloftr_here("info", run, cwd=done.place)
+    finally:
+        subprocess.run(["umount", "--lazy", str(run)], check=True)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"eloftr match: {run}: may only be read (Read-only file system), and")
+    assert shown.returncode == 0, shown.stderr
+    assert "matched:      3 pairs" in shown.stdout
 
 
 def test_an_error_as_json_has_its_message_and_code(done: Done, tmp_path: Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import os
 import re
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from job_process import PROJECT, Job, attached, done, free_port, rows, shards, tables
+from job_process import Job, done, free_port, rows, shards, tables
 from pictures import views
 from PIL import Image
 from quiet_run import match_plainly
@@ -45,22 +45,6 @@ GOOD = [
     *("16 bit.png", "alpha.png", "cmyk.jpg", "grey.png", "palette.png", "plain.jpg"),
     *("sub/deep er/Plain.JPG", "tagged.tiff", "turned.jpg", "web.webp"),
 ]
-# Commands one after another, told apart by a mark on both streams: to start a driver takes longer
-# than what they do.
-MARK = "\x1e"
-JOBS_IN_CLUSTER = """
-import json, sys, ray.data
-from pipeline.cli import main
-
-plain = ray.data.Dataset.iter_batches
-def watched(dataset, **how):
-    yield from plain(dataset, **how)
-    print(dataset.stats())
-ray.data.Dataset.iter_batches = watched
-for arguments in json.loads(sys.argv[1]):
-    print(main(["match", *arguments]), end=sys.argv[2], flush=True)
-    print(end=sys.argv[2], flush=True, file=sys.stderr)
-"""
 
 
 def write_photos(folder: Path) -> None:
@@ -108,9 +92,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Finished(NamedTuple):
-    """A job that has ended, its run folder, and its executor."""
+    """What a job printed that has ended well, its run folder, and its executor."""
 
-    job: Job
+    out: str
+    err: str
     run: Path
     executor: str
 
@@ -131,14 +116,37 @@ EXECUTORS = ("local", "ray")
 UPRIGHT = ("--turns", "off", "--scales", "off")  # one round is enough for these tests
 
 
+@contextmanager
+def chdir(place: Path) -> Iterator[None]:
+    """As that of Python 3.11."""
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 @pytest.fixture(scope="module", params=EXECUTORS)
 def finished(place: Path, request: pytest.FixtureRequest) -> Finished:
-    """The job, run once from start to end."""
-    output = f"run by {request.param}"
-    cluster = attached(request.getfixturevalue("embedded_ray")) if request.param == "ray" else {}
-    job = Job(*LISTED, "--output", output, "--executor", request.param, cwd=place, **cluster)
-    assert job.ended() == 0, job.out + job.err
-    return Finished(job, place / output, request.param)
+    """The job, run once from start to end.
+
+    On this machine it is a process of its own. On Ray it is this process, which has joined a node
+    already; jobs that start Ray or join it by themselves are in other tests.
+    """
+    run = place / f"run by {request.param}"
+    arguments = (*LISTED, "--output", run, "--executor", request.param, "--actors", 1)
+    if request.param == "local":
+        job = Job(*arguments, cwd=place)
+        assert job.ended() == 0, job.out + job.err
+        return Finished(job.out, job.err, run, request.param)
+    request.getfixturevalue("embedded_ray")
+    out, err = io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    with chdir(place), redirect_stdout(out), redirect_stderr(err):
+        assert exit_code(*arguments) == 0
+    signal.signal(signal.SIGTERM, handler)
+    return Finished(out.getvalue(), err.getvalue(), run, request.param)
 
 
 def exit_code(*arguments: object) -> int:
@@ -160,15 +168,15 @@ def exit_code(*arguments: object) -> int:
         (["--pairs", "absent.csv"], "cannot be read"),
         (["--weights", "absent"], "no such file, folder or bundled name"),
         (["--weights", "pairs.csv"], "unknown kind of file"),
-        (["--long-side", "16"], "long_side must be at least 32"),
-        (["--batch-size", "0"], "batch_size must be at least 1"),
+        (["--long-side", "16"], "'--long-side': 16 is not in the range 32<=x<=8192."),
+        (["--batch-size", "0"], "'--batch-size': 0 is not in the range x>=1."),
         (["--limit", "max_side=8"], "min_side ≤ max_side"),
         (["--limit", "pixels=8"], "give NAME=NUMBER, with a NAME of min_side"),
         (["--limit", "max_pixels=many"], "limit 'max_pixels=many'"),
-        (["--max-error", "0"], "max_error"),
-        (["--min-inliers", "3"], "min_num_inliers"),
-        (["--shard-pairs", "0"], "1 pair, not"),
-        (["--shard-images", "1"], "at least 2 images"),
+        (["--max-error", "0"], "'--max-error': 0.0 is not in the range x>0."),
+        (["--min-inliers", "3"], "'--min-inliers': 3 is not in the range x>=8."),
+        (["--shard-pairs", "0"], "'--shard-pairs': 0 is not in the range x>=1."),
+        (["--shard-images", "1"], "'--shard-images': 1 is not in the range x>=2."),
         (["--actors", "0"], "actors must be at least 1"),
         (["--storage-options", '{"secret": "hidden"'], "not a JSON object"),
     ],
@@ -265,13 +273,13 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 
 
 def test_the_job_prints_plan_progress_and_summary(finished: Finished) -> None:
-    job = finished.job
-    assert job.out.startswith("15 images, 105 pairs in 18 shards; 1 duplicate dropped; 3 lines")
+    out, err = finished.out, finished.err
+    assert out.startswith("15 images, 105 pairs in 18 shards; 1 duplicate dropped; 3 lines")
     for text in ("matched:", "verified:", "unusable:", "this session: 105 pairs in"):
-        assert text in job.out
+        assert text in out
     told = {"local": "on this machine", "ray": "to start Ray"}
-    assert told[finished.executor] in job.out
-    lines = job.err.split("\n")
+    assert told[finished.executor] in out
+    lines = err.split("\n")
     assert lines[-2].startswith("105 of 105 pairs · ")
     expected = re.compile(r"[\d,]+ of 105 pairs · [\d.]+ pairs/s · \d+ failed · .* left$")
     assert [line for line in lines if not expected.match(line)] == [""]
@@ -380,14 +388,14 @@ def test_other_options_on_a_finished_run_are_refused(
 # Disturbed runs; others are in test_faults.py
 
 
-STOPPED = "eloftr match: stopped; run the same command again to go on"
+STOPPED = "eloftr match: stopped; run the same command again to go on."
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_ctrl_c_ends_with_code_three_and_a_sentence(place: Path, executor: str) -> None:
     run = place / f"interrupted {executor}"
     small = (*UPRIGHT, "--long-side", 96, "--shard-pairs", 2, "--executor", executor)
-    job = Job("--images", "photos", "--output", run, *small, cwd=place)
+    job = Job("--images", "photos", "--output", run, *small, "--actors", 1, cwd=place)
     job.until(lambda: done(run) > 0)
     os.killpg(job.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
     assert job.ended() == 3, job.out + job.err
@@ -406,103 +414,3 @@ def test_sigterm_while_processes_start_ends_likewise(place: Path, executor: str)
     assert job.ended() == 3, job.out + job.err
     assert job.err.splitlines()[-1] == STOPPED
     assert done(place / output) == 0
-
-
-# An existing cluster, of one CPU
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """A Ray node of one CPU that is there before the job; its address."""
-    port = free_port()
-    folder = tempfile.mkdtemp(
-        prefix="ray", dir="/tmp"
-    )  # a long path would not fit into the names of its sockets
-    command = (
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=1",
-        f"--port={port}",
-    )
-    ports = (
-        f"--ray-client-server-port={free_port()}",
-        "--include-dashboard=false",
-        f"--temp-dir={folder}",
-    )
-    at_once = {"RAY_OVERRIDE_RESOURCES": "{}", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
-    head = Job(*ports, "--object-store-memory=200000000", cwd=PROJECT, program=command, **at_once)
-
-    def answers() -> bool:
-        return "Ray runtime started" in head.out
-
-    try:
-        head.until(answers)
-        yield f"127.0.0.1:{port}"
-    finally:
-        head.process.terminate()
-        head.ended()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-class Told(NamedTuple):
-    """A command that has ended: what it printed and returned, and its run folder."""
-
-    out: str
-    err: str
-    code: int
-    run: Path
-
-
-@pytest.fixture(scope="module")
-def in_cluster(
-    cluster: str, place: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Told]:
-    """Commands that one driver carried out in the cluster, by their names."""
-    folder = tmp_path_factory.mktemp("in cluster")
-    (folder / "blocked").mkdir()
-    (folder / "blocked" / "matches").touch()  # a file where a folder must be
-    more = {"plain": (), "crowded": ("--actors", 2), "blocked": ()}  # two leave no room for a task
-    small = ("--images", place / "photos", *UPRIGHT, "--long-side", 64, "--shard-pairs", 40)
-    lines = [
-        [str(word) for word in (*small, "--output", folder / name, *more[name])] for name in more
-    ]
-    program = ("-c", JOBS_IN_CLUSTER)
-    job = Job(json.dumps(lines), MARK, cwd=PROJECT, program=program, RAY_ADDRESS=cluster)
-    assert job.ended() == 0, job.out + job.err
-    found = {}
-    for name, out, err in zip(more, job.out.split(MARK), job.err.split(MARK), strict=False):
-        printed, code = re.fullmatch(r"(.*?)(\d+)", out, re.DOTALL).groups()  # type: ignore[union-attr]
-        found[name] = Told(printed, err, int(code), folder / name)
-    return found
-
-
-def test_a_cluster_of_one_cpu_is_enough_and_reading_is_a_stage_of_its_own(
-    in_cluster: dict[str, Told],
-) -> None:
-    job = in_cluster["plain"]
-    assert job.code == 0, job.out + job.err
-    assert len(rows(job.run)) == 105
-    stages = re.findall(r"Operator \d+ (.*?):", job.out)
-    read, match, finish = stages[-3:]
-    assert match == "MapBatches(_Held)", job.out
-    assert read == finish == "MapBatches(_Carried.__call__)"
-
-
-def test_more_actors_than_cpus_are_refused(in_cluster: dict[str, Told]) -> None:
-    job = in_cluster["crowded"]
-    assert job.code == 2
-    assert "2 actors: there are 1 CPUs" in job.err
-    assert "Traceback" not in job.err
-
-
-def test_an_output_that_cannot_be_written_ends_with_code_two_and_one_sentence(
-    in_cluster: dict[str, Told],
-) -> None:
-    job = in_cluster["blocked"]
-    assert job.code == 2, job.out + job.err
-    assert f"eloftr match: {job.run}/matches: is a file; give a folder.\n" in job.err
-    assert "Traceback" not in job.err
-    assert done(job.run) == 0

@@ -19,6 +19,8 @@ from pipeline.pairs.descriptors import read_descriptors
 from pipeline.pairs.pair_list import read_pairs
 from pipeline.store.folder import Folder
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -345,7 +347,8 @@ def test_inputs_and_outputs_may_be_in_an_object_store(
         (["describe", "--images", "PHOTOS", "--output", "d.h5"], "give .parquet, .npz or .npy"),
         (
             ["spatial", "--images", "PHOTOS", "--nearest", "3", "--dry-run"],
-            "0 images have a position",
+            "0 images have a position (cut.jpg: its EXIF data hold no position), and a pair needs "
+            "two; give a table of them by --positions.",
         ),
         (["spatial", "--dry-run"], "give --images, --positions or both"),
         (

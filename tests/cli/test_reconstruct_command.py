@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,9 +13,14 @@ import pytest
 from job_process import eloftr
 from synthetic_run import Scene
 
+pytestmark = pytest.mark.usefixtures("kept_processes")
+Command = Callable[..., CompletedProcess[str]]
 
-def job(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return eloftr("reconstruct", *arguments, cwd=cwd)
+
+@pytest.fixture
+def job(eloftr_here: Command) -> Command:
+    """The command in this process."""
+    return partial(eloftr_here, "reconstruct")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_becomes_database_model_points_and_report(run: Path, tmp_path: Path) -> None:
-    done = job(run, cwd=tmp_path)  # from anywhere
+    done = eloftr("reconstruct", run, cwd=tmp_path)  # a process of its own, from anywhere
     assert (done.returncode, done.stderr) == (0, "")
     assert "4 of 4 images registered" in done.stdout
     assert (run / "sfm" / "report.txt").read_text() in done.stdout
@@ -40,7 +47,7 @@ def test_a_run_becomes_database_model_points_and_report(run: Path, tmp_path: Pat
     }
 
 
-def test_shards_that_are_not_matched_yet_are_told(tmp_path: Path) -> None:
+def test_shards_that_are_not_matched_yet_are_told(job: Command, tmp_path: Path) -> None:
     Scene(cameras=4).write(tmp_path / "run", shards=2)
     (tmp_path / "run" / "plan").mkdir()
     plan = pa.table({"shard": ["00000", "00001", "00002"]})
@@ -53,7 +60,9 @@ def test_shards_that_are_not_matched_yet_are_told(tmp_path: Path) -> None:
     assert "1 of 3 shards of the run are not matched yet; run eloftr match" in done.stdout
 
 
-def test_an_output_that_cannot_be_made_is_two_before_any_work(run: Path, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_made_is_two_before_any_work(
+    job: Command, run: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     done = job(run, "--output", tmp_path / "file" / "sfm", cwd=tmp_path)
     assert done.returncode == 2
@@ -63,7 +72,7 @@ def test_an_output_that_cannot_be_made_is_two_before_any_work(run: Path, tmp_pat
     )
 
 
-def test_options_reach_the_reconstruction(run: Path, tmp_path: Path) -> None:
+def test_options_reach_the_reconstruction(job: Command, run: Path, tmp_path: Path) -> None:
     done = job(
         *(run, "--output", tmp_path / "other", "--mapper", "global", "--radius", "1.5"),
         *("--intrinsics", "PINHOLE:800,800,360,270", "--camera-sharing", "single"),
@@ -82,11 +91,14 @@ def test_options_reach_the_reconstruction(run: Path, tmp_path: Path) -> None:
         (["RUN", "--intrinsics", "PINHOLE:1,2"], "takes fx, fy, cx, cy"),
         (["RUN", "--radius", "0"], "positive numbers"),
         (["RUN", "--mapper", "fast"], "Invalid value for '--mapper'"),
-        (["memory://run"], "--output"),
+        (["memory://run"], "memory://run: holds no run.json"),
+        (["RUN", "--output", "http://127.0.0.1:9/out"], "out: cannot be written to; give a local"),
+        (["RUN", "--scratch", "here"], "here: is no use as scratch"),
+        (["RUN", "--scratch", "here", "--dry-run"], "here: is no use as scratch"),
     ],
 )
 def test_wrong_arguments_end_with_code_two_and_a_sentence(
-    run: Path, tmp_path: Path, arguments: list[str], message: str
+    job: Command, run: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     done = job(*(str(run) if text == "RUN" else text for text in arguments), cwd=tmp_path)
     assert done.returncode == 2
@@ -95,7 +107,7 @@ def test_wrong_arguments_end_with_code_two_and_a_sentence(
     assert message in sentence
 
 
-def test_the_summary_as_json_has_every_model(run: Path, tmp_path: Path) -> None:
+def test_the_summary_as_json_has_every_model(job: Command, run: Path, tmp_path: Path) -> None:
     done = job(run, "--output", tmp_path / "sfm", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -107,7 +119,7 @@ def test_the_summary_as_json_has_every_model(run: Path, tmp_path: Path) -> None:
 
 
 def test_damaged_tables_end_with_code_two_and_the_name_of_the_file(
-    run: Path, tmp_path: Path
+    job: Command, run: Path, tmp_path: Path
 ) -> None:
     broken = Path(shutil.copytree(run, tmp_path / "run"))
     table = broken / "matches" / "00001.parquet"
@@ -118,7 +130,7 @@ def test_damaged_tables_end_with_code_two_and_the_name_of_the_file(
     assert "Traceback" not in done.stderr
 
 
-def test_nothing_to_map_ends_with_code_one_and_a_sentence(tmp_path: Path) -> None:
+def test_nothing_to_map_ends_with_code_one_and_a_sentence(job: Command, tmp_path: Path) -> None:
     Scene(cameras=3, outliers=1.0).write(tmp_path / "run")
     done = job("run", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")

@@ -131,7 +131,7 @@ def test_all_rounds_share_one_executor_which_does_not_change_the_result(
         (["--gate", "-1"], "gate must be 0 inliers or more"),
         (["--output", ""], "a path is empty"),
         (["--output", "matched"], "matched: holds a run of eloftr match"),
-        (["--long-side", "16"], "long_side must be at least 32"),
+        (["--long-side", "16"], "'--long-side': 16 is not in the range 32<=x<=8192."),
         (["--storage-options", '{"secret": "hidden"'], "not a JSON object"),
     ],
 )
@@ -151,8 +151,9 @@ def test_wrong_arguments_end_with_code_two_and_one_sentence(
 
 def test_both_commands_ask_for_matching_alike() -> None:
     asked = [{option.name for option in app.load(name).params} for name in ("match", "rerank")]
-    # rerank shows photographs as they are
-    assert asked[0] - asked[1] == {"images", "pairs", "turns", "scales", "yaw"}
+    # rerank shows photographs as they are, and each of its two folders has masks of its own
+    as_they_are = {"turns", "scales", "yaw", "detail", "panoramas", "intrinsics"}
+    assert asked[0] - asked[1] == {"images", "pairs", "masks", *as_they_are}
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def _small_scene(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "make_demo_scene", partial(make_demo_scene, views=5, size=(320, 240)))
 
 
-@pytest.mark.usefixtures("_small_scene")
+@pytest.mark.usefixtures("_small_scene", "kept_processes")
 def test_the_demo_finds_the_true_cameras_and_draws_what_it_found(
     tmp_path: Path, kept_executor: Executor
 ) -> None:

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+import torch
 
 from pipeline.errors import ArgumentError, ExecutorError
-from pipeline.execute.executor import Actors, Capacity
+from pipeline.execute import executor
+from pipeline.execute.executor import Actors, Capacity, local_capacity
 
 MANY = 1000  # tasks
 
@@ -78,3 +84,21 @@ def test_actors_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ArgumentError, match=message):
         Actors.parse(text, gpus)
+
+
+def test_torch_counts_the_gpus_where_there_is_a_driver(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(executor, "GPU_DRIVERS", (str(tmp_path / "absent"), "/dev/null"))
+    assert local_capacity().gpus == 3
+
+
+def test_a_machine_without_a_driver_has_no_gpus_and_needs_no_torch_to_know(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pipeline.execute import executor
+executor.GPU_DRIVERS = ({str(tmp_path / "absent")!r},)
+sys.exit(executor.local_capacity().gpus or "torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

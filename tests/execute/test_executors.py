@@ -33,12 +33,6 @@ def numbers(count: int) -> list[Any]:
     return tasks_of((f"task {k}" for k in range(count)), range(count))
 
 
-def children() -> set[int]:
-    """Processes that this process started and that are still there."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(child) for task in tasks for child in task.read_text().split()}
-
-
 def test_every_task_has_its_result_once(executor: Executor) -> None:
     steps = [
         Stage("ten", partial(stages.plus, 10)),
@@ -111,7 +105,7 @@ def test_processes_of_a_run_serve_the_next_one() -> None:
 def test_a_closed_iterator_ends_the_work_and_no_process_outlives_the_executor(
     executor: Executor, tmp_path: Path
 ) -> None:
-    before = children()
+    before = stages.children()
     results = executor.run(
         [Stage("trace", partial(stages.slowly_traced, tmp_path), holds_model=True)], numbers(100)
     )
@@ -124,7 +118,7 @@ def test_a_closed_iterator_ends_the_work_and_no_process_outlives_the_executor(
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{pid}")
     if executor.name == "local":
-        assert children() == before
+        assert stages.children() == before
     assert len([*tmp_path.iterdir()]) < 50
 
 
@@ -263,17 +257,18 @@ def matched(photos: Path, output: Path, executor: Executor, actors: str) -> dict
 
 
 @pytest.fixture(scope="module")
-def expected(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(
+    photos: Path, tmp_path_factory: pytest.TempPathFactory, kept_executor: Executor
+) -> dict[str, bytes]:
     """What one process writes."""
-    with LocalExecutor() as executor:
-        return matched(photos, tmp_path_factory.mktemp("expected") / "run", executor, "1")
+    return matched(photos, tmp_path_factory.mktemp("expected") / "run", kept_executor, "1")
 
 
 def test_two_processes_write_the_same_bytes_as_one(
-    executor: Executor, photos: Path, tmp_path: Path, expected: dict[str, bytes]
+    kept_executors: Executor, photos: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     assert len(expected) == 3 + 3 * PAIRS // 2  # plan, its failures, headings; three tables a shard
-    assert matched(photos, tmp_path / "run", executor, "2") == expected
+    assert matched(photos, tmp_path / "run", kept_executors, "2") == expected
 
 
 def test_a_run_whose_processes_are_killed_at_every_stage_writes_the_same_bytes(

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import stages
 
+from pipeline.execute import on_ray
 from pipeline.execute.choose import make_executor
-from pipeline.execute.executor import Actors, Capacity, Stage, tasks_of
+from pipeline.execute.executor import Actors, Capacity, MadeTasks, Stage, tasks_of
 
 
 @pytest.mark.usefixtures("embedded_ray")
@@ -33,6 +34,47 @@ def test_without_gpus_one_process_reads_for_two_cpus(tmp_path: Path) -> None:
         found = executor.run([read, hold], tasks_of("abcd", range(4)), Actors.parse("2"))
         assert sorted(found) == [2, 3, 4, 5]
     assert [path.name for path in tmp_path.glob("at-once-*")] == ["at-once-1"]
+
+
+@pytest.mark.usefixtures("embedded_ray")
+@pytest.mark.parametrize(("actors", "most"), [("1", 1), ("1-8", 2)])
+def test_a_stage_alone_has_a_cpu_for_each_of_its_processes(
+    tmp_path: Path, actors: str, most: int
+) -> None:
+    work = Stage("work", partial(stages.Crowd, partial(stages.plus, 1), tmp_path))
+    with make_executor("ray") as executor:
+        found = executor.run([work], tasks_of("abcdef", range(6)), Actors.parse(actors))
+        assert sorted(found) == [1, 2, 3, 4, 5, 6]
+    crowds = {int(path.name.rpartition("-")[2]) for path in tmp_path.glob("at-once-*")}
+    assert max(crowds) <= most
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_large_tasks_are_made_a_wave_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the driver never holds the databases of all blocks."""
+    made: list[int] = []
+
+    def make(row: int) -> int:
+        made.append(row)
+        return row
+
+    monkeypatch.setattr(on_ray, "WAVE", 1)  # of two processes
+    found, after = [], []
+    with make_executor("ray") as executor:
+        work = Stage("work", partial(stages.plus, 10))
+        for result in executor.run([work], MadeTasks("abcdef", make), Actors.parse("2")):
+            found.append(result)
+            after.append(len(made))
+    assert sorted(found) == [*range(10, 16)]
+    assert after == [2, 2, 4, 4, 6, 6]
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_stage_alone_uses_all_cpus(tmp_path: Path) -> None:
+    """Blocks are such a stage."""
+    work = Stage("work", partial(stages.together, tmp_path, 2))
+    with make_executor("ray") as executor:
+        assert [*executor.run([work], tasks_of("abcd", range(4)))] == [2, 2, 2, 2]
 
 
 WORKERS = """

@@ -5,30 +5,20 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from rendered import Rendered, adjusted_model, render
+from stages import KillsWorkers, Stop, results, workers
 
 import pipeline
+from pipeline.errors import ReconstructionError
 from pipeline.events import Event, Listener, nobody
 from pipeline.execute.executor import Executor
 from pipeline.execute.local import LocalExecutor
+from pipeline.reconstruct.refine import models
 from pipeline.reconstruct.tracks.options import RefineOptions
 
 OPTIONS = RefineOptions(sizes=(200, 320))
-
-
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
-    return render(tmp_path_factory.mktemp("rendered") / "images")
-
-
-@pytest.fixture(scope="module")
-def model(rendered: Rendered) -> Path:
-    folder = rendered.images.parent / "model"
-    folder.mkdir()
-    adjusted_model(rendered.scene).write_binary(folder)
-    return folder
 
 
 def refine(
@@ -48,8 +38,7 @@ def refine(
         progress=listen,
         **more,
     )
-    files = (path for path in output.rglob("*") if path.is_file() and path.name != "report.txt")
-    return {str(path.relative_to(output)): path.read_bytes() for path in files}
+    return results(output)
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +46,21 @@ def whole(model: Path, kept_executor: Executor) -> dict[str, bytes]:
     return refine(model, model.parent / "whole", kept_executor, actors=1)
 
 
+@pytest.fixture
+def kept_colmap(kept_executor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """COLMAP's process is one of `kept_executor`, which has worked before."""
+    monkeypatch.setattr(models, "Worker", kept_executor.worker)
+
+
+@pytest.mark.usefixtures("kept_colmap")
 def test_executors_and_their_processes_do_not_change_the_result(
-    model: Path, whole: dict[str, bytes], executor: Executor, tmp_path: Path
+    model: Path, whole: dict[str, bytes], kept_executors: Executor, tmp_path: Path
 ) -> None:
     assert "images.bin" in whole
-    assert refine(model, tmp_path / "again", executor, actors=2) == whole
+    assert refine(model, tmp_path / "again", kept_executors, actors=2) == whole
 
 
-class Stop(Exception):
-    pass
-
-
+@pytest.mark.usefixtures("kept_colmap")
 @pytest.mark.parametrize("when", ["0.progress", "1.refining", "0.refined", "1.progress"])
 def test_a_refinement_that_is_stopped_goes_on_to_the_same_bytes(
     model: Path, whole: dict[str, bytes], kept_executor: Executor, tmp_path: Path, when: str
@@ -92,30 +85,27 @@ def test_a_refinement_that_is_stopped_goes_on_to_the_same_bytes(
 def test_a_process_that_is_killed_while_it_measures_costs_nothing(
     model: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    killed: list[int] = []
+    kill = KillsWorkers()
+    with LocalExecutor() as executor:
+        assert refine(model, tmp_path / "out", executor, kill, actors=1) == whole
+    assert kill.killed
+
+
+def test_the_death_of_colmap_s_process_is_one_sentence(
+    model: Path, whole: dict[str, bytes], kept_executor: Executor, tmp_path: Path
+) -> None:
     others = workers()
 
     def kill(event: Event) -> None:
-        if event.name == "progress" and not killed:
-            _, *mine = sorted(workers() - others)  # the first one is COLMAP's
-            for pid in mine:
-                os.kill(pid, signal.SIGKILL)
-            killed.extend(mine)
+        if event.text == "adjusting the model":
+            os.kill(min(workers() - others), signal.SIGKILL)
 
-    with LocalExecutor() as executor:
-        assert refine(model, tmp_path / "out", executor, kill, actors=1) == whole
-    assert killed
+    with pytest.raises(ReconstructionError, match="was killed by SIGKILL; free memory"):
+        refine(model, tmp_path / "out", kept_executor, kill)
+    assert refine(model, tmp_path / "out", kept_executor) == whole
 
 
-def workers() -> set[int]:
-    """The processes that this one started for calls."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    children = {int(child) for task in tasks for child in task.read_text().split()}
-    return {
-        pid for pid in children if b"execute.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    }
-
-
+@pytest.mark.usefixtures("kept_colmap")
 def test_other_options_begin_anew(
     model: Path, whole: dict[str, bytes], kept_executor: Executor, tmp_path: Path
 ) -> None:

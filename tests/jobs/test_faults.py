@@ -7,17 +7,16 @@ import os
 import re
 import signal
 import subprocess
-import time
-import uuid
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
-from job_process import CONDITIONS, DRIVEN, MARK, PROJECT, Job, attached, done, marked, rows, shards
+from job_process import DRIVEN, PROJECT, Job, attached, done, rows, shards
 from pictures import write_views
 from quiet_run import COUNT, PLAN, SHARD_PAIRS, check_whole, start
+from ray_nodes import Nodes, three_nodes
 
 from pipeline.cli import main
 from pipeline.match.read import TRIES
@@ -66,7 +65,7 @@ def test_a_second_driver_is_refused_and_instalments_give_the_same_tables(
     first.process.terminate()
     assert first.ended() == 3, first.out + first.err
     assert (
-        first.err.splitlines()[-1] == "eloftr match: stopped; run the same command again to go on"
+        first.err.splitlines()[-1] == "eloftr match: stopped; run the same command again to go on."
     )
     assert "Traceback" not in first.err
     before = done(run)
@@ -246,73 +245,78 @@ def read(path: Path) -> list[dict]:
 # Three nodes
 
 
-class Nodes:
-    """A cluster of three nodes of one CPU, by Ray's own utility."""
+# It begins five shards for each thing that has happened to the job, so that no job, however fast,
+# ends before all has. A shard that was begun by a process that is gone does not wait.
+HELD = """
+import time
+from pathlib import Path
+from pipeline.match.match import MatchShard
 
-    def __init__(self, mark: str) -> None:
-        from ray.cluster_utils import Cluster
-
-        self.mark = mark
-        of_node = {"num_cpus": 1, "object_store_memory": 100_000_000}
-        self.cluster = Cluster(
-            initialize_head=True, head_node_args={**of_node, "include_dashboard": False}
-        )
-        self.nodes = [self.cluster.add_node(**of_node) for _ in range(2)]
-
-    def actors(self) -> list[int]:
-        return marked(self.mark, "ray::MapWorker")
+class Stage(MatchShard):
+    def __call__(self, shard, attempt=1):
+        begun, happened = Path({begun!r}), Path({happened!r})
+        while not (begun / shard.shard).exists():
+            if len([*begun.iterdir()]) < 5 * (1 + len([*happened.iterdir()])):
+                (begun / shard.shard).touch()
+            else:
+                time.sleep(0.02)
+        return super().__call__(shard, attempt)
+"""
 
 
 @pytest.fixture(scope="module")
-def three() -> Iterator[Nodes]:
-    with pytest.MonkeyPatch.context() as environment:
-        mark = uuid.uuid4().hex
-        for name, value in {
-            **CONDITIONS,
-            MARK: mark,
-            "PYTHONPATH": str(PROJECT),  # as if installed on the nodes
-            "RAY_health_check_period_ms": "500",  # a killed node is missed in 3 s, not in 15
-        }.items():
-            environment.setenv(name, value)
-        environment.delenv("RAY_OVERRIDE_RESOURCES")
-        handler = signal.getsignal(signal.SIGTERM)
-        nodes = Nodes(mark)
-        signal.signal(signal.SIGTERM, handler)  # Ray's would drain the cluster first
-        try:
-            yield nodes
-        finally:
-            nodes.cluster.shutdown()
-            deadline = time.monotonic() + 60
-            while marked(mark, "ray") and time.monotonic() < deadline:
-                time.sleep(0.1)
-            for pid in marked(mark, "ray"):
-                os.kill(pid, signal.SIGKILL)
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the processes of the three nodes find `substituted.py`."""
+    return tmp_path_factory.mktemp("modules")
 
 
-def test_killed_actors_on_three_nodes_are_replaced(three: Nodes, place: Path) -> None:
+@pytest.fixture(scope="module")
+def three(modules: Path) -> Iterator[Nodes]:
+    with three_nodes(modules) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def held(modules: Path, tmp_path: Path) -> tuple[dict[str, Any], Path]:
+    """How a job is started that waits for what happens to it, and where that is noted."""
+    begun, happened = tmp_path / "begun", tmp_path / "happened"
+    begun.mkdir()
+    happened.mkdir()
+    source = HELD.format(begun=str(begun), happened=str(happened))
+    return driven(modules, source), happened
+
+
+def test_killed_actors_on_three_nodes_are_replaced(
+    three: Nodes, held: tuple[dict[str, Any], Path], place: Path
+) -> None:
     run = place / "actors"
-    job = start(place, "actors", **attached(three.cluster.address))
+    how, happened = held
+    job = start(place, "actors", **how, **attached(three.cluster.address))
     killed: set[int] = set()
     for kills in range(1, 4):
         job.until(lambda kills=kills: done(run) >= 3 * kills and bool(set(three.actors()) - killed))
         victim = min(set(three.actors()) - killed)
         os.kill(victim, signal.SIGKILL)
         killed.add(victim)
-    assert done(run) < shards(run)
+        assert done(run) < shards(run)
+        (happened / str(victim)).touch()
     assert job.ended() == 0, job.out + job.err
     assert len(killed) == 3
     check_whole(run, place / "quiet")
 
 
 def test_a_node_that_is_told_to_end_and_one_that_is_killed_cost_nothing(
-    three: Nodes, place: Path
+    three: Nodes, held: tuple[dict[str, Any], Path], place: Path
 ) -> None:
     """Then one CPU is left of three, for three actors' shares and a task."""
     run = place / "nodes"
-    job = start(place, "nodes", **attached(three.cluster.address))
+    how, happened = held
+    job = start(place, "nodes", **how, **attached(three.cluster.address))
     for node, graceful, after in ((three.nodes[0], True, 2), (three.nodes[1], False, 6)):
         job.until(lambda after=after: done(run) >= after)
         three.cluster.remove_node(node, allow_graceful=graceful)
-    assert done(run) < shards(run)
+        assert done(run) < shards(run)
+        (happened / str(after)).touch()
+    (happened / "nothing more").touch()
     assert job.ended() == 0, job.out + job.err
     check_whole(run, place / "quiet")

@@ -17,8 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from job_process import DRIVEN, PROJECT, Job, free_port
+from job_process import DRIVEN, PROJECT, RECONSTRUCT, Job, free_port
 from quiet_run import check_whole, start
+
+from benchmarks.scale.scenes import survey
 
 pytestmark = pytest.mark.timeout(900)
 HEAD = 51 * "f" + "00000"  # as Ray's provider of such nodes calls the head
@@ -81,7 +83,7 @@ class Stage(MatchShard):
 
 def paths(folder: Path) -> str:
     """Where processes find the project and the stage of this test."""
-    return f"{folder}{os.pathsep}{PROJECT}"
+    return os.pathsep.join(map(str, (folder, PROJECT, PROJECT / "tests")))
 
 
 @pytest.fixture
@@ -146,3 +148,23 @@ def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(
     assert "2 actors of 1 GPUs: there are 0 now, the others wait for new nodes" in job.out
     check_whole(place / "grown", place / "quiet")
     cluster.until(lambda: len(cluster.left("raylet/raylet")) == 1)
+
+
+def test_a_range_of_blocks_gets_nodes(head: tuple[Job, str], tmp_path: Path) -> None:
+    """One CPU is there, and a block takes one."""
+    database, held = tmp_path / "given.db", tmp_path / "held"
+    survey(6).write(database)
+    held.mkdir()
+    job = Job(
+        *(database, tmp_path / "sfm", held, "1-3"),
+        cwd=tmp_path,
+        program=("-c", RECONSTRUCT),
+        RAY_OVERRIDE_RESOURCES="{}",
+        RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS="2",
+        RAY_ADDRESS=head[1],
+        PYTHONPATH=paths(tmp_path),
+    )
+    job.until(lambda: len({path.name.split()[0] for path in held.iterdir()}) > 1)
+    (held / "go on").touch()
+    assert job.ended() == 0, job.out + job.err
+    assert len([*(tmp_path / "sfm/blocks/0/done").iterdir()]) == 3

@@ -1,9 +1,10 @@
-"""The main job through Ray's job server: `ray job submit` and `ray job stop` on a real head, and
-what it exports.
+"""The main job on a real head that is there before it, of one CPU: through Ray's job server, with
+what it exports, and by drivers of its own.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -15,12 +16,12 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from flaky_store import flaky_store
-from job_process import PROJECT, WAIT, Job, done, free_port, shards, tables
-from quiet_run import PLAN, check_whole
+from job_process import PROJECT, WAIT, Job, done, free_port, rows, shards, tables
+from quiet_run import COUNT, PLAN, check_whole
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from eloftr import load_model, save_model
@@ -28,6 +29,22 @@ from pipeline.store.folder import Folder
 
 pytestmark = pytest.mark.timeout(900)
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
+# Commands one after another, told apart by a mark on both streams: to start a driver takes longer
+# than what they do.
+MARK = "\x1e"
+JOBS_IN_CLUSTER = """
+import json, sys, ray.data
+from pipeline.cli import main
+
+plain = ray.data.Dataset.iter_batches
+def watched(dataset, **how):
+    yield from plain(dataset, **how)
+    print(dataset.stats())
+ray.data.Dataset.iter_batches = watched
+for arguments in json.loads(sys.argv[1]):
+    print(main(["match", *arguments]), end=sys.argv[2], flush=True)
+    print(end=sys.argv[2], flush=True, file=sys.stderr)
+"""
 
 
 def main_job(arguments: Iterable[object]) -> list[str]:
@@ -45,8 +62,10 @@ class Head:
         self.folder = tempfile.mkdtemp(
             prefix="ray", dir="/tmp"
         )  # a long path would not fit into names of sockets
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
         ports = {
-            "port": free_port(),
+            "port": port,
             "dashboard-port": self.dashboard,
             "metrics-export-port": self.metrics,
             **{
@@ -193,3 +212,65 @@ def test_a_submitted_job_that_is_stopped_goes_on(head: Head, place: Path) -> Non
     assert client.get_job_status("again") == JobStatus.SUCCEEDED, client.get_job_logs("again")
     check_whole(run, place / "quiet")
     assert len(tables(run)) > 2 * shards(run)
+
+
+class Told(NamedTuple):
+    """A command that has ended: what it printed and returned, and its run folder."""
+
+    out: str
+    err: str
+    code: int
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def in_cluster(
+    head: Head, place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Told]:
+    """Commands that one driver carried out on the head's one CPU, by their names."""
+    folder = tmp_path_factory.mktemp("in cluster")
+    (folder / "blocked").mkdir()
+    (folder / "blocked" / "matches").touch()  # a file where a folder must be
+    more = {"plain": (), "crowded": ("--actors", 2), "blocked": ()}  # two leave no room for a task
+    upright = ("--turns", "off", "--scales", "off")  # one round is enough
+    small = ("--images", place / "photos", *upright, "--long-side", 64, "--shard-pairs", 12)
+    lines = [
+        [str(word) for word in (*small, "--output", folder / name, *more[name])] for name in more
+    ]
+    program = ("-c", JOBS_IN_CLUSTER)
+    job = Job(json.dumps(lines), MARK, cwd=PROJECT, program=program, RAY_ADDRESS=head.address)
+    assert job.ended() == 0, job.out + job.err
+    found = {}
+    for name, out, err in zip(more, job.out.split(MARK), job.err.split(MARK), strict=False):
+        printed, code = re.fullmatch(r"(.*?)(\d+)", out, re.DOTALL).groups()  # type: ignore[union-attr]
+        found[name] = Told(printed, err, int(code), folder / name)
+    return found
+
+
+def test_a_cluster_of_one_cpu_is_enough_and_reading_is_a_stage_of_its_own(
+    in_cluster: dict[str, Told],
+) -> None:
+    job = in_cluster["plain"]
+    assert job.code == 0, job.out + job.err
+    assert len(rows(job.run)) == COUNT * (COUNT - 1) // 2
+    stages = re.findall(r"Operator \d+ (.*?):", job.out)
+    read, match, finish = stages[-3:]
+    assert match == "MapBatches(_Held)", job.out
+    assert read == finish == "MapBatches(_Carried.__call__)"
+
+
+def test_more_actors_than_cpus_are_refused(in_cluster: dict[str, Told]) -> None:
+    job = in_cluster["crowded"]
+    assert job.code == 2
+    assert "2 actors: there are 1 CPUs" in job.err
+    assert "Traceback" not in job.err
+
+
+def test_an_output_that_cannot_be_written_ends_with_code_two_and_one_sentence(
+    in_cluster: dict[str, Told],
+) -> None:
+    job = in_cluster["blocked"]
+    assert job.code == 2, job.out + job.err
+    assert f"eloftr match: {job.run}/matches: is a file; give a folder.\n" in job.err
+    assert "Traceback" not in job.err
+    assert done(job.run) == 0

@@ -10,14 +10,16 @@ from PIL import Image
 
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
-from pipeline.cli.options import DEFAULTS, storage_option
+from pipeline.cli.options import DEFAULTS, LONG_SIDES, storage_option
 from pipeline.errors import ArgumentError, RunError, StorageError
+from pipeline.execute.worker import call
 from pipeline.report.matches import SEVERAL, draw_pairs
 from pipeline.store.folder import Folder
 from pipeline.store.opening import storage_options
 
 LINES = 200  # matches of two images that are drawn
 USAGE = "Give two images, or --run."
+BLOCKS_USAGE = "--blocks draws a folder of models; give neither images nor --run."
 TRACK_USAGE = "--track draws the model of a run; give --run."
 
 
@@ -37,7 +39,7 @@ TRACK_USAGE = "--track draws the model of a run; give --run."
 )
 @click.option(
     "--long-side",
-    type=int,
+    type=LONG_SIDES,
     default=DEFAULTS["long_side"],
     metavar="PIXELS",
     help="Longer side at which two images are matched.",
@@ -64,6 +66,12 @@ TRACK_USAGE = "--track draws the model of a run; give --run."
     is_flag=True,
     help="Draw the run's model over the EXIF positions of its photographs, seen from above.",
 )
+@click.option(
+    "--blocks",
+    metavar="FOLDER",
+    help="Draw the model in this output folder of eloftr reconstruct from above, in the colours of "
+    "its blocks.",
+)
 @click.option("--model", help="The COLMAP model of --track.  [default: RUN/sfm/sparse/0]")
 @click.option(
     "--images", "photographs", help="The folder of the run's photographs.  [default: the run's]"
@@ -73,11 +81,15 @@ TRACK_USAGE = "--track draws the model of a run; give --run."
 def command(
     console: Console, /, images: tuple[str, ...], run: str | None, output: Path, **given: Any
 ) -> ExitCode:
-    """Draw matches of two images or of a run, or the model of a run over its GPS track.
+    """Draw matches of two images or of a run, a model over its GPS track, or its blocks.
 
     Of a run, inliers are green and other matches red. The command ends with exit code 1 where there
     is no match to draw.
     """
+    if given["blocks"] is not None:
+        if images or run is not None:
+            raise click.UsageError(BLOCKS_USAGE)
+        return _draw_blocks(console, output, given["blocks"])
     if given["track"] and run is None:
         raise click.UsageError(TRACK_USAGE)
     if len(images) != (2 if run is None else 0):
@@ -140,6 +152,19 @@ def _draw_track(console: Console, /, run: str, output: Path, given: dict[str, An
     numbers = {"images": track.images, "positions": track.positions}
     distance = {"rms_metres": track.rms_metres, "missing": track.missing}
     console.finish(text, {"pictures": [output], **numbers, **distance})
+    return ExitCode.DONE
+
+
+def _draw_blocks(console: Console, output: Path, results: str) -> ExitCode:
+    from pipeline.report.block_map import draw_block_map, read_block_map
+
+    _check_ending(output)
+    found = call(read_block_map, Path(results))  # COLMAP stays out of this process
+    _save(draw_block_map(found), output)
+    cameras, points = len(found.centres), len(found.points)
+    text = f"{output}: {cameras:,} cameras of {found.blocks} blocks, {points:,} points\n"
+    counts = {"cameras": cameras, "blocks": found.blocks, "points": points}
+    console.finish(text, {"pictures": [output], **counts})
     return ExitCode.DONE
 
 

@@ -10,9 +10,10 @@ import pipeline
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import DEFAULTS, dry_run_option, matching_options, prepared
-from pipeline.match.options import DEFAULT_SCALES, DEFAULT_TURNS
+from pipeline.match.options import DEFAULT_SCALES, DEFAULT_TURNS, MOST_DETAIL
 from pipeline.report.text import summary_text
 from pipeline.store.retries import redacted
+from pipeline.vocabulary import PanoramaMode
 
 
 @click.command("match", cls=Command)
@@ -43,6 +44,32 @@ from pipeline.store.retries import redacted
     metavar="FILE",
     help="Headings of photographs that look down (.csv, .parquet): columns image and yaw, degrees "
     "clockwise from north.  [default: those of their files]",
+)
+@click.option(
+    "--masks",
+    metavar="DIR",
+    help="Folder of masks, a path or an fsspec URL: no match begins or ends where the mask of a "
+    "photograph is 0. That of a/b.jpg is a/b.jpg.png, or else a/b.png.",
+)
+@click.option(
+    "--detail",
+    type=click.IntRange(0, MOST_DETAIL),
+    default=DEFAULTS["detail"],
+    help="For large photographs: finer passes over what verified pairs share, each at twice the "
+    "resolution of the last.",
+)
+@click.option(
+    "--intrinsics",
+    metavar="FILE|MODEL:PARAMS",
+    help="Known cameras of any lens: a .json, .csv or COLMAP's .txt file for some or all images, "
+    "or one for all. Pairs of such images are verified by their rays.",
+)
+@click.option(
+    "--panoramas",
+    type=click.Choice([*map(str, PanoramaMode)]),
+    default=DEFAULTS["panoramas"],
+    help="Which photographs are panoramas of 360 degrees, matched by their faces: those whose XMP "
+    "says so, all that are twice as wide as high, or none.",
 )
 @dry_run_option
 @click.pass_obj

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,20 +11,35 @@ import click
 import pipeline
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
-from pipeline.cli.options import executor_option, opened, storage_option
+from pipeline.cli.options import carried
 from pipeline.cli.refining import chosen_options, refine_options
-from pipeline.execute.executor import Actors
+from pipeline.events import Event
+from pipeline.reconstruct.blocks.cut import plan_text
+from pipeline.reconstruct.blocks.options import (
+    FINAL,
+    MOST_ADJUSTED,
+    MOST_IN_ONE,
+    SIZE,
+    BlockOptions,
+)
 from pipeline.reconstruct.cameras.options import CameraOptions
+from pipeline.reconstruct.given import faces_given, runs_or_database
 from pipeline.reconstruct.mapping import MAPPERS
+from pipeline.reconstruct.positions.trusted import PositionOptions
 from pipeline.reconstruct.tracks.options import REFINE
-from pipeline.store.opening import storage_options
 
 OWN_DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
 
 
 @click.command("reconstruct", cls=Command)
-@click.argument("run", metavar="RUN")
-@click.option("--output", help="Local folder for the results.  [default: RUN/sfm]")
+@click.argument("run", metavar="[RUN]...", nargs=-1)
+@click.option(
+    "--database",
+    metavar="FILE",
+    help="A COLMAP database with verified pairs in place of RUN, as one of SIFT. "
+    "It stays as it is, and cameras are as it says.",
+)
+@click.option("--output", help="Folder for the results, a path or fsspec URL.  [default: RUN/sfm]")
 @click.option(
     "--mapper",
     type=click.Choice(MAPPERS),
@@ -65,7 +81,51 @@ OWN_DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
     help="Of mapper and adjustment: 1 gives the same model every time, more a faster one; "
     "-1 for all cores.",
 )
+@click.option(
+    "--blocks",
+    default=OWN_DEFAULTS["blocks"],
+    metavar="auto|off|N",
+    help="Map the scene in blocks of N images, which are joined. "
+    f"auto: {SIZE} images a block where there are more than {MOST_IN_ONE}.",
+)
+@click.option(
+    "--final-adjustment",
+    type=click.Choice(FINAL),
+    default=BlockOptions.final,
+    help="Of a model that was joined from blocks: as a whole in one process, or by blocks. "
+    f"auto: global up to {MOST_ADJUSTED:,} images, and blocks above.",
+)
+@click.option(
+    "--positions",
+    metavar="FILE",
+    help="Trusted positions of photographs, as of RTK, by which blocks are joined and models come "
+    "into metres: .csv or .parquet of image, latitude, longitude, altitude or image, x, y, z.",
+)
+@click.option(
+    "--position-error",
+    type=float,
+    metavar="METRES",
+    help="By which they err, 1 sigma of a coordinate.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Make the database, print the blocks and what each costs, and map nothing.",
+)
 @click.option("--images", help="Folder of the photographs.  [default: the run's]")
+@click.option(
+    "--masks",
+    metavar="DIR",
+    help="Folder of masks, see eloftr match; nothing is observed where they are 0.  "
+    "[default: the run's]",
+)
+@click.option(
+    "--write-faces",
+    "faces",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write the faces of panoramas there as the pictures of the model, for COLMAP's tools.",
+)
 @click.option(
     "--refine",
     type=click.Choice(REFINE),
@@ -73,18 +133,12 @@ OWN_DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
     help="tracks: measure the tracks of every model again in the photographs, and complete them.",
 )
 @refine_options
-@executor_option
-@click.option(
-    "--actors",
-    metavar="N|N-M",
-    help="Processes that measure tracks.  [default: one a GPU, else one a CPU]",
-)
-@storage_option
 @click.pass_obj
 def command(
     console: Console,
     /,
-    run: str,
+    run: tuple[str, ...],
+    database: str | None,
     output: str | None,
     mapper: str,
     camera_model: str,
@@ -92,34 +146,53 @@ def command(
     intrinsics: str | None,
     radius: float,
     threads: int,
+    blocks: str,
+    final_adjustment: str,
+    positions: str | None,
+    position_error: float | None,
+    dry_run: bool,
     images: str | None,
+    masks: str | None,
+    faces: Path | None,
     refine: str,
     executor: str,
     actors: str | None,
+    scratch: str | None,
     storage: str,
     **refining: Any,
 ) -> ExitCode:
     """Make a COLMAP database and a sparse model of a run's matches.
 
-    RUN is the output of eloftr match, a path or an fsspec URL. The command ends with exit code 1
-    where nothing could be mapped, and where no model has depth.
+    RUN is the output of eloftr match, a path or an fsspec URL. Several runs whose photographs have
+    the same names are one scene. The command ends with exit code 1 where nothing could be mapped,
+    and where no model has depth.
     """
     options = chosen_options(refining)
     cameras = CameraOptions.parse(camera_model, camera_sharing, intrinsics)
-    with opened(executor) as carrying:
+    cut = BlockOptions.parse(blocks, final_adjustment)
+    PositionOptions.of(positions, position_error)
+    with carried(executor, actors, storage) as carrying:
+        scene = {"cameras": cameras, "database": database, "blocks": cut, "radius": radius}
+        files = {"images": images, "masks": masks, "scratch": scratch}
+        if faces is not None:
+            faces_given(runs_or_database(run, database, carrying["storage"]), None)
+        how = {**scene, **files, "progress": console, **carrying}
+        if dry_run:
+            plan = pipeline.plan_blocks(run, output, **how)
+            console.finish(plan_text(plan), plan.to_pydict())
+            return ExitCode.DONE
         summary = pipeline.reconstruct(
             run,
             output,
-            images=images,
             mapper=mapper,
-            cameras=cameras,
             refine=options if refine == "tracks" else refine,
-            radius=radius,
+            positions=positions,
+            position_error=position_error,
             threads=threads,
-            storage=storage_options(storage),
-            executor=carrying,
-            actors=Actors.parse(actors),
-            progress=console,
+            **how,
         )
+        if faces is not None:
+            written = pipeline.write_faces(run, faces, images=images, storage=carrying["storage"])
+            console(Event("faces", f"{written} faces in {faces}", {"faces": written}))
     console.finish(f"{summary.text()}results:  {summary.output}\n", asdict(summary))
     return ExitCode.DONE if summary.has_depth() else ExitCode.NOTHING

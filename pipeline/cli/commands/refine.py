@@ -10,17 +10,21 @@ import click
 import pipeline
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
-from pipeline.cli.options import executor_option, opened, storage_option
+from pipeline.cli.options import carried
 from pipeline.cli.refining import chosen_options, refine_options
-from pipeline.execute.executor import Actors
-from pipeline.store.opening import storage_options
 
 
 @click.command("refine", cls=Command)
 @click.argument("model", metavar="MODEL")
 @click.option("--images", required=True, help="Folder of the photographs, a path or fsspec URL.")
-@click.option("--output", help="Local folder for the result.  [default: MODEL-refined]")
-@refine_options
+@click.option(
+    "--output", help="Folder for the result, a path or fsspec URL.  [default: MODEL-refined]"
+)
+@click.option(
+    "--masks",
+    metavar="DIR",
+    help="Folder of masks, see eloftr match; nothing is observed where they are 0.",
+)
 @click.option(
     "--fixed-cameras", is_flag=True, help="Keep the focal lengths and all other intrinsics."
 )
@@ -30,13 +34,7 @@ from pipeline.store.opening import storage_options
     default=1,
     help="Of the adjustment: 1 gives the same model every time; -1 for all cores.",
 )
-@executor_option
-@click.option(
-    "--actors",
-    metavar="N|N-M",
-    help="Processes that measure.  [default: one a GPU, else one a CPU]",
-)
-@storage_option
+@refine_options
 @click.pass_obj
 def command(
     console: Console,
@@ -44,10 +42,12 @@ def command(
     model: str,
     images: str,
     output: str | None,
+    masks: str | None,
     fixed_cameras: bool,
     threads: int,
     executor: str,
     actors: str | None,
+    scratch: str | None,
     storage: str,
     **given: Any,
 ) -> ExitCode:
@@ -58,18 +58,18 @@ def command(
     with exit code 1 where no round made the model better.
     """
     options = chosen_options(given)
-    with opened(executor) as carrying:
+    with carried(executor, actors, storage) as carrying:
         summary = pipeline.refine(
             model,
             images,
             output,
             options=options,
+            masks=masks,
             fixed_cameras=fixed_cameras,
             threads=threads,
-            storage=storage_options(storage),
-            executor=carrying,
-            actors=Actors.parse(actors),
+            scratch=scratch,
             progress=console,
+            **carrying,
         )
     console.finish(f"{summary.text()}results:  {summary.output}\n", asdict(summary))
     return ExitCode.DONE if summary.better else ExitCode.NOTHING

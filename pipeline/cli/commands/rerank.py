@@ -65,6 +65,10 @@ OWN_DEFAULTS = pipeline.rerank.__kwdefaults__ or {}
     metavar="N",
     help="Draw the N queries that moved most.",
 )
+@click.option(
+    "--query-masks", metavar="DIR", help="Folder of the queries' masks, see eloftr match."
+)
+@click.option("--database-masks", metavar="DIR", help="Folder of the candidates' masks.")
 @matching_options
 @dry_run_option
 @click.pass_obj
@@ -83,6 +87,8 @@ def command(
     top: int | None,
     truth: str | None,
     draw: int,
+    query_masks: str | None,
+    database_masks: str | None,
     dry_run: bool,
     **given: Any,
 ) -> ExitCode:
@@ -103,6 +109,8 @@ def command(
             top=top,
             gate=gate,
             draw=draw,
+            query_masks=query_masks,
+            database_masks=database_masks,
             dry_run=dry_run,
             progress=console,
             **arguments,

@@ -12,14 +12,26 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.scale import importing, planning, scale_plan, streaming
-from pipeline.reconstruct.keypoints import merge_keypoints
+from benchmarks.scale import (
+    importing,
+    mapping,
+    planning,
+    reconstruction_plan,
+    scale_plan,
+    streaming,
+)
+from benchmarks.scale.scenes import survey
+from pipeline.reconstruct.merging.keypoints import merge_keypoints
 from pipeline.store.folder import Folder
 from pipeline.tables import IMAGES, MATCHES, unragged
 
 
 def test_a_made_up_run_is_imported_whole_and_measured(tmp_path: Path) -> None:
-    row = importing.measure(200, 40, tmp_path)
+    alone, two = importing.measure(200, 40, tmp_path, [0, 2], None)
+    assert (alone["processes"], two["processes"]) == (0, 2)
+    assert alone["rows"] == two["rows"]
+    row = alone
+    assert row["cpu_seconds"] > 0
     assert row["rows"]["pairs"] == row["summary"]["verified"] == 200
     assert 0.9 * 200 * 40 < row["rows"]["matches"] <= 200 * 40
     assert row["anonymous_bytes"] > 0
@@ -64,7 +76,7 @@ def test_a_database_that_lost_a_row_is_told(
 
     monkeypatch.setattr(importing, "count_rows", one_less)
     with pytest.raises(SystemExit, match="200 pairs became 199 rows"):
-        importing.measure(200, 20, tmp_path)
+        next(importing.measure(200, 20, tmp_path, [0], None))
 
 
 def test_rows_that_are_lost_or_doubled_are_counted(tmp_path: Path) -> None:
@@ -133,6 +145,10 @@ def test_the_document_has_the_tables_that_the_script_prints(
         assert line in document.splitlines(), line
 
 
+def test_the_document_is_what_the_script_writes() -> None:
+    assert scale_plan.document() == scale_plan.DOCUMENT.read_text(encoding="utf-8")
+
+
 def test_the_document_has_the_imports_that_were_measured() -> None:
     document = (scale_plan.RESULTS / "scale.md").read_text(encoding="utf-8").splitlines()
     for line in importing.table(json.loads(scale_plan.IMPORTING.read_text())["rows"]).splitlines():
@@ -150,7 +166,7 @@ def test_the_document_has_the_streams_that_were_measured() -> None:
 
 
 def test_the_plan_follows_from_its_unit_costs() -> None:
-    units = {**json.loads(scale_plan.UNITS.read_text())["units"], **scale_plan.measured_import()}
+    units = scale_plan.all_units()
     before = {what: result for what, _, result in scale_plan.plan(units, scale_plan.ASSUMED)}
     half: dict[str, Any] = scale_plan.ASSUMED | {"effective TFLOP/s of a GPU": 20.0}
     after = {what: result for what, _, result in scale_plan.plan(units, half)}
@@ -170,3 +186,85 @@ def test_the_plan_follows_from_its_unit_costs() -> None:
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert scale_plan.number(value) == text
+
+
+def made_row(images: int) -> dict[str, Any]:
+    """A row of mapping.json whose costs follow laws."""
+    colmap = {
+        "joins": images / 100,
+        "adjustment": (images / 100) ** 1.5,
+        "report": 1 + images / 100,
+    }
+    cpu = {stage: {"driver": 0.0, "colmap": value} for stage, value in colmap.items()}
+    cpu["blocks"] = {"driver": 0.1 + images / 1e4, "colmap": 0.0, "workers": images / 10}
+    memory = {stage: {"driver": 300, "colmap": 300 + images / 10} for stage in colmap}
+    memory["blocks"] = {"driver": 300 + images / 100, "colmap": 300, "workers": 200}
+    counts = {"registered": images, "observations": 2_000 * images}
+    return {"images": images, "blocks": "200", "cpu": cpu, "memory": memory, **counts}
+
+
+REFINING = {"rows": [{"measuring": 10.0, "adjusting": 5.0, "observations": 34_000, "peak_mb": 500}]}
+
+
+def planned(images: int, sizes: list[int], **assumed: float) -> dict[str, Any]:
+    """The stages of a plan by their names."""
+    rows = [made_row(size) for size in sizes]
+    made = reconstruction_plan.stages(
+        images,
+        scale_plan.all_units(),
+        {"rows": [*rows, {"images": 9, "blocks": "off"}]},
+        REFINING,
+        reconstruction_plan.ASSUMED | assumed,
+    )
+    return {stage.name: stage for stage in made}
+
+
+def test_stages_of_a_reconstruction_follow_the_laws_of_what_was_measured() -> None:
+    made = planned(100_000, [1_000, 4_000, 10_000])
+    assert made["merging, final adjustment"].hours * 3600 == pytest.approx(1000**1.5)
+    assert made["merging, final adjustment"].gigabytes == pytest.approx(10.3)
+    assert made["joining"].hours * 3600 == pytest.approx(1000)
+    assert made["publishing, report"].hours * 3600 == pytest.approx(1001)
+    assert made["blocks"].hours * 3600 == pytest.approx(10_000 / 64)
+    assert made["refinement, measuring"].hours * 3600 == pytest.approx(20 * 10_000 / 64)
+    assert made["refinement, adjusting"].hours * 3600 == pytest.approx(5 * 10_000)
+
+
+def test_the_driver_limits_blocks_where_there_are_many_machines() -> None:
+    few, many = (
+        planned(100_000, [1_000, 10_000], **{"CPU machines": count}) for count in (8, 8_000)
+    )
+    assert few["blocks"].limit == "cores"
+    assert "the driver" in many["blocks"].limit
+    assert many["blocks"].hours == few["cutting into blocks"].hours
+
+
+def test_every_measured_size_is_predicted_from_the_others() -> None:
+    rows = [made_row(size) for size in (1_000, 4_000, 10_000)]
+    found = reconstruction_plan.checks({"rows": rows})
+    assert {size for size, *_ in found} == {1_000, 4_000, 10_000}
+    assert all(predicted == pytest.approx(measured) for _, _, measured, predicted in found)
+    rows[-1]["cpu"]["blocks"]["workers"] *= 2
+    wrong = {
+        (size, name): predicted / measured
+        for size, name, measured, predicted in reconstruction_plan.checks({"rows": rows})
+        if predicted != pytest.approx(measured)
+    }
+    assert {name for _, name in wrong} == {"blocks, CPU s"}
+    assert wrong[10_000, "blocks, CPU s"] == pytest.approx(0.5)
+    assert reconstruction_plan.checks({"rows": rows[:1]}) == []
+
+
+def test_what_mapping_a_survey_takes_is_measured_by_stage_and_planned_with(tmp_path: Path) -> None:
+    scene = survey(6).write(tmp_path / "database.db")
+    found = mapping.measured(scene, tmp_path, "15", "auto", 1)
+    stages = {"import", "blocks", "joins", "adjustment", "report"}
+    assert found["stages"].keys() == found["cpu"].keys() == found["memory"].keys() == stages
+    assert found["cpu"]["blocks"]["workers"] > 0 == found["cpu"]["joins"]["workers"]
+    assert found["cpu"]["adjustment"]["colmap"] > 0
+    assert 50 < found["memory"]["blocks"]["workers"] <= found["megabytes"]
+    row = {"images": len(scene), "blocks": "15", **found}
+    (tmp_path / "mapping.json").write_text(json.dumps({"rows": [row]}))
+    text = scale_plan.document(tmp_path / "mapping.json")
+    for images in ("10,000", "100,000", "1,000,000"):
+        assert f"**{images} images**, a head of " in text

@@ -1,0 +1,1 @@
+"""The functions of `pipeline`: what the commands do."""

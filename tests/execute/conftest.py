@@ -1,0 +1,3 @@
+from rendered import model, rendered
+
+__all__ = ["model", "rendered"]  # fixtures
