@@ -259,9 +259,13 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     before = sorted(here.rglob("*"))
     assert exit_code(*LISTED, "--output", "dry", "--dry-run") == 0
     out, err = capsys.readouterr()
-    plan, cost, later = out.splitlines()
+    plan, first, cost, later = out.splitlines()
     assert plan.startswith(
         "15 images, 105 pairs in 18 shards; 1 duplicate dropped; 3 lines of the list cannot be"
+    )
+    assert first == (
+        "the first line that cannot be matched: line 108 of pairs.csv: "
+        "an image is paired with itself"
     )
     assert re.match(r"\d+ encodes and 105 pairs to do: about \d+ (s|min)", cost)
     assert later == "later rounds: at most 12 probes a round, and the pairs that they find"
