@@ -65,7 +65,7 @@ ABOVE = {
     "pipeline/store": TOP,
     "pipeline/names": TOP,
     "pipeline/photos": {*TOP, "pipeline/names", "pipeline/store", "pipeline/photos/panoramas"},
-    "pipeline/photos/cameras": {*TOP, "pipeline/store"},
+    "pipeline/photos/cameras": {*TOP, "pipeline/names", "pipeline/store"},
     "pipeline/photos/panoramas": {*TOP, "pipeline/store", "pipeline/photos"},
     "pipeline/masks": {*TOP, "pipeline/store", "pipeline/photos", "pipeline/photos/panoramas"},
     "pipeline/pairs": {

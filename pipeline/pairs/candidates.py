@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import PairListError, StorageError
 from pipeline.names.resolve import PLAIN, NameRules, Resolver
-from pipeline.pairs.pair_list import ROWS, resolved, table_rows, text_rows
+from pipeline.pairs.pair_list import ROWS, decoded_list, resolved, table_rows, text_rows
 from pipeline.store.folder import Folder
 from pipeline.store.retries import cause_of
 from pipeline.tables import FAILURES
@@ -211,7 +211,7 @@ def _read_file(
                 "score" if column == "relevance" else column for column in table.column_names
             ]
             return pa.concat_tables(table_rows(table.rename_columns(columns), name)), name
-        text = folder.read_bytes(name).decode("utf-8-sig", errors="replace")
+        text, comma = decoded_list(folder.read_bytes(name), kind)
     except (StorageError, OSError) as error:
         raise PairListError(
             f"{folder.shown}/{name}: cannot be read ({cause_of(error)}); check the path."
@@ -223,7 +223,7 @@ def _read_file(
         kind == ".txt" and _fields(pa.array([first]), trec)[0][0].is_valid
     ):
         return _trec_rows(text, trec), name
-    found = text_rows(text, comma=kind == ".csv" or text.startswith("# kapture"))
+    found = text_rows(text, comma)
     return pa.concat_tables([ROWS.empty_table(), *found]).sort_by("number"), name
 
 

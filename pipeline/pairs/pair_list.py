@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import PairListError, StorageError
 from pipeline.names.resolve import AMBIGUOUS, PLAIN, NameRules, Resolver
+from pipeline.names.text import csv_text, text_of
 from pipeline.store.folder import Folder
 from pipeline.store.retries import cause_of
 from pipeline.tables import FAILURES, PAIRS
@@ -115,7 +116,7 @@ def read_pairs(
         holds spaces stands between tabs or in double quotes. Empty lines and lines that start with
         # are skipped.
     `.csv`, and text that starts as kapture's does: the same with commas, with or without the header
-        image0,image1[,score].
+        image0,image1[,score]. A `.csv` may have semicolons and decimal commas.
     `.parquet`: a table of PAIRS.
 
     Header and columns may also be those of CANDIDATES.
@@ -151,12 +152,18 @@ def read_rows(
     try:
         if kind == ".parquet":
             return table_rows(folder.read_table(name), name), "row", name
-        text = folder.read_bytes(name).decode("utf-8-sig", errors="replace")
-        return text_rows(text, comma=kind == ".csv" or text.startswith("# kapture")), "line", name
+        text, comma = decoded_list(folder.read_bytes(name), kind)
+        return text_rows(text, comma), "line", name
     except (StorageError, OSError) as error:
         raise PairListError(
             f"{folder.shown}/{name}: cannot be read ({cause_of(error)}); check the path."
         ) from error
+
+
+def decoded_list(data: bytes, kind: str) -> tuple[str, bool]:
+    """The text of a list, and whether commas separate its columns. kind: the ending of its file."""
+    text = csv_text(data) if kind == ".csv" else text_of(data)
+    return text, kind == ".csv" or text.startswith("# kapture")
 
 
 def check_pairs(table: pa.Table, names: Sequence[str], rules: NameRules = PLAIN) -> PairList:

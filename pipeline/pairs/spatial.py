@@ -23,6 +23,7 @@ from scipy.spatial import cKDTree
 
 from pipeline.errors import PairListError, StorageError
 from pipeline.names.resolve import Resolver, named_images
+from pipeline.names.text import csv_text
 from pipeline.pairs.formats import MOST, of_pairs
 from pipeline.pairs.pair_list import PairList
 from pipeline.photos.exif import HEADER_BYTES, HEADER_THREADS, gps_position
@@ -162,7 +163,8 @@ def read_positions(
         if kind == ".parquet":
             table = folder.read_table(file)
         else:
-            table = csv.read_csv(pa.BufferReader(folder.read_bytes(file)))
+            text = csv_text(folder.read_bytes(file))
+            table = csv.read_csv(pa.BufferReader(text.encode()))
         columns = {
             column.strip().lower(): values
             for column, values in zip(table.column_names, table, strict=True)
@@ -192,12 +194,16 @@ def read_positions(
         good &= (np.abs(places[:, 0]) <= 90) & (np.abs(places[:, 1]) <= 180)
     placed = [image for image in wanted if image in row and good[row[image]]]
     chosen = places[[row[image] for image in placed]].reshape(-1, 3)
+    missing = [image for image in wanted if image not in row]
+    others = Resolver(sorted({*filter(None, listed)}.difference(wanted)))
+    near = others.hints(pa.array(missing, pa.string())).to_pylist()
+    hints = dict(zip(missing, near, strict=True))
     why = {
-        image: f"its position in {file} is no place"
-        if image in row
-        else f"{file} has no row for it"
+        image: f"{file} has no row for it{hints[image]}"
+        if image in hints
+        else f"its position in {file} is no place"
         for image in wanted
-        if image not in row or not good[row[image]]
+        if image in hints or not good[row[image]]
     }
     return Positions(
         placed,

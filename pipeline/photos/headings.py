@@ -27,6 +27,7 @@ from eloftr.formats.opening import boxes_go_on, xmp_of
 from pipeline.errors import PairListError, StorageError
 from pipeline.events import Listener, Progress, counted, nobody
 from pipeline.names.resolve import AMBIGUOUS, PLAIN, NameRules, Resolver
+from pipeline.names.text import csv_text
 from pipeline.photos.direction import Attitude, attitude
 from pipeline.photos.exif import HEADER_BYTES, HEADER_THREADS, Capture, capture
 from pipeline.photos.panoramas.source import FaceFolder
@@ -233,7 +234,7 @@ def _rows(
     try:
         if kind == ".parquet":
             return file, _of_table(folder.read_table(file), file)
-        return file, _of_text(folder.read_bytes(file).decode("utf-8-sig", errors="replace"), file)
+        return file, _of_text(csv_text(folder.read_bytes(file)), file)
     except (StorageError, OSError) as error:
         raise PairListError(
             f"{folder.shown}/{file}: cannot be read ({cause_of(error)}); check the path."

@@ -184,6 +184,10 @@ def test_positions_of_a_table_are_paired(
     assert (
         plan(capsys, "spatial", *given)["pairs"] == "3 of 6"
     )  # the table's own images: two are at one place
+    (tmp_path / "p.csv").write_text("image,x,y\n" + rows + "cute.jpg,0,0\n")
+    printed = plan(capsys, "spatial", "--images", photos, *given)
+    cause = "p.csv has no row for it; the nearest name is cute.jpg"
+    assert printed["unusable"].startswith(f"4 no_position (cut.jpg: {cause})")
 
 
 def test_lists_are_joined_cut_and_sampled(

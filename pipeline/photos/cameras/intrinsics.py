@@ -22,6 +22,7 @@ import numpy as np
 
 from pipeline.errors import ReconstructionError, StorageError
 from pipeline.extras import import_pycolmap
+from pipeline.names.text import csv_text, text_of
 from pipeline.store.folder import Folder
 from pipeline.store.retries import cause_of, redacted
 
@@ -155,12 +156,13 @@ def read_text(file: str, what: str) -> str:
     """The text of a file at a local path or fsspec URL. Raises ReconstructionError."""
     folder, name = Folder.of_file(file, None)
     try:
-        return folder.read_bytes(name).decode("utf-8-sig", errors="replace")
+        data = folder.read_bytes(name)
     except (StorageError, OSError) as error:
         raise ReconstructionError(
             f"{redacted(file)}: the file of {what} cannot be read ({cause_of(error)}); "
             "check the path."
         ) from error
+    return csv_text(data) if name.lower().endswith(".csv") else text_of(data)
 
 
 def intrinsics_of_images(
