@@ -364,27 +364,36 @@ class EfficientLoFTRImageProcessor:
         return results
 
     def visualize_keypoint_matching(
-        self, images: Any, keypoint_matching_output: list[dict[str, Tensor]]
+        self, images: Any, keypoint_matching_output: list[dict[str, Tensor]] | dict[str, Tensor]
     ) -> list[Image.Image]:
         """A picture of every pair: the images side by side, a line for every match.
 
         images: as for `preprocess`, values 0…255. The lines go from red to green by score.
+        keypoint_matching_output: of `post_process_keypoint_matching`; one pair's alone may be a
+            dictionary.
+
+        Raises ArgumentError where there are other numbers of pairs and of outputs.
         """
+        output = keypoint_matching_output
+        outputs = [output] if isinstance(output, dict) else output
         pictures = []
         for array in (to_array(source)[:3] for source in flat_pairs(images)):
             colours = np.broadcast_to(array, (3, *array.shape[1:])).transpose(1, 2, 0)
             pictures.append(Image.fromarray(np.ascontiguousarray(colours, dtype=np.uint8)))
+        if 2 * len(outputs) != len(pictures):
+            raise ArgumentError(
+                f"the number of outputs is {len(outputs)}, and that of pairs of images "
+                f"{len(pictures) // 2}; give an output a pair."
+            )
         drawn = []
-        for image0, image1, found in zip(
-            pictures[0::2], pictures[1::2], keypoint_matching_output, strict=True
-        ):
+        for image0, image1, found in zip(pictures[0::2], pictures[1::2], outputs, strict=True):
             names = ("keypoints0", "keypoints1", "matching_scores")
             points0, points1, scores = (found[name].detach().cpu().numpy() for name in names)
             drawn.append(draw_matches(image0, image1, points0, points1, scores))
         return drawn
 
     def plot_keypoint_matching(
-        self, images: Any, keypoint_matching_output: list[dict[str, Tensor]]
+        self, images: Any, keypoint_matching_output: list[dict[str, Tensor]] | dict[str, Tensor]
     ) -> list[Image.Image]:
         """`visualize_keypoint_matching` under its older name; it opens no window."""
         return self.visualize_keypoint_matching(images, keypoint_matching_output)

@@ -9,6 +9,7 @@ import hashlib
 import posixpath
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from pipeline.errors import ImageError, StorageError
 from pipeline.events import Listener, Progress, counted, nobody
-from pipeline.masks.mask import Mask, Orientation, as_stored, as_upright, read_pixels
+from pipeline.masks.mask import Mask, Orientation, as_stored, as_upright, ignored_share, read_pixels
 from pipeline.photos.exif import HEADER_BYTES, capture
 from pipeline.photos.limits import DEFAULT_LIMITS, ImageLimits
 from pipeline.photos.panoramas.source import FaceFolder
@@ -27,6 +28,7 @@ from pipeline.vocabulary import Reason
 MASK_SUFFIX = ".png"
 MASK_THREADS = 16  # a read waits for storage most of the time
 BLOCK = 1024  # masks between two events of progress
+SAMPLE = 20  # masks that are looked at before the work
 
 
 class MaskCounts(TypedDict):
@@ -178,6 +180,25 @@ def _digest(folder: Folder | Folders, of: dict[str, str], listen: Listener) -> s
             if len(images) > BLOCK:
                 progress.advance(len(block))
     return found.hexdigest()
+
+
+def mask_note(masks: Masks) -> str:
+    """A sentence where some masks leave nothing out, or everything; empty otherwise.
+
+    The first SAMPLE masks are looked at. One that cannot be read is told with its photograph.
+    """
+    shares = []
+    for image in sorted(masks.of)[:SAMPLE]:
+        with suppress(Exception):  # Pillow raises arbitrary types for damaged files
+            shares.append(ignored_share(masks.folder.read_bytes(masks.of[image])))
+    looked = counted(len(shares), "mask")
+    if shares and max(shares) == 0:
+        return f"nothing is left out by the first {looked}: a pixel is ignored where it is 0"
+    empty = shares.count(1.0)
+    if 2 * empty > len(shares):
+        cause = "a pixel is ignored where it is 0"
+        return f"everything is left out by {empty} of the first {looked}: {cause}"
+    return ""
 
 
 def check_apart(masks: Folder | Folders, images: Folder | Folders) -> None:

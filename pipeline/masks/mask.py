@@ -109,6 +109,13 @@ def read_pixels(data: bytes, name: str, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(values.reshape(*values.shape[:2], -1).any(axis=2))
 
 
+def ignored_share(data: bytes) -> float:
+    """The share of the pixels of a mask that are ignored. Raises whatever Pillow does."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        values = _values(image)
+    return float(1.0 - values.reshape(*values.shape[:2], -1).any(axis=2).mean())
+
+
 def _values(image: Image.Image) -> np.ndarray:
     """Grey values (H, W) of any number of bits, or colours (H, W, 3) of 8 bits."""
     if image.mode == "LA":

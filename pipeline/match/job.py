@@ -22,7 +22,7 @@ from pipeline.match.detail.shards import TiledShard, tiled_shards
 from pipeline.match.finish import FinishShard, Marker
 from pipeline.match.match import MatchShard, make_matcher
 from pipeline.match.options import RunOptions
-from pipeline.match.plan import PlanCounts, cost_line, plan_line, plan_notes
+from pipeline.match.plan import PlanCounts, cost_line, plan_line, plan_notes, timed_cost
 from pipeline.match.read import make_reader
 from pipeline.match.run import Run, RunSummary
 from pipeline.match.shards import PlannedShard, planned_shards
@@ -73,14 +73,14 @@ def estimate_run(
     """Plan a run and report its plan and cost as events. Writes nothing. Raises as `plan_run`."""
     run = plan_run(options, executor, actors, listen)
     matching = run.options.matching
-    text = cost_line(run.model, str(matching.dtype), matching.long_side, run.pending())
-    listen(Event("estimate", text))
+    cost = timed_cost(run.model, str(matching.dtype), matching.long_side)
+    listen(Event("estimate", cost_line(cost, matching.long_side, run.pending())))
     counts = run.counts()
     if options.turns or options.scales:
         survey = bool(np.isfinite(run.headings()).any())
         listen(Event("later", later_line(counts["pairs"], survey)))
     if options.detail:
-        listen(Event("finer", *finer_line(run)))
+        listen(Event("finer", *finer_line(run, cost)))
     return counts
 
 

@@ -16,7 +16,7 @@ from pipeline import tables
 from pipeline.errors import RunError
 from pipeline.events import counted, duration
 from pipeline.execute.worker import call
-from pipeline.masks.folder import MaskCounts, Masks, masks_line
+from pipeline.masks.folder import MaskCounts, Masks, mask_note, masks_line
 from pipeline.match.match import limit_threads
 from pipeline.match.options import RunOptions
 from pipeline.match.shards import encodes, plan_shards, plan_views, shard_name, shards_table
@@ -190,6 +190,8 @@ def plan_notes(
     if masks is not None and masks.stray:
         text = f"the first mask of no image: {masks.stray}"
         notes.append((text, {"unused": masks.counts["unused"]}))
+    if masks is not None and (text := mask_note(masks)):
+        notes.append((text, {}))
     if plan.others:
         text = f"{counted(plan.others, 'other file')} left out: no photograph by its ending"
         notes.append((text, {"others": plan.others}))
@@ -202,23 +204,35 @@ def plan_notes(
     return notes
 
 
-def cost_line(
-    model: EfficientLoFTRForKeypointMatching, dtype: str, long_side: int, pending: pa.Table
-) -> str:
-    """What the pending shards cost, in one line.
+@dataclass(frozen=True)
+class Cost:
+    """What work costs on one device of this kind. encode, match: seconds of one, as timed here."""
 
-    Two matches are timed on this machine, in a process of its own that works as an actor does.
-    """
-    device, encode, match = call(_timed, model, dtype, long_side)
+    device: str
+    encode: float
+    match: float
+
+    def text(self, encodes: float, pairs: float) -> str:
+        """The time of so many, for a person."""
+        seconds = duration(encodes * self.encode + pairs * self.match)
+        return f"about {seconds} on one {self.device} like this one"
+
+
+def timed_cost(model: EfficientLoFTRForKeypointMatching, dtype: str, long_side: int) -> Cost:
+    """Two matches timed on this machine, in a process of its own that works as an actor does."""
+    return Cost(*call(_timed, model, dtype, long_side))
+
+
+def cost_line(cost: Cost, long_side: int, pending: pa.Table) -> str:
+    """What the pending shards cost, in one line."""
     height, width = bucket(4, 3, long_side)
     images, pairs = (
         int(pc.sum(pc.list_value_length(pending[name])).as_py() or 0)
         for name in ("images", "pairs")
     )
-    seconds = duration(images * encode + pairs * match)
     return (
-        f"{images:,} encodes and {pairs:,} pairs to do: about {seconds} on one {device} "
-        f"like this one ({encode:.3f} s an encode, {match:.3f} s a pair at {width}×{height}), "
+        f"{images:,} encodes and {pairs:,} pairs to do: {cost.text(images, pairs)} "
+        f"({cost.encode:.3f} s an encode, {cost.match:.3f} s a pair at {width}×{height}), "
         "and less where pairs do not overlap"
     )
 

@@ -17,6 +17,7 @@ from eloftr import (
     EfficientLoFTRImageProcessorFast,
     EfficientLoFTRKeypointMatchingOutput,
 )
+from eloftr.errors import ArgumentError
 
 SMALL = {"height": 96, "width": 128}
 
@@ -212,6 +213,10 @@ def test_the_picture_shows_both_images_and_every_match() -> None:
         np.testing.assert_array_equal(pixels[100 : B.height, A.width :], ARRAYS[1][100:])
         assert tuple(pixels[30, (10 + A.width + 30) // 2]) == (0, 255, 0)
         assert tuple(pixels[20, 10]) == (0, 0, 0)
+    (single,) = processor.visualize_keypoint_matching([A, B], found[0])
+    np.testing.assert_array_equal(np.asarray(single), pixels)
+    with pytest.raises(ArgumentError, match="outputs is 2, and that of pairs of images 1"):
+        processor.visualize_keypoint_matching([A, B], [*found, *found])
     (grey,) = processor.visualize_keypoint_matching([A.convert("L"), B], found)
     assert grey.mode == "RGB"
     empty = {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from pipeline.errors import ImageError, StorageError
-from pipeline.masks.folder import check_apart, find_masks, masks_line
+from pipeline.masks.folder import check_apart, find_masks, mask_note, masks_line
 from pipeline.masks.mask import AROUND, Mask, read_pixels
 from pipeline.photos.source import Folders
 from pipeline.photos.turns import View, turned
@@ -175,6 +175,25 @@ def test_the_exact_name_wins_and_the_stem_counts_else(tmp_path: Path) -> None:
     assert masks.counts == {"masked": 4, "unmasked": 2, "unused": 2}
     assert masks_line(masks.counts) == "4 of 6 images masked, 2 masks of no image"
     assert find_masks(folder, images, ["d.jpg", "b.jpg"]).of == {"d.jpg": "d.jpg.png"}
+
+
+def test_masks_that_leave_out_nothing_or_everything_are_told(tmp_path: Path) -> None:
+    images = ["a.jpg", "b.jpg", "c.jpg"]
+    folder = write(tmp_path, *(f"{name}.png" for name in images))
+    assert mask_note(find_masks(folder, images)) == ""
+    cause = "a pixel is ignored where it is 0"
+    for value, note in (
+        (0, f"everything is left out by 2 of the first 3 masks: {cause}"),
+        (1, ""),
+    ):
+        for name in images[:2]:
+            Image.new("L", SIZE, value).save(tmp_path / f"{name}.png")
+        assert mask_note(find_masks(folder, images)) == note
+    Image.new("L", SIZE, 255).save(tmp_path / "c.jpg.png")
+    told = f"nothing is left out by the first 3 masks: {cause}"
+    assert mask_note(find_masks(folder, images)) == told
+    (tmp_path / "c.jpg.png").write_bytes(b"no picture")
+    assert "the first 2 masks" in mask_note(find_masks(folder, images))
 
 
 def test_masks_are_told_by_what_they_hold(tmp_path: Path) -> None:

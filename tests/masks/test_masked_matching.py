@@ -179,7 +179,11 @@ def test_only_pairs_of_masked_photographs_change(place: Path) -> None:
 
 
 def test_masks_without_a_masked_pixel_change_no_byte(place: Path) -> None:
-    summary = pipeline.match(place / "photos", place / "all", masks=place / "white", **QUICK)
+    heard: list[Event] = []
+    how = {**QUICK, "masks": place / "white", "progress": heard.append}
+    summary = pipeline.match(place / "photos", place / "all", **how)
+    notes = [event.text for event in heard if event.name == "note"]
+    assert notes == ["nothing is left out by the first 6 masks: a pixel is ignored where it is 0"]
     assert summary["masks"] == {"masked": 6, "unmasked": 0, "unused": 0}
     assert tables(place / "all") == tables(place / "plain")
 

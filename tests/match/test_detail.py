@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -432,6 +433,7 @@ def test_a_dry_run_tells_the_tiles_and_writes_nothing(photos: Path, tmp_path: Pa
     assert event.fields["tiles"] == [6.0]  # 9 of two photographs of three
     assert event.fields["factor"] > 2
     assert "6 tiles a photograph" in event.text
+    assert re.search(r"verified: about \d+ \w+ on one cpu like this one more$", event.text)
     assert not (tmp_path / "run").exists()
 
 

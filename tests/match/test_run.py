@@ -19,7 +19,7 @@ from pipeline.errors import ArgumentError, PairListError, RunError, StorageError
 from pipeline.match.finish import FinishShard
 from pipeline.match.match import MatchedShard
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
-from pipeline.match.plan import cost_line, make_plan, plan_line
+from pipeline.match.plan import cost_line, make_plan, plan_line, timed_cost
 from pipeline.match.run import Run, Session
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.source import image_source
@@ -106,7 +106,8 @@ def test_a_run_folder_holds_plan_tables_markers_and_summary(finished: Path) -> N
 def test_making_a_run_writes_nothing(photos: Path, tmp_path: Path) -> None:
     run = Run(asked(photos, tmp_path / "run"), "cpu")
     assert "4 images, 6 pairs in 1 shard" in plan_line(run.counts())
-    assert "6 pairs to do: about" in cost_line(run.model, "float32", LONG_SIDE, run.pending())
+    cost = timed_cost(run.model, "float32", LONG_SIDE)
+    assert "6 pairs to do: about" in cost_line(cost, LONG_SIDE, run.pending())
     assert not (tmp_path / "run").exists()
 
 

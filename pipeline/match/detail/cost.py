@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from eloftr.formats.opening import read_header
 from pipeline.events import Event, counted
 from pipeline.match.detail.tiles import Canvas, finer
+from pipeline.match.plan import Cost
 from pipeline.match.run import Run
 from pipeline.photos.exif import HEADER_BYTES, HEADER_THREADS
 from pipeline.photos.turns import View
@@ -36,7 +37,7 @@ def finer_event(number: int, plan: pa.Table) -> Event:
     return Event("detail", text, fields)
 
 
-def finer_line(run: Run) -> tuple[str, dict[str, Any]]:
+def finer_line(run: Run, cost: Cost) -> tuple[str, dict[str, Any]]:
     """What the finer passes of a run cost at most, in one line, and its numbers.
 
     A sample of the photographs tells their sizes. A tile costs an encode, and a pair of tiles a
@@ -56,12 +57,12 @@ def finer_line(run: Run) -> tuple[str, dict[str, Any]]:
                 before = seen
                 tiles[number] += len(Canvas.of(*size, seen[0], long_side).grid()) / len(sizes)
     pairs, encodes = len(run.plan.pairs.pairs), run.plan.encodes
-    more = sum(of_pass * (encodes + CONNECTED * pairs) for of_pass in tiles)
-    factor = 1 + more / (encodes + pairs)
+    finer_encodes, finer_pairs = sum(tiles) * encodes, sum(tiles) * CONNECTED * pairs
+    factor = 1 + (finer_encodes + finer_pairs) / (encodes + pairs)
     each = " and ".join(f"{of_pass:.0f}" for of_pass in tiles)
     text = (
         f"detail {detail}: {each} tiles a photograph, and {factor:.1f} times the cost of the first "
-        "round where all pairs are verified"
+        f"round where all pairs are verified: {cost.text(finer_encodes, finer_pairs)} more"
     )
     if tiles[-1] < 0.5:
         small = next(number for number, count in enumerate(tiles, 1) if count < 0.5)
