@@ -152,14 +152,13 @@ def test_a_list_names_panoramas_and_the_same_command_goes_on(
     summary = pipeline.match(truth.images, tmp_path / "run", **how)
     assert summary["planned_pairs"] == len(YAWS) ** 2
     assert summary["failed"] == {"unknown_image": 1}
-    found = pq.read_table(tmp_path / "run" / "matches")
-    whole = pq.read_table(run / "matches")
-    inliers = {
-        (row["image0"], row["image1"]): row["num_inliers"]
-        for row in whole.select(["image0", "image1", "num_inliers"]).to_pylist()
+    whole = {
+        (row["image0"], row["image1"]): row for row in pq.read_table(run / "matches").to_pylist()
     }
-    for row in found.select(["image0", "image1", "num_inliers"]).to_pylist():
-        assert inliers[row["image0"], row["image1"]] == row["num_inliers"]
+    found = pq.read_table(tmp_path / "run" / "matches").to_pylist()
+    assert len(found) == len(YAWS) ** 2
+    # Every number of a pair is that of the run on this machine, whose shards are others.
+    assert all(row == whole[row["image0"], row["image1"]] for row in found)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.parquet")}
     (tmp_path / "run" / "done" / "00000001.json").unlink()
     again = pipeline.match(truth.images, tmp_path / "run", **how)
