@@ -63,6 +63,18 @@ def judge(
     return record
 
 
+def intervals(records: list[Record], samples: int = 1000) -> dict[str, list[float]]:
+    """95 % bootstrap intervals, [low, high], of what `summarise` tells, over the pairs of a set."""
+    random = np.random.default_rng(0)
+    found = [
+        summarise([records[row] for row in random.integers(len(records), size=len(records))])
+        for _ in range(samples)
+    ]
+    return {
+        name: np.percentile([one[name] for one in found], [2.5, 97.5]).tolist() for name in found[0]
+    }
+
+
 def summarise(records: list[Record]) -> dict[str, float]:
     """Means over the pairs of a set, and the pose AUC where the set has poses."""
     summary: dict[str, float] = {

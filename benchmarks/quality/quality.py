@@ -20,6 +20,9 @@ AUC        area under recall over the pose error up to 5, 10 and 20 degrees (Sup
            sets of this size: each pair is estimated five times, its matches in other orders, and
            all the errors count.
 
+`--peers` adds other learned matchers; see peers.py. The JSON has 95 % intervals of all figures, by
+bootstrap over the pairs.
+
 The pixels of poses are those of the evaluated size, or of the original images with `--pixels
 original`.
 """
@@ -63,17 +66,32 @@ from benchmarks.quality.judging import (
     RANSAC_RUNS,
     Keypoints,
     Record,
+    intervals,
     judge,
     summarise,
 )
+from benchmarks.quality.peers import PEER_PACKAGES, PEER_TITLES, Peer, load_peers, peer_methods
 from benchmarks.quality.sift import RATIO, SiftFeatures, detect_sift, match_sift
 from eloftr.errors import ArgumentError, EloftrError
 
 PAIRS_AT_ONCE = 8
+Method = tuple[Callable[[list[Pair]], list[Keypoints]], dict[str, View]]  # on views by name
 
 
 def match_with_sift(features: dict[str, SiftFeatures], pairs: list[Pair]) -> list[Keypoints]:
     return [match_sift(features[pair.image0], features[pair.image1]) for pair in pairs]
+
+
+def sift_methods(folder: Path, views: dict[str, View], full: bool) -> dict[str, Method]:
+    """SIFT on the views and, where `full`, on the images at their size."""
+    seen = {"sift": views}
+    if full:
+        seen["sift_full"] = {name: load_view(folder / "images" / name, None) for name in views}
+    methods: dict[str, Method] = {}
+    for method, images in seen.items():
+        features = {name: detect_sift(view.grey) for name, view in images.items()}
+        methods[method] = partial(match_with_sift, features), images
+    return methods
 
 
 def match_with(matcher: Any, views: dict[str, View], pairs: list[Pair]) -> list[Keypoints]:
@@ -91,6 +109,7 @@ def evaluate_set(
     pixels: str = "evaluated",
     sift_full: bool = False,
     known: dict[tuple[str, str], Record] | None = None,
+    peers: dict[str, Peer] | None = None,
 ) -> list[Record]:
     """Every method on every pair: one record a pair, with a record for each method by its name.
 
@@ -99,19 +118,17 @@ def evaluate_set(
         pixels: "evaluated" or "original", what the thresholds of poses are in.
         sift_full: also SIFT on the full-size images, judged by the same thresholds.
         known: SIFT's records of an earlier run by image names; nothing of SIFT is computed then.
+        peers: other matchers by their names, which see the same views in colours.
     """
     names = sorted({name for pair in pairs for name in _names(pair)})
     views = {name: load_view(folder / "images" / name, long_side) for name in names}
-    methods: dict[str, tuple[Callable[[list[Pair]], list[Keypoints]], dict[str, View]]] = {}
+    methods: dict[str, Method] = {}
     if matcher is not None:
         methods["ours"] = partial(match_with, matcher, views), views
     if known is None:
-        seen = {"sift": views}
-        if sift_full:
-            seen["sift_full"] = {name: load_view(folder / "images" / name, None) for name in names}
-        for method, images in seen.items():
-            features = {name: detect_sift(view.grey) for name, view in images.items()}
-            methods[method] = partial(match_with_sift, features), images
+        methods |= sift_methods(folder, views, sift_full)
+    for method, match in peer_methods(peers or {}, folder, views).items():
+        methods[method] = match, views
     records: list[Record] = [{"image0": pair.image0, "image1": pair.image1} for pair in pairs]
     for method, (match, images) in methods.items():
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
@@ -204,7 +221,7 @@ def load_sift(
 def table(sets: dict[str, Any]) -> str:
     """An aligned Markdown table with a row a set; a cell holds the figure of each method."""
     methods = list(next(iter(sets.values()))["summary"])
-    titles = {"ours": "ours", "sift": "SIFT", "sift_full": "SIFT at full size"}
+    titles = {"ours": "ours", "sift": "SIFT", "sift_full": "SIFT at full size"} | PEER_TITLES
     columns = {"matches": ("matches", "{:.0f}", 1), "share": ("right %", "{:.1f}", 100)}
     columns |= {f"auc{degrees}": (f"AUC@{degrees}°", "{:.1f}", 100) for degrees in AUC_DEGREES}
     rows = [["set", "pairs", *(title for title, _, _ in columns.values())]]
@@ -241,7 +258,7 @@ def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
     return {
         "weights": weights,
         "weights_sha256": sha256,
-        "versions": versions("numpy", "opencv-python-headless", "pillow", "torch"),
+        "versions": versions("numpy", "opencv-python-headless", "pillow", "torch", *PEER_PACKAGES),
         "device": device,
         "dtype": dtype,
         "commit": commit(),
@@ -280,6 +297,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--sift-from", type=Path, help="take SIFT's records from an earlier --out file"
     )
     parser.add_argument(
+        "--peers", nargs="+", default=[], metavar="NAME", help=f"of {', '.join(PEER_TITLES)}"
+    )
+    parser.add_argument(
         "--out", type=Path, help="write the table, every pair and the settings as JSON"
     )
     options = parser.parse_args(arguments)
@@ -316,6 +336,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         from eloftr import load_matcher
 
         matcher = load_matcher(options.weights)
+    peers = load_peers(options.peers)
     measured_with = environment(
         options.weights, matcher
     )  # now: a training run may replace the file meanwhile
@@ -331,6 +352,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             options.pixels,
             options.sift_full,
             earlier,
+            peers,
         )
         methods = [key for key in records[0] if key not in ("image0", "image1")]
         summary = {method: summarise([record[method] for record in records]) for method in methods}
@@ -338,6 +360,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "kind": KINDS[name],
             "sha256": digests[name],
             "summary": summary,
+            "intervals": {
+                method: intervals([record[method] for record in records]) for method in methods
+            },
             "pairs": records,
         }
         print(
