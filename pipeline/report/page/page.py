@@ -1,0 +1,118 @@
+"""The report as one HTML file: templates, styles, scripts, data and pictures in one page.
+
+The page loads nothing. Its Content-Security-Policy allows the scripts that it was written with, by
+their hashes, and pictures that stand in the page. Styles are 'unsafe-inline', because plotly.js
+sets attributes and elements of style while it draws; a style can neither run code nor, as the
+policy allows no address, send anything. The data are JSON in a script element that no browser runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.events import duration
+from pipeline.extras import missing
+from pipeline.report.page.tables import Report
+
+ASSETS = Path(__file__).parent / "assets"
+TEMPLATE = "page.html.j2"
+STYLES = ("page.css",)
+# In the order in which they run. plotly comes first, because the others draw with it.
+SCRIPTS = (
+    "plotly-strict.min.js",
+    "common.js",
+    "plots.js",
+    "matrix.js",
+    "viewer.js",
+    "pairs.js",
+    "ranking.js",
+    "comparison.js",
+)
+SCENE = "scene"  # of .js and .css, which draw models
+START = "main.js"
+# What could end a script element or begin a comment in it. JSON in ASCII holds no other characters
+# that mean something to HTML or JavaScript, as U+2028.
+ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+
+
+def page_of(report: Report) -> bytes:
+    """The page, UTF-8. Raises MissingExtraError where jinja2 is not installed."""
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+    except ImportError as error:
+        raise missing("jinja2", error) from error
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "short": _short, "seconds": duration}
+    modelled = "models" in report.tables
+    scripts = [_asset(name) for name in [*SCRIPTS, *([f"{SCENE}.js"] if modelled else []), START]]
+    styles = [_asset(name) for name in [*STYLES, *([f"{SCENE}.css"] if modelled else [])]]
+    page = environment.get_template(TEMPLATE).render(
+        report=report.tables,
+        small=report.pictures.get("small", {}),
+        policy=policy_of(scripts),
+        scripts=[Markup(script) for script in scripts],
+        styles=[Markup(style) for style in styles],
+        data=Markup(embedded_json({**report.tables, "pictures": report.pictures})),
+    )
+    return page.encode(errors="replace")  # a path may hold bytes that are no UTF-8
+
+
+def policy_of(scripts: list[str]) -> str:
+    """The Content-Security-Policy of a page with these inline scripts."""
+    hashes = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in scripts
+    ]
+    rules = {
+        "default-src": "'none'",
+        "script-src": " ".join(hashes),
+        "style-src": "'unsafe-inline'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def embedded_json(value: Any) -> str:
+    """JSON for a script element: no name in it can end the element. Raises ValueError for NaN."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character, escape in ESCAPES.items():
+        text = text.replace(character, escape)
+    return text
+
+
+def json_of(report: Report) -> bytes:
+    """The tables of the report as a JSON file, UTF-8."""
+    return (json.dumps(report.tables, allow_nan=False, indent=1) + "\n").encode()
+
+
+def _asset(name: str) -> str:
+    """A style or script as it stands in the page, with the line ends that browsers hash."""
+    text = (ASSETS / name).read_text(encoding="utf-8")
+    if "</script" in text.lower() or "</style" in text.lower() or "<!--" in text:
+        raise ValueError(f"{name}: ends its own element in the page.")
+    return text
+
+
+def _number(value: float) -> str:
+    return f"{value:,}"
+
+
+def _short(value: float) -> str:
+    """A number for a tile: 1,234 and 12.3 k and 4.56 M."""
+    for size, unit in ((1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.3g} {unit}"
+    return f"{value:,}"
