@@ -12,7 +12,7 @@ MOST_CLUSTERED = 2_000  # images whose distances are a matrix in memory
 NAMED = 200  # images of a part, and of those that nothing matched, that are listed
 
 
-def parts_of(pairs: PairRows) -> np.ndarray:
+def connected_parts(pairs: PairRows) -> np.ndarray:
     """The part (N,) int32 of every image: those that verified pairs connect have one number.
 
     Part 0 has most images, and of equally large ones the image that comes first.
@@ -29,7 +29,7 @@ def parts_of(pairs: PairRows) -> np.ndarray:
     np.minimum.at(first, label, np.arange(count))
     rank = np.empty(len(sizes), np.int32)
     rank[np.lexsort((first, -sizes))] = np.arange(len(sizes))
-    return rank[label]
+    return np.asarray(rank[label])
 
 
 def cluster_order(pairs: PairRows) -> np.ndarray:
@@ -60,7 +60,7 @@ def image_table(pairs: PairRows) -> dict[str, list[Any]]:
     """Columns of the images, ready for JSON.
 
     pairs, verified: how many pairs an image stands in. inliers: of its best pair. part: see
-    `parts_of`. place: its place in the order of `cluster_order`.
+    `connected_parts`. place: its place in the order of `cluster_order`.
     """
     count = len(pairs.names)
     ends = np.concatenate([pairs.first, pairs.second])
@@ -74,7 +74,7 @@ def image_table(pairs: PairRows) -> dict[str, list[Any]]:
         "pairs": np.bincount(ends, minlength=count).tolist(),
         "verified": np.bincount(ends[verified], minlength=count).tolist(),
         "inliers": best.tolist(),
-        "part": parts_of(pairs).tolist() if count else [],
+        "part": connected_parts(pairs).tolist() if count else [],
         "place": place.tolist(),
     }
 

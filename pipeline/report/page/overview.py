@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.errors import StorageError
 from pipeline.match.run import (
@@ -20,7 +19,7 @@ from pipeline.match.run import (
     finished_shards,
 )
 from pipeline.match.turns.tries import of_later_round
-from pipeline.report.page.pairs import KINDS, PairRows
+from pipeline.report.page.pairs import PAIR_KINDS, PairRows
 from pipeline.store.folder import Folder
 from pipeline.store.lease import at_work
 from pipeline.vocabulary import MEANINGS, StageName
@@ -145,7 +144,9 @@ def time_tables(markers: Sequence[dict[str, Any]], started: float | None) -> dic
     seconds: Counter[str] = Counter()
     for marker in markers:
         seconds.update(marker["seconds"])
-    timed = sorted((marker["time"], marker["counts"]["pairs"]) for marker in markers if "time" in marker)
+    timed = sorted(
+        (marker["time"], marker["counts"]["pairs"]) for marker in markers if "time" in marker
+    )
     curve: list[list[float]] = []
     if timed:
         begin = min(timed[0][0], started if started is not None else timed[0][0])
@@ -158,7 +159,9 @@ def time_tables(markers: Sequence[dict[str, Any]], started: float | None) -> dic
 
 def began_at(runs: Sequence[Folder]) -> float | None:
     """When the first run wrote its run.json, seconds from 1970; None where that is not known."""
-    times = [os.stat(run.path(RUN_FILE)).st_mtime for run in runs if run.local and run.exists(RUN_FILE)]
+    times = [
+        os.stat(run.path(RUN_FILE)).st_mtime for run in runs if run.local and run.exists(RUN_FILE)
+    ]
     return min(times, default=None)
 
 
@@ -192,12 +195,12 @@ def _round_step(least: float) -> float:
 
 def counts_of(pairs: PairRows, failures: Iterable[dict[str, Any]]) -> dict[str, int]:
     """The numbers of the pairs, and how many images are unusable."""
-    by_kind = np.bincount(pairs.kind, minlength=len(KINDS)).tolist()
+    by_kind = np.bincount(pairs.kind, minlength=len(PAIR_KINDS)).tolist()
     return {
         "images": len(pairs.names),
         "pairs": len(pairs),
         "matched": by_kind[0] + by_kind[1],
-        **dict(zip(KINDS, by_kind, strict=True)),
+        **dict(zip(PAIR_KINDS, by_kind, strict=True)),
         "matches": int(pairs.matches.sum()),
         "inliers": int(pairs.inliers.sum()),
         "unusable_images": sum(one["count"] for one in failures if one["of"] == "images"),

@@ -12,11 +12,12 @@ import base64
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.events import duration
 from pipeline.extras import missing
-from pipeline.report.page.tables import Report
+from pipeline.report.page.tables import ReportData, report_tables
+from pipeline.store.folder import Folder
 
 ASSETS = Path(__file__).parent / "assets"
 TEMPLATE = "page.html.j2"
@@ -39,7 +40,7 @@ START = "main.js"
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
-def page_of(report: Report) -> bytes:
+def page_of(report: ReportData) -> bytes:
     """The page, UTF-8. Raises MissingExtraError where jinja2 is not installed."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -93,9 +94,48 @@ def embedded_json(value: Any) -> str:
     return text
 
 
-def json_of(report: Report) -> bytes:
+def json_of(report: ReportData) -> bytes:
     """The tables of the report as a JSON file, UTF-8."""
     return (json.dumps(report.tables, allow_nan=False, indent=1) + "\n").encode()
+
+
+class ReportSummary(TypedDict):
+    """What a report came to. output: its file. bytes: of it. notes: what it shows a part of."""
+
+    output: str
+    bytes: int
+    images: int
+    pairs: int
+    state: str
+    notes: list[str]
+
+
+def write_report(
+    folder: Folder,
+    target: Folder,
+    name: str,
+    *,
+    other: Folder | None = None,
+    photographs: Folder | None = None,
+    as_json: bool = False,
+) -> ReportSummary:
+    """Write the report of a run, a reranking or two runs as the file `name` of a folder.
+
+    The other arguments are those of `report_tables`. Raises RunError for a folder without a run,
+    StorageError where the file cannot be written, and MissingExtraError where jinja2 is missing.
+    """
+    report = report_tables(folder, other, photographs, pictured=not as_json)
+    data = json_of(report) if as_json else page_of(report)
+    target.publish(name, data)
+    tables = report.tables
+    return {
+        "output": f"{target.shown.rstrip('/')}/{name}",
+        "bytes": len(data),
+        "images": len(tables["images"]["name"]),
+        "pairs": tables["pairs"]["total"],
+        "state": tables["state"]["state"],
+        "notes": tables["notes"],
+    }
 
 
 def _asset(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The pairs of runs as columns for the page: which of them it draws, and those of two runs compared."""
+"""The pairs of runs as columns for the page, which of them it draws, and two runs compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.tables import unragged
 from pipeline.vocabulary import VERIFIED, CandidateStatus, Geometry, Status
 
 # What the page calls the state of a pair. Unverified: matched, and refused by verification.
-KINDS = (
+PAIR_KINDS = (
     CandidateStatus.VERIFIED.value,
     CandidateStatus.UNVERIFIED.value,
     Status.UNMATCHED.value,
@@ -40,7 +40,7 @@ class PairRows:
     """P pairs of N images, each once.
 
     names: of the images, sorted. first, second: (P,) int32, indices into them.
-    kind: (P,) int8, index into KINDS. geometry: (P,) int8, index into GEOMETRIES, −1 where unknown.
+    kind: (P,) int8, index into PAIR_KINDS. geometry: (P,) int8, index into GEOMETRIES, −1 where unknown.
     reason: (P,) int8, index into `reasons`, −1 for none. matches, inliers: (P,) int32.
     angle: (P,) float32, degrees between the directions of both cameras; NaN where no pose is known.
     tables: what reads the matches again. table, row: (P,) int32, where a pair stands in these.
@@ -66,7 +66,7 @@ class PairRows:
     @property
     def verified(self) -> np.ndarray:
         """(P,) bool."""
-        return self.kind == 0
+        return np.asarray(self.kind == 0)
 
     @property
     def ratio(self) -> np.ndarray:
@@ -90,10 +90,10 @@ class _Words:
             for word in encoded.dictionary.to_pylist()
         ]
         indices = encoded.indices.fill_null(len(known)).to_numpy()
-        return np.array([*known, -1], np.int32)[indices]
+        return np.asarray(np.array([*known, -1], np.int32)[indices])
 
 
-def read_pairs(runs: Sequence[Folder], names: Sequence[str] = ()) -> PairRows:
+def pair_rows(runs: Sequence[Folder], names: Sequence[str] = ()) -> PairRows:
     """Read the pairs of runs.
 
     names: images that count even where they stand in no pair.
@@ -106,7 +106,9 @@ def read_pairs(runs: Sequence[Folder], names: Sequence[str] = ()) -> PairRows:
         _columns(settled.read(name, COLUMNS), number, images, reasons)
         for number, (settled, name) in enumerate(tables)
     ]
-    empty = _columns(pa.table({name: pa.nulls(0, _KINDS[name]) for name in COLUMNS}), 0, *2 * [_Words()])
+    empty = _columns(
+        pa.table({name: pa.nulls(0, _KINDS[name]) for name in COLUMNS}), 0, *2 * [_Words()]
+    )
     joined = {key: np.concatenate([part[key] for part in [empty, *parts]]) for key in empty}
     ordered = sorted(images.number)
     place = np.empty(len(ordered), np.int32)
@@ -202,7 +204,7 @@ def pair_table(pairs: PairRows, rows: np.ndarray) -> dict[str, Any]:
     angle = pairs.angle[rows]
     return {
         "total": len(pairs),
-        "kinds": [*KINDS],
+        "kinds": [*PAIR_KINDS],
         "geometries": GEOMETRIES,
         "reasons": pairs.reasons,
         "first": pairs.first[rows].tolist(),
@@ -216,7 +218,9 @@ def pair_table(pairs: PairRows, rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def drawn_rows(pairs: PairRows, picked: Mapping[str, Sequence[int]], shown: np.ndarray) -> list[int]:
+def drawn_rows(
+    pairs: PairRows, picked: Mapping[str, Sequence[int]], shown: np.ndarray
+) -> list[int]:
     """Rows whose points stand in the page: the picked ones, and others of the same tables.
 
     Only tables that hold a picked pair are read again, so that the time does not grow with the run.
@@ -288,7 +292,7 @@ def compared_pairs(first: PairRows, second: PairRows) -> dict[str, Any]:
         "inliers": [int(mine.sum()), int(theirs.sum())],
         "matches": [int(first.matches[rows].sum()), int(second.matches[others].sum())],
         "dots": [mine[dots].tolist(), theirs[dots].tolist()],
-        "kinds": [*KINDS],
+        "kinds": [*PAIR_KINDS],
         "rows": [
             {
                 "images": [first.names[first.first[a]], first.names[first.second[a]]],
@@ -310,5 +314,5 @@ def _common(first: PairRows, second: PairRows) -> tuple[np.ndarray, np.ndarray]:
         low, high = np.minimum(*ends).astype(np.int64), np.maximum(*ends).astype(np.int64)
         key = low * len(first.names) + high
         keys.append(np.where(low < 0, -1 - np.arange(len(key)), key))  # -1 …: of one run alone
-    _, rows, others = np.intersect1d(*keys, assume_unique=True, return_indices=True)
+    _, rows, others = np.intersect1d(keys[0], keys[1], assume_unique=True, return_indices=True)
     return rows, others

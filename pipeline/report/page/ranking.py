@@ -52,7 +52,10 @@ def ranking_tables(folder: Folder) -> dict[str, Any] | None:
         "change": judged.get("change", {}),
         "judged_queries": judged.get("queries", 0),
         "queries": [
-            {**_plain_row(row), "list": [_plain_row(one) for one in candidates.get(row["query"], [])]}
+            {
+                **_plain_row(row),
+                "list": [_plain_row(one) for one in candidates.get(row["query"], [])],
+            }
             for row in chosen.to_pylist()
         ],
     }
@@ -69,6 +72,8 @@ def _by_change(queries: pa.Table) -> np.ndarray:
 def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
     """A row with numbers that JSON can hold, in few digits."""
     return {
-        name: (round(value, 4) if np.isfinite(value) else None) if isinstance(value, float) else value
+        name: (round(value, 4) if np.isfinite(value) else None)
+        if isinstance(value, float)
+        else value
         for name, value in row.items()
     }

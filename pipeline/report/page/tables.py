@@ -21,15 +21,15 @@ from pipeline.report.page.pairs import (
     compared_pairs,
     drawn_rows,
     pair_points,
+    pair_rows,
     pair_table,
     picked_rows,
-    read_pairs,
     shown_rows,
 )
 from pipeline.report.page.ranking import ranking_tables
 from pipeline.report.page.thumbnails import (
     MOST_SMALL,
-    Photographs,
+    PhotoSource,
     Pictures,
     photographs_of_run,
     read_pictures,
@@ -42,7 +42,7 @@ FEW_VERIFIED = 0.2  # of the matched pairs
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportData:
     """tables: everything that is counted, ready for JSON. pictures: what the page shows besides.
 
     pictures: `small` and `large` photographs by the number of their image, JPEG as base64, and
@@ -77,7 +77,7 @@ def report_tables(
     other: Folder | None = None,
     photographs: Folder | None = None,
     pictured: bool = True,
-) -> Report:
+) -> ReportData:
     """Read a run, or a reranking, and count everything that the report shows.
 
     other: a second run, whose pairs are compared with those of the first. photographs: their
@@ -90,7 +90,7 @@ def report_tables(
     described = _described(runs)
     state = overview.run_state(runs, folder)
     sizes = overview.images_read(runs)
-    pairs = read_pairs(runs, sorted(overview.planned_images(runs) | {*sizes}))
+    pairs = pair_rows(runs, sorted(overview.planned_images(runs) | {*sizes}))
     failures = overview.failure_tables(runs, pairs)
     shown, images = shown_rows(pairs), image_table(pairs)
     picked = picked_rows(pairs)
@@ -126,7 +126,7 @@ def report_tables(
     pictures = _pictures(tables, pairs, runs, picked, shown, sizes, photographs) if pictured else {}
     tables["notes"] += _notes(tables)
     tables["warnings"] = warnings_of(tables, sizes)
-    return Report(tables, pictures)
+    return ReportData(tables, pictures)
 
 
 def _described(runs: Sequence[Folder]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _more_counts(summary: Mapping[str, Any], images: Mapping[str, Any]) -> dict[
 def _comparison(tables: Mapping[str, Any], pairs: PairRows, other: Folder) -> dict[str, Any]:
     """The pairs of both runs, and the numbers of the second as those of the first."""
     runs = runs_in(other)
-    second = read_pairs(runs)
+    second = pair_rows(runs)
     described = _described(runs)
     asked = overview.asked_of(described), tables["asked"]
     theirs, mine = (dict(rows) for rows in asked)
@@ -176,18 +176,18 @@ def _pictures(
     sizes: Mapping[str, Mapping[str, Any]],
     given: Folder | None,
 ) -> dict[str, Any]:
-    """Photographs and points for the page; what is left out is said in the notes of the tables."""
+    """PhotoSource and points for the page; what is left out is said in the notes of the tables."""
     number = {name: k for k, name in enumerate(pairs.names)}
     rows = [row for group in picked.values() for row in group]
-    ends = np.concatenate([pairs.first[rows], pairs.second[rows]]) if rows else []
-    large = [pairs.names[k] for k in ends]
+    ends = [*pairs.first[rows], *pairs.second[rows]]
+    large = [pairs.names[k] for k in ends if pairs.names[k] in sizes]
     photographs = _photographs(runs, given)
     notes = tables["notes"]
     found = Pictures()
     if photographs is None:
         notes.append("The run does not say where its photographs are; give them by --images.")
     else:
-        found = _read(photographs, large, _wanted_small(tables, pairs.names), notes)
+        found = _read(photographs, large, _wanted_small(tables, list(sizes)), notes)
         tables["images"]["taken"] = [found.taken.get(name) for name in pairs.names]
     both = {name: (row["width"], row["height"]) for name, row in sizes.items()}
     points = pair_points(pairs, drawn_rows(pairs, picked, shown), both)
@@ -199,7 +199,7 @@ def _pictures(
     }
 
 
-def _photographs(runs: Sequence[Folder], given: Folder | None) -> Photographs | None:
+def _photographs(runs: Sequence[Folder], given: Folder | None) -> PhotoSource | None:
     """Where the photographs are: the folder that is given, or the one of run.json."""
     shown = _described(runs).get("images")
     if given is None and not shown:
@@ -213,18 +213,21 @@ def _photographs(runs: Sequence[Folder], given: Folder | None) -> Photographs | 
 
 
 def _wanted_small(tables: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Images that get a small picture: first those that nothing matched, then by name."""
-    alone = [names[k] for k in tables["graph"]["alone"]["first"]]
+    """Of the images that were read, those that get a small picture.
+
+    They are those that nothing matched, those of queries, and the others by name.
+    """
+    alone = [tables["images"]["name"][k] for k in tables["graph"]["alone"]["first"]]
     queries = tables.get("ranking", {}).get("queries", [])
     first = [f"query/{row['query']}" for row in queries]
     first += [f"database/{one['candidate']}" for row in queries for one in row["list"]]
     known = {*names}
-    ordered = dict.fromkeys([*alone, *(name for name in first if name in known), *names])
-    return [*ordered][:MOST_SMALL]
+    ordered = dict.fromkeys([*alone, *first, *sorted(names)])
+    return [name for name in ordered if name in known][:MOST_SMALL]
 
 
 def _read(
-    photographs: Photographs, large: Sequence[str], small: Sequence[str], notes: list[str]
+    photographs: PhotoSource, large: Sequence[str], small: Sequence[str], notes: list[str]
 ) -> Pictures:
     inner = photographs.folder if isinstance(photographs, FaceFolder) else photographs
     if isinstance(inner, Folder) and not inner.local:
@@ -262,7 +265,7 @@ def _notes(tables: Mapping[str, Any]) -> list[str]:
 
 
 def warnings_of(tables: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What a person should know, and what can be done about it: `what` and `cure`, two sentences."""
+    """What a person should know, and what can be done about it: sentences `what` and `cure`."""
     return [
         {"what": what, "cure": cure}
         for found in (_of_state, _of_failures, _of_graph, _of_quality)
@@ -281,7 +284,10 @@ def _of_state(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _of_failures(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
-    bad = {of: sum(f["count"] for f in tables["failures"] if f["of"] == of) for of in ("images", "lines")}
+    bad = {
+        of: sum(f["count"] for f in tables["failures"] if f["of"] == of)
+        for of in ("images", "lines")
+    }
     found = []
     if bad["images"]:
         found.append(
@@ -355,6 +361,6 @@ def _of_cameras(sizes: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (
             f"{without:,} of {len(sizes):,} images have no focal length in EXIF.",
-            "Their pairs have no pose; give known cameras by --intrinsics.",
+            "The angles of their pairs rest on a guess; give known cameras by --intrinsics.",
         )
     ]
