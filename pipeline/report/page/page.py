@@ -55,7 +55,8 @@ def page_of(report: ReportData) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "short": _short, "seconds": duration}
-    modelled = "models" in report.tables
+    compared = report.tables.get("comparison", {})
+    modelled = "models" in report.tables or "models" in compared
     scripts = [_asset(name) for name in [*SCRIPTS, *([f"{SCENE}.js"] if modelled else []), START]]
     styles = [_asset(name) for name in [*STYLES, *([f"{SCENE}.css"] if modelled else [])]]
     page = environment.get_template(TEMPLATE).render(

@@ -40,9 +40,10 @@ class PairRows:
     """P pairs of N images, each once.
 
     names: of the images, sorted. first, second: (P,) int32, indices into them.
-    kind: (P,) int8, index into PAIR_KINDS. geometry: (P,) int8, index into GEOMETRIES, −1 where unknown.
+    kind: (P,) int8, index into PAIR_KINDS.
+    geometry: (P,) int8, index into GEOMETRIES, −1 where it is not known.
     reason: (P,) int8, index into `reasons`, −1 for none. matches, inliers: (P,) int32.
-    angle: (P,) float32, degrees between the directions of both cameras; NaN where no pose is known.
+    angle: (P,) float32, degrees by which the cameras are turned; NaN where no pose is known.
     tables: what reads the matches again. table, row: (P,) int32, where a pair stands in these.
     """
 
@@ -168,9 +169,10 @@ def shown_rows(pairs: PairRows) -> np.ndarray:
     """Rows of the pairs that the page lists: all, or an even sample, the same at every call."""
     if len(pairs) <= MOST_PAIRS:
         return np.arange(len(pairs))
-    chosen = np.random.default_rng(0).permutation(len(pairs))[:MOST_PAIRS]
-    groups = [row for rows in picked_rows(pairs).values() for row in rows]
-    return np.unique(np.concatenate([chosen[: MOST_PAIRS - len(groups)], groups]).astype(np.int64))
+    picked = [row for rows in picked_rows(pairs).values() for row in rows]
+    order = np.array([*picked, *np.random.default_rng(0).permutation(len(pairs))])
+    _, first = np.unique(order, return_index=True)
+    return np.sort(order[np.sort(first)][:MOST_PAIRS])
 
 
 def picked_rows(pairs: PairRows) -> dict[str, list[int]]:

@@ -60,8 +60,8 @@ def photographs_of_run(shown: str, storage: dict[str, object]) -> Folder | Folde
 def read_pictures(photographs: PhotoSource, large: Sequence[str], small: Sequence[str]) -> Pictures:
     """Read photographs once each and make small pictures of them.
 
-    large: those that are shown at LARGE_SIDE. small: the others. A photograph that cannot be read is
-    named in the result, and nothing is raised.
+    large: those that are shown at LARGE_SIDE. small: the others. A photograph that cannot be read
+    is named in the result, and nothing is raised.
     """
     wanted = [(name, LARGE_SIDE) for name in dict.fromkeys(large)]
     wanted += [(name, SMALL_SIDE) for name in dict.fromkeys(small) if name not in {*large}]

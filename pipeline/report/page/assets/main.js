@@ -2,8 +2,10 @@
 // What is left: models in 3D, and the section of the menu that is read.
 (() => {
   const { data, whenSeen } = report;
-  for (const place of document.querySelectorAll("[data-model]"))
-    whenSeen(place, () => window.eloftrScene(place, data.models[Number(place.dataset.model)]));
+  const scene = document.getElementById("scene");
+  if (scene) whenSeen(scene, () => window.eloftrScene(scene, data.models));
+  const both = document.getElementById("scene-comparison");
+  if (both) whenSeen(both, () => window.eloftrModelComparison(both, data.comparison.models));
 
   const links = new Map([...document.querySelectorAll(".bar a")].map((link) => [link.hash.slice(1), link]));
   const watch = new IntersectionObserver((entries) => {
