@@ -1,9 +1,8 @@
 """The report as one HTML file: templates, styles, scripts, data and pictures in one page.
 
-The page loads nothing. Its Content-Security-Policy allows the scripts that it was written with, by
-their hashes, and pictures that stand in the page. Styles are 'unsafe-inline', because plotly.js
-sets attributes and elements of style while it draws; a style can neither run code nor, as the
-policy allows no address, send anything. The data are JSON in a script element that no browser runs.
+The page loads nothing. Its Content-Security-Policy allows the scripts and styles that it was
+written with, by their hashes, and pictures that stand in the page. The data are JSON in a script
+element that no browser runs.
 """
 
 from __future__ import annotations
@@ -35,6 +34,12 @@ SCRIPTS = (
 )
 SCENE = "scene"  # of .js and .css, which draw models
 START = "main.js"
+# Hashes of the styles that plotly.js adds when it starts: an empty one, which it fills by rules, and
+# that of its maps, which are not used.
+PLOTLY_STYLES = (
+    "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='",
+    "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='",
+)
 # What could end a script element or begin a comment in it. JSON in ASCII holds no other characters
 # that mean something to HTML or JavaScript, as U+2028.
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
@@ -62,7 +67,7 @@ def page_of(report: ReportData) -> bytes:
     page = environment.get_template(TEMPLATE).render(
         report=report.tables,
         small=report.pictures.get("small", {}),
-        policy=policy_of(scripts),
+        policy=policy_of(scripts, styles),
         scripts=[Markup(script) for script in scripts],
         styles=[Markup(style) for style in styles],
         data=Markup(embedded_json({**report.tables, "pictures": report.pictures})),
@@ -70,21 +75,22 @@ def page_of(report: ReportData) -> bytes:
     return page.encode(errors="replace")  # a path may hold bytes that are no UTF-8
 
 
-def policy_of(scripts: list[str]) -> str:
-    """The Content-Security-Policy of a page with these inline scripts."""
-    hashes = [
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-        for script in scripts
-    ]
+def policy_of(scripts: list[str], styles: list[str]) -> str:
+    """The Content-Security-Policy of a page with these inline scripts and styles."""
     rules = {
         "default-src": "'none'",
-        "script-src": " ".join(hashes),
-        "style-src": "'unsafe-inline'",
+        "script-src": " ".join(map(_hash, scripts)),
+        "style-src": " ".join([*map(_hash, styles), *PLOTLY_STYLES]),
         "img-src": "data:",
         "base-uri": "'none'",
         "form-action": "'none'",
     }
     return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def embedded_json(value: Any) -> str:
