@@ -5,7 +5,7 @@
 
 A run has 50 pairs an image with 300 matches each. Its photographs are JPEG files of 12 megapixels;
 a few are made, and the names are links to them. The page is made in a process of its own, whose
-peak memory is given. The browser is Chromium without a GPU: `ready_seconds` are until its scripts
+peak memory is given; `load` is the number of processes that wanted a CPU meanwhile. The browser is Chromium without a GPU: `ready_seconds` are until its scripts
 have run, `sort_seconds` those of sorting all pairs that stand in the page.
 """
 
@@ -56,10 +56,14 @@ def write_photographs(run: Path, folder: Path, most: int) -> None:
 
 def drive(run: str) -> None:
     """Make the page and print what it took."""
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     summary = pipeline.report(run)
-    seconds = time.perf_counter() - started
-    print(json.dumps({**summary, "seconds": seconds, "memory_bytes": peak_memory()}))
+    took = {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - worked,
+        "load": os.getloadavg()[0],
+    }
+    print(json.dumps({**summary, **took, "memory_bytes": peak_memory()}))
 
 
 def shown(page: Path) -> dict[str, float]:

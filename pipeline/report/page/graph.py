@@ -17,13 +17,10 @@ def connected_parts(pairs: PairRows) -> np.ndarray:
 
     Part 0 has most images, and of equally large ones the image that comes first.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+    from pipeline.match.turns.graph import parts_of
 
     count, used = len(pairs.names), pairs.verified
-    ends = pairs.first[used], pairs.second[used]
-    graph = coo_array((np.ones(len(ends[0])), ends), (count, count))
-    _, label = connected_components(graph, directed=False)
+    label = parts_of(np.stack([pairs.first[used], pairs.second[used]], axis=1), count)
     sizes = np.bincount(label, minlength=1)
     first = np.full(len(sizes), count)
     np.minimum.at(first, label, np.arange(count))
