@@ -105,6 +105,8 @@ ABOVE = {
         "pipeline/reconstruct/models",
     },
     "pipeline/report": JOBS,
+    "pipeline/report/page": {*JOBS, "pipeline/report", "pipeline/report/page/scene"},
+    "pipeline/report/page/scene": {*JOBS, "pipeline/report"},
     "pipeline/demo": {*JOBS, "pipeline/report", "pipeline.front"},
     "pipeline/front": {*JOBS, "pipeline/report", "pipeline/demo"},
     "pipeline.front": {*JOBS, "pipeline/report", "pipeline/demo", "pipeline/front"},
