@@ -74,7 +74,7 @@
   }
 
   function card(title, text, ...children) {
-    return el("section", { class: "es-card" },
+    return el("div", { class: "es-card" },
       el("header", {}, el("h3", { text: title }), text ? el("p", { text }) : null), ...children);
   }
 
@@ -98,7 +98,8 @@
   }
 
   function button(text, label, pressed) {
-    const made = el("button", { type: "button", text, title: label, "aria-label": label });
+    const made = el("button", { type: "button", text, title: label });
+    if (text.length === 1) made.setAttribute("aria-label", label); // a sign is no name
     made.addEventListener("click", pressed);
     return made;
   }
@@ -148,12 +149,16 @@
   function tip(host) {
     const box = el("div", { class: "es-tip", hidden: true });
     host.append(box);
+    let x = 0, y = 0;
+    host.addEventListener("pointermove", (event) => {
+      const frame = host.getBoundingClientRect();
+      [x, y] = [event.clientX - frame.left, event.clientY - frame.top];
+    }, { capture: true });
     return {
-      show(lines, event) {
+      show(lines) {
         const frame = host.getBoundingClientRect();
         box.replaceChildren(...lines.map((text, k) => el(k ? "span" : "strong", { text })));
         box.hidden = false;
-        const x = event ? event.clientX - frame.left : 12, y = event ? event.clientY - frame.top : 12;
         box.style.left = `${Math.max(4, Math.min(x + 14, frame.width - box.offsetWidth - 8))}px`;
         box.style.top = `${Math.max(4, Math.min(y + 14, frame.height - box.offsetHeight - 8))}px`;
       },
@@ -166,20 +171,38 @@
     const area = el("div", { class: "es-plot" });
     host.append(area);
     const label = tip(host);
-    let drawn = false;
+    let drawn = false, waits = false;
+    // What is asked for several times before the next frame is drawn once.
+    const later = () => {
+      if (!waits) requestAnimationFrame(() => { waits = false; draw(); });
+      waits = true;
+    };
     const draw = () => {
       const made = make();
       Plotly.react(area, made.traces, made.layout, QUIET);
       if (drawn) return;
       drawn = true;
+      let under = null, tapped = -1e9;
       area.on("plotly_hover", (found) => {
-        const lines = told && told(found.points[0]);
-        if (lines) label.show(lines, found.event);
+        [under] = found.points;
+        const lines = told && told(under);
+        if (lines) label.show(lines);
+        if (chosen && performance.now() - tapped < 600) chosen(under);
       });
-      area.on("plotly_unhover", () => label.hide());
-      area.on("plotly_click", (found) => chosen && chosen(found.points[0]));
+      area.on("plotly_unhover", () => { under = null; label.hide(); });
+      if (!chosen) return;
+      area.on("plotly_click", (found) => chosen(found.points[0]));
+      // Plotly's 3D view looks at the mouse once a frame: it misses a click that is shorter, and of
+      // a tap it knows only afterwards what lies there.
+      let from = null;
+      area.addEventListener("pointerdown", (event) => { from = event; }, { capture: true });
+      area.addEventListener("pointerup", (event) => {
+        if (!from || Math.hypot(event.clientX - from.clientX, event.clientY - from.clientY) > 5) return;
+        if (under) chosen(under);
+        else tapped = performance.now();
+      }, { capture: true });
     };
-    return { area, draw };
+    return { area, draw, later };
   }
 
   /* The camera of Plotly that sees most of some points (flat x, y, z) from the direction FIRST. */
@@ -191,13 +214,13 @@
     const u = [], v = [], w = [];
     for (let k = 0; k < points.length; k += 3) { u.push(dot(right, k)); v.push(dot(up, k)); w.push(dot(ahead, k)); }
     let far = 2, across = 0, above = 0;
-    const middle = (values) => 0.5 * (quantile(values, 0.03) + quantile(values, 0.97));
+    const middle = (values) => 0.5 * (quantile(values, 0.01) + quantile(values, 0.99));
     for (let round = 0; round < 6 && u.length; round++) {
       const depth = w.map((value) => Math.max(far + value, 0.05));
       across += far * middle(u.map((value, k) => (value - across) / depth[k]));
       above += far * middle(v.map((value, k) => (value - above) / depth[k]));
       const needed = u.map((value, k) => Math.max(Math.abs(value - across) / aspect, Math.abs(v[k] - above)) / (0.88 * HALF) - w[k]);
-      far = Math.max(quantile(needed, 0.97), 0.1);
+      far = Math.max(quantile(needed, 0.985), 0.1);
     }
     const center = [0, 1, 2].map((axis) => across * right[axis] + above * up[axis]);
     const place = (at) => ({ x: at[0], y: at[1], z: at[2] });
@@ -211,14 +234,19 @@
     host.classList.add("es-space");
     if (!webgl) {
       host.append(el("p", { class: "es-empty", text: "This browser shows no 3D graphics (WebGL); the tables and charts hold the same numbers." }));
-      return { draw() {}, look() {}, first() {} };
+      return { draw() {}, later() {}, look() {}, first() {} };
     }
-    const view = plot(host, make, told, chosen);
+    // The layout knows nothing of a wheel's turn, so the view itself of this very Plotly is asked.
+    const camera = () => area._fullLayout.scene._scene.getCamera();
+    const view = plot(host, () => {
+      const made = make();
+      if (area._fullLayout) made.layout.scene.camera = camera();
+      return made;
+    }, told, chosen);
     const area = view.area;
     Object.assign(area, { tabIndex: 0 });
     area.setAttribute("role", "application");
     area.setAttribute("aria-label", label);
-    const camera = () => area._fullLayout.scene._scene ? area._fullLayout.scene._scene.getCamera() : area._fullLayout.scene.camera;
     const look = (eye, center) => Plotly.relayout(area, {
       "scene.camera": { eye, center, up: { x: 0, y: 0, z: 1 } },
     });
@@ -255,19 +283,19 @@
     host.append(el("div", { class: "es-zoom" },
       button("+", "Nearer", () => turn(0, 0, 0.8)), button("−", "Farther", () => turn(0, 0, 1.25)),
       button("⟲", "The first view", first)));
-    return { draw: view.draw, look, first, area };
+    return { draw: view.draw, later: view.later, look, first };
   }
 
   function spaceLayout(colours, radius) {
     const axis = { visible: false, showspikes: false, range: [-RANGE * radius, RANGE * radius], autorange: false };
     const side = 2 * RANGE;
     return {
-      margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", showlegend: false, uirevision: "kept",
+      margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", showlegend: false,
       font: { family: "inherit", size: 11, color: colours.muted }, hovermode: "closest",
       scene: {
         xaxis: axis, yaxis: axis, zaxis: axis, aspectmode: "manual", aspectratio: { x: side, y: side, z: side },
-        bgcolor: colours.ground, dragmode: "turntable", uirevision: "kept",
-        camera: { eye: { x: FIRST[0] * 2, y: FIRST[1] * 2, z: FIRST[2] * 2 }, up: { x: 0, y: 0, z: 1 } },
+        bgcolor: colours.ground, dragmode: "turntable",
+        camera: { up: { x: 0, y: 0, z: 1 } },
       },
     };
   }
@@ -348,7 +376,10 @@
       block: unpack(shown.block), centre: unpack(views.centre), corners: unpack(views.corners),
       start: unpack(seen.start), at: unpack(seen.xy), off: unpack(seen.residual),
     };
-    model.ready.count = model.ready.error.length;
+    const { ready } = model;
+    ready.count = ready.error.length;
+    ready.points = Object.fromEntries(["x", "y", "z"].map((axis, k) => [axis, column(ready.xyz, k)]));
+    ready.coloured = {};
     return model.ready;
   }
 
@@ -393,7 +424,8 @@
   function pointColours(model, by, colours) {
     const ready = unpacked(model), n = ready.count;
     if (by === "colour") {
-      return { color: Array.from({ length: n }, (_, k) => `rgb(${ready.rgb[3 * k]},${ready.rgb[3 * k + 1]},${ready.rgb[3 * k + 2]})`) };
+      ready.coloured.colour ??= { color: Array.from({ length: n }, (_, k) => `rgb(${ready.rgb[3 * k]},${ready.rgb[3 * k + 1]},${ready.rgb[3 * k + 2]})`) };
+      return ready.coloured.colour;
     }
     if (by === "block") return { color: Array.from(ready.block, (number) => model.blocks[number] || colours.muted) };
     const residual = by === "error";
@@ -418,8 +450,8 @@
     const quiet = { type: "scatter3d", hoverinfo: "none", showlegend: false };
     const traces = [
       {
-        ...quiet, name: "points", mode: "markers", hoverinfo: "skip", x: column(ready.xyz, 0), y: column(ready.xyz, 1),
-        z: column(ready.xyz, 2), marker: { size: state.size, opacity: 1, line: { width: 0 }, ...pointColours(model, state.by, colours) },
+        ...quiet, name: "points", mode: "markers", hoverinfo: "skip", ...ready.points,
+        marker: { size: state.size, opacity: 1, line: { width: 0 }, ...pointColours(model, state.by, colours) },
       },
       {
         ...quiet, name: "frusta", mode: "lines", hoverinfo: "skip", x: lines.x, y: lines.y, z: lines.z, connectgaps: false,
@@ -427,7 +459,7 @@
       },
       {
         ...quiet, name: "cameras", mode: "markers", visible: state.cameras, x: column(ready.centre, 0), y: column(ready.centre, 1),
-        z: column(ready.centre, 2), marker: { size: 4, color: byBlock ? rows.map(ofBlock) : colours.camera, line: { width: 0 } },
+        z: column(ready.centre, 2), marker: { size: model.images > 200 ? 2.5 : 4, color: byBlock ? rows.map(ofBlock) : colours.camera, line: { width: 0 } },
       },
     ];
     if (state.chosen !== null) {
@@ -555,7 +587,7 @@
     const height = (values) => rows.map((row) => values[row]);
     const quiet = { hoverinfo: "none", type: "scatter", x };
     const traces = [
-      { ...quiet, mode: "markers", y: height(views.most), marker: { size: 5, color: colours.line, line: { width: 1, color: colours.muted } } },
+      { ...quiet, mode: "markers", y: height(views.most), marker: { size: rows.length > 300 ? 3 : 5, color: colours.muted, opacity: 0.6 } },
       { ...quiet, mode: "markers", y: height(views.residual), marker: { size: rows.length > 300 ? 4 : 6, color: colours.accent } },
     ];
     if (state.chosen !== null) {
@@ -581,14 +613,14 @@
     const names = el("select", { "aria-label": "Camera" });
     const notes = el("ul", { class: "es-notes" });
     const colourBy = el("select", { "aria-label": "Colour of points" });
-    colourBy.addEventListener("change", () => { state.by = colourBy.value; scene.draw(); });
-    const sizes = slider(1, 6, 0.5, state.size, (value) => { state.size = value; scene.draw(); }, "Size of points");
+    colourBy.addEventListener("change", () => { state.by = colourBy.value; scene.later(); });
+    const sizes = slider(1, 6, 0.5, state.size, (value) => { state.size = value; scene.later(); }, "Size of points");
     const shows = el("input", { type: "checkbox", checked: true });
-    shows.addEventListener("change", () => { state.cameras = shows.checked; scene.draw(); });
+    shows.addEventListener("change", () => { state.cameras = shows.checked; scene.later(); });
     const tools = el("div", { class: "es-tools" },
       data.models.length > 1 ? labelled("Model", picker) : null, labelled("Colour points by", colourBy),
       labelled("Points", sizes),
-      labelled("Cameras", slider(0.2, 4, 0.1, state.frustum, (value) => { state.frustum = value; scene.draw(); }, "Size of cameras")),
+      labelled("Cameras", slider(0.2, 4, 0.1, state.frustum, (value) => { state.frustum = value; scene.later(); }, "Size of cameras")),
       el("label", { class: "es-check" }, shows, el("span", { text: "Show cameras" })));
     const hint = el("p", { class: "es-hint", text: "Drag to turn, right-drag to shift, scroll after a click to zoom. Keys: arrows, +, −, 0. Choose a camera to see its photograph." });
     let images = null, tracks = null, spread = null;
@@ -623,6 +655,7 @@
     }
 
     function choose(row) {
+      if (row !== null && row === state.chosen) return;
       state.chosen = row;
       names.value = row === null ? "" : String(row);
       if (row === null) {
@@ -634,9 +667,9 @@
         inner.replaceChildren(el("h3", { class: "es-name", text: name }), photograph(model, row, data.photographs[name]), cameraFacts(model, row),
           webgl ? look : "");
       }
-      scene.draw();
+      scene.later();
       if (images) images.mark(row);
-      if (spread) spread.draw();
+      if (spread) spread.later();
     }
 
     function open(model) {
@@ -677,9 +710,10 @@
         wide.classList.add("es-full");
         return wide;
       }), ...model.cameras.map(cameraTable), ...[cameraList(model)].filter(Boolean));
+      scene.draw();
+      scene.first();
       choose(null);
       tracks.draw();
-      scene.first();
     }
 
     open(data.models[0]);
@@ -750,10 +784,11 @@
       if (names.length) body.append(card(title, "", el("ul", { class: "es-names" }, ...names.map((text) => el("li", { text })))));
     }
     function choose(row) {
+      if (row === chosen) return;
       chosen = row;
       list.mark(row);
-      chart.draw();
-      scene.draw();
+      chart.later();
+      scene.later();
     }
     const draw = () => { chart.draw(); scene.draw(); };
     draw();

@@ -20,7 +20,13 @@ from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.source import Folders, read_file
 from pipeline.store.folder import Folder
 
-LONGER_SIDES = (320, 240, 180, 128)  # longer sides in pixels: the largest with which all have room
+LONGER_SIDES = (
+    320,
+    240,
+    180,
+    128,
+    96,
+)  # longer sides in pixels: the largest with which all have room
 QUALITY = 72  # of a JPEG
 TRIED = 12  # photographs that tell how many bytes one takes
 THREADS = 4
