@@ -47,7 +47,7 @@ RECONSTRUCT = {
     )
 }
 JOBS = {*MATCH, "pipeline/rerank", *RECONSTRUCT}
-REPORT = {"pipeline/report", "pipeline/report/page"}
+REPORT = {"pipeline/report", "pipeline/report/page", "pipeline/report/page/scene"}
 ABOVE = {
     "eloftr": NETWORK,
     "eloftr/fast": NETWORK,
@@ -106,7 +106,8 @@ ABOVE = {
         "pipeline/reconstruct/models",
     },
     "pipeline/report": JOBS,
-    "pipeline/report/page": {*JOBS, "pipeline/report"},
+    "pipeline/report/page": {*JOBS, "pipeline/report", "pipeline/report/page/scene"},
+    "pipeline/report/page/scene": {*JOBS, "pipeline/report"},
     "pipeline/demo": {*JOBS, *REPORT, "pipeline.front"},
     "pipeline/front": {*JOBS, *REPORT, "pipeline/demo"},
     "pipeline.front": {*JOBS, *REPORT, "pipeline/demo", "pipeline/front"},

@@ -5,8 +5,9 @@
 
 A run has 50 pairs an image with 300 matches each. Its photographs are JPEG files of 12 megapixels;
 a few are made, and the names are links to them. The page is made in a process of its own, whose
-peak memory is given; `load` is the number of processes that wanted a CPU meanwhile. The browser is Chromium without a GPU: `ready_seconds` are until its scripts
-have run, `sort_seconds` those of sorting all pairs that stand in the page.
+peak memory is given; `load` is the number of processes that wanted a CPU meanwhile. The browser is
+Chromium without a GPU: `ready_seconds` are until its scripts have run, `sort_seconds` those of
+sorting all pairs that stand in the page.
 """
 
 from __future__ import annotations

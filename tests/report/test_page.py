@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,6 @@ from pipeline.store.lease import Lease
 
 EVIL = "<img src=x onerror=alert(1)>.jpg"
 BREAKING = "</script><script>alert(2)</script>\u2028.jpg"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 class Evil(Scene):
@@ -118,18 +115,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lists = str(place / "places" / "candidates.trec"), str(place / "places" / "truth.json")
     assert rerank_with(RerankOptions(asked, *lists), match_plainly)
     return place
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("no Chromium is installed; apt-get install chromium to run this test")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 class Opened:

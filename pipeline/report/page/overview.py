@@ -63,7 +63,7 @@ def images_read(runs: Sequence[Folder]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
         for name in run.names("images"):
-            columns = ["image", "width", "height", "focal", "camera"]
+            columns = ["image", "width", "height", "orientation", "focal", "camera"]
             found |= {row["image"]: row for row in run.read_table(name, columns).to_pylist()}
     return found
 

@@ -34,8 +34,8 @@ SCRIPTS = (
 )
 SCENE = "scene"  # of .js and .css, which draw models
 START = "main.js"
-# Hashes of the styles that plotly.js adds when it starts: an empty one, which it fills by rules, and
-# that of its maps, which are not used.
+# Hashes of the styles that plotly.js adds when it starts: an empty one, which it fills by rules,
+# and that of its maps, which are not used.
 PLOTLY_STYLES = (
     "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='",
     "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='",

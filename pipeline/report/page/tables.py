@@ -15,6 +15,7 @@ from pipeline.match.run import RUN_FILE, SUMMARY_FILE
 from pipeline.photos.panoramas.source import FaceFolder, faces_of_runs
 from pipeline.report.page import overview
 from pipeline.report.page.graph import graph_table, image_table
+from pipeline.report.page.models import compared_models_table, model_tables
 from pipeline.report.page.pairs import (
     MOST_DRAWN,
     PairRows,
@@ -123,7 +124,11 @@ def report_tables(
         tables["ranking"] = ranking
     if other is not None:
         tables["comparison"] = _comparison(tables, pairs, other)
-    pictures = _pictures(tables, pairs, runs, picked, shown, sizes, photographs) if pictured else {}
+    pictures: dict[str, Any] = {}
+    if pictured:
+        source = _photographs(runs, photographs)
+        pictures = _pictures(tables, pairs, source, picked, shown, sizes)
+        _add_models(tables, folder, other, source, sizes)
     tables["notes"] += _notes(tables)
     tables["warnings"] = warnings_of(tables, sizes)
     return ReportData(tables, pictures)
@@ -170,18 +175,16 @@ def _comparison(tables: Mapping[str, Any], pairs: PairRows, other: Folder) -> di
 def _pictures(
     tables: dict[str, Any],
     pairs: PairRows,
-    runs: Sequence[Folder],
+    photographs: PhotoSource | None,
     picked: Mapping[str, Sequence[int]],
     shown: np.ndarray,
     sizes: Mapping[str, Mapping[str, Any]],
-    given: Folder | None,
 ) -> dict[str, Any]:
     """PhotoSource and points for the page; what is left out is said in the notes of the tables."""
     number = {name: k for k, name in enumerate(pairs.names)}
     rows = [row for group in picked.values() for row in group]
     ends = [*pairs.first[rows], *pairs.second[rows]]
     large = [pairs.names[k] for k in ends if pairs.names[k] in sizes]
-    photographs = _photographs(runs, given)
     notes = tables["notes"]
     found = Pictures()
     if photographs is None:
@@ -197,6 +200,24 @@ def _pictures(
         "large": {str(number[name]): one for name, one in found.large.items()},
         "points": {str(place[row]): one for row, one in points.items()},
     }
+
+
+def _add_models(
+    tables: dict[str, Any],
+    folder: Folder,
+    other: Folder | None,
+    photographs: PhotoSource | None,
+    sizes: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Add `models` to the tables, and to those of the comparison, where there are any."""
+    turns = {name: int(row["orientation"]) for name, row in sizes.items()}
+    models = model_tables(folder, photographs, turns, tables["notes"])
+    if models is not None:
+        tables["models"] = models
+    if other is not None:
+        compared = compared_models_table(folder, other, tables["notes"])
+        if compared is not None:
+            tables["comparison"]["models"] = compared
 
 
 def _photographs(runs: Sequence[Folder], given: Folder | None) -> PhotoSource | None:

@@ -25,7 +25,7 @@ from pipeline.store.folder import Folder
 
 LARGE_SIDE, SMALL_SIDE = 480, 128  # pixels of the longer side
 QUALITY = 72  # of JPEG
-MOST_SMALL = 1_000  # photographs that are read for their small picture alone
+MOST_SMALL = 700  # photographs that are read for their small picture alone
 THREADS = 4  # a read waits for storage some of the time
 IN_COLOUR = ("JPEG", "MPO", "PNG", "WEBP")
 TWO_FOLDERS = re.compile("query: (.*), database: (.*)")  # how a reranking names them
