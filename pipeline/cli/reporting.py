@@ -86,5 +86,5 @@ def report_at_end(
 
 
 def _warn(console: Console, why: str) -> None:
-    text = f"warning: no report was written: {why}"
-    console(Event("warning", text, {"message": text}))
+    message = f"no report was written: {why}"
+    console(Event("warning", f"warning: {message}", {"message": message}))

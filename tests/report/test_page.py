@@ -98,6 +98,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("runs")
     write_run(place / "whole")
     write_run(place / "other", noise=1.5)
+    for name in ("whole", "other"):
+        pipeline.reconstruct(str(place / name), refine="none", executor="local")
     write_run(place / "half", done=1)
     (place / "away").mkdir()
     write_run(place / "away" / "gone", photographs=False)
@@ -125,7 +127,7 @@ class Opened:
         self.page = self.context.new_page()
         self.faults: list[str] = []
         self.asked: list[str] = []
-        self.page.on("console", lambda message: self.faults.append(message.text))
+        self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.faults.append("dialog"), dialog.dismiss()))
         self.page.on("request", lambda request: self.asked.append(request.url))
@@ -138,6 +140,10 @@ class Opened:
             "[...document.querySelectorAll('[data-plot]')]"
             ".every(p => p.dataset.drawn || p.classList.contains('empty'))"
         )
+
+    def _heard(self, message: Any) -> None:
+        if message.type != "warning":  # Chromium warns that WebGL without a GPU is slow
+            self.faults.append(message.text)
 
     def data(self) -> Any:
         return json.loads(self.page.text_content("#data"))
@@ -165,7 +171,7 @@ def whole(runs: Path, browser: Any) -> Iterator[Opened]:
 
 def test_every_section_is_shown_without_a_fault_or_a_request(whole: Opened) -> None:
     whole.check()
-    assert whole.texts("h2") == ["The run", "Graph", "Pairs", "Details"]
+    assert whole.texts("h2") == ["The run", "Model", "Graph", "Pairs", "Details"]
     tiles = dict(
         zip(whole.texts(".tiles dt"), whole.texts(".tiles dd:nth-of-type(1)"), strict=True)
     )
@@ -176,6 +182,8 @@ def test_every_section_is_shown_without_a_fault_or_a_request(whole: Opened) -> N
     assert "truncated" in whole.page.inner_text("#details")
     assert whole.page.locator("#viewer svg line").count() > 20
     assert whole.page.locator("#viewer svg image").count() == 2
+    whole.page.locator("#scene").scroll_into_view_if_needed()
+    whole.page.wait_for_selector("#scene canvas")
 
 
 def test_a_name_that_is_markup_is_shown_as_text(whole: Opened) -> None:
@@ -183,7 +191,7 @@ def test_a_name_that_is_markup_is_shown_as_text(whole: Opened) -> None:
     assert f"of {EVIL}" in whole.page.inner_text("#details")
     assert BREAKING in whole.data()["images"]["name"]
     assert whole.page.locator("img[src='x']").count() == 0
-    assert whole.page.locator("script").count() == 1 + 9  # data, plotly and our own
+    assert whole.page.locator("script").count() == 1 + 10  # data, plotly and our own
     assert "dialog" not in whole.faults
 
 
@@ -279,6 +287,8 @@ def test_two_runs_are_compared_pair_by_pair(runs: Path, browser: Any) -> None:
     opened = Opened(browser, output)
     found = opened.data()["comparison"]
     rows = opened.texts("#comparison-rows tbody tr")
+    opened.page.locator("#scene-comparison").scroll_into_view_if_needed()
+    opened.page.wait_for_selector("#scene-comparison .plot, #scene-comparison table")
     opened.check()
     opened.context.close()
     first, second = (pair_rows([Folder(str(runs / name))]) for name in ("whole", "other"))

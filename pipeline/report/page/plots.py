@@ -18,10 +18,10 @@ from pipeline.report.page.pairs import PairRows, pair_rows
 from pipeline.report.page.tables import runs_in
 from pipeline.store.folder import Folder
 
-SIZE = (640, 400)  # of a histogram, in units of the plot: pixels of SVG
-SIDE = 560  # of a matrix
+PLOT_SIZE = (640, 400)  # of a histogram, in units of the plot: pixels of SVG
+MATRIX_SIDE = 560  # of a matrix
 MARGIN = (64, 20, 20, 52)  # left, top, right, bottom
-SHARPNESS = 3  # pixels a unit, of pictures
+PIXELS_A_UNIT = 3  # pixels a unit, of pictures
 FONT = 13  # units
 BAR, INK, GRID = (63, 127, 181), (40, 44, 50), (222, 222, 216)
 TICKS = 5  # about so many on an axis
@@ -39,10 +39,10 @@ class Plot:
     def __init__(self, width: int, height: int) -> None:
         self.size = (width, height)
         self.parts: list[str] = []
-        scaled = (width * SHARPNESS, height * SHARPNESS)
+        scaled = (width * PIXELS_A_UNIT, height * PIXELS_A_UNIT)
         self.image = Image.new("RGB", scaled, "white")
         self.pen = ImageDraw.Draw(self.image)
-        self.font = ImageFont.load_default(FONT * SHARPNESS)
+        self.font = ImageFont.load_default(FONT * PIXELS_A_UNIT)
 
     def box(self, x: float, y: float, width: float, height: float, colour: Colour) -> None:
         """A filled rectangle from its upper left corner."""
@@ -50,7 +50,7 @@ class Plot:
         self.parts.append(
             f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" {paint}/>'
         )
-        edges = np.array([x, y, x + width, y + height]) * SHARPNESS
+        edges = np.array([x, y, x + width, y + height]) * PIXELS_A_UNIT
         last = np.maximum(edges[:2], edges[2:] - 1)
         self.pen.rectangle((*edges[:2], *last), fill=colour)
 
@@ -61,7 +61,7 @@ class Plot:
         self.parts.append(
             f'<text x="{x:.1f}" y="{y + shift:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
         )
-        place = (x * SHARPNESS, y * SHARPNESS)
+        place = (x * PIXELS_A_UNIT, y * PIXELS_A_UNIT)
         self.pen.text(place, words, fill=INK, font=self.font, anchor=at)
 
     def picture(self, x: float, y: float, side: float, pixels: np.ndarray) -> None:
@@ -73,9 +73,9 @@ class Plot:
         self.parts.append(
             f'<image x="{x}" y="{y}" width="{side}" height="{side}" {sharp} href="{source}"/>'
         )
-        size = round(side * SHARPNESS)
+        size = round(side * PIXELS_A_UNIT)
         large = image.resize((size, size), Image.Resampling.NEAREST)
-        self.image.paste(large, (round(x * SHARPNESS), round(y * SHARPNESS)))
+        self.image.paste(large, (round(x * PIXELS_A_UNIT), round(y * PIXELS_A_UNIT)))
 
     def svg(self) -> bytes:
         """The plot as an SVG file."""
@@ -108,11 +108,11 @@ def draw_plot(run: Folder, kind: str) -> Plot:
 
 def _histogram(pairs: PairRows, name: str, title: str) -> Plot:
     found = histograms(pairs)[name]
-    plot = Plot(*SIZE)
+    plot = Plot(*PLOT_SIZE)
     left, top, right, bottom = MARGIN
-    wide, tall = SIZE[0] - left - right, SIZE[1] - top - bottom
+    wide, tall = PLOT_SIZE[0] - left - right, PLOT_SIZE[1] - top - bottom
     if not found["counts"]:
-        plot.text(SIZE[0] / 2, SIZE[1] / 2, "no pair to count")
+        plot.text(PLOT_SIZE[0] / 2, PLOT_SIZE[1] / 2, "no pair to count")
         return plot
     edges, counts = np.array(found["edges"]), np.array(found["counts"])
     high, far = max(int(counts.max()), 1), edges[-1]
@@ -127,7 +127,7 @@ def _histogram(pairs: PairRows, name: str, title: str) -> Plot:
     plot.box(left, top + tall, wide, 1.2, INK)
     for tick in _ticks(float(far)):
         plot.text(left + wide * tick / far, top + tall + 6, f"{tick:,.10g}", "mt")
-    plot.text(left + wide / 2, SIZE[1] - 6, title, "mb")
+    plot.text(left + wide / 2, PLOT_SIZE[1] - 6, title, "mb")
     return plot
 
 
@@ -143,7 +143,7 @@ def _matrix(pairs: PairRows) -> Plot:
     count = len(pairs.names)
     place = np.empty(count, np.int64)
     place[cluster_order(pairs)] = np.arange(count)
-    side = max(1, min(count, SIDE * SHARPNESS))
+    side = max(1, min(count, MATRIX_SIDE * PIXELS_A_UNIT))
     ends = [place[end] * side // max(count, 1) for end in (pairs.first, pairs.second)]
     inliers = np.where(pairs.verified, pairs.inliers, 0)
     cells = np.full((side, side), -1, np.int64)
@@ -153,14 +153,18 @@ def _matrix(pairs: PairRows) -> Plot:
     pixels = _shades(np.log1p(np.maximum(cells, 0)) / np.log1p(most))
     pixels[cells == 0] = (226, 226, 220)  # not verified
     pixels[cells < 0] = 255  # no such pair
-    plot = Plot(SIDE + 40, SIDE + 84)
-    plot.picture(20, 20, SIDE, pixels)
+    plot = Plot(MATRIX_SIDE + 40, MATRIX_SIDE + 84)
+    plot.picture(20, 20, MATRIX_SIDE, pixels)
     scale = _shades(np.linspace(0, 1, 100))
     for k, colour in enumerate(scale):
-        plot.box(120 + 2 * k, SIDE + 36, 2.2, 10, (int(colour[0]), int(colour[1]), int(colour[2])))
-    plot.text(112, SIDE + 41, "1", "rm")
-    plot.text(328, SIDE + 41, f"{most:,} inliers, logarithmic; grey: not verified", "lm")
-    plot.text(20 + SIDE / 2, SIDE + 66, f"{count:,} images, in the order of their clusters")
+        plot.box(
+            120 + 2 * k, MATRIX_SIDE + 36, 2.2, 10, (int(colour[0]), int(colour[1]), int(colour[2]))
+        )
+    plot.text(112, MATRIX_SIDE + 41, "1", "rm")
+    plot.text(328, MATRIX_SIDE + 41, f"{most:,} inliers, logarithmic; grey: not verified", "lm")
+    plot.text(
+        20 + MATRIX_SIDE / 2, MATRIX_SIDE + 66, f"{count:,} images, in the order of their clusters"
+    )
     return plot
 
 
