@@ -61,8 +61,11 @@ def write_run(run: Path, done: int = 3, noise: float = 0.6, photographs: bool = 
     rng = np.random.default_rng(0)
     points, scores = rng.uniform(0, 500, (2, 30, 2)), rng.uniform(0.2, 1, 30)
     loose = matches_table([(names[2], "lonely.jpg", points, scores)]).to_pylist()[0]
-    bad = dict.fromkeys(tables.MATCHES.names) | {"image0": names[2], "image1": "cut.jpg"}
-    rows = [loose | {"geometry": "degenerate"}, bad | {"status": "failed", "reason": "truncated"}]
+    loose |= {"geometry": "degenerate", "num_inliers": 0, "inliers": [False] * 30}
+    empty = {name: [] for name in ("keypoints0", "keypoints1", "scores", "inliers")}
+    bad = dict.fromkeys(tables.MATCHES.names) | empty | {"image0": names[2], "image1": "cut.jpg"}
+    bad |= {"status": "failed", "reason": "truncated", "geometry": "none", "num_inliers": 0}
+    rows = [loose, bad]
     lonely = {"image": "lonely.jpg", "width": 720, "height": 540, "stored_width": 720}
     read = pa.Table.from_pylist([lonely | {"stored_height": 540, "orientation": 1}], tables.IMAGES)
     write_shard(run, "x", pa.Table.from_pylist(rows, tables.MATCHES), read)
@@ -182,8 +185,8 @@ def test_every_section_is_shown_without_a_fault_or_a_request(whole: Opened) -> N
     assert "truncated" in whole.page.inner_text("#details")
     assert whole.page.locator("#viewer svg line").count() > 20
     assert whole.page.locator("#viewer svg image").count() == 2
-    whole.page.locator("#scene").scroll_into_view_if_needed()
-    whole.page.wait_for_selector("#scene canvas")
+    whole.page.locator("#model-view").scroll_into_view_if_needed()
+    whole.page.wait_for_selector("#model-view canvas")
 
 
 def test_a_name_that_is_markup_is_shown_as_text(whole: Opened) -> None:
@@ -287,8 +290,8 @@ def test_two_runs_are_compared_pair_by_pair(runs: Path, browser: Any) -> None:
     opened = Opened(browser, output)
     found = opened.data()["comparison"]
     rows = opened.texts("#comparison-rows tbody tr")
-    opened.page.locator("#scene-comparison").scroll_into_view_if_needed()
-    opened.page.wait_for_selector("#scene-comparison .plot, #scene-comparison table")
+    opened.page.locator("#model-comparison").scroll_into_view_if_needed()
+    opened.page.wait_for_selector("#model-comparison .plot, #model-comparison table")
     opened.check()
     opened.context.close()
     first, second = (pair_rows([Folder(str(runs / name))]) for name in ("whole", "other"))

@@ -2,9 +2,9 @@
 // What is left: models in 3D, and the section of the menu that is read.
 (() => {
   const { data, whenSeen } = report;
-  const scene = document.getElementById("scene");
+  const scene = document.getElementById("model-view");
   if (scene) whenSeen(scene, () => window.eloftrScene(scene, data.models));
-  const both = document.getElementById("scene-comparison");
+  const both = document.getElementById("model-comparison");
   if (both) whenSeen(both, () => window.eloftrModelComparison(both, data.comparison.models));
 
   const links = new Map([...document.querySelectorAll(".bar a")].map((link) => [link.hash.slice(1), link]));
