@@ -41,6 +41,7 @@ report_option = click.option(
     help="A page for a person, or its tables as JSON.",
 )
 @click.option("--images", help="Folder of the photographs.  [default: the run's]")
+@click.option("--models", help="Output of eloftr reconstruct.  [default: RUN/sfm]")
 @storage_option
 @click.pass_obj
 def command(
@@ -51,6 +52,7 @@ def command(
     output: str | None,
     format: str,
     images: str | None,
+    models: str | None,
     storage: str,
 ) -> ExitCode:
     """Write what a run came to as one page that opens without a server.
@@ -59,7 +61,11 @@ def command(
     With RUN2, the pairs of both are compared.
     """
     summary = pipeline.report(
-        *(run, other, output), format=format, images=images, storage=storage_options(storage)
+        *(run, other, output),
+        format=format,
+        images=images,
+        models=models,
+        storage=storage_options(storage),
     )
     lines = [
         ("pairs", f"{summary['pairs']:,} of {summary['images']:,} images, {summary['state']}"),
@@ -74,11 +80,12 @@ def report_at_end(
     console: Console,
     run: str,
     images: str | None = None,
+    models: str | None = None,
     storage: dict[str, Any] | None = None,
 ) -> None:
     """Write the report of a run into its folder. What goes wrong is a warning: the work is done."""
     try:
-        pipeline.report(run, images=images, storage=storage)
+        pipeline.report(run, images=images, models=models, storage=storage)
     except EloftrError as error:
         _warn(console, str(error))
     except Exception as error:  # a bug of the report must not take the results of hours with it

@@ -22,6 +22,7 @@ def report(
     *,
     format: str = "html",
     images: str | Path | None = None,
+    models: str | Path | None = None,
     storage: dict[str, Any] | None = None,
 ) -> ReportSummary:
     """Write what a run came to as one page that opens without a server, or as JSON.
@@ -36,6 +37,7 @@ def report(
     format: `html`, or `json` for the tables of the page alone.
     images: the folder of the photographs. None takes that of the run. Where they are gone, the page
         says so and shows the rest.
+    models: the output of `reconstruct`. None takes `sfm` in the run folder.
     storage: options of the fsspec filesystems.
 
     Returns the summary. Raises ArgumentError for another format, RunError for a folder that holds
@@ -51,11 +53,13 @@ def report(
     target, name = folders[0], f"{'report' if other is None else 'comparison'}.{format}"
     if output is not None:
         target, name = Folder.of_file(output, storage)
+    there = {"photographs": images, "results": models}
+    given = {name: Folder(os.fspath(one), storage or {}) for name, one in there.items() if one}
     return write_report(
         folders[0],
         target,
         name,
         other=folders[1] if other is not None else None,
-        photographs=Folder(os.fspath(images), storage or {}) if images else None,
         as_json=format == "json",
+        **given,
     )

@@ -198,6 +198,6 @@ def command(
             written = pipeline.write_faces(run, faces, images=images, storage=carrying["storage"])
             console(Event("faces", f"{written} faces in {faces}", {"faces": written}))
         if reported and len(run) == 1:
-            report_at_end(console, run[0], images, carrying["storage"])
+            report_at_end(console, run[0], images, output, carrying["storage"])
     console.finish(f"{summary.text()}results:  {summary.output}\n", asdict(summary))
     return ExitCode.DONE if summary.has_depth() else ExitCode.NOTHING

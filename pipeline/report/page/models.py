@@ -17,15 +17,20 @@ MOST_MODELS = 5  # of a run
 PHOTOGRAPH_BYTES = 2_000_000  # of the photographs of models
 
 
-def model_folders(run: Folder) -> list[Folder]:
-    """The first models of a run, the largest first."""
-    names = [f"{RESULTS}/sparse/{number}" for number in range(MOST_MODELS)]
-    there = [name for name in names if run.exists(f"{name}/images.bin")]
-    return [Folder(run.url_of(name), run.options) for name in there]
+def model_folders(results: Folder) -> list[Folder]:
+    """The first models of the results of a reconstruction, the largest first."""
+    names = [f"sparse/{number}" for number in range(MOST_MODELS)]
+    there = [name for name in names if results.exists(f"{name}/images.bin")]
+    return [Folder(results.url_of(name), results.options) for name in there]
+
+
+def results_of(run: Folder) -> Folder:
+    """Where eloftr reconstruct writes unless told otherwise."""
+    return Folder(run.url_of(RESULTS), run.options)
 
 
 def model_tables(
-    run: Folder,
+    results: Folder,
     photographs: PhotoSource | None,
     orientation: Mapping[str, int],
     notes: list[str],
@@ -35,26 +40,23 @@ def model_tables(
     orientation: EXIF orientation of images, by name. A model that cannot be read is told in the
     notes.
     """
-    folders = model_folders(run)
+    folders = model_folders(results)
     if not folders:
         return None
-    blocks = blocks_of_images(Path(run.path(RESULTS))) if run.local else {}
+    blocks = blocks_of_images(Path(results.path())) if results.local else {}
     try:
-        return scene_data(
-            folders,
-            photographs,
-            blocks,
-            orientation,
-            photograph_bytes=PHOTOGRAPH_BYTES,
-        )
+        how = {"photograph_bytes": PHOTOGRAPH_BYTES}
+        return scene_data(folders, photographs, blocks, orientation, **how)
     except EloftrError as error:
         notes.append(f"The models are not shown: {error}")
         return None
 
 
-def compared_models_table(run: Folder, other: Folder, notes: list[str]) -> dict[str, Any] | None:
-    """The largest model of another run brought to that of a run; None where one has no model."""
-    mine, theirs = model_folders(run), model_folders(other)
+def compared_models_table(
+    results: Folder, others: Folder, notes: list[str]
+) -> dict[str, Any] | None:
+    """The largest model of other results brought to that of these; None where one has no model."""
+    mine, theirs = model_folders(results), model_folders(others)
     if not mine or not theirs:
         return None
     try:

@@ -124,6 +124,7 @@ def write_report(
     *,
     other: Folder | None = None,
     photographs: Folder | None = None,
+    results: Folder | None = None,
     as_json: bool = False,
 ) -> ReportSummary:
     """Write the report of a run, a reranking or two runs as the file `name` of a folder.
@@ -131,7 +132,7 @@ def write_report(
     The other arguments are those of `report_tables`. Raises RunError for a folder without a run,
     StorageError where the file cannot be written, and MissingExtraError where jinja2 is missing.
     """
-    report = report_tables(folder, other, photographs, pictured=not as_json)
+    report = report_tables(folder, other, photographs, results, pictured=not as_json)
     data = json_of(report) if as_json else page_of(report)
     target.publish(name, data)
     tables = report.tables

@@ -15,7 +15,7 @@ from pipeline.match.run import RUN_FILE, SUMMARY_FILE
 from pipeline.photos.panoramas.source import FaceFolder, faces_of_runs
 from pipeline.report.page import overview
 from pipeline.report.page.graph import graph_table, image_table
-from pipeline.report.page.models import compared_models_table, model_tables
+from pipeline.report.page.models import compared_models_table, model_tables, results_of
 from pipeline.report.page.pairs import (
     MOST_DRAWN,
     PairRows,
@@ -77,13 +77,15 @@ def report_tables(
     folder: Folder,
     other: Folder | None = None,
     photographs: Folder | None = None,
+    results: Folder | None = None,
     pictured: bool = True,
 ) -> ReportData:
     """Read a run, or a reranking, and count everything that the report shows.
 
     other: a second run, whose pairs are compared with those of the first. photographs: their
-    folder, where it is not the one that the run names. pictured: whether photographs are read and
-    matches are kept for the page.
+    folder, where it is not the one that the run names. results: the output of a reconstruction,
+    where it is not in the run. pictured: whether photographs, models and matches are read for the
+    page.
 
     Raises RunError for a folder that holds no run.
     """
@@ -128,7 +130,7 @@ def report_tables(
     if pictured:
         source = _photographs(runs, photographs)
         pictures = _pictures(tables, pairs, source, picked, shown, sizes)
-        _add_models(tables, folder, other, source, sizes)
+        _add_models(tables, results or results_of(folder), other, source, sizes)
     tables["notes"] += _notes(tables)
     tables["warnings"] = warnings_of(tables, sizes)
     return ReportData(tables, pictures)
@@ -204,18 +206,18 @@ def _pictures(
 
 def _add_models(
     tables: dict[str, Any],
-    folder: Folder,
+    results: Folder,
     other: Folder | None,
     photographs: PhotoSource | None,
     sizes: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Add `models` to the tables, and to those of the comparison, where there are any."""
     turns = {name: int(row["orientation"]) for name, row in sizes.items()}
-    models = model_tables(folder, photographs, turns, tables["notes"])
+    models = model_tables(results, photographs, turns, tables["notes"])
     if models is not None:
         tables["models"] = models
     if other is not None:
-        compared = compared_models_table(folder, other, tables["notes"])
+        compared = compared_models_table(results, results_of(other), tables["notes"])
         if compared is not None:
             tables["comparison"]["models"] = compared
 
