@@ -1,9 +1,9 @@
 """The report page of a made-up run: seconds, memory, bytes, and how soon a browser shows it.
 
-    python benchmarks/scale/report_page.py [--pairs 50000 1000000] [--photographs 1000]
-        [--scratch FOLDER] [--out results.json]
+    python benchmarks/scale/report_page.py [--pairs 50000:300 1000000:20]
+        [--photographs 1000] [--scratch FOLDER] [--out results.json]
 
-A run has 50 pairs an image with 300 matches each. Its photographs are JPEG files of 12 megapixels;
+A run has 50 pairs an image, each with as many matches as stand behind the colon. Its photographs are JPEG files of 12 megapixels;
 a few are made, and the names are links to them. The page is made in a process of its own, whose
 peak memory is given; `load` is the number of processes that wanted a CPU meanwhile. The browser is
 Chromium without a GPU: `ready_seconds` are until its scripts have run, `sort_seconds` those of
@@ -33,7 +33,6 @@ from benchmarks.environment import PROJECT, peak_memory, write_results
 from benchmarks.scale.importing import write_run
 from pipeline.store.folder import Folder
 
-MATCHES = 300
 SIZE, FILES = (4000, 3000), 4  # of photographs, and how many of them differ
 DRIVER = "import sys; from benchmarks.scale.report_page import drive; drive(sys.argv[1])"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -89,11 +88,11 @@ def shown(page: Path) -> dict[str, float]:
     return {"ready_seconds": ready, "sort_seconds": seconds}
 
 
-def measure(pairs: int, photographs: int, scratch: Path | None) -> dict[str, Any]:
+def measure(pairs: int, matches: int, photographs: int, scratch: Path | None) -> dict[str, Any]:
     """One size of run."""
     with tempfile.TemporaryDirectory(dir=scratch) as made:
         run = Path(made) / "run"
-        write_run(run, pairs, MATCHES)
+        write_run(run, pairs, matches)
         write_photographs(run, Path(made) / "photographs", photographs)
         command = [sys.executable, "-c", DRIVER, str(run)]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
@@ -104,18 +103,20 @@ def measure(pairs: int, photographs: int, scratch: Path | None) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, nargs="+", default=[50_000, 1_000_000])
+    parser.add_argument("--pairs", nargs="+", default=["50000:300", "1000000:20"])
     parser.add_argument("--photographs", type=int, default=1_000)
     parser.add_argument("--scratch", type=Path)
     default = PROJECT / "benchmarks" / "results" / "report_page.json"
     parser.add_argument("--out", type=Path, default=default)
     given = parser.parse_args()
     rows = []
-    for pairs in given.pairs:
-        rows.append(measure(pairs, given.photographs, given.scratch))
+    for size in given.pairs:
+        pairs, matches = map(int, size.split(":"))
+        row = measure(pairs, matches, given.photographs, given.scratch)
+        rows.append({"matches_a_pair": matches, **row})
         print(rows[-1], flush=True)
         packages = ("pyarrow", "pillow", "scipy", "jinja2")
-        write_results(given.out, {"matches_a_pair": MATCHES, "rows": rows}, *packages)
+        write_results(given.out, {"rows": rows}, *packages)
 
 
 if __name__ == "__main__":

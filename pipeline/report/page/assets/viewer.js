@@ -41,7 +41,8 @@ report.viewer = (place) => {
     tick("inliers", element("span", { class: "key" }), "inliers"),
     tick("others", element("span", { class: "key out" }), "outliers"),
     element("label", {}, "score from", score),
-    button("+", "Zoom in", () => zoom(0.7)), button("−", "Zoom out", () => zoom(1 / 0.7)), button("Whole", "Show both images whole", () => zoom(Infinity)));
+    element("div", { class: "zooms" }, button("+", "Zoom in", () => zoom(0.7)), button("−", "Zoom out", () => zoom(1 / 0.7)),
+      button("Whole", "Show both images whole", () => zoom(Infinity))));
   const drawn = element("p", { class: "facts", role: "status" });
   const hint = element("p", { class: "quiet" }, "Choose a pair from the list or the matrix.");
   place.append(hint);
@@ -95,7 +96,7 @@ report.viewer = (place) => {
     for (const m of kept)
       lines.append(shape("line", { x1: a.x + m.x0 * a.width, y1: m.y0 * height, x2: b.x + m.x1 * b.width, y2: m.y1 * height, class: m.inlier ? "in" : "out" }));
     tools.hidden = !matches;
-    if (matches) drawn.textContent = `${number(kept.length)} lines of ${number(pairs.matches[shown])} matches${matches.length < pairs.matches[shown] ? `; ${number(matches.length)} stand in this page` : ""}.`;
+    if (matches) drawn.textContent = `${number(kept.length)} of ${number(pairs.matches[shown])} matches are drawn${matches.length < pairs.matches[shown] ? `; this page holds a sample of ${number(matches.length)}` : ""}.`;
     else drawn.textContent = pairs.matches[shown] ? "The matches of this pair are not in this page; eloftr draw --run RUN --pair A B draws them." : "This pair has no matches.";
   }
 
