@@ -3,11 +3,11 @@
     python benchmarks/scale/report_page.py [--pairs 50000:300 1000000:20]
         [--photographs 1000] [--scratch FOLDER] [--out results.json]
 
-A run has 50 pairs an image, each with as many matches as stand behind the colon. Its photographs are JPEG files of 12 megapixels;
-a few are made, and the names are links to them. The page is made in a process of its own, whose
-peak memory is given; `load` is the number of processes that wanted a CPU meanwhile. The browser is
-Chromium without a GPU: `ready_seconds` are until its scripts have run, `sort_seconds` those of
-sorting all pairs that stand in the page.
+A run has 50 pairs an image, each with as many matches as stand behind the colon. Its photographs
+are JPEG files of 12 megapixels; a few are made, and the names are links to them. The page is made
+in a process of its own, whose peak memory is given; `load` is the number of processes that wanted a
+CPU meanwhile. The browser is Chromium without a GPU: `ready_seconds` are until its scripts have
+run, `sort_seconds` those of sorting all pairs that stand in the page.
 """
 
 from __future__ import annotations
