@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -14,6 +15,7 @@ import pipeline
 from pipeline.cli.console import Console
 from pipeline.cli.reporting import report_at_end
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "report.md"
 Eloftr = Callable[..., CompletedProcess[str]]
 
 
@@ -34,6 +36,9 @@ def test_a_run_is_reported_as_a_page_and_as_json(done: Done, eloftr_here: Eloftr
     lines = shown.stdout.splitlines()
     assert lines[0] == "pairs:        6 of 4 images, finished"
     assert lines[-1].startswith(f"report:       {done.place / 'run' / 'report.html'}, ")
+    numbers = re.compile(r"[\d,.]*\d|/\S*(?=/run/)")
+    (block,) = re.findall(r"\$ eloftr report run\n(.*?)```", DOCUMENT.read_text(), re.S)
+    assert numbers.sub("#", shown.stdout) == numbers.sub("#", block)
     made = eloftr_here("report", "run", "--format", "json", "--output", "r.json", cwd=done.place)
     assert made.returncode == 0
     found = json.loads((done.place / "r.json").read_text())

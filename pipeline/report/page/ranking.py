@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.rerank.evaluation import LEVEL
+from pipeline.rerank.evaluation import LEVEL, MEASURES
 from pipeline.store.folder import Folder
-from pipeline.vocabulary import CandidateStatus
 
 MOST_QUERIES = 500  # whose candidates stand in the page
 MOST_CANDIDATES = 20  # of a query
-STATUSES = [word.value for word in CandidateStatus]
+ORDERS = ("retrieval", "reranked", "reranked without the gate")  # as a reranking names them
 
 
 def ranking_tables(folder: Folder) -> dict[str, Any] | None:
@@ -48,8 +47,9 @@ def ranking_tables(folder: Folder) -> dict[str, Any] | None:
         "gated": pc.sum(queries["gated"]).as_py() or 0,
         "truth": bool(judged),
         "level": LEVEL,
-        "measures": judged.get("measures", {}),
-        "change": judged.get("change", {}),
+        # JSON files have their keys in the order of the alphabet.
+        "measures": {name: _in_order(judged["measures"][name]) for name in ORDERS if judged},
+        "change": _in_order(judged.get("change", {})),
         "judged_queries": judged.get("queries", 0),
         "queries": [
             {
@@ -59,6 +59,10 @@ def ranking_tables(folder: Folder) -> dict[str, Any] | None:
             for row in chosen.to_pylist()
         ],
     }
+
+
+def _in_order(measures: dict[str, Any]) -> dict[str, Any]:
+    return {name: measures[name] for name in MEASURES if name in measures}
 
 
 def _by_change(queries: pa.Table) -> np.ndarray:
