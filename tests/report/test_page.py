@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pictures import texture, write_places
+from PIL import Image
 from quiet_run import match_plainly
 from synthetic_run import Scene, matches_table, write_shard
 
@@ -20,10 +23,13 @@ from pipeline import tables
 from pipeline.errors import ArgumentError, RunError
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
 from pipeline.match.shards import Shard, shards_table
+from pipeline.photos.panoramas.source import FaceFolder
+from pipeline.photos.panoramas.sphere import Panorama
 from pipeline.report.page import pairs
 from pipeline.report.page.page import embedded_json, page_of
 from pipeline.report.page.pairs import compared_pairs, pair_rows
 from pipeline.report.page.tables import report_tables
+from pipeline.report.page.thumbnails import read_pictures
 from pipeline.rerank.job import rerank_with
 from pipeline.rerank.options import RerankOptions
 from pipeline.store.folder import Folder
@@ -368,6 +374,26 @@ def test_a_run_and_photographs_at_urls_are_reported(runs: Path, s3: dict[str, st
     page = run.read_bytes("report.html").decode()
     assert "hidden-password" not in page
     assert page.count("/9j/") >= 5  # JPEG in base64
+
+
+def test_photographs_and_faces_of_panoramas_become_small_pictures(tmp_path: Path) -> None:
+    texture(400, 200, 0).save(tmp_path / "pano.jpg")
+    turned = Image.Exif()
+    turned[0x0112], turned[0x0132] = 6, "2024:05:01 12:30:00"
+    turned.get_ifd(0x8769)[0x9003] = "2024:05:01 12:30:00"
+    texture(600, 300, 1).convert("RGB").save(tmp_path / "turned.jpg", exif=turned)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "turned.jpg").read_bytes()[:700])
+    faces = {face.name: face for face in Panorama("pano.jpg", 400, 200, 400, 200).faces()}
+    names = ["turned.jpg", "pano.jpg/yaw120_pitch00.png", "cut.jpg"]
+    folder = FaceFolder(Folder(str(tmp_path)), faces)
+    found = read_pictures(folder, names[:2], names)
+    sizes = [
+        [Image.open(io.BytesIO(base64.b64decode(of[name]))).size for name in names[:2]]
+        for of in (found.large, found.small)
+    ]
+    assert sizes == [[(240, 480), (128, 128)], [(64, 128), (128, 128)]]
+    assert found.taken == {"turned.jpg": "2024-05-01 12:30:00"}
+    assert found.missing == ["cut.jpg"]
 
 
 def test_what_is_no_run_is_refused_by_a_sentence(tmp_path: Path, runs: Path) -> None:
