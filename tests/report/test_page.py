@@ -391,7 +391,7 @@ def test_photographs_and_faces_of_panoramas_become_small_pictures(tmp_path: Path
         [Image.open(io.BytesIO(base64.b64decode(of[name]))).size for name in names[:2]]
         for of in (found.large, found.small)
     ]
-    assert sizes == [[(240, 480), (128, 128)], [(64, 128), (128, 128)]]
+    assert sizes == [[(240, 480), (416, 416)], [(64, 128), (128, 128)]]
     assert found.taken == {"turned.jpg": "2024-05-01 12:30:00"}
     assert found.missing == ["cut.jpg"]
 
