@@ -58,17 +58,20 @@ class Camera:
         self.tab = browser.new_page(viewport=size, color_scheme=scheme, device_scale_factor=1)
         self.tab.goto(page.as_uri())
         self.tab.wait_for_selector("html[data-ready]")
-        for place in self.tab.query_selector_all("[data-plot], #viewer"):
+        for place in self.tab.query_selector_all("[data-plot], #viewer, #model-view"):
             place.scroll_into_view_if_needed()
             self.tab.wait_for_timeout(150)
         self.tab.evaluate("window.scrollTo(0, 0)")
+        # The folder of this machine is nobody's business.
+        folder = f"/home/you/{page.parent.name}"
+        self.tab.evaluate("f => document.querySelector('.head p .name').textContent = f", folder)
 
     def take(self, path: Path, section: str | None = None, most: int = 1000) -> None:
         """A picture of the page from its top, or of a section, at most so many pixels high."""
-        clip = self.tab.evaluate("({x: 0, y: 0, width: innerWidth, height: innerHeight})")
-        if section is not None:
-            clip = self.tab.locator(section).bounding_box()
-        clip["height"] = min(clip["height"], most) if section else most
+        place = "document.querySelector({!r}).getBoundingClientRect()".format(section or "body")
+        top, height = self.tab.evaluate(f"(({{y, height}}) => [y + scrollY, height])({place})")
+        width = self.tab.viewport_size["width"]
+        clip = {"x": 0, "y": top, "width": width, "height": min(height, most)}
         data = self.tab.screenshot(full_page=True, clip=clip)
         picture = Image.open(io.BytesIO(data)).convert("RGB")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +100,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         demo = Camera(browser, work / "demo" / "run" / "report.html")
         demo.take(IMAGES / "report_run.png")
-        demo.take(IMAGES / "report_graph.png", "#graph")
+        demo.take(IMAGES / "report_model.png", "#model", 760)
         demo.tab.click("[data-group=worst]")
         demo.take(IMAGES / "report_pairs.png", "#pairs", 760)
         Camera(browser, pages["failed"], dark=True).take(IMAGES / "report_failed.png", most=620)

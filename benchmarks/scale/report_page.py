@@ -97,7 +97,8 @@ def measure(pairs: int, matches: int, photographs: int, scratch: Path | None) ->
         command = [sys.executable, "-c", DRIVER, str(run)]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
         row: dict[str, Any] = json.loads(done.stdout)
-        del row["output"], row["state"]
+        for name in ("output", "state", "notes"):  # of this folder, and said by the page
+            del row[name]
         return {**row, **shown(run / "report.html")}
 
 

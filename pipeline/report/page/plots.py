@@ -150,7 +150,9 @@ def _matrix(pairs: PairRows) -> Plot:
     for a, b in (ends, ends[::-1]):
         np.maximum.at(cells, (a, b), inliers)
     most = max(int(cells.max(initial=1)), 1)
-    pixels = _shades(np.log1p(np.maximum(cells, 0)) / np.log1p(most))
+    least = int(cells[cells > 0].min(initial=most))
+    share = np.log(np.maximum(cells, 1) / least) / max(np.log(most / least), 1e-9)
+    pixels = _shades(share if most > least else np.ones(cells.shape))
     pixels[cells == 0] = (226, 226, 220)  # not verified
     pixels[cells < 0] = 255  # no such pair
     plot = Plot(MATRIX_SIDE + 40, MATRIX_SIDE + 84)
@@ -160,7 +162,7 @@ def _matrix(pairs: PairRows) -> Plot:
         plot.box(
             120 + 2 * k, MATRIX_SIDE + 36, 2.2, 10, (int(colour[0]), int(colour[1]), int(colour[2]))
         )
-    plot.text(112, MATRIX_SIDE + 41, "1", "rm")
+    plot.text(112, MATRIX_SIDE + 41, f"{least:,}", "rm")
     plot.text(328, MATRIX_SIDE + 41, f"{most:,} inliers, logarithmic; grey: not verified", "lm")
     plot.text(
         20 + MATRIX_SIDE / 2, MATRIX_SIDE + 66, f"{count:,} images, in the order of their clusters"

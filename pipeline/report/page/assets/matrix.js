@@ -10,12 +10,16 @@
   const count = name.length;
   const most = 700; // cells of a side
   const side = Math.max(1, Math.min(count, most));
-  const highest = inliers.reduce((a, b) => Math.max(a, b), 1);
+  const verified = inliers.filter((_, row) => kind[row] === 0);
+  const highest = verified.reduce((a, b) => Math.max(a, b), 1);
+  const lowest = Math.max(1, verified.reduce((a, b) => Math.min(a, b), highest));
+  /** The place of a number of inliers between the lowest and the highest, by their logarithms. */
+  const share = (value) => (highest > lowest ? Math.log(value / lowest) / Math.log(highest / lowest) : 1);
   // Stops of cividis, which looks the same to most colour-blind people.
   const cividis = [[0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120], [165, 156, 116], [195, 179, 105], [225, 204, 85], [254, 232, 56]];
 
-  function shade(share) {
-    const at = Math.min(0.9999, Math.max(0, share)) * (cividis.length - 1);
+  function shade(part) {
+    const at = Math.min(0.9999, Math.max(0, part)) * (cividis.length - 1);
     const k = Math.floor(at);
     return cividis[k].map((value, n) => Math.round(value + (cividis[k + 1][n] - value) * (at - k)));
   }
@@ -55,7 +59,7 @@
     const refused = dark ? [52, 57, 64] : [226, 226, 220];
     for (let cell = 0; cell < cells.length; cell++) {
       const row = cells[cell];
-      const rgb = row < 0 ? nothing : kind[row] === 0 ? shade(Math.log1p(inliers[row]) / Math.log1p(highest)) : refused;
+      const rgb = row < 0 ? nothing : kind[row] === 0 ? shade(share(Math.max(1, inliers[row]))) : refused;
       pixels.data.set([...rgb, 255], 4 * cell);
     }
     pen.putImageData(pixels, 0, 0);
@@ -104,7 +108,7 @@
     pen.fillStyle = `rgb(${shade(x / 199).join(" ")})`;
     pen.fillRect(x, 0, 1, 1);
   }
-  legend.append("1 inlier", ramp, `${number(highest)} inliers (logarithmic); grey: not verified`);
+  legend.append(number(lowest), ramp, `${number(highest)} inliers (logarithmic); grey: not verified`);
   if (side < count) legend.after(report.element("p", { class: "note" }, `A cell stands for up to ${Math.ceil(count / side)} × ${Math.ceil(count / side)} images and shows the best of their pairs.`));
   arrange();
 })();
