@@ -112,7 +112,8 @@ def decode_thumbnail(
         if image.format in ("JPEG", "MPO"):
             image.draft("RGB", (2 * side, 2 * side))
         small = loaded(image, data)
-        small = small.convert("RGB") if small.mode[0] not in "IF" else _gray(small).convert("RGB")
+        deep = small.mode[0] in "IF" or small.mode == "LAB"  # Pillow has no colours of these
+        small = (_gray(small) if deep else small).convert("RGB")
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
         if orientation > 1 and image.format != "TIFF":
             small = small.transpose(TRANSPOSE[orientation])

@@ -112,26 +112,30 @@ def test_more_points_than_a_page_holds_are_sampled_the_same_at_every_call(made: 
     assert few["models"][0]["points"] == 150
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("orientation", "ending"), [*((turn, "jpg") for turn in range(1, 9)), (6, "tif"), (8, "png")]
+)
 def test_points_lie_on_upright_thumbnails_where_they_were_seen(
-    orientation: int, tmp_path: Path
+    orientation: int, ending: str, tmp_path: Path
 ) -> None:
     # A dot in the stored image, which is 160 × 120 pixels, and the model's point on it.
     stored = np.zeros((120, 160, 3), np.uint8)
     stored[26:34, 116:124] = 255
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(stored).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    Image.fromarray(stored).save(tmp_path / f"a.{ending}", exif=exif, quality=95)
     camera = ModelCamera("SIMPLE_PINHOLE", 160, 120, (150.0, 80.0, 60.0))
     eye = np.eye(3)[None].repeat(2, axis=0)
     shift = np.array([[0.0, 0, 0], [-1.0, 0, 0]])
-    views = ModelViews(["a.jpg", "b.jpg"], *np.array([[1, 2], [1, 1]]), eye, shift, {1: camera})
+    views = ModelViews(
+        [f"a.{ending}", "b.jpg"], *np.array([[1, 2], [1, 1]]), eye, shift, {1: camera}
+    )
     xyz = np.array([[40 / 150 * 5, -30 / 150 * 5, 5.0]])
     xy = np.array([[120.0, 30.0], [120.0 - 30, 30.0]]) - [[4.0, 0.0], [0.0, 0.0]]
     scene = SparseModel(views, xyz, np.zeros((1, 3), np.uint8), *np.array([[0, 0], [0, 1]]), xy)
     data = scene_data([scene], tmp_path)
     (model,) = data["models"]
-    data_uri = data["photographs"]["a.jpg"]
+    data_uri = data["photographs"][f"a.{ending}"]
     upright = np.asarray(Image.open(io.BytesIO(base64.b64decode(data_uri.partition(",")[2]))))
     width, height = model["views"]["size"][0]
     assert upright.shape[:2] == (height, width)
@@ -204,13 +208,16 @@ def test_two_models_are_compared_after_their_alignment(folders: tuple[Path, Path
 Opener = Callable[..., Any]
 
 
-def page_of(data: dict[str, Any], function: str) -> str:
-    """A page as that of a report: one file, whose policy allows its own scripts alone."""
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+def page_of(views: dict[str, dict[str, Any]]) -> str:
+    """A page as that of a report: one file, whose policy allows its own scripts alone.
+
+    views: the data of functions of scene.js.
+    """
+    text = json.dumps(views, allow_nan=False).replace("<", "\\u003c")
     scripts = [(ASSETS / name).read_text() for name in ("plotly-strict.min.js", "scene.js")]
     scripts.append(
-        f"{function}(document.getElementById('model'),"
-        " JSON.parse(document.getElementById('data').textContent));"
+        "for (const [view, its] of Object.entries(JSON.parse(data.textContent)))"
+        " window[view](document.body.appendChild(document.createElement('div')), its);"
     )
     hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts]
     sources = " ".join(f"'sha256-{one}'" for one in hashes)
@@ -221,8 +228,8 @@ def page_of(data: dict[str, Any], function: str) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Model</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<style>{(ASSETS / "scene.css").read_text()}</style><div id="model"></div>'
-        f'<script id="data" type="application/json">{text}</script>'
+        f"<style>{(ASSETS / 'scene.css').read_text()}</style>"
+        f'<body><script id="data" type="application/json">{text}</script>'
         + "".join(f"<script>{one}</script>" for one in scripts)
     )
 
@@ -232,9 +239,9 @@ def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[O
     """Open a page from disk; at the end, no page may have had an error or asked for anything."""
     folder, troubles, pages = tmp_path_factory.mktemp("pages"), [], []
 
-    def open_page(data: dict[str, Any], function: str = "eloftrScene", width: int = 1200) -> Any:
+    def open_page(views: dict[str, dict[str, Any]], width: int = 1200) -> Any:
         path = folder / f"{len(pages)}.html"
-        path.write_text(page_of(data, function))
+        path.write_text(page_of(views))
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.on("console", lambda one: troubles.append(one.text) if one.type == "error" else None)
         page.on("pageerror", lambda error: troubles.append(str(error)))
@@ -265,7 +272,15 @@ def data(made: Rendered) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def page(opened: Opener, data: dict[str, Any]) -> Any:
     """The view of two models with photographs."""
-    return opened(data)
+    return opened({"eloftrScene": data})
+
+
+@pytest.fixture(scope="module")
+def narrow(opened: Opener, made: Rendered, folders: tuple[Path, Path]) -> Any:
+    """A model without photographs, and a comparison, on a narrow screen."""
+    compared = compared_data(folders[1], folders[0], ("moved", "true"))
+    views = {"eloftrScene": scene_data([made.scene]), "eloftrModelComparison": compared}
+    return opened(views, width=360)
 
 
 PLOT = "document.querySelector('.es-space .es-plot')"
@@ -300,7 +315,7 @@ def test_a_name_that_would_be_a_tag_stays_a_text(page: Any) -> None:
     assert page.locator(".es-side h3").inner_text() == EVIL
     assert page.locator("th button", has_text=EVIL).inner_text() == EVIL
     assert page.locator("img").count() == 1
-    assert page.locator("#model b").count() == 0
+    assert page.locator("b").count() == 0
 
 
 def test_the_table_is_sorted_and_chooses_by_the_keyboard(page: Any) -> None:
@@ -373,14 +388,18 @@ def place_of_second_camera(page: Any) -> tuple[float, float]:
 
 def test_a_click_on_a_camera_in_the_view_chooses_it(page: Any) -> None:
     page.locator(".es-space").scroll_into_view_if_needed()
-    x, y = place_of_second_camera(page)
-    page.mouse.move(x - 40, y)
-    page.mouse.move(x, y, steps=4)
-    page.wait_for_selector(".es-space .es-tip:not([hidden])")
-    assert page.locator(".es-space .es-tip strong").inner_text() == "1.png"
-    page.mouse.down()
-    page.mouse.up()
-    wait_until(page, "document.querySelector('.es-side h3')?.textContent === '1.png'")
+    tip, named = page.locator(".es-space .es-tip strong"), page.locator(".es-side h3")
+    for _ in range(10):  # a redrawing that is under way forgets what lies under the mouse
+        x, y = place_of_second_camera(page)
+        page.mouse.move(x - 40, y)
+        page.mouse.move(x, y, steps=4)
+        page.wait_for_timeout(200)
+        page.mouse.down()
+        page.mouse.up()
+        page.wait_for_timeout(200)
+        if named.count():
+            break
+    assert tip.text_content() == named.text_content() == "1.png"
 
 
 def test_the_view_stays_where_a_reader_has_turned_it(page: Any) -> None:
@@ -403,24 +422,21 @@ def test_the_view_stays_where_a_reader_has_turned_it(page: Any) -> None:
     assert page.evaluate(eye) == pytest.approx(turned, abs=0.03)  # it comes to rest slowly
 
 
-def test_a_model_without_photographs_fits_a_narrow_screen(opened: Opener, made: Rendered) -> None:
-    page = opened(scene_data([made.scene]), width=360)
-    page.get_by_role("button", name="The next camera").click()
-    side = page.locator(".es-side")
+def test_a_model_without_photographs_fits_a_narrow_screen(narrow: Any) -> None:
+    narrow.get_by_role("button", name="The next camera").click()
+    side = narrow.locator(".es-side")
     assert side.locator("img").count() == 0
     assert side.locator("circle").count() > 0
     assert "The photograph is not in this page." in side.inner_text()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.close()
+    assert narrow.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_two_models_are_compared_image_by_image(opened: Opener, folders: tuple[Path, Path]) -> None:
-    page = opened(compared_data(folders[1], folders[0], ("moved", "true")), "eloftrModelComparison")
-    rows = page.locator("[aria-label='Differences by image'] tbody tr")
+def test_two_models_are_compared_image_by_image(narrow: Any) -> None:
+    table = narrow.locator("[aria-label='Differences by image']")
+    rows = table.locator("tbody tr")
     assert rows.first.inner_text().startswith("3.png\t0.")
-    page.get_by_role("button", name="Image").click()
+    table.get_by_role("button", name="Image").click()
     assert rows.first.inner_text().startswith(EVIL)
     rows.first.get_by_role("button").click()
     assert rows.first.get_attribute("class") == "es-chosen"
-    assert page.locator("img").count() == 0
-    page.close()
+    assert narrow.locator("img").count() == 0

@@ -618,7 +618,7 @@
     const shows = el("input", { type: "checkbox", checked: true });
     shows.addEventListener("change", () => { state.cameras = shows.checked; scene.later(); });
     const tools = el("div", { class: "es-tools" },
-      data.models.length > 1 ? labelled("Model", picker) : null, labelled("Colour points by", colourBy),
+      labelled("Colour points by", colourBy),
       labelled("Points", sizes),
       labelled("Cameras", slider(0.2, 4, 0.1, state.frustum, (value) => { state.frustum = value; scene.later(); }, "Size of cameras")),
       el("label", { class: "es-check" }, shows, el("span", { text: "Show cameras" })));
@@ -633,7 +633,8 @@
     const go = el("div", { class: "es-go" }, button("‹", "The camera before", () => step(-1)), names, button("›", "The next camera", () => step(1)));
     side.append(go, inner);
     stage.append(view, side);
-    root.append(summary, tools, stage, hint, notes, under);
+    if (data.models.length > 1) root.append(el("div", { class: "es-tools" }, labelled("Model", picker)));
+    root.append(summary, ...(webgl ? [tools, stage, hint] : [stage]), notes, under);
     const lines = (row) => {
       const { views } = state.model;
       return [views.name[row], `${whole(views.points[row])} points, ${px(views.residual[row])}`];

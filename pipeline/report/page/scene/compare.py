@@ -39,7 +39,7 @@ def compared_data(
     """
     found, views, true = ask_of_models(_compared, [model, reference])
     names = [image.name for image in found.images]
-    moved, places = _centres(found, views, names), _rows(true, names)
+    moved = similarity_of(found.similarity)(_centres(views, names))
     axes = Axes.of(np.empty((0, 3)), true, Upright.of(true, {}))
     return {
         "titles": list(titles or (found.model, found.reference)),
@@ -52,7 +52,7 @@ def compared_data(
         "positions": rounded(np.array([image.position for image in found.images]), 4),
         "view_radius": rounded(axes.radius),
         "moved": packed(axes(moved), "f4"),
-        "centre": packed(axes(true.centres()[places]), "f4"),
+        "centre": packed(axes(_centres(true, names)), "f4"),
         "only_in_model": found.only_in_model,
         "only_in_reference": found.only_in_reference,
     }
@@ -63,15 +63,11 @@ def _compared(files: ModelFiles, reference: ModelFiles) -> _Compared:
     return _Compared(compared_models(files, reference), *views)
 
 
-def _rows(views: ModelViews, names: list[str]) -> list[int]:
+def _centres(views: ModelViews, names: list[str]) -> np.ndarray:
+    """Where these images were taken: (n, 3)."""
     row_of = {name: row for row, name in enumerate(views.names)}
-    return [row_of[name] for name in names]
-
-
-def _centres(found: Comparison, views: ModelViews, names: list[str]) -> np.ndarray:
-    """Where images of the model are in the reference: (n, 3)."""
-    moved: np.ndarray = similarity_of(found.similarity)(views.centres()[_rows(views, names)])
-    return moved
+    centres: np.ndarray = views.centres()[[row_of[name] for name in names]]
+    return centres
 
 
 def _spread(errors: ErrorSpread) -> dict[str, float]:
