@@ -6,7 +6,7 @@ WORKERS ?= 2 # processes that share the tests, a file each; 0 runs them in pytes
 BIN := .venv/bin
 PINNED := $(addprefix --constraint ,$(CONSTRAINTS))
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs browser clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -24,7 +24,7 @@ $(BIN)/python:
 demo: .venv/installed
 	$(BIN)/eloftr demo
 
-test: lint docs
+test: lint docs browser
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder --cov
 
 lint: .venv/installed-test
@@ -34,6 +34,14 @@ lint: .venv/installed-test
 
 docs: .venv/installed-test
 	$(BIN)/mkdocs build --strict
+
+# Tests open the report page in Chromium. Where it is missing, they are skipped and say so.
+browser:
+	@command -v chromium chromium-browser google-chrome > /dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; \
+		then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; \
+		else false; fi; } \
+		|| echo "There is no Chromium, so tests of the report page are skipped: apt-get install chromium"
 
 clean:
 	rm -rf .venv .coverage demo site

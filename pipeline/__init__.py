@@ -14,6 +14,7 @@ from __future__ import annotations
 # therefore does not replace a function.
 import pipeline.match
 import pipeline.reconstruct
+import pipeline.report
 import pipeline.rerank  # noqa: F401
 from pipeline.events import Event
 from pipeline.front.exports import export_model
@@ -26,6 +27,7 @@ from pipeline.front.models import (
     transform_model,
 )
 from pipeline.front.reconstructing import plan_blocks, reconstruct, refine, write_faces
+from pipeline.front.reporting import report
 
 __all__ = [
     "Event",
@@ -40,6 +42,7 @@ __all__ = [
     "plan_blocks",
     "reconstruct",
     "refine",
+    "report",
     "rerank",
     "transform_model",
     "write_faces",

@@ -47,6 +47,7 @@ RECONSTRUCT = {
     )
 }
 JOBS = {*MATCH, "pipeline/rerank", *RECONSTRUCT}
+REPORT = {"pipeline/report", "pipeline/report/page", "pipeline/report/page/scene"}
 ABOVE = {
     "eloftr": NETWORK,
     "eloftr/fast": NETWORK,
@@ -105,19 +106,21 @@ ABOVE = {
         "pipeline/reconstruct/models",
     },
     "pipeline/report": JOBS,
-    "pipeline/demo": {*JOBS, "pipeline/report", "pipeline.front"},
-    "pipeline/front": {*JOBS, "pipeline/report", "pipeline/demo"},
-    "pipeline.front": {*JOBS, "pipeline/report", "pipeline/demo", "pipeline/front"},
+    "pipeline/report/page": {*JOBS, "pipeline/report", "pipeline/report/page/scene"},
+    "pipeline/report/page/scene": {*JOBS, "pipeline/report"},
+    "pipeline/demo": {*JOBS, *REPORT, "pipeline.front"},
+    "pipeline/front": {*JOBS, *REPORT, "pipeline/demo"},
+    "pipeline.front": {*JOBS, *REPORT, "pipeline/demo", "pipeline/front"},
     "pipeline/cli": {
         *JOBS,
-        "pipeline/report",
+        *REPORT,
         "pipeline/demo",
         "pipeline/front",
         "pipeline.front",
     },
     "pipeline/cli/commands": {
         *JOBS,
-        "pipeline/report",
+        *REPORT,
         "pipeline/demo",
         "pipeline/front",
         "pipeline.front",
@@ -125,7 +128,7 @@ ABOVE = {
     },
     "pipeline/cli/models": {
         *JOBS,
-        "pipeline/report",
+        *REPORT,
         "pipeline/demo",
         "pipeline/front",
         "pipeline.front",

@@ -29,6 +29,10 @@ SOURCES = [
 ]
 INSTALLED = ["eloftr", "pipeline"]
 DATA = ["eloftr/weights/small/config.json", "eloftr/weights/small/model.safetensors"]
+ASSETS = {
+    f"pipeline/report/page/assets/{path.name}"
+    for path in (PROJECT / "pipeline" / "report" / "page" / "assets").iterdir()
+}
 TYPED = ["eloftr/py.typed", "pipeline/py.typed"]
 EXTRAS = {"pipeline", "s3", "gs", "az", "hub", "heif", "jxl", "raw", "hloc", "all", "export"}
 EXTRAS |= {"docs", "test"}
@@ -136,7 +140,12 @@ def test_the_wheel_holds_all_modules_of_both_packages_and_nothing_else(contents:
         for name in INSTALLED
         for path in (PROJECT / name).rglob("*.py")
     }
-    assert {name for name in contents if ".dist-info/" not in name} == {*modules, *DATA, *TYPED}
+    assert {name for name in contents if ".dist-info/" not in name} == {
+        *modules,
+        *DATA,
+        *TYPED,
+        *ASSETS,
+    }
 
 
 def test_the_base_needs_four_packages(metadata: Message) -> None:

@@ -27,12 +27,14 @@ COMMANDS = {
     "reconstruct": "Make a COLMAP database and a sparse model of a run's matches.",
     "refine": "Make a COLMAP model exact: its tracks are measured again in the photographs.",
     "model": "Look at COLMAP models and mend them: compare, move, crop, merge, export.",
+    "report": "Write what a run came to as one page that opens without a server.",
     "draw": "Draw matches of two images or of a run, a model over its GPS track, or its blocks.",
     "demo": "Match and reconstruct a scene that is drawn for it, and compare with the truth.",
     "train": "Train a small matcher on synthetic views of photographs.",
     "info": "Show what is installed, what the work would run on, and what a run folder holds.",
 }
-MODULES = {"model": "pipeline.cli.models.group"}  # of commands that are no file of cli/commands
+# Of commands that are no file of cli/commands.
+MODULES = {"model": "pipeline.cli.models.group", "report": "pipeline.cli.reporting"}
 COMPLETION = 'eval "$(_ELOFTR_COMPLETE=bash_source eloftr)"'
 CODES = "\n".join(f"  {code.value}  {meaning}" for code, meaning in EXIT_MEANINGS.items())
 EPILOG = f"""\b

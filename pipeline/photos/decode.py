@@ -1,4 +1,4 @@
-"""Decode the bytes of an image file to upright grey pixels, sizes and a camera prior."""
+"""Decode the bytes of an image file: upright grey pixels, a camera prior, thumbnails."""
 
 from __future__ import annotations
 
@@ -93,6 +93,33 @@ def decode_image(
         raise ImageError(Reason.TRUNCATED, f"its pixels cannot be decoded ({error})") from error
     stored = (height, width) if orientation >= 5 else (width, height)
     return Photograph(pixels, width, height, *stored, orientation, focal, camera)
+
+
+def decode_thumbnail(
+    data: bytes, side: int, limits: ImageLimits = DEFAULT_LIMITS, name: str = ""
+) -> tuple[Image.Image, int]:
+    """The bytes of an image file as a small upright colour image, and its EXIF orientation, 1…8.
+
+    side: the longer side in pixels; a smaller image keeps its size. name, limits and the errors
+    raised: as for `decode_image`.
+    """
+    if not data:
+        raise ImageError(Reason.EMPTY, "the file has no bytes")
+    image = _identify(data, limits, name)
+    limits.check_cost(image, data)
+    try:
+        orientation = read_exif(image)[0]
+        if image.format in ("JPEG", "MPO"):
+            image.draft("RGB", (2 * side, 2 * side))
+        small = loaded(image, data)
+        deep = small.mode[0] in "IF" or small.mode == "LAB"  # Pillow has no colours of these
+        small = (_gray(small) if deep else small).convert("RGB")
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        if orientation > 1 and image.format != "TIFF":
+            small = small.transpose(TRANSPOSE[orientation])
+    except Exception as error:  # Pillow's decoders raise whatever their input provokes
+        raise ImageError(Reason.TRUNCATED, f"its pixels cannot be decoded ({error})") from error
+    return small, orientation
 
 
 def _identify(data: bytes, limits: ImageLimits, name: str) -> Image.Image:

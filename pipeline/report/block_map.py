@@ -64,12 +64,12 @@ def read_block_map(results: Path) -> BlockMap:
     numbers = sorted(model.reg_image_ids())
     centres = np.array([model.images[number].projection_center() for number in numbers])
     points = np.array([point.xyz for point in model.points3D.values()]).reshape(-1, 3)
-    of = _blocks_of_images(results)
+    of = blocks_of_images(results)
     block = np.array([of.get(number, -1) for number in numbers])
     return BlockMap(centres, block, points)
 
 
-def _blocks_of_images(results: Path) -> dict[int, int]:
+def blocks_of_images(results: Path) -> dict[int, int]:
     """The block of every core image, by COLMAP's numbers, of the last time the scene was cut."""
     cuts = sorted(int(path.parent.name) for path in results.glob(f"{BLOCKS_FOLDER}/*/plan.parquet"))
     if not cuts:
@@ -101,7 +101,7 @@ def draw_block_map(found: BlockMap, title: str = "", width: int = 1000) -> Image
     size = np.array([width, height + 2 * MARGIN]) * SHARPNESS
     image = np.empty((*size[::-1], 3), np.uint8)
     image[:] = BACKGROUND
-    colours = _colours(flat, found.block)
+    colours = colours_of_blocks(flat, found.block)
     nearest = cKDTree(flat).query(ground)[1]
     dots = np.concatenate([DIM * colours[nearest], colours]).astype(np.uint8)
     at = (np.concatenate([ground, flat]) - 0.5 * (low + high)) * scale * SHARPNESS + 0.5 * size
@@ -118,8 +118,12 @@ def draw_block_map(found: BlockMap, title: str = "", width: int = 1000) -> Image
     return canvas
 
 
-def _colours(flat: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """A colour for every camera: (m, 3) uint8."""
+def colours_of_blocks(flat: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """A colour for every camera: (m, 3) uint8.
+
+    flat: (m, d) where the cameras are. block: (m,) their blocks, −1 for none. Blocks beside each
+    other have different colours where those suffice.
+    """
     _, near = cKDTree(flat).query(flat, min(CAMERAS_BESIDE + 1, len(flat)))
     other = block[near.reshape(len(flat), -1)]
     beside: dict[int, set[int]] = {number: set() for number in np.unique(block).tolist()}

@@ -97,6 +97,11 @@ class Lease:
                 ) from cause
             raise
 
+    def held(self) -> bool:
+        """Whether a driver that is alive holds the folder."""
+        holder = self._holder()
+        return holder is not None and self._lives(holder)
+
     def check(self) -> None:
         """Raise LeaseError where another driver has taken the folder over."""
         if self.lost:
@@ -143,6 +148,11 @@ class Lease:
         if holder["machine"] == here["machine"]:
             return bool(holder["started"] == here["started"])
         return bool(time.time() - holder["renewed"] < self.expiry)
+
+
+def at_work(folder: Folder) -> bool:
+    """Whether a command works on a run folder now, as far as its lock tells."""
+    return Lease(folder).held()
 
 
 def _now() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from PIL import Image
@@ -17,9 +17,14 @@ from pipeline.report.matches import SEVERAL, draw_pairs
 from pipeline.store.folder import Folder
 from pipeline.store.opening import storage_options
 
+if TYPE_CHECKING:
+    from pipeline.report.page.plots import Plot
+
 LINES = 200  # matches of two images that are drawn
 USAGE = "Give two images, or --run."
 BLOCKS_USAGE = "--blocks draws a folder of models; give neither images nor --run."
+PLOT_USAGE = "--plot draws numbers of a run; give --run."
+PLOTS = ("inliers", "matches", "ratio", "matrix")
 TRACK_USAGE = "--track draws the model of a run; give --run."
 
 
@@ -72,6 +77,12 @@ TRACK_USAGE = "--track draws the model of a run; give --run."
     help="Draw the model in this output folder of eloftr reconstruct from above, in the colours of "
     "its blocks.",
 )
+@click.option(
+    "--plot",
+    type=click.Choice(PLOTS),
+    help="Draw a distribution of the run's pairs, or the matrix of their inliers; .svg or a "
+    "picture.",
+)
 @click.option("--model", help="The COLMAP model of --track.  [default: RUN/sfm/sparse/0]")
 @click.option(
     "--images", "photographs", help="The folder of the run's photographs.  [default: the run's]"
@@ -83,8 +94,8 @@ def command(
 ) -> ExitCode:
     """Draw matches of two images or of a run, a model over its GPS track, or its blocks.
 
-    Of a run, inliers are green and other matches red. The command ends with exit code 1 where there
-    is no match to draw.
+    Of a run, inliers are green and other matches red. --plot draws its numbers, for papers. The
+    command ends with exit code 1 where there is no match to draw.
     """
     if given["blocks"] is not None:
         if images or run is not None:
@@ -92,10 +103,14 @@ def command(
         return _draw_blocks(console, output, given["blocks"])
     if given["track"] and run is None:
         raise click.UsageError(TRACK_USAGE)
+    if given["plot"] is not None and run is None:
+        raise click.UsageError(PLOT_USAGE)
     if len(images) != (2 if run is None else 0):
         raise click.UsageError(USAGE)
     if run is None:
         return _draw_two(console, images[0], images[1], output, given)
+    if given["plot"] is not None:
+        return _draw_plot(console, run, output, given)
     if given["track"]:
         return _draw_track(console, run, output, given)
     return _draw_run(console, run, output, given)
@@ -155,6 +170,17 @@ def _draw_track(console: Console, /, run: str, output: Path, given: dict[str, An
     return ExitCode.DONE
 
 
+def _draw_plot(console: Console, /, run: str, output: Path, given: dict[str, Any]) -> ExitCode:
+    from pipeline.report.page.plots import draw_plot
+
+    if output.suffix.lower() != ".svg":
+        _check_ending(output)
+    drawn = draw_plot(Folder(run, storage_options(given["storage"])), given["plot"])
+    _save(drawn, output)
+    console.finish(f"{output}: {given['plot']} of {run}\n", {"pictures": [output]})
+    return ExitCode.DONE
+
+
 def _draw_blocks(console: Console, output: Path, results: str) -> ExitCode:
     from pipeline.report.block_map import draw_block_map, read_block_map
 
@@ -182,7 +208,7 @@ def _photographs(run: Folder) -> str:
         raise RunError(f"{run.shown}: holds no run.json; {cure}.") from error
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def _save(picture: Image.Image | Plot, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)

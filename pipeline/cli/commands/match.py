@@ -10,6 +10,7 @@ import pipeline
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import DEFAULTS, dry_run_option, matching_options, prepared
+from pipeline.cli.reporting import report_at_end, report_option
 from pipeline.match.options import DEFAULT_SCALES, DEFAULT_TURNS, MOST_DETAIL
 from pipeline.report.text import summary_text
 from pipeline.store.retries import redacted
@@ -72,9 +73,17 @@ from pipeline.vocabulary import PanoramaMode
     "says so, all that are twice as wide as high, or none.",
 )
 @dry_run_option
+@report_option
 @click.pass_obj
 def command(
-    console: Console, /, images: str, output: str, pairs: str | None, dry_run: bool, **given: Any
+    console: Console,
+    /,
+    images: str,
+    output: str,
+    pairs: str | None,
+    dry_run: bool,
+    reported: bool,
+    **given: Any,
 ) -> ExitCode:
     """Match photographs: images in, verified matches as Parquet out.
 
@@ -86,5 +95,7 @@ def command(
             console.finish("", counts)
             return ExitCode.DONE
         summary = pipeline.match(images, output, pairs=pairs, progress=console, **arguments)
+        if reported:
+            report_at_end(console, output, storage=arguments["storage"])
     console.finish(summary_text(summary, redacted(output)), summary)
     return ExitCode.DONE if summary["matched"] else ExitCode.NOTHING

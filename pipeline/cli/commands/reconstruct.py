@@ -13,6 +13,7 @@ from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import carried
 from pipeline.cli.refining import chosen_options, refine_options
+from pipeline.cli.reporting import report_at_end, report_option
 from pipeline.events import Event
 from pipeline.reconstruct.blocks.cut import plan_text
 from pipeline.reconstruct.blocks.options import (
@@ -133,6 +134,7 @@ OWN_DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
     help="tracks: measure the tracks of every model again in the photographs, and complete them.",
 )
 @refine_options
+@report_option
 @click.pass_obj
 def command(
     console: Console,
@@ -159,6 +161,7 @@ def command(
     actors: str | None,
     scratch: str | None,
     storage: str,
+    reported: bool,
     **refining: Any,
 ) -> ExitCode:
     """Make a COLMAP database and a sparse model of a run's matches.
@@ -194,5 +197,7 @@ def command(
         if faces is not None:
             written = pipeline.write_faces(run, faces, images=images, storage=carrying["storage"])
             console(Event("faces", f"{written} faces in {faces}", {"faces": written}))
+        if reported and len(run) == 1:
+            report_at_end(console, run[0], images, output, carrying["storage"])
     console.finish(f"{summary.text()}results:  {summary.output}\n", asdict(summary))
     return ExitCode.DONE if summary.has_depth() else ExitCode.NOTHING

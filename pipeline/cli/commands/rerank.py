@@ -10,6 +10,7 @@ import pipeline
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import VERIFICATION, dry_run_option, matching_options, prepared
+from pipeline.cli.reporting import report_at_end, report_option
 from pipeline.report.text import rerank_text
 from pipeline.store.retries import redacted
 from pipeline.vocabulary import GeometryModel, Score
@@ -71,6 +72,7 @@ OWN_DEFAULTS = pipeline.rerank.__kwdefaults__ or {}
 @click.option("--database-masks", metavar="DIR", help="Folder of the candidates' masks.")
 @matching_options
 @dry_run_option
+@report_option
 @click.pass_obj
 def command(
     console: Console,
@@ -90,6 +92,7 @@ def command(
     query_masks: str | None,
     database_masks: str | None,
     dry_run: bool,
+    reported: bool,
     **given: Any,
 ) -> ExitCode:
     """Rerank retrieval's candidates by their verified matches.
@@ -115,6 +118,8 @@ def command(
             progress=console,
             **arguments,
         )
+        if summary is not None and reported:
+            report_at_end(console, output, storage=arguments["storage"])
     if summary is not None:
         console.finish(rerank_text(summary, redacted(output)), summary)
     return ExitCode.DONE

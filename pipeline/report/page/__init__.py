@@ -1,0 +1,1 @@
+"""The report page: a run, a reranking or two runs as one file that opens without a server."""
