@@ -1,0 +1,114 @@
+"""The pose of a query, and perhaps its focal length, from points of the model that it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.extras import import_pycolmap
+from pipeline.reconstruct.localize.cameras import QueryCamera
+from pipeline.reconstruct.tracks.scene import ModelCamera
+from pipeline.vocabulary import CameraSource
+
+# COLMAP's covariance is that of half the angle of a small turn, for residuals of one pixel.
+HALVES = np.diag([2.0, 2, 2, 1, 1, 1])
+MOST_TRIALS = 2000  # of RANSAC; so many find 20 % inliers, whose pose takes three points
+
+
+@dataclass(frozen=True)
+class SeenPoints:
+    """Points of the model in a query.
+
+    xy: (n, 2) COLMAP's pixels of the query. xyz: (n, 3). view: (n,) the image of the model that
+    told it.
+    """
+
+    xy: np.ndarray
+    xyz: np.ndarray
+    view: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    def take(self, rows: np.ndarray) -> SeenPoints:
+        """Some of them."""
+        return SeenPoints(self.xy[rows], self.xyz[rows], self.view[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[SeenPoints]) -> SeenPoints:
+        """All points of several."""
+        none = cls(np.empty((0, 2)), np.empty((0, 3)), np.empty(0, np.int64))
+        whole = [none, *parts]
+        return cls(
+            np.concatenate([part.xy for part in whole]),
+            np.concatenate([part.xyz for part in whole]),
+            np.concatenate([part.view for part in whole]),
+        )
+
+
+@dataclass(frozen=True)
+class QueryPose:
+    """Where a query was taken: x_camera = rotation @ x_world + shift.
+
+    covariance: (6, 6), of a small turn about the camera's axes in radians, and of the shift.
+    inlier: (n,) bool. error: root mean square of the inliers, pixels.
+    """
+
+    rotation: np.ndarray
+    shift: np.ndarray
+    camera: ModelCamera
+    source: CameraSource
+    covariance: np.ndarray
+    inlier: np.ndarray
+    error: float
+
+    @property
+    def inliers(self) -> int:
+        """The number of inliers."""
+        return int(self.inlier.sum())
+
+
+def estimated_pose(seen: SeenPoints, tried: QueryCamera, max_error: float) -> QueryPose | None:
+    """The pose that most points agree on, by COLMAP's LO-RANSAC and refinement.
+
+    max_error: pixels. Returns None where there is none.
+    """
+    pycolmap = import_pycolmap()
+    camera = tried.camera.made()
+    estimation = pycolmap.AbsolutePoseEstimationOptions()
+    estimation.estimate_focal_length = tried.estimated
+    estimation.ransac.max_error = max_error
+    estimation.ransac.random_seed = 0
+    estimation.ransac.max_num_trials = MOST_TRIALS
+    refinement = pycolmap.AbsolutePoseRefinementOptions()
+    refinement.refine_focal_length = refinement.refine_extra_params = tried.free
+    found = pycolmap.estimate_and_refine_absolute_pose(
+        seen.xy, seen.xyz, camera, estimation, refinement, return_covariance=True
+    )
+    if found is None or found["covariance"] is None:
+        return None
+    matrix = found["cam_from_world"].matrix()
+    rotation, shift = matrix[:, :3].copy(), matrix[:, 3].copy()
+    away = residuals(seen, rotation, shift, camera)
+    inlier = away < max_error
+    if not inlier.any() or not np.isfinite(camera.params).all():
+        return None
+    square = float((away[inlier] ** 2).mean())
+    # There are two coordinates of each point.
+    covariance = HALVES @ np.asarray(found["covariance"]) @ HALVES * square / 2
+    made = ModelCamera.of(camera)
+    return QueryPose(rotation, shift, made, tried.source, covariance, inlier, square**0.5)
+
+
+def residuals(
+    seen: SeenPoints, rotation: np.ndarray, shift: np.ndarray, camera: Any
+) -> np.ndarray:
+    """Pixels (n,) between where points are seen and where they should be; infinite behind."""
+    local = seen.xyz @ rotation.T + shift
+    away = np.full(len(seen), np.inf)
+    front = local[:, 2] > 1e-9
+    away[front] = np.linalg.norm(camera.img_from_cam(local[front]) - seen.xy[front], axis=1)
+    return np.where(np.isfinite(away), away, np.inf)
