@@ -44,6 +44,7 @@ RECONSTRUCT = {
         *("", "/cameras", "/merging", "/tracks", "/refine", "/blocks", "/joining", "/positions"),
         "/models",
         "/exports",
+        "/localize",
     )
 }
 JOBS = {*MATCH, "pipeline/rerank", *RECONSTRUCT}
@@ -104,6 +105,13 @@ ABOVE = {
         "pipeline/reconstruct/tracks",
         "pipeline/reconstruct/models",
     },
+    "pipeline/reconstruct/localize": {
+        *MATCH,
+        "pipeline/reconstruct/cameras",
+        "pipeline/reconstruct/tracks",
+        "pipeline/reconstruct/refine",
+        "pipeline/reconstruct/models",
+    },
     "pipeline/report": JOBS,
     "pipeline/demo": {*JOBS, "pipeline/report", "pipeline.front"},
     "pipeline/front": {*JOBS, "pipeline/report", "pipeline/demo"},
@@ -130,6 +138,15 @@ ABOVE = {
         "pipeline/front",
         "pipeline.front",
         "pipeline/cli",
+    },
+    "pipeline/cli/photographs": {
+        *JOBS,
+        "pipeline/report",
+        "pipeline/demo",
+        "pipeline/front",
+        "pipeline.front",
+        "pipeline/cli",
+        "pipeline/cli/models",
     },
     "jobs": {"pipeline/cli"},
 }

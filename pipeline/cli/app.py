@@ -26,13 +26,17 @@ COMMANDS = {
     "rerank": "Rerank retrieval's candidates by their verified matches.",
     "reconstruct": "Make a COLMAP database and a sparse model of a run's matches.",
     "refine": "Make a COLMAP model exact: its tracks are measured again in the photographs.",
+    "localize": "Find where photographs were taken, in a COLMAP model.",
     "model": "Look at COLMAP models and mend them: compare, move, crop, merge, export.",
     "draw": "Draw matches of two images or of a run, a model over its GPS track, or its blocks.",
     "demo": "Match and reconstruct a scene that is drawn for it, and compare with the truth.",
     "train": "Train a small matcher on synthetic views of photographs.",
     "info": "Show what is installed, what the work would run on, and what a run folder holds.",
 }
-MODULES = {"model": "pipeline.cli.models.group"}  # of commands that are no file of cli/commands
+MODULES = {  # of commands that are no file of cli/commands
+    "localize": "pipeline.cli.photographs.localize",
+    "model": "pipeline.cli.models.group",
+}
 COMPLETION = 'eval "$(_ELOFTR_COMPLETE=bash_source eloftr)"'
 CODES = "\n".join(f"  {code.value}  {meaning}" for code, meaning in EXIT_MEANINGS.items())
 EPILOG = f"""\b

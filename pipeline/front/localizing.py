@@ -70,7 +70,9 @@ def localize(
     folders = {"query": os.fspath(queries), "database": os.fspath(images)}
     how = {"turns": "off", "scales": "off", "panoramas": "off", **options}
     run = run_options({**MATCH_DEFAULTS, **how, "images": folders, "output": output})
-    files = (None if one is None else os.fspath(one) for one in (pairs, descriptors, query_descriptors))
+    files = (
+        None if one is None else os.fspath(one) for one in (pairs, descriptors, query_descriptors)
+    )
     chosen = LocalizeOptions(
         run,
         candidates,

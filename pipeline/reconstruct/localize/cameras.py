@@ -70,7 +70,7 @@ def cameras_of_query(
         return [QueryCamera(_plain(facts, facts.focal), CameraSource.EXIF, free=True)]
     start = DEFAULT_FOCAL * max(facts.size)
     free = QueryCamera(_plain(facts, start), CameraSource.ESTIMATED, free=True, estimated=True)
-    # Files without EXIF of one size may be of one camera. The query tells, see `placed`.
+    # Files without EXIF of one size may be of one camera. The query tells, see `accepted_pose`.
     alike = [camera for other, camera in images if other.size == facts.size and not other.maker]
     if facts.maker or not alike:
         return [free]

@@ -7,7 +7,7 @@ a list of candidates, or global descriptors → a table of CANDIDATES
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +27,7 @@ from pipeline.photos.source import Folders, image_source, list_images
 from pipeline.reconstruct.localize.options import LocalizeOptions
 from pipeline.store.folder import Folder, place
 from pipeline.store.weights import load_weights
-from pipeline.tables import CANDIDATES, FAILURES
+from pipeline.tables import CANDIDATES
 
 
 @dataclass(frozen=True)
@@ -114,40 +114,32 @@ class QueryFolders:
 def choose_candidates(
     folders: QueryFolders, options: LocalizeOptions, listen: Listener
 ) -> tuple[pa.Table, pa.Table]:
-    """Tables of CANDIDATES and of FAILURES.
+    """Tables of CANDIDATES and of FAILURES, with names in the two folders.
 
-    Names are those in the two folders. Raises PairListError and DescriptorError for files that
-    cannot be used, and ReconstructionError where no image of the model can be described.
+    Raises PairListError and DescriptorError for files that cannot be used, and ReconstructionError
+    where no image of the model can be described.
     """
-    if options.pairs is not None:
-        found = _listed(folders, options)
-    else:
-        found = _alike(folders, options, listen)
-    columns = [found.query, found.candidate, found.score]
-    return pa.table(columns, schema=CANDIDATES), found.failures
-
-
-def _listed(folders: QueryFolders, options: LocalizeOptions) -> Candidates:
-    one = isinstance(folders.images, str)
-
-    def same(query: pa.Array, candidate: pa.Array) -> pa.Array:
-        return pc.and_(pc.equal(query, candidate), one)
-
-    found = read_candidates(
-        str(options.pairs),
-        folders.queries,
-        folders.database,
-        same,
-        options.run.storage,
-        folders.rules,
+    choose = (
+        _alike(folders, options, listen) if options.pairs is None else _listed(folders, options)
     )
-    kept = pc.is_null(found.reason)
-    sides = (column.filter(kept) for column in (found.query, found.candidate, found.score))
-    rank = found.rank[kept.to_numpy(zero_copy_only=False)]
-    return Candidates(*sides, rank, found.reason.filter(kept), found.failures, found.duplicates)
+    found, failures = choose
+    known = pc.is_null(found.reason)  # the list may name images that are in no folder
+    columns = [found.query, found.candidate, found.score]
+    return pa.table(columns, schema=CANDIDATES).filter(known), failures
 
 
-def _alike(folders: QueryFolders, options: LocalizeOptions, listen: Listener) -> Candidates:
+def _listed(folders: QueryFolders, options: LocalizeOptions) -> tuple[Candidates, pa.Table]:
+    def same(query: pa.Array, candidate: pa.Array) -> pa.Array:
+        return pc.and_(pc.equal(query, candidate), isinstance(folders.images, str))
+
+    known = folders.queries, folders.database
+    found = read_candidates(str(options.pairs), *known, same, options.run.storage, folders.rules)
+    return found, found.failures
+
+
+def _alike(
+    folders: QueryFolders, options: LocalizeOptions, listen: Listener
+) -> tuple[Candidates, pa.Table]:
     asked = _described(folders, "query", options, listen)
     known = _described(folders, "database", options, listen)
     if not len(known.names):
@@ -156,23 +148,13 @@ def _alike(folders: QueryFolders, options: LocalizeOptions, listen: Listener) ->
             f"{folders.parts['database'].shown}: no image of the model can be described "
             f"({detail}); check the photographs."
         )
-    if not len(asked.names):
-        empty = pa.array([], pa.string())
-        none = np.empty(0, np.int32)
-        return Candidates(
-            empty, empty, pa.array([], pa.float32()), none, empty, asked.failures, 0
-        )
-    if options.descriptors is None:
+    if options.descriptors is None and len(asked.names):
         both = reduced(np.concatenate([asked.vectors, known.vectors]), OWN_DIMENSIONS)
-        asked = Descriptors(asked.names, both[: len(asked.names)], asked.failures)
-        known = Descriptors(known.names, both[len(asked.names) :], known.failures)
-    nowhere = np.full(len(asked.names), -1)
-    found = candidates_of(asked, known, nowhere, options.candidates)
-    return Candidates(
-        *(found.query, found.candidate, found.score, found.rank, found.reason),
-        failures=pa.concat_tables([FAILURES.empty_table(), asked.failures]),
-        duplicates=0,
-    )
+        asked = replace(asked, vectors=both[: len(asked.names)])
+        known = replace(known, vectors=both[len(asked.names) :])
+    elsewhere = np.full(len(asked.names), -1)
+    asked = replace(asked, vectors=asked.vectors.reshape(len(asked.names), known.vectors.shape[1]))
+    return candidates_of(asked, known, elsewhere, options.candidates), asked.failures
 
 
 def _described(

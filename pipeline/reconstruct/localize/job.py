@@ -1,11 +1,11 @@
 """Localize photographs in a COLMAP model, which stays as it is.
 
-    candidates/       which images of the model each query is matched with
-    run/              their pairs, a run folder as the matching job writes it
-    placed/           rows of POSES of a few queries each, with which a stopped command goes on
-    poses.parquet     a row of POSES for every query
-    poses.txt         the poses as hloc writes them: name qw qx qy qz tx ty tz
-    summary.json      counts of the whole localization
+candidates/       which images of the model each query is matched with
+run/              their pairs, a run folder as the matching job writes it
+placed/           rows of POSES of a few queries each, with which a stopped command goes on
+poses.parquet     a row of POSES for every query
+poses.txt         the poses as hloc writes them: name qw qx qy qz tx ty tz
+summary.json      counts of the whole localization
 """
 
 from __future__ import annotations
@@ -83,10 +83,7 @@ def localize_photographs(
             "model": digest,
             "candidates": candidates.to_pydict(),
             "intrinsics": intrinsics_digest(options.intrinsics),
-            **{
-                name: getattr(options, name)
-                for name in ("min_inliers", "min_inlier_ratio")
-            },
+            **{name: getattr(options, name) for name in ("min_inliers", "min_inlier_ratio")},
         }
         placed = replace(folder, url=folder.url_of("placed"))
         keep_what_belongs(placed, "placed.json", described)

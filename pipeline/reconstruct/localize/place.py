@@ -15,11 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.match.turns.tries import Settled
-from pipeline.reconstruct.localize.cameras import FileFacts, QueryCamera, cameras_of_query
+from pipeline.reconstruct.localize.cameras import FileFacts, cameras_of_query
 from pipeline.reconstruct.localize.options import LocalizeOptions
 from pipeline.reconstruct.localize.points import KnownSurface
-from pipeline.reconstruct.localize.pose import QueryPose, SeenPoints, estimated_pose
-from pipeline.reconstruct.tracks.scene import ModelCamera
+from pipeline.reconstruct.localize.pose import QueryPose, SeenPoints, accepted_pose
 from pipeline.store.folder import Folder
 from pipeline.tables import POSES, unragged
 from pipeline.vocabulary import PoseStatus, Reason
@@ -27,8 +26,6 @@ from pipeline.vocabulary import PoseStatus, Reason
 MOST_ATTEMPTS = 3  # processes that may die at a batch before its queries are given up
 MOST_POINTS = 2000  # of a query that RANSAC sees; more take longer and tell no more
 MATCH_ERROR = 3.0  # pixels of what the network sees that a match may be off
-# A camera of the model is that of the query where so many of the inliers stay that a free one has.
-AS_GOOD = 0.9
 CELLS = 20  # along either side of a query, from which points are taken in turns
 TABLES = 2  # of matches that a process keeps
 
@@ -113,9 +110,7 @@ class PlaceQueries:
             xyz = self.surface.at(image.view, moved(image.to_model, theirs))
             good = np.isfinite(xyz).all(axis=1)
             xy = moved(query.to_stored, mine)
-            parts.append(
-                SeenPoints(xy[good], xyz[good], np.full(int(good.sum()), image.view))
-            )
+            parts.append(SeenPoints(xy[good], xyz[good], np.full(int(good.sum()), image.view)))
         return SeenPoints.joined(parts)
 
     def _table(self, name: str) -> pa.Table:
@@ -128,21 +123,12 @@ class PlaceQueries:
         return self.tables[name]
 
     def _placed(self, query: MatchedQuery, seen: SeenPoints) -> QueryPose | None:
-        """The pose of a query, where enough points agree on one."""
-        unit = max(query.facts.size) / self.options.run.matching.long_side
-        images = [
-            (image.facts, self.surface.views.camera_of(image.view)) for image in query.images
-        ]
-        cameras = cameras_of_query(query.shown, query.facts, self.options.intrinsics, images)
-        poses = [estimated_pose(seen, tried, MATCH_ERROR * max(unit, 1.0)) for tried in cameras]
-        good = [pose for pose in poses if pose and self._accepted(pose, len(seen))]
-        most = max((pose.inliers for pose in good), default=0)
-        return next((pose for pose in good if pose.inliers >= AS_GOOD * most), None)
-
-    def _accepted(self, pose: QueryPose, points: int) -> bool:
         options = self.options
-        least = max(options.min_inliers, options.min_inlier_ratio * points)
-        return pose.inliers >= least
+        unit = max(query.facts.size) / options.run.matching.long_side
+        images = [(image.facts, self.surface.views.camera_of(image.view)) for image in query.images]
+        cameras = cameras_of_query(query.shown, query.facts, options.intrinsics, images)
+        least = max(options.min_inliers, options.min_inlier_ratio * len(seen))
+        return accepted_pose(seen, cameras, MATCH_ERROR * max(unit, 1.0), least)
 
 
 def moved(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
@@ -157,7 +143,7 @@ def row_of_pose(query: str, pose: QueryPose, points: int) -> dict[str, Any]:
 
     turn = Rotation.from_matrix(pose.rotation).as_quat()
     turn = turn if turn[3] >= 0 else -turn
-    camera: ModelCamera = pose.camera
+    camera = pose.camera
     names = ("qx", "qy", "qz", "qw", "tx", "ty", "tz")
     numbers = map(float, [*turn, *pose.shift])
     return {

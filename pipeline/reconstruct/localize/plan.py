@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.events import counted
 from pipeline.match.plan import PLAN_FAILURES
 from pipeline.match.turns.tries import settled_matches
 from pipeline.reconstruct.cameras.images import StoredImages
@@ -18,7 +19,7 @@ from pipeline.reconstruct.localize.candidates import QueryFolders
 from pipeline.reconstruct.localize.place import MatchedImage, MatchedQuery, without_pose
 from pipeline.reconstruct.tracks.scene import ModelViews
 from pipeline.store.folder import Folder
-from pipeline.vocabulary import VERIFIED, Reason, StageName
+from pipeline.vocabulary import LINE_MEANINGS, VERIFIED, Reason, StageName
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,15 @@ def plan_queries(
     candidates, failures: tables of CANDIDATES and of FAILURES, with names in the folders.
     """
     asked = set(candidates["query"].to_pylist())
-    reasons = {row["image0"]: row["reason"] for row in failures.to_pylist()}
+    reasons, lines = {}, []
+    for row in failures.to_pylist():
+        if row["reason"] in LINE_MEANINGS:
+            lines.append(row["detail"])
+        else:
+            reasons[row["image0"]] = row["reason"]
     notes = []
+    if lines:
+        notes.append(f"{counted(len(lines), 'line')} of the list cannot be used ({lines[0]}).")
     if folders.absent:
         notes.append(f"{folders.absent:,} images of the model have no file in the folder.")
     matched: dict[str, list[MatchedImage]] = {}
@@ -91,8 +99,9 @@ def plan_queries(
 def _matched(
     folders: QueryFolders, views: ModelViews, run: Folder, files: RunFiles
 ) -> tuple[dict[str, list[MatchedImage]], set[str]]:
-    """The images that each query has verified pairs with, most inliers first; and those whose size
-    is not that of their camera.
+    """The images that each query has verified pairs with, most inliers first.
+
+    Returns also the names of those whose size is not that of their camera in the model.
     """
     rows_of = {name: row for row, name in enumerate(views.names)}
     known = {folders.name("database", name): rows_of[name] for name in folders.database}

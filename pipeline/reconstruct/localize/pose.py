@@ -15,6 +15,9 @@ from pipeline.vocabulary import CameraSource
 
 # COLMAP's covariance is that of half the angle of a small turn, for residuals of one pixel.
 HALVES = np.diag([2.0, 2, 2, 1, 1, 1])
+# A trusted camera is taken where it has so many of the inliers, and at most so much of the error,
+# of a camera that the query tells.
+AS_MANY, AS_EXACT = 0.9, 1.1
 MOST_TRIALS = 2000  # of RANSAC; so many find 20 % inliers, whose pose takes three points
 
 
@@ -71,6 +74,24 @@ class QueryPose:
         return int(self.inlier.sum())
 
 
+def accepted_pose(
+    seen: SeenPoints, cameras: Sequence[QueryCamera], max_error: float, least: float
+) -> QueryPose | None:
+    """The pose by the most trusted camera that explains the points as well as the others do.
+
+    cameras: to try, the most trusted first. max_error: pixels. least: inliers of a pose, at least.
+    Returns None where no camera has so many.
+    """
+    poses = [estimated_pose(seen, tried, max_error) for tried in cameras]
+    good = [pose for pose in poses if pose is not None and pose.inliers >= least]
+    most = max((pose.inliers for pose in good), default=0)
+    error = min((pose.error for pose in good), default=0.0)
+    fit = (
+        pose for pose in good if pose.inliers >= AS_MANY * most and pose.error <= AS_EXACT * error
+    )
+    return next(fit, good[-1] if good else None)
+
+
 def estimated_pose(seen: SeenPoints, tried: QueryCamera, max_error: float) -> QueryPose | None:
     """The pose that most points agree on, by COLMAP's LO-RANSAC and refinement.
 
@@ -103,9 +124,7 @@ def estimated_pose(seen: SeenPoints, tried: QueryCamera, max_error: float) -> Qu
     return QueryPose(rotation, shift, made, tried.source, covariance, inlier, square**0.5)
 
 
-def residuals(
-    seen: SeenPoints, rotation: np.ndarray, shift: np.ndarray, camera: Any
-) -> np.ndarray:
+def residuals(seen: SeenPoints, rotation: np.ndarray, shift: np.ndarray, camera: Any) -> np.ndarray:
     """Pixels (n,) between where points are seen and where they should be; infinite behind."""
     local = seen.xyz @ rotation.T + shift
     away = np.full(len(seen), np.inf)
