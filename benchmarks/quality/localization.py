@@ -15,7 +15,8 @@ begin with nothing. The queries of the next set are given to the model of each a
 another place. Columns:
 
 localized  queries with a pose, of all
-rotation   angle to the true one, degrees, median: localized / in the model of all / their ratio
+rotation   angle to the true one, degrees, median: localized / in the model of all / their ratio /
+           that of the images of the database in their own model
 position   distance to the true centre, % of the root mean square distance of the true centres from
            their mean, likewise
 foreign    photographs of another place that got a pose, of all
@@ -152,6 +153,8 @@ def measure_set(one: SplitSet, foreign: SplitSet, kind: str) -> Record:
     )
     names = sorted(full.keys() & database.keys())
     placed = errors_of(localized_poses(output), one.truth, to_truth(database, names, one.truth))
+    own = {name: database[name] for name in names}
+    own_errors = errors_of(own, one.truth, to_truth(database, names, one.truth))
     queries = {name: pose for name, pose in full.items() if name in one.queries}
     same = errors_of(queries, one.truth, to_truth(full, names, one.truth))
     record: Record = {
@@ -161,6 +164,7 @@ def measure_set(one: SplitSet, foreign: SplitSet, kind: str) -> Record:
         "errors": placed,
         "full": same,
         "median": np.median([*placed.values()], axis=0).tolist(),
+        "median_own": np.median([*own_errors.values()], axis=0).tolist(),
         "median_full": np.median([*same.values()], axis=0).tolist(),
         "encodes": summary["matching"]["encodes"],
         "images": summary["matching"]["images"],
@@ -207,8 +211,11 @@ def table(sets: dict[str, dict[str, Record]]) -> str:
     rows = [head, ["---"] * len(head)]
     for name, kinds in sets.items():
         for kind, record in kinds.items():
-            pairs = zip(record["median"], record["median_full"], strict=True)
-            shown = [f"{ours:.3f} / {full:.3f} / {ours / full:.2f}" for ours, full in pairs]
+            medians = (record[name] for name in ("median", "median_full", "median_own"))
+            shown = [
+                f"{ours:.3f} / {full:.3f} / {ours / full:.2f} / {own:.3f}"
+                for ours, full, own in zip(*medians, strict=True)
+            ]
             other = record.get("foreign")
             times = record["milliseconds"]
             rows.append(

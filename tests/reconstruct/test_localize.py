@@ -15,6 +15,7 @@ import pytest
 from localizable import CUT, ELSEWHERE, Localizable, localizable, true_model
 from rendered import FOCAL, SIZE, surface, views_of
 from scipy.spatial.transform import Rotation
+from test_documentation import blocks, shape, tables_of, text_of
 
 import pipeline
 from benchmarks.quality.reconstruction import load_truth
@@ -28,7 +29,7 @@ from pipeline.reconstruct.localize.pose import SeenPoints, accepted_pose, estima
 from pipeline.reconstruct.models import job
 from pipeline.reconstruct.tracks.scene import ModelCamera
 from pipeline.tables import POSES
-from pipeline.vocabulary import CameraSource
+from pipeline.vocabulary import QUERY_MEANINGS, CameraSource
 
 __all__ = ["localizable"]  # a fixture
 pytestmark = pytest.mark.usefixtures("kept_processes")
@@ -195,7 +196,17 @@ def test_the_command_prints_the_counts(
     given = [word for name in folders for word in (f"--{name}", str(getattr(localizable, name)))]
     command = ["localize", *given, "--output", str(output), "--long-side", "320"]
     assert main([*command, "--executor", "local"]) == 0
-    assert "localized:    3, median" in capsys.readouterr().out
+    printed = capsys.readouterr().out.replace(str(output), "places").splitlines()
+    (block,) = (one for one in blocks("console") if one.document == "localization.md")
+    shown = [shape(line) for line in block.text.splitlines()]
+    assert [shape(line) for line in printed if ":" in line[:13]] == [
+        line for line in shown if ":" in line[:13]
+    ]
+
+
+def test_the_reasons_are_those_of_the_document() -> None:
+    (_, reasons, *_) = tables_of(text_of("docs/localization.md"))
+    assert dict(reasons) == QUERY_MEANINGS
 
 
 def test_wrong_arguments_stop_before_any_work(localizable: Localizable, tmp_path: Path) -> None:

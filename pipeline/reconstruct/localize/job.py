@@ -10,6 +10,7 @@ summary.json      counts of the whole localization
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import replace
 from functools import partial
@@ -30,8 +31,9 @@ from pipeline.reconstruct.localize.points import known_surface
 from pipeline.reconstruct.localize.results import LocalizeSummary, publish_poses
 from pipeline.reconstruct.models.job import Place, ask_of_models
 from pipeline.store.belonging import keep_what_belongs
-from pipeline.store.folder import Folder
+from pipeline.store.folder import Folder, Names, place
 from pipeline.store.lease import Lease
+from pipeline.store.parquet import parquet_bytes
 from pipeline.tables import POSES
 
 VERSION = 1  # counts up when the same inputs give other poses
@@ -62,11 +64,15 @@ def localize_photographs(
     shown = model.shown if isinstance(model, Folder) else str(model)
     folders = QueryFolders.of(options.run, surface.views.names, shown)
     check_names(options.intrinsics, folders.queries)
+    if any(place(folder).startswith(place(part)) for part in folders.parts.values()):
+        raise RunError(
+            f"{folder.shown}: lies inside a folder of photographs; give another --output."
+        )
     counts = {"queries": len(folders.queries), "images": len(folders.database)}
     text = f"queries: {counts['queries']:,}, and {counts['images']:,} images of the model"
     listen(Event("localizing", text, counts))
     with Lease(folder):
-        candidates, failures = _candidates(folders, options, folder, digest, listen)
+        candidates, failures = _candidates(folders, options, folder, listen)
         run = Folder(folder.url_of("run"), options.run.storage)
         matched: dict[str, Any] = {}
         if candidates.num_rows:
@@ -81,7 +87,7 @@ def localize_photographs(
         described = {
             "version": VERSION,
             "model": digest,
-            "candidates": candidates.to_pydict(),
+            "candidates": _digest(candidates),
             "intrinsics": intrinsics_digest(options.intrinsics),
             **{name: getattr(options, name) for name in ("min_inliers", "min_inlier_ratio")},
         }
@@ -96,32 +102,32 @@ def localize_photographs(
 
 
 def _candidates(
-    folders: QueryFolders,
-    options: LocalizeOptions,
-    folder: Folder,
-    digest: str,
-    listen: Listener,
+    folders: QueryFolders, options: LocalizeOptions, folder: Folder, listen: Listener
 ) -> tuple[pa.Table, pa.Table]:
     """The candidates and failures as before, or chosen now."""
+    if options.pairs is not None or options.descriptors is not None:  # are read fast, may change
+        return choose_candidates(folders, options, listen)
     files = replace(folder, url=folder.url_of("candidates"))
-    names = ("pairs", "descriptors", "query_descriptors")
     described = {
         "version": VERSION,
-        "model": digest,
-        "queries": folders.queries,
+        "queries": _digest(folders.queries),
+        "database": _digest(folders.database),
         "images": folders.source.shown,
         "count": options.candidates,
         "weights": str(options.run.weights),
-        **{name: getattr(options, name) for name in names},
     }
-    if options.pairs is not None:  # a list may change, and is read fast
-        return choose_candidates(folders, options, listen)
     keep_what_belongs(files, "candidates.json", described)
     if not files.exists("candidates.parquet"):
         candidates, failures = choose_candidates(folders, options, listen)
         files.publish_table("failures.parquet", failures)
         files.publish_table("candidates.parquet", candidates)
     return files.read_table("candidates.parquet"), files.read_table("failures.parquet")
+
+
+def _digest(value: pa.Table | Names) -> str:
+    """SHA-256 of a table or of names."""
+    table = value if isinstance(value, pa.Table) else pa.table({"name": pa.array(value)})
+    return hashlib.sha256(parquet_bytes(table)).hexdigest()
 
 
 def _placed(

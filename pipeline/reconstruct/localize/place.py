@@ -24,7 +24,7 @@ from pipeline.tables import POSES, unragged
 from pipeline.vocabulary import PoseStatus, Reason
 
 MOST_ATTEMPTS = 3  # processes that may die at a batch before its queries are given up
-MOST_POINTS = 2000  # of a query that RANSAC sees; more take longer and tell no more
+MOST_POINTS = 1200  # of a query that RANSAC sees; more take longer and tell no more
 MATCH_ERROR = 3.0  # pixels of what the network sees that a match may be off
 CELLS = 20  # along either side of a query, from which points are taken in turns
 TABLES = 2  # of matches that a process keeps
@@ -79,7 +79,7 @@ class PlaceQueries:
     def __call__(self, batch: QueryBatch, attempt: int = 1) -> tuple[str, pa.Table]:
         """The name of the batch and its rows of POSES."""
         if attempt > MOST_ATTEMPTS:
-            rows = [without_pose(query.shown, Reason.CRASH) for query in batch.queries]
+            rows = [without_pose(query.shown, Reason.WORKER_DIED) for query in batch.queries]
         else:
             rows = [self._row(query) for query in batch.queries]
         return batch.name, pa.Table.from_pylist(rows, schema=POSES)
