@@ -241,7 +241,7 @@ def test_keypoints_of_the_matcher_meet_the_surface_exactly() -> None:
     found = known.at(0, xy)
     seen = np.isfinite(found).all(axis=1)
     away = np.linalg.norm(found - true, axis=1)[seen & (np.abs(true[:, 0]) > 0.3)]
-    assert seen.mean() > 0.5
+    assert seen.mean() > 0.1  # an observation is within 2 pixels
     assert np.quantile(away, 0.9) < 0.002  # away from the edge between the planes; 0.03 a pixel
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.photos.cameras.intrinsics import Intrinsics, camera_by_name
 from pipeline.photos.exif import DEFAULT_FOCAL
 from pipeline.reconstruct.cameras.assign import MAPPING_MODEL
-from pipeline.reconstruct.cameras.sharing import SAME_FOCAL
+from pipeline.reconstruct.cameras.sharing import SAME_FOCAL_RATIO
 from pipeline.reconstruct.tracks.scene import ModelCamera
 from pipeline.vocabulary import CameraSource
 
@@ -31,7 +31,7 @@ class FileFacts:
         if not self.maker or self.maker != other.maker or self.size != other.size:
             return False
         low, high = sorted((self.focal, other.focal))
-        return bool(high <= low * SAME_FOCAL)
+        return bool(high <= low * SAME_FOCAL_RATIO)
 
 
 @dataclass(frozen=True)

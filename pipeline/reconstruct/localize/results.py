@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from pipeline.store.folder import Folder
 from pipeline.vocabulary import PoseStatus
 
-TABLE, TEXT, SUMMARY = "poses.parquet", "poses.txt", "summary.json"
 NUMBERS = ("qw", "qx", "qy", "qz", "tx", "ty", "tz")
 
 
@@ -64,9 +63,9 @@ def publish_poses(
         **seconds,
         "results": folder.shown,
     }
-    folder.publish_table(TABLE, poses)
-    folder.publish(TEXT, hloc_text(placed).encode())
-    folder.publish_json(SUMMARY, summary)
+    folder.publish_table("poses.parquet", poses)
+    folder.publish("poses.txt", hloc_text(placed).encode())
+    folder.publish_json("summary.json", summary)
     return cast(LocalizeSummary, summary)
 
 
