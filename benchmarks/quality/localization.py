@@ -11,7 +11,7 @@ in the second. Both models are brought to the true camera centres by the similar
 images, so that the queries of both are measured in the same way.
 
 "known" has the true camera of the set everywhere. "unknown" has none: the models and the queries
-begin with nothing. The queries of the next set are given to the model of each as photographs of
+begin with nothing. The queries of another set are given to the model of each as photographs of
 another place. Columns:
 
 localized  queries with a pose, of all
@@ -95,7 +95,7 @@ class SplitSet:
         if len(self.database) > ALL_PAIRS:
             pairs = str(self.work / f"{part}.txt")
             plan("sequential", {}, pairs, images=self.images(part), window=WINDOW)
-        how = {"turns": "off", "scales": "off", "progress": say}
+        how: dict[str, Any] = {"turns": "off", "scales": "off", "progress": say}
         pipeline.match(self.images(part), str(run), pairs=pairs, **how)
         cameras = CameraOptions.parse(intrinsics=self.camera if kind == "known" else None)
         pipeline.reconstruct(str(run), self.work / kind / part, cameras=cameras, progress=say)
@@ -142,11 +142,11 @@ def to_truth(poses: dict[str, Pose], names: list[str], truth: DemoTruth) -> Simi
     return Similarity(*umeyama(*centres))
 
 
-def measure_set(one: SplitSet, foreign: SplitSet, kind: str) -> Record:
+def measure_set(one: SplitSet, foreign: SplitSet, kind: str, measure: bool) -> Record:
     """The record of a set. foreign: the set whose queries are of another place."""
     full, database = (poses_of(one.model(part, kind)) for part in ("full", "db"))
     model, output = one.model("db", kind), one.work / "localized"
-    how: dict[str, Any] = {"candidates": CANDIDATES, "progress": say}
+    how: dict[str, Any] = {"candidates": CANDIDATES, "measure": measure, "progress": say}
     known = one.camera if kind == "known" else None
     summary = pipeline.localize(
         model, one.images("db"), one.images("q"), output, intrinsics=known, **how
@@ -168,17 +168,24 @@ def measure_set(one: SplitSet, foreign: SplitSet, kind: str) -> Record:
         "median_full": np.median([*same.values()], axis=0).tolist(),
         "encodes": summary["matching"]["encodes"],
         "images": summary["matching"]["images"],
-        "milliseconds": placing_times(one, model, output, kind),
+        "milliseconds": placing_times(one, model, output, kind, measure),
     }
-    if kind == "known":
-        elsewhere = pipeline.localize(
-            model, one.images("db"), foreign.images("q"), one.work / "foreign", **how
+    if kind == "known" and measure:
+        one.work / f"foreign-{foreign.name}"
+        refused = pipeline.localize(
+            model,
+            one.images("db"),
+            foreign.images("q"),
+            one.work / f"foreign-{foreign.name}",
+            **how,
         )
-        record["foreign"] = {key: elsewhere[key] for key in ("localized", "queries", "reasons")}
+        record["foreign"] = {key: refused[key] for key in ("localized", "queries", "reasons")}
     return record
 
 
-def placing_times(one: SplitSet, model: Path, output: Path, kind: str) -> list[float]:
+def placing_times(
+    one: SplitSet, model: Path, output: Path, kind: str, measure: bool
+) -> list[float]:
     """CPU time in ms of placing each query, in one process that has begun its work."""
     from pipeline.front.matching import MATCH_DEFAULTS, run_options
     from pipeline.photos.cameras.intrinsics import read_intrinsics
@@ -186,7 +193,7 @@ def placing_times(one: SplitSet, model: Path, output: Path, kind: str) -> list[f
     folders = {"query": one.images("q"), "database": one.images("db")}
     run = run_options({**MATCH_DEFAULTS, "images": folders, "output": str(output)})
     given = read_intrinsics(one.camera) if kind == "known" else ()
-    options = LocalizeOptions(run, intrinsics=given)
+    options = LocalizeOptions(run, intrinsics=given, measure=measure)
     surface, _ = known_surface(ModelFiles(model, str(model)))
     parts = QueryFolders.of(run, surface.views.names, str(model))
     candidates, failures = (
@@ -195,7 +202,7 @@ def placing_times(one: SplitSet, model: Path, output: Path, kind: str) -> list[f
     )
     matched = Folder(str(output / "run"))
     queries = plan_queries(parts, surface.views, matched, candidates, failures).queries
-    place = PlaceQueries(surface, matched, options)
+    place = PlaceQueries(surface, matched, parts.source, parts.name("database", ""), options)
     place(QueryBatch("first", queries[:1]))
     times = []
     for query in queries:
@@ -240,9 +247,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         work = Path(made) if options.work is None else options.work.resolve()
         split = {name: SplitSet(name, data, work, 2 if name == "fox50" else 1) for name in names}
         for row, name in enumerate(names):
-            foreign = split[names[(row + 1) % len(names)]]
+            foreign = split[names[0 if row else 1]]
             sets[name] = {
-                kind: measure_set(split[name], foreign, kind) for kind in options.kinds.split(",")
+                kind + title: measure_set(split[name], foreign, kind, measure)
+                for kind in options.kinds.split(",")
+                for measure, title in ((True, ""), (False, ", --no-measure"))
             }
             print(table({name: sets[name]}), file=sys.stderr, flush=True)
     measured_with = {**environment("small", load_matcher("small")), "cores": os.cpu_count()}

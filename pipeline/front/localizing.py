@@ -27,6 +27,7 @@ def localize(
     descriptors: str | Path | None = None,
     query_descriptors: str | Path | None = None,
     intrinsics: str | Path | None = None,
+    measure: bool = True,
     min_pose_inliers: int = 30,
     min_pose_ratio: float = 0.25,
     scratch: str | Path | None = None,
@@ -49,6 +50,8 @@ def localize(
     descriptors, query_descriptors: files of global descriptors of the images and of the queries.
         None describes them by the matcher's own weights.
     intrinsics: known cameras of queries, a file (.json, .csv, .txt) or `MODEL:f,cx,cy,…`.
+    measure: find points of the model in each query by least squares at last. It makes poses more
+        exact, and takes longer.
     min_pose_inliers, min_pose_ratio: a query that fewer points, or a smaller share of them, agree
         on is refused.
     scratch: where a copy of a model at a URL lies meanwhile; None: among temporary files.
@@ -70,16 +73,16 @@ def localize(
     folders = {"query": os.fspath(queries), "database": os.fspath(images)}
     how = {"turns": "off", "scales": "off", "panoramas": "off", **options}
     run = run_options({**MATCH_DEFAULTS, **how, "images": folders, "output": output})
-    files = (
-        None if one is None else os.fspath(one) for one in (pairs, descriptors, query_descriptors)
-    )
     chosen = LocalizeOptions(
         run,
-        candidates,
-        *files,
-        read_intrinsics(os.fspath(intrinsics)) if intrinsics else (),
-        min_pose_inliers,
-        min_pose_ratio,
+        candidates=candidates,
+        pairs=_path(pairs),
+        descriptors=_path(descriptors),
+        query_descriptors=_path(query_descriptors),
+        intrinsics=read_intrinsics(os.fspath(intrinsics)) if intrinsics else (),
+        measure=measure,
+        min_inliers=min_pose_inliers,
+        min_inlier_ratio=min_pose_ratio,
     )
     with closing(executor) as carrying:
         return localize_photographs(
@@ -90,3 +93,7 @@ def localize(
             scratch=None if scratch is None else os.fspath(scratch),
             listen=progress,
         )
+
+
+def _path(value: str | Path | None) -> str | None:
+    return None if value is None else os.fspath(value)

@@ -23,7 +23,7 @@ from pipeline.cli import main
 from pipeline.errors import ArgumentError, EloftrError, ReconstructionError
 from pipeline.photos.cameras.intrinsics import read_intrinsics
 from pipeline.reconstruct.localize.cameras import FileFacts, QueryCamera, cameras_of_query
-from pipeline.reconstruct.localize.place import MOST_POINTS, spread
+from pipeline.reconstruct.localize.place import MOST_POINTS
 from pipeline.reconstruct.localize.points import KnownSurface
 from pipeline.reconstruct.localize.pose import SeenPoints, accepted_pose, estimated_pose
 from pipeline.reconstruct.models import job
@@ -91,7 +91,8 @@ def test_queries_get_their_true_poses_also_where_files_are_stored_turned(
         assert angle < 0.1, name
         assert away < 0.01, name  # the cameras are 5 units from the scene
         assert set(rows[name]["database"]) <= {"0.jpg", "2.jpg", "4.jpg"}
-        assert rows[name]["inliers"] == sum(rows[name]["support"]) > 100
+        assert rows[name]["points"] >= rows[name]["inliers"] > 50
+        assert sum(rows[name]["support"]) > 100
     assert (rows["3.jpg"]["width"], rows["3.jpg"]["height"]) == SIZE[::-1]
 
 
@@ -309,16 +310,6 @@ def test_wrong_points_agree_on_no_pose() -> None:
         seen, _, _ = made_points(random, count)
         wrong = replace(seen, xy=random.uniform(0, [1200, 800], (count, 2)))
         assert accepted_pose(wrong, [KNOWN, free], 6.0, max(30, 0.25 * count)) is None
-
-
-def test_points_are_chosen_from_all_over_the_image() -> None:
-    random = np.random.default_rng(4)
-    crowded = random.uniform(0, 50, (5000, 2))
-    others = random.uniform(0, 1000, (100, 2))
-    kept = spread(np.concatenate([crowded, others]), 300)
-    assert len(kept) == 300
-    assert (kept >= 5000).sum() > 90
-    assert (np.diff(kept) > 0).all()
 
 
 def test_a_real_photograph_is_localized_and_one_of_another_place_refused(

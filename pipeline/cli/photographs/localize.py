@@ -61,6 +61,11 @@ CARRIED = ("executor", "actors")  # which `prepared` makes
     help="Known cameras of queries: MODEL:f,cx,cy,… or a file (.json, .csv, .txt).",
 )
 @click.option(
+    "--measure/--no-measure",
+    default=OWN_DEFAULTS["measure"],
+    help="Find points of the model in each query by least squares at last, which is more exact.",
+)
+@click.option(
     "--min-pose-inliers",
     type=int,
     default=OWN_DEFAULTS["min_pose_inliers"],

@@ -89,11 +89,16 @@ def localize_photographs(
             "model": digest,
             "candidates": _digest(candidates),
             "intrinsics": intrinsics_digest(options.intrinsics),
-            **{name: getattr(options, name) for name in ("min_inliers", "min_inlier_ratio")},
+            **{
+                name: getattr(options, name)
+                for name in ("measure", "min_inliers", "min_inlier_ratio")
+            },
         }
         placed = replace(folder, url=folder.url_of("placed"))
         keep_what_belongs(placed, "placed.json", described)
-        stage = Stage("place", partial(PlaceQueries, surface, run, options))
+        label = folders.name("database", "")
+        make = partial(PlaceQueries, surface, run, folders.source, label, options)
+        stage = Stage("place", make)
         rows = _placed(plan.queries, placed, executor, actors, stage, listen)
         table = pa.Table.from_pylist([*plan.rows, *rows], schema=POSES).sort_by("query")
         seconds = {"seconds": round(time.monotonic() - started, 1)}

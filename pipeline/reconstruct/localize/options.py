@@ -22,6 +22,7 @@ class LocalizeOptions:
     descriptors, query_descriptors: files of global descriptors of the images and of the queries.
         None describes them by the matcher's own weights.
     intrinsics: cameras of queries that are known, by their names in the folder of the queries.
+    measure: whether points of the model are measured in the queries by least squares.
     min_inliers, min_inlier_ratio: a query that fewer points agree on is refused.
 
     Raises ArgumentError for values out of range.
@@ -33,6 +34,7 @@ class LocalizeOptions:
     descriptors: str | None = None
     query_descriptors: str | None = None
     intrinsics: tuple[Intrinsics, ...] = ()
+    measure: bool = True
     min_inliers: int = 30
     min_inlier_ratio: float = 0.25
 

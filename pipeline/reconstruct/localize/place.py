@@ -2,7 +2,8 @@
 
     QueryBatch → PlaceQueries → a row of POSES for each
 
-A row depends on the model and the run alone, so it is the same wherever it is made.
+A row depends on the model, the run and the photographs alone, so it is the same wherever it is
+made.
 """
 
 from __future__ import annotations
@@ -14,19 +15,31 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.errors import ImageError
+from pipeline.match.match import limit_threads
 from pipeline.match.turns.tries import Settled
-from pipeline.reconstruct.localize.cameras import FileFacts, cameras_of_query
+from pipeline.photos.source import Folders
+from pipeline.reconstruct.localize.cameras import FileFacts, QueryCamera, cameras_of_query
+from pipeline.reconstruct.localize.measure import MEASURED_SIDE, QueryMeasurer
 from pipeline.reconstruct.localize.options import LocalizeOptions
 from pipeline.reconstruct.localize.points import KnownSurface
-from pipeline.reconstruct.localize.pose import QueryPose, SeenPoints, accepted_pose
+from pipeline.reconstruct.localize.pose import (
+    QueryPose,
+    SeenPoints,
+    accepted_pose,
+    estimated_pose,
+    some_rows,
+)
+from pipeline.reconstruct.tracks.photographs import PhotographCache
 from pipeline.store.folder import Folder
 from pipeline.tables import POSES, unragged
 from pipeline.vocabulary import PoseStatus, Reason
 
 MOST_ATTEMPTS = 3  # processes that may die at a batch before its queries are given up
-MOST_POINTS = 1200  # of a query that RANSAC sees; more take longer and tell no more
+MOST_POINTS = 1000  # of a query that RANSAC sees; more take longer and tell no more
 MATCH_ERROR = 3.0  # pixels of what the network sees that a match may be off
-CELLS = 20  # along either side of a query, from which points are taken in turns
+MEASURED_ERROR = 0.5  # pixels of photographs as they are measured, of an inlier
+LEAST_MEASURED = 50  # fewer measured points tell less than the matches do
 TABLES = 2  # of matches that a process keeps
 
 
@@ -50,11 +63,12 @@ class MatchedImage:
 class MatchedQuery:
     """A query with its verified pairs.
 
-    shown: its name in the folder of the queries. to_stored: (3, 3) from pixels of the tables to
-    COLMAP's.
+    shown: its name in the folder of the queries. name: that in the run. to_stored: (3, 3) from
+    pixels of the tables to COLMAP's.
     """
 
     shown: str
+    name: str
     facts: FileFacts
     to_stored: np.ndarray
     images: list[MatchedImage]
@@ -69,10 +83,22 @@ class QueryBatch:
 
 
 class PlaceQueries:
-    """Place queries in a model, by the matches of a run."""
+    """Place queries in a model, by the matches of a run.
 
-    def __init__(self, surface: KnownSurface, run: Folder, options: LocalizeOptions) -> None:
+    source: of the photographs. label: what begins the names of the model's images there.
+    """
+
+    def __init__(
+        self,
+        surface: KnownSurface,
+        run: Folder,
+        source: Folder | Folders,
+        label: str,
+        options: LocalizeOptions,
+    ) -> None:
+        limit_threads()
         self.surface, self.options = surface, options
+        self.measure = QueryMeasurer(surface, PhotographCache(source, MEASURED_SIDE), label)
         self.settled = Settled.of(run)
         self.tables: OrderedDict[str, pa.Table] = OrderedDict()
 
@@ -86,15 +112,17 @@ class PlaceQueries:
 
     def _row(self, query: MatchedQuery) -> dict[str, Any]:
         seen = self._seen(query)
-        seen = seen.take(spread(seen.xy, MOST_POINTS))
+        seen = seen.take(some_rows(len(seen), MOST_POINTS))
         pose = self._placed(query, seen)
         if pose is None:
             return without_pose(query.shown, Reason.NO_POSE)
         names = self.surface.views.names
         support = np.bincount(seen.view[pose.inlier], minlength=len(names))
         views = [int(view) for view in np.argsort(-support, kind="stable") if support[view]]
+        exact = self._measured(query, pose, views) if self.options.measure else None
+        pose, points = exact or (pose, len(seen))
         return {
-            **row_of_pose(query.shown, pose, len(seen)),
+            **row_of_pose(query.shown, pose, points),
             "database": [names[view] for view in views],
             "support": support[views].tolist(),
         }
@@ -129,6 +157,21 @@ class PlaceQueries:
         cameras = cameras_of_query(query.shown, query.facts, options.intrinsics, images)
         least = max(options.min_inliers, options.min_inlier_ratio * len(seen))
         return accepted_pose(seen, cameras, MATCH_ERROR * max(unit, 1.0), least)
+
+    def _measured(
+        self, query: MatchedQuery, pose: QueryPose, views: list[int]
+    ) -> tuple[QueryPose, int] | None:
+        """The pose by points that are measured, and their number; None where too few are found."""
+        try:
+            points = self.measure(query.name, pose, views)
+        except ImageError:
+            return None
+        found = QueryCamera(pose.camera, pose.source, pose.free)
+        unit = max(1.0, max(query.facts.size) / MEASURED_SIDE)
+        exact = estimated_pose(points, found, MEASURED_ERROR * unit)
+        if exact is None or exact.inliers < max(LEAST_MEASURED, len(points) / 2):
+            return None
+        return exact, len(points)
 
 
 def moved(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
@@ -169,19 +212,3 @@ def without_pose(query: str, reason: str) -> dict[str, Any]:
     refused = reason in (Reason.NO_CANDIDATES, Reason.NO_OVERLAP, Reason.NO_POSE)
     status = PoseStatus.REFUSED if refused else PoseStatus.FAILED
     return {"query": query, "status": status.value, "reason": str(reason)}
-
-
-def spread(xy: np.ndarray, most: int) -> np.ndarray:
-    """The rows of at most so many of the places (n, 2), from all over the image, ascending.
-
-    The places are taken in turns from the cells of a grid.
-    """
-    if len(xy) <= most:
-        return np.arange(len(xy))
-    low, high = xy.min(axis=0), xy.max(axis=0)
-    cells = ((xy - low) / np.maximum(high - low, 1e-9) * (CELLS - 1e-6)).astype(np.int64)
-    cell = cells @ [CELLS, 1]
-    order = np.random.default_rng(0).permutation(len(xy))
-    order = order[np.argsort(cell[order], kind="stable")]
-    turn = np.arange(len(xy)) - np.searchsorted(cell[order], cell[order])
-    return np.sort(order[np.argsort(turn, kind="stable")[:most]])

@@ -89,7 +89,7 @@ def plan_queries(
         name = folders.name("query", shown)
         if name in matched:
             facts, stored = files.facts(name), files.to_stored(name)
-            queries.append(MatchedQuery(shown, facts, stored, matched[name]))
+            queries.append(MatchedQuery(shown, name, facts, stored, matched[name]))
             continue
         reason = Reason.NO_OVERLAP if shown in asked else Reason.NO_CANDIDATES
         rows.append(without_pose(shown, reasons.get(name, reasons.get(shown, reason))))

@@ -56,6 +56,7 @@ class SeenPoints:
 class QueryPose:
     """Where a query was taken: x_camera = rotation @ x_world + shift.
 
+    free: whether the query told its focal length and distortion.
     covariance: (6, 6), of a small turn about the camera's axes in radians, and of the shift.
     inlier: (n,) bool. error: root mean square of the inliers, pixels.
     """
@@ -64,6 +65,7 @@ class QueryPose:
     shift: np.ndarray
     camera: ModelCamera
     source: CameraSource
+    free: bool
     covariance: np.ndarray
     inlier: np.ndarray
     error: float
@@ -121,7 +123,9 @@ def estimated_pose(seen: SeenPoints, tried: QueryCamera, max_error: float) -> Qu
     # There are two coordinates of each point.
     covariance = HALVES @ np.asarray(found["covariance"]) @ HALVES * square / 2
     made = ModelCamera.of(camera)
-    return QueryPose(rotation, shift, made, tried.source, covariance, inlier, square**0.5)
+    return QueryPose(
+        rotation, shift, made, tried.source, tried.free, covariance, inlier, square**0.5
+    )
 
 
 def residuals(seen: SeenPoints, rotation: np.ndarray, shift: np.ndarray, camera: Any) -> np.ndarray:
@@ -131,3 +135,8 @@ def residuals(seen: SeenPoints, rotation: np.ndarray, shift: np.ndarray, camera:
     front = local[:, 2] > 1e-9
     away[front] = np.linalg.norm(camera.img_from_cam(local[front]) - seen.xy[front], axis=1)
     return np.where(np.isfinite(away), away, np.inf)
+
+
+def some_rows(count: int, most: int) -> np.ndarray:
+    """At most so many of the rows, ascending, chosen at random and always the same."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:most])
