@@ -22,10 +22,16 @@ from benchmarks.quality.reconstruction import load_truth
 from pipeline.cli import main
 from pipeline.errors import ArgumentError, EloftrError, ReconstructionError
 from pipeline.photos.cameras.intrinsics import read_intrinsics
-from pipeline.reconstruct.localize.cameras import FileFacts, QueryCamera, cameras_of_query
 from pipeline.reconstruct.localize.place import MOST_POINTS
 from pipeline.reconstruct.localize.points import KnownSurface
-from pipeline.reconstruct.localize.pose import SeenPoints, accepted_pose, estimated_pose
+from pipeline.reconstruct.localize.pose import (
+    FileFacts,
+    QueryCamera,
+    SeenPoints,
+    accepted_pose,
+    cameras_of_query,
+    estimated_pose,
+)
 from pipeline.reconstruct.models import job
 from pipeline.reconstruct.tracks.scene import ModelCamera
 from pipeline.tables import POSES

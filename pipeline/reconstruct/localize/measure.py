@@ -1,7 +1,7 @@
 """Measure points of the model in a query by least squares, as refining measures its tracks.
 
-The windows are of the images of the model that agree best with the query. Their points are chosen at
-random: points that lie apart from the others are worse.
+The windows are of the images of the model that agree best with the query. Their points are chosen
+at random, because points that lie apart from the others are worse.
 """
 
 from __future__ import annotations

@@ -19,14 +19,16 @@ from pipeline.errors import ImageError
 from pipeline.match.match import limit_threads
 from pipeline.match.turns.tries import Settled
 from pipeline.photos.source import Folders
-from pipeline.reconstruct.localize.cameras import FileFacts, QueryCamera, cameras_of_query
 from pipeline.reconstruct.localize.measure import MEASURED_SIDE, QueryMeasurer
 from pipeline.reconstruct.localize.options import LocalizeOptions
 from pipeline.reconstruct.localize.points import KnownSurface
 from pipeline.reconstruct.localize.pose import (
+    FileFacts,
+    QueryCamera,
     QueryPose,
     SeenPoints,
     accepted_pose,
+    cameras_of_query,
     estimated_pose,
     some_rows,
 )

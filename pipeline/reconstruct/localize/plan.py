@@ -14,9 +14,9 @@ from pipeline.events import counted
 from pipeline.match.plan import PLAN_FAILURES
 from pipeline.match.turns.tries import settled_matches
 from pipeline.reconstruct.cameras.images import StoredImages
-from pipeline.reconstruct.localize.cameras import FileFacts
 from pipeline.reconstruct.localize.candidates import QueryFolders
 from pipeline.reconstruct.localize.place import MatchedImage, MatchedQuery, without_pose
+from pipeline.reconstruct.localize.pose import FileFacts
 from pipeline.reconstruct.tracks.scene import ModelViews
 from pipeline.store.folder import Folder
 from pipeline.vocabulary import LINE_MEANINGS, VERIFIED, Reason, StageName
