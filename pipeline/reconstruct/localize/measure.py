@@ -25,10 +25,10 @@ if TYPE_CHECKING:  # at run time torch is imported only where something is measu
     from pipeline.reconstruct.tracks.windows import Reference
 
 MEASURED_SIDE = 1600  # pixels of the longer side of photographs as they are measured, at most
-MOST_VIEWS = 3  # whose windows are measured in a query
-MOST_WINDOWS = 150  # of a view that are looked for in a query
+MOST_VIEWS = 6  # whose windows are measured in a query
+MOST_WINDOWS = 200  # of a view that are looked for in a query
 TRIED = 3  # times as many windows are cut of a view, as a query may not show all of them
-KEPT_VIEWS = 32  # whose windows a process keeps, about 3 MB each
+KEPT_VIEWS = 32  # whose windows a process keeps, about 4 MB each
 OPTIONS = RefineOptions()
 
 
