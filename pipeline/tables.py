@@ -170,6 +170,35 @@ TRACKS = _schema(
     }
 )
 
+# Where queries were taken in a sparse model. Poses are COLMAP's: x_camera = R(q) · x_world + t, in
+# the units of the model. All columns after `reason` are null where a query was not localized.
+POSES = _schema(
+    ("query", pa.string()),
+    ("status", pa.string()),  # localized | refused | failed
+    ("reason", pa.string()),  # why it has no pose, null otherwise
+    ("qw", pa.float64()),
+    ("qx", pa.float64()),
+    ("qy", pa.float64()),
+    ("qz", pa.float64()),
+    ("tx", pa.float64()),
+    ("ty", pa.float64()),
+    ("tz", pa.float64()),
+    ("centre", pa.list_(pa.float64(), 3)),  # where the camera was in the model
+    # Row-major, of a small turn of the camera about its own axes (3, radians) and of t (3).
+    ("covariance", pa.list_(pa.float64(), 36)),
+    ("inliers", pa.int32()),  # points of the model that agree with the pose
+    ("points", pa.int32()),  # that were compared
+    ("error", pa.float64()),  # root mean square of the inliers, pixels
+    ("camera_source", pa.string()),  # given | model | exif | estimated
+    ("camera_model", pa.string()),  # of COLMAP
+    ("width", pa.int32()),  # as stored in the file
+    ("height", pa.int32()),
+    ("focal", pa.float64()),  # pixels; the mean of two
+    ("params", pa.list_(pa.float64())),  # of the camera model, in COLMAP's order
+    ("database", pa.list_(pa.string())),  # images whose matches agree, the most important first
+    ("support", pa.list_(pa.int32())),  # how many matches of each agree
+).with_metadata(TRACKS.metadata)
+
 # How a scene is cut into blocks that are mapped one by one. Images are named by COLMAP's numbers.
 BLOCKS = _schema(
     ("block", pa.string()),

@@ -35,6 +35,30 @@ class CandidateStatus(Word):
     FAILED = "failed"
 
 
+class PoseStatus(Word):
+    """What became of a query, column `status` of POSES.
+
+    REFUSED: the model does not tell where it was taken. FAILED: it cannot be read or matched.
+    """
+
+    LOCALIZED = "localized"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class CameraSource(Word):
+    """Where the camera of a query is from, column `camera_source` of POSES.
+
+    GIVEN: by the user. MODEL: the camera that took an image of the model took the query too. EXIF:
+    the focal length is that of the file. ESTIMATED: the query itself tells the focal length.
+    """
+
+    GIVEN = "given"
+    MODEL = "model"
+    EXIF = "exif"
+    ESTIMATED = "estimated"
+
+
 class StageName(Word):
     """A stage of the work.
 
@@ -72,6 +96,9 @@ class Reason(Word):
     MALFORMED_LINE = "malformed_line"
     NO_DESCRIPTOR = "no_descriptor"
     NO_POSITION = "no_position"
+    NO_CANDIDATES = "no_candidates"
+    NO_OVERLAP = "no_overlap"
+    NO_POSE = "no_pose"
 
 
 IMAGE_MEANINGS = {
@@ -108,7 +135,18 @@ LIST_MEANINGS = {
     Reason.NO_DESCRIPTOR: "the file of descriptors has none for this image",
     Reason.NO_POSITION: "its EXIF data, or the table, do not say where it was taken",
 }
-MEANINGS = {**IMAGE_MEANINGS, **PAIR_MEANINGS, **LINE_MEANINGS, **LIST_MEANINGS}
+QUERY_MEANINGS = {
+    Reason.NO_CANDIDATES: "no image of the model is to be matched with it",
+    Reason.NO_OVERLAP: "none of its pairs with images of the model is verified",
+    Reason.NO_POSE: "too few points of the model agree on one place and one camera",
+}
+MEANINGS = {
+    **IMAGE_MEANINGS,
+    **PAIR_MEANINGS,
+    **LINE_MEANINGS,
+    **LIST_MEANINGS,
+    **QUERY_MEANINGS,
+}
 
 
 class Geometry(Word):

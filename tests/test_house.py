@@ -44,6 +44,7 @@ RECONSTRUCT = {
         *("", "/cameras", "/merging", "/tracks", "/refine", "/blocks", "/joining", "/positions"),
         "/models",
         "/exports",
+        "/localize",
     )
 }
 JOBS = {*MATCH, "pipeline/rerank", *RECONSTRUCT}
@@ -105,6 +106,13 @@ ABOVE = {
         "pipeline/reconstruct/tracks",
         "pipeline/reconstruct/models",
     },
+    "pipeline/reconstruct/localize": {
+        *MATCH,
+        "pipeline/reconstruct/cameras",
+        "pipeline/reconstruct/tracks",
+        "pipeline/reconstruct/refine",
+        "pipeline/reconstruct/models",
+    },
     "pipeline/report": JOBS,
     "pipeline/report/page": {*JOBS, "pipeline/report", "pipeline/report/page/scene"},
     "pipeline/report/page/scene": {*JOBS, "pipeline/report"},
@@ -133,6 +141,15 @@ ABOVE = {
         "pipeline/front",
         "pipeline.front",
         "pipeline/cli",
+    },
+    "pipeline/cli/photographs": {
+        *JOBS,
+        "pipeline/report",
+        "pipeline/demo",
+        "pipeline/front",
+        "pipeline.front",
+        "pipeline/cli",
+        "pipeline/cli/models",
     },
     "jobs": {"pipeline/cli"},
 }

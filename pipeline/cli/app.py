@@ -26,6 +26,7 @@ COMMANDS = {
     "rerank": "Rerank retrieval's candidates by their verified matches.",
     "reconstruct": "Make a COLMAP database and a sparse model of a run's matches.",
     "refine": "Make a COLMAP model exact: its tracks are measured again in the photographs.",
+    "localize": "Find where photographs were taken, in a COLMAP model.",
     "model": "Look at COLMAP models and mend them: compare, move, crop, merge, export.",
     "report": "Write what a run came to as one page that opens without a server.",
     "draw": "Draw matches of two images or of a run, a model over its GPS track, or its blocks.",
@@ -33,8 +34,11 @@ COMMANDS = {
     "train": "Train a small matcher on synthetic views of photographs.",
     "info": "Show what is installed, what the work would run on, and what a run folder holds.",
 }
-# Of commands that are no file of cli/commands.
-MODULES = {"model": "pipeline.cli.models.group", "report": "pipeline.cli.reporting"}
+MODULES = {  # of commands that are no file of cli/commands
+    "localize": "pipeline.cli.photographs.localize",
+    "model": "pipeline.cli.models.group",
+    "report": "pipeline.cli.reporting",
+}
 COMPLETION = 'eval "$(_ELOFTR_COMPLETE=bash_source eloftr)"'
 CODES = "\n".join(f"  {code.value}  {meaning}" for code, meaning in EXIT_MEANINGS.items())
 EPILOG = f"""\b

@@ -9,6 +9,7 @@ from pipeline.masks.folder import masks_line
 from pipeline.match.detail.passes import DetailSummary
 from pipeline.match.run import RunSummary, Session
 from pipeline.pairs.plan import DescriptorsSummary, ListSummary, Unusable
+from pipeline.reconstruct.localize.results import LocalizeSummary
 from pipeline.rerank.evaluation import table_text
 from pipeline.rerank.job import RerankSummary
 
@@ -79,6 +80,21 @@ def rerank_text(result: RerankSummary, output: str) -> str:
     rows = {**evaluation["measures"], "change": evaluation["change"]}
     title = f"{evaluation['queries']:,} queries with a truth, per cent [95 % interval]\n"
     return text + title + table_text(rows)
+
+
+def localize_text(summary: LocalizeSummary) -> str:
+    """The summary of a localization as a few lines."""
+    lines = [
+        ("queries", f"{summary['queries']:,}"),
+        ("localized", f"{summary['localized']:,}"),
+        ("no pose", _counts(summary["reasons"]) or "none"),
+    ]
+    if summary["localized"]:
+        middle = f"median {summary['inliers']:,.0f} points, {summary['error']:.2f} px"
+        lines[1] = "localized", f"{summary['localized']:,}, {middle}"
+        lines.insert(2, ("cameras", _counts(summary["cameras"])))
+    lines += [("note", note) for note in summary["notes"]]
+    return aligned([*lines, ("results", summary["results"])])
 
 
 def list_text(summary: ListSummary) -> str:

@@ -16,7 +16,7 @@ from pipeline.reconstruct.cameras.images import StoredImages
 from pipeline.reconstruct.cameras.options import CameraOptions
 
 # Focal lengths of EXIF that differ by less are one. Files of one setting differ by rounding.
-SAME_FOCAL = 1.01
+SAME_FOCAL_RATIO = 1.01
 # So many images of one size without EXIF, and no others in their folder, look like one camera's.
 MANY_ALIKE = 10
 
@@ -99,7 +99,7 @@ def _by_exif(images: StoredImages) -> list[tuple[Hashable, str]]:
         first = 0.0
         for row in sorted(rows, key=lambda row: float(images.focal[row])):
             focal = float(images.focal[row])
-            if focal > first * SAME_FOCAL:
+            if focal > first * SAME_FOCAL_RATIO:
                 first = focal
             keys[row] = ((maker, size, first), f"EXIF says {maker}, {first:.0f} px")
     return keys

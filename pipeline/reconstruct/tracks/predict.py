@@ -44,11 +44,11 @@ class Surfaces:
     ) -> Surfaces:
         """Meet the planes through `xyz` (n, 3). step: `BESIDE` in pixels of the stored image."""
         steps = np.array([[0, 0], [step, 0], [0, step]])
-        met, *beside = (_meet(views, view, xy + away, xyz, normal) for away in steps)
+        met, *beside = (meet(views, view, xy + away, xyz, normal) for away in steps)
         return cls(view, xy, met, np.array(beside), normal)
 
 
-def _meet(
+def meet(
     views: ModelViews, view: int, xy: np.ndarray, xyz: np.ndarray, normal: np.ndarray
 ) -> np.ndarray:
     """Where the rays of pixels (n, 2) meet the planes through xyz with these normals: (n, 3).

@@ -1,0 +1,1 @@
+"""The commands on photographs and a model, one module each."""

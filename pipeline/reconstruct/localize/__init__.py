@@ -1,0 +1,1 @@
+"""Where photographs were taken, in a given COLMAP model."""
