@@ -47,6 +47,8 @@ from pipeline.reconstruct.mapping import (
     opened_model,
     publish_models,
 )
+from pipeline.reconstruct.poses.options import PoseOptions
+from pipeline.reconstruct.poses.triangulate import keep_poses, pose_notes, triangulate_database
 from pipeline.reconstruct.positions.align import align_models
 from pipeline.reconstruct.positions.trusted import PositionOptions
 from pipeline.reconstruct.refine.adjust import Freedom
@@ -74,6 +76,7 @@ def reconstruct_run(
     refine: RefineOptions | None = None,
     blocks: BlockOptions | None = None,
     positions: PositionOptions | None = None,
+    poses: PoseOptions | None = None,
     *,
     masks: Folder | None = None,
     executor: Executor,
@@ -97,6 +100,8 @@ def reconstruct_run(
     blocks: how a large scene is cut into blocks, which are mapped one by one and joined.
     positions: where photographs were taken. They place blocks, check their joins, and bring the
         models into metres.
+    poses: where photographs were taken and how they were turned. Fixed ones are kept, and nothing
+        is mapped: matches are triangulated with them. Priors are positions as above.
     masks: folder of masks of the photographs; by default that of the run. Nothing is observed where
         they are 0.
     executor, actors: merge keypoints, map blocks, and measure the tracks.
@@ -115,14 +120,14 @@ def reconstruct_run(
         raise ReconstructionError(f"mapper {mapper!r} is unknown; give {' or '.join(MAPPERS)}.")
     check_threads(threads)
     blocks = blocks or BlockOptions()
-    what = source, images, cameras, radius, output, scratch, storage, masks, positions, listen
-    with opened_given(*what) as given, _colmap_process(given) as colmap:
+    what = source, images, cameras, radius, output, scratch, storage, masks
+    with opened_given(*what, positions, poses, listen) as given, _colmap_process(given) as colmap:
         check_blocks(given, blocks)
         carrying = Carrying(executor, colmap, actors, listen)
         imported = _imported(given, carrying)
         mapping = imported.mapping(mapper, threads)
         mapped = _mapped(imported, given, mapping, blocks, carrying)
-        freedom = _freedom(imported, cameras or CameraOptions(), threads)
+        freedom = _freedom(imported, cameras or CameraOptions(), threads, given.fixed)
         refined, notes = _refined(imported, mapped, given, refine, carrying, freedom)
         summary: ReconstructionSummary = colmap.ask(
             _finish, given, imported, mapped, refined, notes
@@ -185,6 +190,11 @@ def planned_blocks(
 
 def check_blocks(given: Given, blocks: BlockOptions) -> None:
     """Raise ReconstructionError where blocks are asked for that would cut panoramas apart."""
+    if blocks.size and given.fixed:
+        raise ReconstructionError(
+            f"blocks of {blocks.size} images: fixed poses are triangulated as a whole; give "
+            "--blocks off, or --poses-are priors."
+        )
     if blocks.size and isinstance(given.photographs, FaceFolder):
         raise ReconstructionError(
             f"blocks of {blocks.size} images: a run with panoramas is mapped as a whole, because "
@@ -232,6 +242,12 @@ def _mapped(
     size = 0 if imported.database.panoramas else blocks.size_for(imported.database.images)
     if not imported.database.verified:
         return MappedModels()
+    if given.fixed:
+        what = database, given.target, given.poses, mapping, colours
+        made: MappedModels = carrying.colmap.ask_watched(
+            triangulate_database, *what, listen=carrying.listen
+        )
+        return made
     if size:
         of_files = colours if isinstance(colours, Path) else None  # blocks have no panoramas
         how = size, blocks, mapping, given.positions, of_files, carrying
@@ -242,8 +258,8 @@ def _mapped(
     return models
 
 
-def _freedom(imported: Imported, cameras: CameraOptions, threads: int) -> Freedom:
-    """What refining may change of the cameras."""
+def _freedom(imported: Imported, cameras: CameraOptions, threads: int, still: bool) -> Freedom:
+    """What refining may change of the cameras. still: whether poses stay."""
     shared = imported.database.shared_cameras
     return Freedom(
         fixed=imported.database.fixed_cameras,
@@ -252,6 +268,7 @@ def _freedom(imported: Imported, cameras: CameraOptions, threads: int) -> Freedo
         richer=cameras.model == "auto",
         priors=imported.priors,
         threads=threads,
+        still=still,
     )
 
 
@@ -298,6 +315,10 @@ def _finish(
     target = given.target
     models = [opened_model(one.model) for one in refined]
     placed = align_models(models, given.positions) if given.positions else []
+    if given.fixed and given.poses is not None:
+        placed = pose_notes(given.poses, image_names(given.database))
+        for model in models:
+            keep_poses(model, given.poses)
     publish_models(models, target)
     if not any(one.rounds for one in refined):  # they are the same
         remove(target / MAPPED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +98,18 @@ def keep_models(
         steady_focal(model, options.priors, options.fixed_cameras, scale, options.threads, number)
         for number, model in enumerate(models)
     ]
+    found = [decision for decision in decisions if decision is not None]
+    return write_mapped(models, output, colours, focal=found)
+
+
+def write_mapped(
+    models: list[Any],
+    output: Path,
+    colours: Path | FaceFolder | None,
+    focal: Sequence[FocalDecision] = (),
+    notes: Sequence[str] = (),
+) -> MappedModels:
+    """Colour the points of models, and write `mapped/0` … into `output`. See `keep_models`."""
     with emptied(output / ".keeping") as scratch:
         for number, model in enumerate(models):
             if colours is not None:
@@ -110,7 +122,8 @@ def keep_models(
     return MappedModels(
         [model.num_points3D() for model in models],
         [model.images[min(model.reg_image_ids())].name for model in models],
-        [decision for decision in decisions if decision is not None],
+        [*focal],
+        [*notes],
     )
 
 

@@ -29,7 +29,7 @@ class Freedom:
     are refined, but get no other model and are shared with no others.
     principal: cameras whose principal point is free. Of the others, only focal length and
     distortion are. share: whether cameras may become one. richer: whether they may get another
-    model. priors: focal lengths in pixels that EXIF tells.
+    model. priors: focal lengths in pixels that EXIF tells. still: whether all poses stay.
     threads: with one the result is the same every time; −1 takes all cores.
     """
 
@@ -40,6 +40,7 @@ class Freedom:
     richer: bool = True
     priors: Mapping[int, float] = field(default_factory=dict)
     threads: int = 1
+    still: bool = False
 
 
 def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
@@ -56,8 +57,12 @@ def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
         passes.append((freedom.fixed | others, True))
     for keep, principal in passes:
         model = scene.made()
+        still = model.reg_image_ids() if freedom.still else ()
         adjust_robustly(
-            model, loss, freedom.threads, keep, principal=principal, least_gain=LEAST_GAIN
+            *(model, loss, freedom.threads, keep),
+            principal=principal,
+            least_gain=LEAST_GAIN,
+            still=still,
         )
         scene = _taken_over(scene, model)
     return scene
@@ -72,8 +77,10 @@ def _taken_over(scene: SparseModel, model: Any) -> SparseModel:
 def steadied(scene: SparseModel, loss: float, freedom: Freedom) -> tuple[SparseModel, list[str]]:
     """The scene with a focal length between that of the images and that of EXIF; see `focal`.
 
-    Returns a line for the report where EXIF's counted.
+    Poses that stay determine it by themselves. Returns a line for the report where EXIF's counted.
     """
+    if freedom.still:
+        return scene, []
     model = scene.made()
     keep = freedom.fixed | freedom.given
     decision = steady_focal(
