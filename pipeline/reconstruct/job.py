@@ -13,7 +13,7 @@ end, report.txt last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.reconstruct.blocks.cut import blocks_table
 from pipeline.reconstruct.blocks.graph import image_names
 from pipeline.reconstruct.blocks.options import BlockOptions
-from pipeline.reconstruct.cameras.adjust import check_threads
+from pipeline.reconstruct.cameras.adjust import Place, check_threads
 from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.carrying import Carrying
 from pipeline.reconstruct.database import MADE_FROM_IT, ImportSummary, focal_priors, remove
@@ -48,6 +48,7 @@ from pipeline.reconstruct.mapping import (
     publish_models,
 )
 from pipeline.reconstruct.poses.options import PoseOptions
+from pipeline.reconstruct.poses.priors import prior_places, write_pose_priors
 from pipeline.reconstruct.poses.triangulate import keep_poses, pose_notes, triangulate_database
 from pipeline.reconstruct.positions.align import align_models
 from pipeline.reconstruct.positions.trusted import PositionOptions
@@ -125,9 +126,11 @@ def reconstruct_run(
         check_blocks(given, blocks)
         carrying = Carrying(executor, colmap, actors, listen)
         imported = _imported(given, carrying)
-        mapping = imported.mapping(mapper, threads)
+        places = _places(given, carrying)
+        mapping = imported.mapping(mapper, threads, places)
         mapped = _mapped(imported, given, mapping, blocks, carrying)
-        freedom = _freedom(imported, cameras or CameraOptions(), threads, given.fixed)
+        freedom = _freedom(imported, cameras or CameraOptions(), threads)
+        freedom = replace(freedom, still=given.fixed, places=places)
         refined, notes = _refined(imported, mapped, given, refine, carrying, freedom)
         summary: ReconstructionSummary = colmap.ask(
             _finish, given, imported, mapped, refined, notes
@@ -209,14 +212,15 @@ class Imported:
     database: ImportSummary
     priors: dict[int, float]
 
-    def mapping(self, mapper: str, threads: int) -> MappingOptions:
-        """How the database is mapped."""
+    def mapping(self, mapper: str, threads: int, places: Mapping[str, Place]) -> MappingOptions:
+        """How the database is mapped. places: where images were taken, as the database says."""
         return MappingOptions(
             mapper,
             fixed_cameras=self.database.fixed_cameras,
             priors=self.priors,
             max_error=max(MAX_ERROR, 2.0 * self.database.resize_factor),
             threads=threads,
+            places=places,
         )
 
 
@@ -228,6 +232,15 @@ def _imported(given: Given, carrying: Carrying) -> Imported:
     priors: dict[int, float] = carrying.colmap.ask(focal_priors, given.database)
     told = {camera: priors[camera] for camera in priors.keys() - {*imported.guessed_cameras}}
     return Imported(imported, dict(sorted(told.items())))
+
+
+def _places(given: Given, carrying: Carrying) -> dict[str, Place]:
+    """Where images were taken by poses that are priors, which the database gets as well."""
+    if given.fixed or given.poses is None or given.positions is None:
+        return {}
+    places = prior_places(given.poses, given.positions)
+    carrying.colmap.ask(write_pose_priors, given.database, places)
+    return places
 
 
 def _mapped(
@@ -258,8 +271,8 @@ def _mapped(
     return models
 
 
-def _freedom(imported: Imported, cameras: CameraOptions, threads: int, still: bool) -> Freedom:
-    """What refining may change of the cameras. still: whether poses stay."""
+def _freedom(imported: Imported, cameras: CameraOptions, threads: int) -> Freedom:
+    """What refining may change of the cameras."""
     shared = imported.database.shared_cameras
     return Freedom(
         fixed=imported.database.fixed_cameras,
@@ -268,7 +281,6 @@ def _freedom(imported: Imported, cameras: CameraOptions, threads: int, still: bo
         richer=cameras.model == "auto",
         priors=imported.priors,
         threads=threads,
-        still=still,
     )
 
 

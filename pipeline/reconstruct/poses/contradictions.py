@@ -1,12 +1,12 @@
 """Known poses that contradict the verified matches, and the convention in which they would not.
 
-A match contradicts poses where it lies far from the epipolar line that they give it. Poses in
+A match contradicts poses where it lies farther from the epipolar line that they give it than an
+observation may be off, so that it has no point. Poses in
 another convention, as camera to world in place of world to camera, contradict nearly all matches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from pipeline.pairs.poses.known import KnownPoses, Poses
 from pipeline.reconstruct.depth import listed
 
 MOST_OF_A_PAIR = 200  # matches that are looked at
-FAR = 3.0  # times the largest error of an observation: farther from its line, a match contradicts
-FITS = 0.7  # share of matches near their lines, from which a convention is right
+# Shares of matches near their lines, medians of the pairs. Below the first a convention is wrong;
+# below the second it is where another one is above the third. Cameras that hardly turn leave many
+# matches near the lines of wrong poses.
+WRONG, DOUBTFUL, RIGHT = 0.5, 0.8, 0.9
 SHOWN = 10  # images that a note names
 
 
@@ -110,11 +112,26 @@ def check_poses(database: Path, known: KnownPoses, max_error: float) -> list[str
     matches = pair_matches(database, names)
     if not len(matches.first):
         return []
-    limit = FAR * max_error
-    near = matches.near(known.poses.of(rows), limit)
-    if np.median(near) < 0.5:
-        others = {text: poses.of(rows) for text, poses in known.others.items()}
-        raise ReconstructionError(_why(known, matches, others, near, limit))
+    near = matches.near(known.poses.of(rows), max_error)
+    share = {
+        text: float(np.median(matches.near(poses.of(rows), max_error)))
+        for text, poses in known.others.items()
+    }
+    best = max(share, key=lambda text: share[text], default="")
+    fits = bool(best) and share[best] >= RIGHT
+    if np.median(near) < (DOUBTFUL if fits else WRONG):
+        told = (
+            f"{known.file}: its poses, read as {known.convention}, contradict the verified "
+            f"matches: {1 - near.mean():.0%} lie more than {max_error:.0f} pixels from their epipolar lines"
+        )
+        if fits:
+            raise ReconstructionError(
+                f"{told}; they fit when they are read as {best}, so convert them or rename columns."
+            )
+        raise ReconstructionError(
+            f"{told}, and no other usual convention fits; check names, cameras and units, or give "
+            "--poses-are priors."
+        )
     wrong = _wrong(matches, near, len(names))
     if not wrong:
         return []
@@ -123,27 +140,6 @@ def check_poses(database: Path, known: KnownPoses, max_error: float) -> list[str
         f"the poses of {counted(len(wrong), 'image')} contradict most of their verified matches; "
         f"check them: {shown}"
     ]
-
-
-def _why(
-    known: KnownPoses,
-    matches: VerifiedMatches,
-    others: Mapping[str, Poses],
-    near: np.ndarray,
-    limit: float,
-) -> str:
-    told = (
-        f"{known.file}: its poses, read as {known.convention}, contradict the verified matches: "
-        f"{1 - near.mean():.0%} lie more than {limit:.0f} pixels from their epipolar lines"
-    )
-    share = {text: float(np.median(matches.near(poses, limit))) for text, poses in others.items()}
-    best = max(share, key=lambda text: share[text], default=None)
-    if best is not None and share[best] >= FITS:
-        return f"{told}; they fit when they are read as {best}, so convert them or rename columns."
-    return (
-        f"{told}, and no other usual convention fits; check names, cameras and units, or give "
-        "--poses-are priors."
-    )
 
 
 def _wrong(matches: VerifiedMatches, near: np.ndarray, count: int) -> list[int]:
@@ -160,7 +156,7 @@ def _wrong(matches: VerifiedMatches, near: np.ndarray, count: int) -> list[int]:
         of = np.bincount(ends, minlength=count)
         share = np.where(of > 0, sums / np.maximum(of, 1), 1.0)
         worst = int(share.argmin())
-        if share[worst] >= 0.5:
+        if share[worst] >= WRONG:
             break
         wrong.append(worst)
         left &= (matches.first != worst) & (matches.second != worst)

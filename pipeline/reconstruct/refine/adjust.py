@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.reconstruct.cameras.adjust import adjust_robustly
+from pipeline.reconstruct.cameras.adjust import Place, adjust_robustly
 from pipeline.reconstruct.cameras.focal import steady_focal
 from pipeline.reconstruct.tracks.scene import SparseModel
 
@@ -30,6 +30,7 @@ class Freedom:
     principal: cameras whose principal point is free. Of the others, only focal length and
     distortion are. share: whether cameras may become one. richer: whether they may get another
     model. priors: focal lengths in pixels that EXIF tells. still: whether all poses stay.
+    places: where images were taken, by their names; see `adjust_robustly`.
     threads: with one the result is the same every time; −1 takes all cores.
     """
 
@@ -41,6 +42,7 @@ class Freedom:
     priors: Mapping[int, float] = field(default_factory=dict)
     threads: int = 1
     still: bool = False
+    places: Mapping[str, Place] = field(default_factory=dict)
 
 
 def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
@@ -63,6 +65,7 @@ def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
             principal=principal,
             least_gain=LEAST_GAIN,
             still=still,
+            places=freedom.places,
         )
         scene = _taken_over(scene, model)
     return scene
