@@ -122,7 +122,8 @@ def check_poses(database: Path, known: KnownPoses, max_error: float) -> list[str
     if np.median(near) < (DOUBTFUL if fits else WRONG):
         told = (
             f"{known.file}: its poses, read as {known.convention}, contradict the verified "
-            f"matches: {1 - near.mean():.0%} lie more than {max_error:.0f} pixels from their epipolar lines"
+            f"matches: {1 - near.mean():.0%} lie more than {max_error:.0f} pixels from their "
+            "epipolar lines"
         )
         if fits:
             raise ReconstructionError(
