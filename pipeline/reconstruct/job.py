@@ -30,7 +30,7 @@ from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.reconstruct.blocks.cut import blocks_table
 from pipeline.reconstruct.blocks.graph import image_names
 from pipeline.reconstruct.blocks.options import BlockOptions
-from pipeline.reconstruct.cameras.adjust import Place, check_threads
+from pipeline.reconstruct.cameras.adjust import PriorPlace, check_threads
 from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.carrying import Carrying
 from pipeline.reconstruct.database import MADE_FROM_IT, ImportSummary, focal_priors, remove
@@ -212,7 +212,9 @@ class Imported:
     database: ImportSummary
     priors: dict[int, float]
 
-    def mapping(self, mapper: str, threads: int, places: Mapping[str, Place]) -> MappingOptions:
+    def mapping(
+        self, mapper: str, threads: int, places: Mapping[str, PriorPlace]
+    ) -> MappingOptions:
         """How the database is mapped. places: where images were taken, as the database says."""
         return MappingOptions(
             mapper,
@@ -234,7 +236,7 @@ def _imported(given: Given, carrying: Carrying) -> Imported:
     return Imported(imported, dict(sorted(told.items())))
 
 
-def _places(given: Given, carrying: Carrying) -> dict[str, Place]:
+def _places(given: Given, carrying: Carrying) -> dict[str, PriorPlace]:
     """Where images were taken by poses that are priors, which the database gets as well."""
     if given.fixed or given.poses is None or given.positions is None:
         return {}

@@ -13,7 +13,7 @@ from pipeline.events import Event, Listener
 from pipeline.extras import import_pycolmap
 from pipeline.photos.panoramas.colours import colour_points
 from pipeline.photos.panoramas.source import FaceFolder
-from pipeline.reconstruct.cameras.adjust import Place, adjust_robustly
+from pipeline.reconstruct.cameras.adjust import PriorPlace, adjust_robustly
 from pipeline.reconstruct.cameras.focal import FocalDecision, steady_focal
 from pipeline.reconstruct.database import remove
 
@@ -44,7 +44,7 @@ class MappingOptions:
     initial: tuple[int, int] | None = None  # numbers of the two images that a model begins with
     threads: int = 1  # With one, the result is the same every time. −1 takes all cores.
     # Where images were taken, by their names, which the database has as pose priors.
-    places: Mapping[str, Place] = field(default_factory=dict)
+    places: Mapping[str, PriorPlace] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

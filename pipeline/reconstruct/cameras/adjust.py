@@ -17,7 +17,7 @@ LEAST_PLACES = 3  # that a model is brought to
 MOST_CONDITION = 1e12  # of a covariance that is inverted
 
 # Where an image was taken: x, y and z, and the error of each, 1 sigma.
-Place = tuple[float, float, float, float, float, float]
+PriorPlace = tuple[float, float, float, float, float, float]
 
 
 def adjust_robustly(
@@ -29,7 +29,7 @@ def adjust_robustly(
     principal: bool = False,
     least_gain: float = 0.0,
     still: Collection[int] = (),
-    places: Mapping[str, Place] | None = None,
+    places: Mapping[str, PriorPlace] | None = None,
 ) -> float:
     """Adjust all cameras and points of a `pycolmap.Reconstruction`, in place.
 
@@ -86,7 +86,7 @@ def _adjuster(
     principal: bool,
     least_gain: float,
     still: Collection[int],
-    places: Mapping[str, Place] | None,
+    places: Mapping[str, PriorPlace] | None,
 ) -> Any:
     """COLMAP's bundle adjuster; see `adjust_robustly`."""
     pycolmap = import_pycolmap()
@@ -119,13 +119,13 @@ def _adjuster(
     return pycolmap.create_default_ceres_bundle_adjuster(options, everything, model)
 
 
-def pose_priors(model: Any, places: Mapping[str, Place]) -> list[Any]:
+def pose_priors(model: Any, places: Mapping[str, PriorPlace]) -> list[Any]:
     """`pycolmap.PosePrior`s of the registered images of a model whose places are known."""
     images = (model.images[number] for number in sorted(model.reg_image_ids()))
     return [pose_prior(image, places[image.name]) for image in images if image.name in places]
 
 
-def pose_prior(image: Any, place: Place) -> Any:
+def pose_prior(image: Any, place: PriorPlace) -> Any:
     """The `pycolmap.PosePrior` of an image."""
     pycolmap = import_pycolmap()
     return pycolmap.PosePrior(

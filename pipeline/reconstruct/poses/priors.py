@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.errors import ReconstructionError
 from pipeline.extras import import_pycolmap
 from pipeline.pairs.poses.known import KnownPoses
-from pipeline.reconstruct.cameras.adjust import Place, pose_prior
+from pipeline.reconstruct.cameras.adjust import PriorPlace, pose_prior
 from pipeline.reconstruct.poses.options import PoseOptions
 from pipeline.reconstruct.positions.trusted import TrustedPositions, check_places
 
@@ -33,7 +33,7 @@ def positions_of_poses(known: KnownPoses, options: PoseOptions) -> TrustedPositi
     return TrustedPositions(places, error, known.frame, known.notes)
 
 
-def prior_places(known: KnownPoses, trusted: TrustedPositions) -> dict[str, Place]:
+def prior_places(known: KnownPoses, trusted: TrustedPositions) -> dict[str, PriorPlace]:
     """Where images were taken, with the errors that the file tells, and else that of all."""
     error = dict.fromkeys(trusted.metres, np.full(3, trusted.error))
     if known.error is not None:
@@ -45,7 +45,7 @@ def prior_places(known: KnownPoses, trusted: TrustedPositions) -> dict[str, Plac
     }
 
 
-def write_pose_priors(database: Path, places: dict[str, Place]) -> None:
+def write_pose_priors(database: Path, places: dict[str, PriorPlace]) -> None:
     """Put places into a COLMAP database as pose priors, in place of those that it has."""
     pycolmap = import_pycolmap()
     with pycolmap.Database.open(database) as opened, pycolmap.DatabaseTransaction(opened):

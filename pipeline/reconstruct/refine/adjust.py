@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.reconstruct.cameras.adjust import Place, adjust_robustly
+from pipeline.reconstruct.cameras.adjust import PriorPlace, adjust_robustly
 from pipeline.reconstruct.cameras.focal import steady_focal
 from pipeline.reconstruct.tracks.scene import SparseModel
 
@@ -42,7 +42,7 @@ class Freedom:
     priors: Mapping[int, float] = field(default_factory=dict)
     threads: int = 1
     still: bool = False
-    places: Mapping[str, Place] = field(default_factory=dict)
+    places: Mapping[str, PriorPlace] = field(default_factory=dict)
 
 
 def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
