@@ -105,7 +105,10 @@ ABOVE = {
     },
     "pipeline/reconstruct/poses": {
         *MATCH,
-        *(f"pipeline/reconstruct{room}" for room in ("", "/cameras", "/positions")),
+        *(
+            f"pipeline/reconstruct{room}"
+            for room in ("", "/blocks", "/cameras", "/positions", "/tracks")
+        ),
     },
     "pipeline/reconstruct/joining": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/models": {*MATCH, *RECONSTRUCT},

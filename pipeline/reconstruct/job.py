@@ -48,7 +48,7 @@ from pipeline.reconstruct.mapping import (
     publish_models,
 )
 from pipeline.reconstruct.poses.options import PoseOptions
-from pipeline.reconstruct.poses.priors import prior_places, write_pose_priors
+from pipeline.reconstruct.poses.priors import prior_places, rotation_notes, write_pose_priors
 from pipeline.reconstruct.poses.triangulate import keep_poses, pose_notes, triangulate_database
 from pipeline.reconstruct.positions.align import align_models
 from pipeline.reconstruct.positions.trusted import PositionOptions
@@ -329,6 +329,8 @@ def _finish(
     target = given.target
     models = [opened_model(one.model) for one in refined]
     placed = align_models(models, given.positions) if given.positions else []
+    if given.positions and given.poses:
+        placed += rotation_notes(models, given.poses, given.positions)
     if given.fixed and given.poses is not None:
         placed = pose_notes(given.poses, image_names(given.database))
         for model in models:

@@ -380,8 +380,11 @@ def test_poses_as_priors_bring_the_model_to_their_place_on_earth(
     places[3] += [8, 0, 0]
     degrees = np.array([geodetic(place) for place in middle + places @ axes])
     error = np.where(np.arange(len(NAMES)) == 3, 10.0, 0.02)
-    header = ("latitude", "longitude", "altitude", "horizontal_error", "vertical_error")
-    log = write_csv(tmp_path / "log.csv", header, np.column_stack([degrees, error, error]))
+    header = ("latitude", "longitude", "altitude", "horizontal_error", "vertical_error", *GIMBAL)
+    angles = angles_of("ZYX", NED @ ROTATIONS.transpose(0, 2, 1) @ AHEAD.T)
+    both = np.column_stack([degrees, error, error, angles])
+    log = write_csv(tmp_path / "log.csv", header, both)
+    log.write_text(log.read_text().replace("gimbal_", ""))
     summary = pipeline.reconstruct(
         str(made.run), tmp_path / "out", poses=log, poses_are="priors", refine="none"
     )
@@ -391,6 +394,10 @@ def test_poses_as_priors_bring_the_model_to_their_place_on_earth(
     off = views.centres() - 10 * CENTRES[rows]
     assert np.linalg.norm(off - np.median(off, axis=0), axis=1).max() < 0.15  # metres
     assert any("models are in metres to the east" in note for note in summary.notes)
+    (note,) = [note for note in summary.notes if "the rotations of log.csv" in note]
+    assert note.endswith(
+        "they fit when they are read as the angles gimbal_yaw, gimbal_pitch, gimbal_roll"
+    )
     with pycolmap.Database.open(tmp_path / "out" / "database.db") as opened:
         priors = opened.read_all_pose_priors()
         names = {image.image_id: image.name for image in opened.read_all_images()}

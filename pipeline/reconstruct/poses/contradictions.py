@@ -16,6 +16,7 @@ from pipeline.errors import ReconstructionError
 from pipeline.events import counted
 from pipeline.extras import import_pycolmap
 from pipeline.pairs.poses.known import KnownPoses, Poses
+from pipeline.reconstruct.blocks.graph import VERIFIED_FROM
 from pipeline.reconstruct.depth import listed
 
 MOST_OF_A_PAIR = 200  # matches that are looked at
@@ -23,6 +24,7 @@ MOST_OF_A_PAIR = 200  # matches that are looked at
 # below the second it is where another one is above the third. Cameras that hardly turn leave many
 # matches near the lines of wrong poses.
 WRONG, DOUBTFUL, RIGHT = 0.5, 0.8, 0.9
+ONE_PLACE = 1e-3  # of the median distance between the photographs of a pair
 SHOWN = 10  # images that a note names
 
 
@@ -47,7 +49,8 @@ class VerifiedMatches:
         rotation, shift = poses.rotations(), poses.shift
         between = rotation[self.second] @ rotation[self.first].transpose(0, 2, 1)
         step = shift[self.second] - np.einsum("pij,pj->pi", between, shift[self.first])
-        step /= np.maximum(np.linalg.norm(step, axis=1, keepdims=True), 1e-300)
+        length = np.linalg.norm(step, axis=1)
+        step /= np.maximum(length, 1e-300)[:, None]
         essential = np.cross(np.eye(3)[None], step[:, None, :]) @ between
         pair = np.repeat(np.arange(len(self.first)), np.diff(self.starts))
         lines1 = np.einsum("mij,mj->mi", essential[pair], self.rays0)
@@ -58,7 +61,10 @@ class VerifiedMatches:
             np.linalg.norm(lines1[:, :2], axis=1) / self.focal1,
         )
         is_near = off < limit * np.maximum(slope, 1e-300)  # Sampson's distance
-        return np.bincount(pair, is_near, len(self.first)) / np.maximum(np.diff(self.starts), 1)
+        share = np.bincount(pair, is_near, len(self.first)) / np.diff(self.starts)
+        # Two photographs from one place have no epipolar lines.
+        found: np.ndarray = np.where(length < ONE_PLACE * np.median(length), 1.0, share)
+        return found
 
 
 def pair_matches(database: Path, names: list[str]) -> VerifiedMatches:
@@ -75,7 +81,9 @@ def pair_matches(database: Path, names: list[str]) -> VerifiedMatches:
         for pair, geometry in zip(*opened.read_two_view_geometries(), strict=True):
             both = pycolmap.pair_id_to_image_pair(pair)
             matches = geometry.inlier_matches
-            if not images.keys() >= {*both} or not len(matches):
+            if geometry.config < VERIFIED_FROM or not len(matches):
+                continue
+            if not images.keys() >= {*both}:
                 continue
             chosen = np.linspace(0, len(matches) - 1, min(len(matches), MOST_OF_A_PAIR))
             matches = matches[chosen.astype(int)]

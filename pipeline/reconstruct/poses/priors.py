@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import ReconstructionError
 from pipeline.extras import import_pycolmap
-from pipeline.pairs.poses.known import KnownPoses
+from pipeline.pairs.poses.known import KnownPoses, Poses
 from pipeline.reconstruct.cameras.adjust import PriorPlace, pose_prior
 from pipeline.reconstruct.poses.options import PoseOptions
 from pipeline.reconstruct.positions.trusted import TrustedPositions, check_places
+from pipeline.reconstruct.tracks.scene import ModelViews
+
+# Degrees between the rotations of a log and those of a model, in the median: more is a mistake, and
+# less is another convention that fits. Logs of aircraft err by a few.
+CONTRARY, ALIKE = 20.0, 10.0
 
 
 def positions_of_poses(known: KnownPoses, options: PoseOptions) -> TrustedPositions:
@@ -43,6 +50,43 @@ def prior_places(known: KnownPoses, trusted: TrustedPositions) -> dict[str, Prio
         name: (*map(float, place), *map(float, error[name]))  # type: ignore[misc]
         for name, place in trusted.metres.items()
     }
+
+
+def rotation_notes(
+    models: Sequence[Any], known: KnownPoses, trusted: TrustedPositions
+) -> list[str]:
+    """Sentences on models, brought to their positions, that contradict the rotations of priors.
+
+    models: `pycolmap.Reconstruction`s. One that could not be brought there is left out.
+    """
+    if known.poses is None:
+        return []
+    notes = []
+    for number, model in enumerate(models):
+        views = ModelViews.of(model)
+        fit = trusted.anchors(views).fit()
+        if isinstance(fit, str):
+            continue
+        off = _degrees_off(views, known, known.poses)
+        if not off > CONTRARY:
+            continue
+        others = {text: _degrees_off(views, known, poses) for text, poses in known.others.items()}
+        best = min(others, key=lambda text: others[text], default="")
+        told = f"the rotations of {known.file}, read as {known.convention}, are {off:.0f} degrees "
+        told += f"off those of model {number} in the median"
+        fits = bool(best) and others[best] < ALIKE
+        notes.append(f"{told}; they fit when they are read as {best}" if fits else told)
+    return notes
+
+
+def _degrees_off(views: ModelViews, known: KnownPoses, poses: Poses) -> float:
+    """The median angle between rotations of a model and of poses; NaN where none is known."""
+    row = {name: number for number, name in enumerate(known.names)}
+    of = [view for view, name in enumerate(views.names) if name in row]
+    told = poses.rotations()[[row[views.names[view]] for view in of]]
+    chord = np.linalg.norm(told - views.rotation[of], axis=(1, 2)) / np.sqrt(8)
+    chord = chord[np.isfinite(chord)]
+    return float(np.degrees(2 * np.arcsin(np.median(chord).clip(0, 1)))) if len(chord) else np.nan
 
 
 def write_pose_priors(database: Path, places: dict[str, PriorPlace]) -> None:

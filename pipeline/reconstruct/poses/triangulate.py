@@ -59,7 +59,7 @@ def triangulate_database(
     if not model.num_points3D() or not still:
         return MappedModels(notes=[*notes, "no match could be triangulated with the poses."])
     keep_poses(model, known)
-    notes += _without_points(model)
+    notes += _without_points(model, poses)
     return write_mapped([model], output, colours, notes=notes)
 
 
@@ -132,12 +132,12 @@ def _triangulation(options: MappingOptions) -> Any:
     return how
 
 
-def _without_points(model: Any) -> list[str]:
-    names = [
-        model.images[number].name
-        for number in model.reg_image_ids()
-        if not model.images[number].num_points3D
-    ]
-    if not names:
-        return []
-    return [f"{counted(len(names), 'image')} with a pose see no point: {listed(sorted(names))}"]
+def _without_points(model: Any, posed: Collection[str]) -> list[str]:
+    """Sentences on images with poses that see no point, and on those without verified matches."""
+    images = [model.images[number] for number in model.reg_image_ids()]
+    blind = sorted(image.name for image in images if not image.num_points3D)
+    alone = sorted({*posed} - {image.name for image in images})
+    notes = [f"{counted(len(blind), 'image')} with a pose see no point: {listed(blind)}"]
+    count = counted(len(alone), "image")
+    notes += [f"{count} with a pose not in the model, without verified matches: {listed(alone)}"]
+    return [note for note, names in zip(notes, (blind, alone), strict=True) if names]
