@@ -64,8 +64,7 @@ def rotation_notes(
     notes = []
     for number, model in enumerate(models):
         views = ModelViews.of(model)
-        fit = trusted.anchors(views).fit()
-        if isinstance(fit, str):
+        if isinstance(trusted.anchors(views).fit(), str):
             continue
         off = _degrees_off(views, known, known.poses)
         if not off > CONTRARY:

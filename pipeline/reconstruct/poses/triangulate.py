@@ -44,7 +44,8 @@ def triangulate_database(
     model.load(cache)
     _check_cameras(model, poses, options.priors, options.fixed_cameras)
     notes = check_poses(database, known, options.max_error)
-    listen(Event("triangulating", f"{counted(len(poses), 'image')} with known poses"))
+    text = f"{counted(len(poses), 'image')} with known poses"
+    listen(Event("triangulating", text, {"images": len(poses)}))
     for image in model.images.values():
         if image.name in poses:
             model.frames[image.frame_id].rig_from_world = poses[image.name]
