@@ -54,7 +54,7 @@ class ImageError(PipelineError):
 
 
 class PairListError(PipelineError):
-    """A list of pairs, candidates, positions, headings or true images cannot be used."""
+    """A list of pairs, candidates, positions, poses, headings or true images cannot be used."""
 
 
 class DescriptorError(PipelineError):

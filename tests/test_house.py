@@ -34,7 +34,7 @@ MODEL = {
 TOP = {*MODEL, "pipeline"}
 ROOMS_OF_PHOTOS = ("photos", "photos/cameras", "photos/panoramas")
 ROOMS_OF_MATCHING = (
-    *("names", "store", *ROOMS_OF_PHOTOS, "masks", "pairs", "execute"),
+    *("names", "store", *ROOMS_OF_PHOTOS, "masks", "pairs", "pairs/poses", "execute"),
     *("match", "match/turns", "match/detail"),
 )
 MATCH = {*TOP, *(f"pipeline/{room}" for room in ROOMS_OF_MATCHING)}
@@ -42,6 +42,7 @@ RECONSTRUCT = {
     f"pipeline/reconstruct{room}"
     for room in (
         *("", "/cameras", "/merging", "/tracks", "/refine", "/blocks", "/joining", "/positions"),
+        "/poses",
         "/models",
         "/exports",
         "/localize",
@@ -73,6 +74,11 @@ ABOVE = {
     "pipeline/pairs": {
         *TOP,
         *(f"pipeline/{room}" for room in ("names", "store", *ROOMS_OF_PHOTOS)),
+        "pipeline/pairs/poses",
+    },
+    "pipeline/pairs/poses": {
+        *TOP,
+        *(f"pipeline/{room}" for room in ("names", "store", *ROOMS_OF_PHOTOS, "pairs")),
     },
     "pipeline/execute": {"eloftr", "pipeline"},
     "pipeline/match": MATCH,
@@ -98,6 +104,13 @@ ABOVE = {
         *MATCH,
         "pipeline/reconstruct",
         "pipeline/reconstruct/tracks",
+    },
+    "pipeline/reconstruct/poses": {
+        *MATCH,
+        *(
+            f"pipeline/reconstruct{room}"
+            for room in ("", "/blocks", "/cameras", "/positions", "/tracks")
+        ),
     },
     "pipeline/reconstruct/joining": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/models": {*MATCH, *RECONSTRUCT},

@@ -35,6 +35,8 @@ def reconstruct(
     blocks: str | int | BlockOptions = "auto",
     positions: str | Path | None = None,
     position_error: float | None = None,
+    poses: str | Path | None = None,
+    poses_are: str = "fixed",
     radius: float = 2.0,
     threads: int = 1,
     scratch: str | Path | None = None,
@@ -60,6 +62,9 @@ def reconstruct(
     positions: a table (.csv, .parquet) of where photographs were taken: image, latitude, longitude
         and altitude, or image, x, y and z in metres. The models are brought to them, into metres.
     position_error: metres by which they err, 1 sigma of a coordinate.
+    poses: known poses: a COLMAP model (a folder, or images.txt), a table (.csv, .parquet), or
+        transforms.json. poses_are: `fixed` keeps them, and the matches are triangulated with them;
+        `priors` maps, and takes their positions as `positions`.
     radius: distance within which keypoints are merged, in pixels of the network's images.
     threads: of mapper and adjustment. With 1 the model is the same every time; −1 takes all cores.
     scratch: where a working folder is made if the output is at a URL; None: among temporary files.
@@ -74,6 +79,7 @@ def reconstruct(
     from pipeline.reconstruct.blocks.options import chosen_blocks
     from pipeline.reconstruct.given import runs_or_database
     from pipeline.reconstruct.job import reconstruct_run
+    from pipeline.reconstruct.poses.options import PoseOptions
     from pipeline.reconstruct.positions.trusted import PositionOptions
     from pipeline.reconstruct.tracks.options import chosen_refinement
     from pipeline.store.folder import Folder
@@ -81,12 +87,13 @@ def reconstruct(
     source = runs_or_database(run, database, storage)
     chosen = chosen_refinement(refine)
     cut = chosen_blocks(blocks)
-    trusted = PositionOptions.of(positions, position_error)
+    known = PoseOptions.of(poses, poses_are, positions, position_error)
+    trusted = None if known else PositionOptions.of(positions, position_error)
     photographs = Folder(images, storage or {}) if images else None
     left_out = Folder(os.fspath(masks), storage or {}) if masks else None
     with closing(executor) as carrying:
         return reconstruct_run(
-            *(source, output, photographs, mapper, cameras, chosen, cut, trusted),
+            *(source, output, photographs, mapper, cameras, chosen, cut, trusted, known),
             masks=left_out,
             executor=carrying,
             actors=chosen_actors(actors),

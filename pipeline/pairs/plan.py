@@ -32,6 +32,8 @@ from pipeline.pairs.formats import (
     write_list,
 )
 from pipeline.pairs.pair_list import PairList, exhaustive
+from pipeline.pairs.poses.overlap import looking_alike
+from pipeline.pairs.poses.read import read_poses
 from pipeline.pairs.retrieval import (
     case,
     compared,
@@ -41,7 +43,12 @@ from pipeline.pairs.retrieval import (
     plan_retrieval,
 )
 from pipeline.pairs.sequential import closures, overlaps, sequences
-from pipeline.pairs.spatial import exif_positions, neighbours, read_positions
+from pipeline.pairs.spatial import (
+    exif_positions,
+    neighbours,
+    position_failures,
+    read_positions,
+)
 from pipeline.store.folder import Folder, Names
 from pipeline.store.retries import redacted
 from pipeline.tables import CANDIDATES, FAILURES
@@ -122,6 +129,41 @@ def plan_spatial(
     return found.names, neighbours(found, nearest, radius)
 
 
+def plan_poses(
+    poses: str,
+    storage: dict[str, Any],
+    images: str | None = None,
+    nearest: int = 20,
+    angle: float = 60.0,
+    radius: float | None = None,
+) -> NamedPairs:
+    """Photographs with known poses that look the same way, see `overlap.looking_alike`.
+
+    images: the folder that the names are of; None takes the images as the file names them. An image
+    of the folder without a pose becomes a failure `no_position`.
+    """
+    names = None if images is None else images_of(images, storage)
+    known = None if names is None else Resolver(names, NameRules(roots=roots_of(str(images))))
+    found = read_poses(poses, storage, known)
+    if found.poses is None:
+        raise PairListError(
+            f"{poses}: has positions and no rotations; give --positions of eloftr pairs spatial."
+        )
+    good = found.poses.known()
+    row = {name: number for number, name in enumerate(found.names) if good[number]}
+    chosen = sorted(row.keys() if names is None else row.keys() & {*names})
+    lacking = {name: f"{found.file} has no pose of it" for name in names or () if name not in row}
+    if len(chosen) < 2:
+        raise PairListError(
+            f"{poses}: has poses of {len(chosen)} of the images, and a pair needs two; "
+            "give the names of the photographs."
+        )
+    listed = looking_alike(
+        found.poses.of(np.array([row[name] for name in chosen])), nearest, angle, radius
+    )
+    return chosen, replace(listed, failures=position_failures(lacking))
+
+
 def plan_covisibility(
     model: str, storage: dict[str, Any], min_shared: int = 15, top_k: int | None = 20
 ) -> NamedPairs:
@@ -180,6 +222,7 @@ MAKERS: dict[str, Callable[..., tuple[Names, PairList | Candidates]]] = {
     "sequential": plan_sequential,
     "retrieval": plan_retrieval,
     "spatial": plan_spatial,
+    "poses": plan_poses,
     "covisibility": plan_covisibility,
     "transitive": plan_transitive,
     "union": plan_union,

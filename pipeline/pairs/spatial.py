@@ -35,6 +35,9 @@ from pipeline.tables import FAILURES
 from pipeline.vocabulary import Reason, StageName
 
 METRES, DEGREES = ("x", "y", "z"), ("latitude", "longitude", "altitude")
+# Metres from the origin of a table beyond which another origin is taken: programs that show points
+# often store them as float32, which tells 1 mm up to here.
+FAR = 10_000.0
 RADIUS, ECCENTRICITY = 6_378_137, 6.69437999014e-3  # of the WGS 84 ellipsoid: metres, squared
 
 
@@ -72,7 +75,7 @@ def exif_positions(
     }
     why = {name: place for name, place in zip(names, found, strict=True) if isinstance(place, str)}
     degrees = np.array([*where.values()], float).reshape(-1, 3)
-    return Positions([*where], on_earth(degrees, height), _position_failures(why), True, height)
+    return Positions([*where], on_earth(degrees, height), position_failures(why), True, height)
 
 
 def _of_file(folder: Folder | Folders | FaceFolder, name: str) -> tuple[float, float, float] | str:
@@ -153,31 +156,14 @@ def read_positions(
     Raises `PairListError` where the file is missing, of another kind, without its columns, holds an
     image twice, or a name that fits several images.
     """
-    folder, file = Folder.of_file(url, options)
-    kind = os.path.splitext(file)[1].lower()
-    if kind not in (".csv", ".parquet"):
-        raise PairListError(
-            f"{file}: is no table of positions by its ending; give a .csv or .parquet file."
-        )
+    file = os.path.basename(os.fspath(url))
     try:
-        if kind == ".parquet":
-            table = folder.read_table(file)
-        else:
-            text = csv_text(folder.read_bytes(file))
-            table = csv.read_csv(pa.BufferReader(text.encode()))
-        columns = {
-            column.strip().lower(): values
-            for column, values in zip(table.column_names, table, strict=True)
-        }
+        columns = read_columns(url, "positions", options)
         kinds = DEGREES if DEGREES[0] in columns else METRES
         images = columns["image"].cast(pa.string())
-        values = [_numbers(columns[column], column) for column in kinds[:2]]
+        values = [floats_of(columns[column], column) for column in kinds[:2]]
         last = columns.get(kinds[2]) if height else None
-        values.append(np.zeros(len(images)) if last is None else _numbers(last, kinds[2]))
-    except (StorageError, OSError) as error:
-        raise PairListError(
-            f"{folder.shown}/{file}: cannot be read ({cause_of(error)}); check the path."
-        ) from error
+        values.append(np.zeros(len(images)) if last is None else floats_of(last, kinds[2]))
     # pyarrow raises these for columns of other types; KeyError is a missing column.
     except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         needs = "needs columns image, x, y (metres) or image, latitude, longitude, with numbers"
@@ -208,13 +194,43 @@ def read_positions(
     return Positions(
         placed,
         on_earth(chosen, height) if kinds is DEGREES else chosen,
-        _position_failures(why),
+        position_failures(why),
         earth=kinds is DEGREES,
         heights=last is not None,
     )
 
 
-def _numbers(values: pa.ChunkedArray, column: str) -> np.ndarray:
+def read_columns(
+    url: str | os.PathLike[str], what: str, options: dict[str, Any] | None = None
+) -> dict[str, pa.ChunkedArray]:
+    """The columns of a `.csv` with a header or a `.parquet`, by their names in small letters.
+
+    what: what the table holds, for messages. Raises `PairListError` where it cannot be read, and
+    ArrowInvalid where it is no table.
+    """
+    folder, file = Folder.of_file(url, options)
+    kind = os.path.splitext(file)[1].lower()
+    if kind not in (".csv", ".parquet"):
+        raise PairListError(
+            f"{file}: is no table of {what} by its ending; give a .csv or .parquet file."
+        )
+    try:
+        if kind == ".parquet":
+            table = folder.read_table(file)
+        else:
+            text = csv_text(folder.read_bytes(file))
+            table = csv.read_csv(pa.BufferReader(text.encode()))
+    except (StorageError, OSError) as error:
+        raise PairListError(
+            f"{folder.shown}/{file}: cannot be read ({cause_of(error)}); check the path."
+        ) from error
+    return {
+        column.strip().lower(): values
+        for column, values in zip(table.column_names, table, strict=True)
+    }
+
+
+def floats_of(values: pa.ChunkedArray, column: str) -> np.ndarray:
     """A column as numbers, (n,). Raises ArrowInvalid that names the first row that holds none."""
     try:
         numbers: np.ndarray = values.cast(pa.float64()).to_numpy()
@@ -226,6 +242,25 @@ def _numbers(values: pa.ChunkedArray, column: str) -> np.ndarray:
             except ValueError:
                 raise pa.ArrowInvalid(f"row {row} has {value!r} as {column}") from error
         raise
+
+
+def framed(found: Positions, shown: str) -> tuple[np.ndarray, str]:
+    """Metres (n, 3) from an origin, which a sentence can tell exactly; and what they are.
+
+    Latitudes and longitudes become metres to the east, the north and up of their middle.
+    """
+    middle = np.median(found.metres, axis=0)
+    if found.earth:
+        latitude, longitude, altitude = geodetic(middle).tolist()
+        origin = np.array([round(latitude, 5), round(longitude, 5), round(altitude)])
+        return east_north_up(found.metres, origin), (
+            f"metres to the east, the north and up of latitude {origin[0]:.5f}, longitude "
+            f"{origin[1]:.5f}, altitude {origin[2]:.0f}"
+        )
+    origin = np.where(np.abs(middle) > FAR, np.round(middle, -3), 0.0)
+    x, y, z = origin
+    beside = f" from x {x:.0f}, y {y:.0f}, z {z:.0f}" if origin.any() else ""
+    return found.metres - origin, f"the metres of {shown}{beside}"
 
 
 def neighbours(
@@ -271,7 +306,8 @@ def neighbours(
     return of_pairs(first, second, (0 - distances).astype(np.float32), positions.failures)
 
 
-def _position_failures(why: dict[str, str]) -> pa.Table:
+def position_failures(why: dict[str, str]) -> pa.Table:
+    """FAILURES of images without a position. why: by their names."""
     rows = [
         {
             "image0": name,

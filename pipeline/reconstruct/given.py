@@ -14,6 +14,7 @@ from pipeline.events import Listener, nobody
 from pipeline.masks.folder import Masks, find_masks
 from pipeline.match.run import PLAN_FILE, finished_shards
 from pipeline.match.turns.tries import of_later_round
+from pipeline.pairs.poses.known import KnownPoses
 from pipeline.photos.cameras.intrinsics import intrinsics_digest, intrinsics_of_runs
 from pipeline.photos.panoramas.source import FaceFolder, faces_of_runs
 from pipeline.photos.panoramas.sphere import Face
@@ -24,6 +25,8 @@ from pipeline.reconstruct.carrying import Carrying
 from pipeline.reconstruct.database import ImportSummary
 from pipeline.reconstruct.merging.job import import_matches
 from pipeline.reconstruct.merging.masked import masks_of
+from pipeline.reconstruct.poses.options import PoseOptions
+from pipeline.reconstruct.poses.priors import positions_of_poses
 from pipeline.reconstruct.positions.trusted import (
     PositionOptions,
     TrustedPositions,
@@ -43,6 +46,7 @@ class Given:
     importing: makes a database at a path, with what carries out the work. results: where they go.
     photographs: their folder, in which faces stand for panoramas, or None. notes: what is wrong
     with the runs. positions: of photographs, where given. masks: of the photographs, or None.
+    poses: of photographs, where given. fixed: whether these stay as they are.
     """
 
     importing: Callable[[Path, Carrying], ImportSummary]
@@ -51,6 +55,8 @@ class Given:
     notes: list[str]
     positions: TrustedPositions | None = None
     masks: Masks | None = None
+    poses: KnownPoses | None = None
+    fixed: bool = False
 
     @property
     def target(self) -> Path:
@@ -83,6 +89,7 @@ def opened_given(
     storage: dict[str, Any] | None,
     masks: Folder | None = None,
     positions: PositionOptions | None = None,
+    poses: PoseOptions | None = None,
     listen: Listener = nobody,
 ) -> Iterator[Given]:
     """Check what is given, and open the place of the results.
@@ -94,6 +101,9 @@ def opened_given(
     notes: list[str] = []
     if isinstance(source, Path):
         check_database(source)
+    faces = {} if isinstance(source, Path) else faces_of_runs(source)
+    known = _known(poses, source, faces, storage)
+    if isinstance(source, Path):
         found = None if masks is None else find_masks(masks, image_names(source), listen=listen)
         importing = partial(_take, source, found, images)
         there = where / DATABASE if isinstance(where, Path) else None
@@ -104,8 +114,8 @@ def opened_given(
     else:
         roots, sides = zip(*(_read_run(run) for run in source), strict=True)
         found, notes = masks_of(source, masks, listen)
-        known = _cameras_of(source, cameras)
-        importing = partial(_merge, source, known, min(sides), radius, found)
+        taken = _cameras_of(source, cameras, known)
+        importing = partial(_merge, source, taken, min(sides), radius, found)
         if images is None and len({*roots}) > 1:
             both = " and ".join(sorted({*roots})[:2])
             raise ReconstructionError(
@@ -114,11 +124,13 @@ def opened_given(
             )
         images = images or Folder(roots[0], source[0].options)
         notes += [note for run in source for note in _unfinished(run)]
-    faces = {} if isinstance(source, Path) else faces_of_runs(source)
     photographs = FaceFolder(images, faces) if images is not None and faces else images
     trusted = _trusted(positions, _names(source), faces, storage) if positions else None
+    fixed = poses is not None and poses.fixed
+    if poses is not None and known is not None and not fixed:
+        trusted = _of_faces(positions_of_poses(known, poses), faces)
     with opened_results(where, scratch) as results:
-        yield Given(importing, results, photographs, notes, trusted, found)
+        yield Given(importing, results, photographs, notes, trusted, found, known, fixed)
 
 
 def faces_given(source: Sequence[Folder] | Path, images: Folder | None) -> FaceFolder:
@@ -190,17 +202,33 @@ def _merge(
     )
 
 
-def _cameras_of(runs: Sequence[Folder], cameras: CameraOptions | None) -> CameraOptions | None:
-    """The options with the known cameras of runs, unless others are given."""
+def _known(
+    poses: PoseOptions | None,
+    source: Sequence[Folder] | Path,
+    faces: dict[str, Face],
+    storage: dict[str, Any] | None,
+) -> KnownPoses | None:
+    """The poses of images, and as priors those of panoramas; None where none are given."""
+    if poses is None:
+        return None
+    panoramas = set() if poses.fixed else {face.panorama.name for face in faces.values()}
+    return poses.read([*_names(source), *panoramas], storage)
+
+
+def _cameras_of(
+    runs: Sequence[Folder], cameras: CameraOptions | None, known: KnownPoses | None
+) -> CameraOptions | None:
+    """The options with the known cameras of runs, else of poses, unless others are given."""
     verified = intrinsics_of_runs(runs)
-    if not verified:
-        return cameras
     cameras = cameras or CameraOptions()
+    if not verified:
+        told = () if known is None else known.intrinsics
+        return replace(cameras, intrinsics=cameras.intrinsics or told)
     same = not cameras.intrinsics or (
         intrinsics_digest(cameras.intrinsics) == intrinsics_digest(verified)
     )
-    known = tuple(replace(entry, known=True) for entry in verified)
-    return replace(cameras, intrinsics=known) if same else cameras
+    kept = tuple(replace(entry, known=True) for entry in verified)
+    return replace(cameras, intrinsics=kept) if same else cameras
 
 
 def _trusted(
@@ -211,7 +239,11 @@ def _trusted(
 ) -> TrustedPositions:
     """Positions of images. Where a panorama has one, each of its faces has it."""
     panoramas = {face.panorama.name for face in faces.values()}
-    trusted = trusted_positions(positions, [*names, *panoramas], storage)
+    return _of_faces(trusted_positions(positions, [*names, *panoramas], storage), faces)
+
+
+def _of_faces(trusted: TrustedPositions, faces: dict[str, Face]) -> TrustedPositions:
+    """The same, and the position of a panorama for each of its faces."""
     of_faces = {
         name: trusted.metres[face.panorama.name]
         for name, face in faces.items()

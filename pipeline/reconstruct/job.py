@@ -13,7 +13,7 @@ end, report.txt last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.reconstruct.blocks.cut import blocks_table
 from pipeline.reconstruct.blocks.graph import image_names
 from pipeline.reconstruct.blocks.options import BlockOptions
-from pipeline.reconstruct.cameras.adjust import check_threads
+from pipeline.reconstruct.cameras.adjust import PriorPlace, check_threads
 from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.carrying import Carrying
 from pipeline.reconstruct.database import MADE_FROM_IT, ImportSummary, focal_priors, remove
@@ -47,6 +47,9 @@ from pipeline.reconstruct.mapping import (
     opened_model,
     publish_models,
 )
+from pipeline.reconstruct.poses.options import PoseOptions
+from pipeline.reconstruct.poses.priors import prior_places, rotation_notes, write_pose_priors
+from pipeline.reconstruct.poses.triangulate import keep_poses, pose_notes, triangulate_database
 from pipeline.reconstruct.positions.align import align_models
 from pipeline.reconstruct.positions.trusted import PositionOptions
 from pipeline.reconstruct.refine.adjust import Freedom
@@ -74,6 +77,7 @@ def reconstruct_run(
     refine: RefineOptions | None = None,
     blocks: BlockOptions | None = None,
     positions: PositionOptions | None = None,
+    poses: PoseOptions | None = None,
     *,
     masks: Folder | None = None,
     executor: Executor,
@@ -97,6 +101,8 @@ def reconstruct_run(
     blocks: how a large scene is cut into blocks, which are mapped one by one and joined.
     positions: where photographs were taken. They place blocks, check their joins, and bring the
         models into metres.
+    poses: where photographs were taken and how they were turned. Fixed ones are kept, and nothing
+        is mapped: matches are triangulated with them. Priors are positions as above.
     masks: folder of masks of the photographs; by default that of the run. Nothing is observed where
         they are 0.
     executor, actors: merge keypoints, map blocks, and measure the tracks.
@@ -115,14 +121,16 @@ def reconstruct_run(
         raise ReconstructionError(f"mapper {mapper!r} is unknown; give {' or '.join(MAPPERS)}.")
     check_threads(threads)
     blocks = blocks or BlockOptions()
-    what = source, images, cameras, radius, output, scratch, storage, masks, positions, listen
-    with opened_given(*what) as given, _colmap_process(given) as colmap:
+    what = source, images, cameras, radius, output, scratch, storage, masks
+    with opened_given(*what, positions, poses, listen) as given, _colmap_process(given) as colmap:
         check_blocks(given, blocks)
         carrying = Carrying(executor, colmap, actors, listen)
         imported = _imported(given, carrying)
-        mapping = imported.mapping(mapper, threads)
+        places = _places(given, carrying)
+        mapping = imported.mapping(mapper, threads, places)
         mapped = _mapped(imported, given, mapping, blocks, carrying)
         freedom = _freedom(imported, cameras or CameraOptions(), threads)
+        freedom = replace(freedom, still=given.fixed, places=places)
         refined, notes = _refined(imported, mapped, given, refine, carrying, freedom)
         summary: ReconstructionSummary = colmap.ask(
             _finish, given, imported, mapped, refined, notes
@@ -185,6 +193,11 @@ def planned_blocks(
 
 def check_blocks(given: Given, blocks: BlockOptions) -> None:
     """Raise ReconstructionError where blocks are asked for that would cut panoramas apart."""
+    if blocks.size and given.fixed:
+        raise ReconstructionError(
+            f"blocks of {blocks.size} images: fixed poses are triangulated as a whole; give "
+            "--blocks off, or --poses-are priors."
+        )
     if blocks.size and isinstance(given.photographs, FaceFolder):
         raise ReconstructionError(
             f"blocks of {blocks.size} images: a run with panoramas is mapped as a whole, because "
@@ -199,14 +212,17 @@ class Imported:
     database: ImportSummary
     priors: dict[int, float]
 
-    def mapping(self, mapper: str, threads: int) -> MappingOptions:
-        """How the database is mapped."""
+    def mapping(
+        self, mapper: str, threads: int, places: Mapping[str, PriorPlace]
+    ) -> MappingOptions:
+        """How the database is mapped. places: where images were taken, as the database says."""
         return MappingOptions(
             mapper,
             fixed_cameras=self.database.fixed_cameras,
             priors=self.priors,
             max_error=max(MAX_ERROR, 2.0 * self.database.resize_factor),
             threads=threads,
+            places=places,
         )
 
 
@@ -218,6 +234,15 @@ def _imported(given: Given, carrying: Carrying) -> Imported:
     priors: dict[int, float] = carrying.colmap.ask(focal_priors, given.database)
     told = {camera: priors[camera] for camera in priors.keys() - {*imported.guessed_cameras}}
     return Imported(imported, dict(sorted(told.items())))
+
+
+def _places(given: Given, carrying: Carrying) -> dict[str, PriorPlace]:
+    """Where images were taken by poses that are priors, which the database gets as well."""
+    if given.fixed or given.poses is None or given.positions is None:
+        return {}
+    places = prior_places(given.poses, given.positions)
+    carrying.colmap.ask(write_pose_priors, given.database, places)
+    return places
 
 
 def _mapped(
@@ -232,6 +257,12 @@ def _mapped(
     size = 0 if imported.database.panoramas else blocks.size_for(imported.database.images)
     if not imported.database.verified:
         return MappedModels()
+    if given.fixed:
+        what = database, given.target, given.poses, mapping, colours
+        made: MappedModels = carrying.colmap.ask_watched(
+            triangulate_database, *what, listen=carrying.listen
+        )
+        return made
     if size:
         of_files = colours if isinstance(colours, Path) else None  # blocks have no panoramas
         how = size, blocks, mapping, given.positions, of_files, carrying
@@ -298,6 +329,12 @@ def _finish(
     target = given.target
     models = [opened_model(one.model) for one in refined]
     placed = align_models(models, given.positions) if given.positions else []
+    if given.positions and given.poses:
+        placed += rotation_notes(models, given.poses, given.positions)
+    if given.fixed and given.poses is not None:
+        placed = pose_notes(given.poses, image_names(given.database))
+        for model in models:
+            keep_poses(model, given.poses)
     publish_models(models, target)
     if not any(one.rounds for one in refined):  # they are the same
         remove(target / MAPPED)

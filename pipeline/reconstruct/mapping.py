@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from pipeline.events import Event, Listener
 from pipeline.extras import import_pycolmap
 from pipeline.photos.panoramas.colours import colour_points
 from pipeline.photos.panoramas.source import FaceFolder
-from pipeline.reconstruct.cameras.adjust import adjust_robustly
+from pipeline.reconstruct.cameras.adjust import PriorPlace, adjust_robustly
 from pipeline.reconstruct.cameras.focal import FocalDecision, steady_focal
 from pipeline.reconstruct.database import remove
 
@@ -43,6 +43,8 @@ class MappingOptions:
     max_error: float = MAX_ERROR
     initial: tuple[int, int] | None = None  # numbers of the two images that a model begins with
     threads: int = 1  # With one, the result is the same every time. −1 takes all cores.
+    # Where images were taken, by their names, which the database has as pose priors.
+    places: Mapping[str, PriorPlace] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,18 @@ def keep_models(
         steady_focal(model, options.priors, options.fixed_cameras, scale, options.threads, number)
         for number, model in enumerate(models)
     ]
+    found = [decision for decision in decisions if decision is not None]
+    return write_mapped(models, output, colours, focal=found)
+
+
+def write_mapped(
+    models: list[Any],
+    output: Path,
+    colours: Path | FaceFolder | None,
+    focal: Sequence[FocalDecision] = (),
+    notes: Sequence[str] = (),
+) -> MappedModels:
+    """Colour the points of models, and write `mapped/0` … into `output`. See `keep_models`."""
     with emptied(output / ".keeping") as scratch:
         for number, model in enumerate(models):
             if colours is not None:
@@ -110,7 +124,8 @@ def keep_models(
     return MappedModels(
         [model.num_points3D() for model in models],
         [model.images[min(model.reg_image_ids())].name for model in models],
-        [decision for decision in decisions if decision is not None],
+        [*focal],
+        [*notes],
     )
 
 
@@ -160,6 +175,7 @@ def _incremental(
     mapping.mapper.abs_pose_min_num_inliers = LEAST_INLIERS
     mapping.triangulation.merge_max_reproj_error = options.max_error
     mapping.triangulation.complete_max_reproj_error = options.max_error
+    mapping.use_prior_position = mapping.use_robust_loss_on_prior_position = bool(options.places)
     mapping.constant_cameras = mapping.mapper.constant_cameras = {*options.fixed_cameras}
     if options.initial:
         mapping.init_image_id1, mapping.init_image_id2 = options.initial
@@ -186,7 +202,9 @@ def _incremental(
         # The mapper's own last adjustment uses plain least squares. On four real runs this step
         # lowered the median rotation error by 4 to 37 %.
         adjust_robustly(
-            model, options.max_error / SOFT, options.threads, keep=options.fixed_cameras
+            *(model, options.max_error / SOFT, options.threads),
+            keep=options.fixed_cameras,
+            places=options.places,
         )
     return models
 

@@ -21,6 +21,7 @@ METHODS = {
     "sequential": "Images taken one after another, and places seen again.",
     "retrieval": "Images that look most alike, or the candidates of queries for eloftr rerank.",
     "spatial": "Images taken near each other.",
+    "poses": "Images with known poses that are near each other and look the same way.",
     "covisibility": "Images that see the same points of a model.",
     "transitive": "Images that verified pairs of a run connect.",
     "union": "The pairs of any of several lists.",
@@ -46,6 +47,8 @@ HELP = {
     "mutual": "Only where each is among the most similar of the other.",
     "positions": ".csv or .parquet: image, x, y[, z] or image, latitude, longitude[, altitude].  "
     "[default: EXIF]",
+    "poses": "A COLMAP model, images.txt, transforms.json, or a table .csv or .parquet.",
+    "angle": "Degrees between two directions of view, at most.",
     "nearest": "Images paired with each.",
     "radius": "Metres between two images, at most.",
     "height": "Use z or the altitude, too.",

@@ -26,6 +26,7 @@ from pipeline.reconstruct.blocks.options import (
 from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.given import faces_given, runs_or_database
 from pipeline.reconstruct.mapping import MAPPERS
+from pipeline.reconstruct.poses.options import USES, PoseOptions
 from pipeline.reconstruct.positions.trusted import PositionOptions
 from pipeline.reconstruct.tracks.options import REFINE
 
@@ -109,6 +110,19 @@ OWN_DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
     help="By which they err, 1 sigma of a coordinate.",
 )
 @click.option(
+    "--poses",
+    metavar="FILE",
+    help="Known poses: the folder of a COLMAP model, its images.txt, transforms.json, or a .csv or "
+    ".parquet of image and quaternions, or positions with angles.",
+)
+@click.option(
+    "--poses-are",
+    type=click.Choice(USES),
+    default=OWN_DEFAULTS["poses_are"],
+    help="fixed: they stay exactly so, and matches are only triangulated. priors: their positions "
+    "count as --positions, within --position-error.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Make the database, print the blocks and what each costs, and map nothing.",
@@ -152,6 +166,8 @@ def command(
     final_adjustment: str,
     positions: str | None,
     position_error: float | None,
+    poses: str | None,
+    poses_are: str,
     dry_run: bool,
     images: str | None,
     masks: str | None,
@@ -173,7 +189,8 @@ def command(
     options = chosen_options(refining)
     cameras = CameraOptions.parse(camera_model, camera_sharing, intrinsics)
     cut = BlockOptions.parse(blocks, final_adjustment)
-    PositionOptions.of(positions, position_error)
+    if PoseOptions.of(poses, poses_are, positions, position_error) is None:
+        PositionOptions.of(positions, position_error)
     with carried(executor, actors, storage) as carrying:
         scene = {"cameras": cameras, "database": database, "blocks": cut, "radius": radius}
         files = {"images": images, "masks": masks, "scratch": scratch}
@@ -191,6 +208,8 @@ def command(
             refine=options if refine == "tracks" else refine,
             positions=positions,
             position_error=position_error,
+            poses=poses,
+            poses_are=poses_are,
             threads=threads,
             **how,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,11 @@ from pipeline.extras import import_pycolmap
 # Images up to which the equations are solved directly. COLMAP's own limit is 1,000. Of a survey of
 # 1,024 images a direct step took 0.7 s; iterative steps took five times as long to the same error.
 MOST_DIRECT = 20_000
+LEAST_PLACES = 3  # that a model is brought to
 MOST_CONDITION = 1e12  # of a covariance that is inverted
+
+# Where an image was taken: x, y and z, and the error of each, 1 sigma.
+PriorPlace = tuple[float, float, float, float, float, float]
 
 
 def adjust_robustly(
@@ -25,6 +29,7 @@ def adjust_robustly(
     principal: bool = False,
     least_gain: float = 0.0,
     still: Collection[int] = (),
+    places: Mapping[str, PriorPlace] | None = None,
 ) -> float:
     """Adjust all cameras and points of a `pycolmap.Reconstruction`, in place.
 
@@ -34,10 +39,13 @@ def adjust_robustly(
     principal: whether their principal points change.
     least_gain: share of the cost that a step has to save; the first that saves less is the last.
     still: numbers of images whose poses stay exactly as they are.
+    places: where images were taken, by their names. The model is brought to them, and cameras are
+        drawn towards them. Fewer than LEAST_PLACES do not count.
 
     Returns the cost at the end: half of the sum of the losses of all observations, in pixels².
     """
-    adjuster = _adjuster(model, scale, threads, keep, refine_focal, principal, least_gain, still)
+    how = refine_focal, principal, least_gain, still, places
+    adjuster = _adjuster(model, scale, threads, keep, *how)
     solved = adjuster.solve()
     cost = float(solved.ceres_summary.final_cost) if solved.num_residuals else 0.0
     model.update_point_3d_errors()
@@ -56,7 +64,7 @@ def camera_information(
     are those of `adjust_robustly`.
     """
     pycolmap = import_pycolmap()
-    adjuster = _adjuster(model, scale, threads, keep, True, False, least_gain, ())
+    adjuster = _adjuster(model, scale, threads, keep, True, False, least_gain, (), None)
     adjuster.solve()
     found = pycolmap.estimate_ba_covariance(pycolmap.BACovarianceOptions(), model, adjuster)
     told = {}
@@ -78,6 +86,7 @@ def _adjuster(
     principal: bool,
     least_gain: float,
     still: Collection[int],
+    places: Mapping[str, PriorPlace] | None,
 ) -> Any:
     """COLMAP's bundle adjuster; see `adjust_robustly`."""
     pycolmap = import_pycolmap()
@@ -97,9 +106,35 @@ def _adjuster(
         everything.set_constant_cam_intrinsics(camera)
     for image in still:
         everything.set_constant_rig_from_world_pose(model.images[image].frame_id)
+    priors = pose_priors(model, places or {})
+    if len(priors) >= LEAST_PLACES:
+        how = pycolmap.PosePriorBundleAdjustmentOptions()
+        how.alignment_ransac.random_seed = 0
+        how.ceres.prior_position_loss_function_type = pycolmap.LossFunctionType.CAUCHY
+        return pycolmap.create_pose_prior_ceres_bundle_adjuster(
+            options, how, everything, priors, model
+        )
     everything.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
     # pycolmap.bundle_adjustment would do the same, but it turns COLMAP's log on again.
     return pycolmap.create_default_ceres_bundle_adjuster(options, everything, model)
+
+
+def pose_priors(model: Any, places: Mapping[str, PriorPlace]) -> list[Any]:
+    """`pycolmap.PosePrior`s of the registered images of a model whose places are known."""
+    images = (model.images[number] for number in sorted(model.reg_image_ids()))
+    return [pose_prior(image, places[image.name]) for image in images if image.name in places]
+
+
+def pose_prior(image: Any, place: PriorPlace) -> Any:
+    """The `pycolmap.PosePrior` of an image."""
+    pycolmap = import_pycolmap()
+    return pycolmap.PosePrior(
+        pose_prior_id=image.image_id,
+        corr_data_id=image.data_id,
+        position=np.array(place[:3]),
+        position_covariance=np.diag(np.square(place[3:])),
+        coordinate_system=pycolmap.PosePriorCoordinateSystem.CARTESIAN,
+    )
 
 
 def check_threads(threads: int) -> None:

@@ -202,7 +202,9 @@ def estimated_pose(seen: SeenPoints, tried: QueryCamera, max_error: float) -> Qu
     )
 
 
-def _residuals(seen: SeenPoints, rotation: np.ndarray, shift: np.ndarray, camera: Any) -> np.ndarray:
+def _residuals(
+    seen: SeenPoints, rotation: np.ndarray, shift: np.ndarray, camera: Any
+) -> np.ndarray:
     """Pixels (n,) between where points are seen and where they should be; infinite behind."""
     local = seen.xyz @ rotation.T + shift
     away = np.full(len(seen), np.inf)

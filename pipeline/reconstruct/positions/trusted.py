@@ -13,14 +13,10 @@ import numpy as np
 from pipeline.errors import ArgumentError, ReconstructionError
 from pipeline.events import counted
 from pipeline.names.resolve import Resolver
-from pipeline.pairs.spatial import Positions, east_north_up, geodetic, read_positions
+from pipeline.pairs.spatial import framed, read_positions
 from pipeline.reconstruct.depth import listed
 from pipeline.reconstruct.positions.fit import FEWEST_POSITIONS, LEAST_WIDTH, Anchors, width
 from pipeline.reconstruct.tracks.scene import ModelViews
-
-# Metres from the origin of a table beyond which another origin is taken: programs that show points
-# often store them as float32, which tells 1 mm up to here.
-FAR = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -108,36 +104,25 @@ def trusted_positions(
             f"{table}: has positions of no image of the run, but of {others[0]}; give the names of "
             f"the run, as {min(inside, default='none')}."
         )
-    if len(rows) < FEWEST_POSITIONS:
-        raise ReconstructionError(
-            f"{table}: has positions of {counted(len(rows), 'image')} of the run; give "
-            f"{FEWEST_POSITIONS} or more that are not on one line."
-        )
-    metres, frame = _framed(found, shown)
-    if width(metres[rows]) < LEAST_WIDTH * options.error:
-        raise ReconstructionError(
-            f"{table}: the positions lie on one line within their error of {options.error:g} m, "
-            "so that nothing tells which side of the model is up; give others beside it."
-        )
+    metres, frame = framed(found, shown) if rows else (found.metres, "")
+    check_places(table, metres[rows], options.error)
     notes = _notes(shown, others, [why["detail"] for why in found.failures.to_pylist()])
     places = {found.names[row]: metres[row] for row in rows}
     return TrustedPositions(places, options.error, frame, notes)
 
 
-def _framed(found: Positions, shown: str) -> tuple[np.ndarray, str]:
-    """Metres (n, 3) from an origin, which a sentence can tell exactly; and what they are."""
-    middle = np.median(found.metres, axis=0)
-    if found.earth:
-        latitude, longitude, altitude = geodetic(middle).tolist()
-        origin = np.array([round(latitude, 5), round(longitude, 5), round(altitude)])
-        return east_north_up(found.metres, origin), (
-            f"metres to the east, the north and up of latitude {origin[0]:.5f}, longitude "
-            f"{origin[1]:.5f}, altitude {origin[2]:.0f}"
+def check_places(table: str, places: np.ndarray, error: float) -> None:
+    """Raise ReconstructionError for places (n, 3) that tell no frame: too few, or on one line."""
+    if len(places) < FEWEST_POSITIONS:
+        raise ReconstructionError(
+            f"{table}: has positions of {counted(len(places), 'image')} of the run; give "
+            f"{FEWEST_POSITIONS} or more that are not on one line."
         )
-    origin = np.where(np.abs(middle) > FAR, np.round(middle, -3), 0.0)
-    x, y, z = origin
-    beside = f" from x {x:.0f}, y {y:.0f}, z {z:.0f}" if origin.any() else ""
-    return found.metres - origin, f"the metres of {shown}{beside}"
+    if width(places) < LEAST_WIDTH * error:
+        raise ReconstructionError(
+            f"{table}: the positions lie on one line within their error of {error:g} m, "
+            "so that nothing tells which side of the model is up; give others beside it."
+        )
 
 
 def _notes(shown: str, others: Sequence[str], failures: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.reconstruct.cameras.adjust import adjust_robustly
+from pipeline.reconstruct.cameras.adjust import PriorPlace, adjust_robustly
 from pipeline.reconstruct.cameras.focal import steady_focal
 from pipeline.reconstruct.tracks.scene import SparseModel
 
@@ -29,7 +29,8 @@ class Freedom:
     are refined, but get no other model and are shared with no others.
     principal: cameras whose principal point is free. Of the others, only focal length and
     distortion are. share: whether cameras may become one. richer: whether they may get another
-    model. priors: focal lengths in pixels that EXIF tells.
+    model. priors: focal lengths in pixels that EXIF tells. still: whether all poses stay.
+    places: where images were taken, by their names; see `adjust_robustly`.
     threads: with one the result is the same every time; −1 takes all cores.
     """
 
@@ -40,6 +41,8 @@ class Freedom:
     richer: bool = True
     priors: Mapping[int, float] = field(default_factory=dict)
     threads: int = 1
+    still: bool = False
+    places: Mapping[str, PriorPlace] = field(default_factory=dict)
 
 
 def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
@@ -56,8 +59,13 @@ def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
         passes.append((freedom.fixed | others, True))
     for keep, principal in passes:
         model = scene.made()
+        still = model.reg_image_ids() if freedom.still else ()
         adjust_robustly(
-            model, loss, freedom.threads, keep, principal=principal, least_gain=LEAST_GAIN
+            *(model, loss, freedom.threads, keep),
+            principal=principal,
+            least_gain=LEAST_GAIN,
+            still=still,
+            places=freedom.places,
         )
         scene = _taken_over(scene, model)
     return scene
@@ -72,8 +80,10 @@ def _taken_over(scene: SparseModel, model: Any) -> SparseModel:
 def steadied(scene: SparseModel, loss: float, freedom: Freedom) -> tuple[SparseModel, list[str]]:
     """The scene with a focal length between that of the images and that of EXIF; see `focal`.
 
-    Returns a line for the report where EXIF's counted.
+    Poses that stay determine it by themselves. Returns a line for the report where EXIF's counted.
     """
+    if freedom.still:
+        return scene, []
     model = scene.made()
     keep = freedom.fixed | freedom.given
     decision = steady_focal(

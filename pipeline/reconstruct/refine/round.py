@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +101,10 @@ def finish_round(
         if first:
             found, decided, lines = decide_cameras(found, unit / 2, freedom)
         found, steady = steadied(adjusted(found, unit / 2, decided), unit / 2, decided)
+        if steady and freedom.places:  # that adjustment knew no places
+            found = adjusted(
+                found, unit / 2, replace(decided, fixed=frozenset(found.views.cameras))
+            )
         lines += steady
     why = UNSEEN if weak.sum() > len(weak) / 2 else worse(scene, found)
     if not why:

@@ -1,0 +1,1 @@
+"""Reconstruct with known poses: as they are, or as priors."""
