@@ -83,9 +83,13 @@ def report_at_end(
     models: str | None = None,
     storage: dict[str, Any] | None = None,
 ) -> None:
-    """Write the report of a run into its folder. What goes wrong is a warning: the work is done."""
+    """Write the report of a run, into its folder or that of its models, where these are elsewhere.
+
+    What goes wrong is a warning, because the work is done.
+    """
+    output = None if models is None else f"{models.rstrip('/')}/report.html"
     try:
-        pipeline.report(run, images=images, models=models, storage=storage)
+        pipeline.report(run, output=output, images=images, models=models, storage=storage)
     except EloftrError as error:
         _warn(console, str(error))
     except Exception as error:  # a bug of the report must not take the results of hours with it

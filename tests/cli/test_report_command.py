@@ -10,6 +10,7 @@ from subprocess import CompletedProcess
 
 import pytest
 from small_run import SMALL, Done
+from synthetic_run import Scene
 
 import pipeline
 from pipeline.cli.console import Console
@@ -64,6 +65,18 @@ def test_plots_are_drawn_as_svg_and_as_pictures(
     assert "inliers of a verified pair" in (tmp_path / "inliers.svg").read_text()
     refused = eloftr_here("draw", "--plot", "matrix", "--output", "x.svg", cwd=tmp_path)
     assert (refused.returncode, "give --run" in refused.stderr) == (2, True)
+
+
+def test_a_model_that_is_elsewhere_has_the_report_beside_it(
+    eloftr_here: Eloftr, tmp_path: Path
+) -> None:
+    Scene(cameras=4).write(tmp_path / "run")
+    made = eloftr_here(
+        *("reconstruct", "run", "--refine", "none", "--output", "model"), cwd=tmp_path
+    )
+    assert made.returncode == 0, made.stderr
+    assert b'<div id="model-view">' in (tmp_path / "model" / "report.html").read_bytes()
+    assert not (tmp_path / "run" / "report.html").exists()
 
 
 @pytest.mark.parametrize("fault", ["expected", "bug"])

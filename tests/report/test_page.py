@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from pipeline.rerank.options import RerankOptions
 from pipeline.store.folder import Folder
 from pipeline.store.lease import Lease
 
+WAIT = 60  # seconds; the machine may be busy
 EVIL = "<img src=x onerror=alert(1)>.jpg"
 BREAKING = "</script><script>alert(2)</script>\u2028.jpg"
 
@@ -145,10 +147,17 @@ class Opened:
         # Every plot is drawn when it is seen.
         for place in self.page.query_selector_all("[data-plot], #viewer"):
             place.scroll_into_view_if_needed()
-        self.page.wait_for_function(
+        self.until(
             "[...document.querySelectorAll('[data-plot]')]"
             ".every(p => p.dataset.drawn || p.classList.contains('empty'))"
         )
+
+    def until(self, met: str) -> None:
+        """Wait until an expression is true; Playwright's own way needs `eval` in the page."""
+        deadline = time.monotonic() + WAIT
+        while not self.page.evaluate(met):
+            assert time.monotonic() < deadline, met
+            self.page.wait_for_timeout(50)
 
     def _heard(self, message: Any) -> None:
         if message.type != "warning":  # Chromium warns that WebGL without a GPU is slow
@@ -235,7 +244,7 @@ def test_pairs_are_sorted_filtered_and_opened(whole: Opened) -> None:
     assert all(EVIL in text for text in whole.texts(rows))
     assert page.inner_text("#pair-count").startswith("6 of 23")
     page.click("#pair-filters button")
-    page.wait_for_function("document.getElementById('pair-count').textContent.startsWith('23')")
+    whole.until("document.getElementById('pair-count').textContent.startsWith('23')")
     page.select_option("select[name=kind]", label="failed")
     assert whole.texts(f"{rows} td:nth-child(2)") == ["failed"]
     page.click(f"{rows} button")

@@ -17,6 +17,7 @@ from benchmarks.scale import (
     mapping,
     planning,
     reconstruction_plan,
+    report_page,
     scale_plan,
     streaming,
 )
@@ -36,6 +37,17 @@ def test_a_made_up_run_is_imported_whole_and_measured(tmp_path: Path) -> None:
     assert 0.9 * 200 * 40 < row["rows"]["matches"] <= 200 * 40
     assert row["anonymous_bytes"] > 0
     assert row["disk_bytes"] > row["database_bytes"] / 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_of_a_made_up_run_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_page, "SIZE", (400, 300))
+    row = report_page.measure(200, 40, 5, tmp_path)
+    assert (row["pairs"], row["images"]) == (200, 54)
+    assert row["bytes"] > 5_000_000  # plotly.js alone
+    assert min(row["seconds"], row["cpu_seconds"], row["memory_bytes"]) > 0
     assert list(tmp_path.iterdir()) == []
 
 
