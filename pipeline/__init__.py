@@ -19,6 +19,7 @@ from pipeline.events import Event
 from pipeline.front.exports import export_model
 from pipeline.front.matching import estimate, match, panorama_matches, rerank
 from pipeline.front.models import (
+    align_model,
     compare_models,
     crop_model,
     merge_models,
@@ -29,6 +30,7 @@ from pipeline.front.reconstructing import plan_blocks, reconstruct, refine, writ
 
 __all__ = [
     "Event",
+    "align_model",
     "compare_models",
     "crop_model",
     "estimate",

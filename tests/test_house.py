@@ -44,6 +44,7 @@ RECONSTRUCT = {
         *("", "/cameras", "/merging", "/tracks", "/refine", "/blocks", "/joining", "/positions"),
         "/models",
         "/exports",
+        "/world",
     )
 }
 JOBS = {*MATCH, "pipeline/rerank", *RECONSTRUCT}
@@ -99,6 +100,7 @@ ABOVE = {
     },
     "pipeline/reconstruct/joining": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/models": {*MATCH, *RECONSTRUCT},
+    "pipeline/reconstruct/world": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/exports": {
         *MATCH,
         "pipeline/reconstruct/tracks",

@@ -116,7 +116,8 @@ def opened_given(
         notes += [note for run in source for note in _unfinished(run)]
     faces = {} if isinstance(source, Path) else faces_of_runs(source)
     photographs = FaceFolder(images, faces) if images is not None and faces else images
-    trusted = _trusted(positions, _names(source), faces, storage) if positions else None
+    what = _names(source), faces, storage, photographs
+    trusted = _trusted(positions, *what) if positions else None
     with opened_results(where, scratch) as results:
         yield Given(importing, results, photographs, notes, trusted, found)
 
@@ -208,10 +209,11 @@ def _trusted(
     names: list[str],
     faces: dict[str, Face],
     storage: dict[str, Any] | None,
+    photographs: Folder | FaceFolder | None,
 ) -> TrustedPositions:
     """Positions of images. Where a panorama has one, each of its faces has it."""
     panoramas = {face.panorama.name for face in faces.values()}
-    trusted = trusted_positions(positions, [*names, *panoramas], storage)
+    trusted = trusted_positions(positions, [*names, *panoramas], storage, photographs)
     of_faces = {
         name: trusted.metres[face.panorama.name]
         for name, face in faces.items()

@@ -48,7 +48,7 @@ from pipeline.reconstruct.mapping import (
     publish_models,
 )
 from pipeline.reconstruct.positions.align import align_models
-from pipeline.reconstruct.positions.trusted import PositionOptions
+from pipeline.reconstruct.positions.trusted import PositionOptions, TrustedPositions
 from pipeline.reconstruct.refine.adjust import Freedom
 from pipeline.reconstruct.refine.job import Refined, refine_model
 from pipeline.reconstruct.summary import (
@@ -58,6 +58,7 @@ from pipeline.reconstruct.summary import (
     panorama_notes,
 )
 from pipeline.reconstruct.tracks.options import RefineOptions
+from pipeline.reconstruct.world.frames import placed_world
 from pipeline.store.belonging import remove_all
 from pipeline.store.folder import Folder
 from pipeline.store.results import Results
@@ -287,6 +288,17 @@ def _refined(
     return models, []
 
 
+def _in_the_world(
+    models: Sequence[Any], positions: TrustedPositions | None
+) -> tuple[list[str], list[bytes | None]]:
+    """Bring the models to the positions; sentences on it, and what `world.json` says of each."""
+    if positions is None:
+        return [], []
+    placed, notes = align_models(models, positions)
+    table = positions.frame.table
+    return notes, [None if one is None else placed_world(one, table) for one in placed]
+
+
 def _finish(
     given: Given,
     made: Imported,
@@ -297,8 +309,8 @@ def _finish(
     """Publish the models and write the report."""
     target = given.target
     models = [opened_model(one.model) for one in refined]
-    placed = align_models(models, given.positions) if given.positions else []
-    publish_models(models, target)
+    placed, worlds = _in_the_world(models, given.positions)
+    publish_models(models, target, worlds)
     if not any(one.rounds for one in refined):  # they are the same
         remove(target / MAPPED)
     imported = made.database

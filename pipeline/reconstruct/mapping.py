@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.reconstruct.cameras.adjust import adjust_robustly
 from pipeline.reconstruct.cameras.focal import FocalDecision, steady_focal
 from pipeline.reconstruct.database import remove
+from pipeline.reconstruct.positions.frame import WORLD
 
 MAPPERS = ("incremental", "global")
 MAPPED = "mapped"  # folder of the models as the mapper made them
@@ -130,13 +131,21 @@ def opened_model(folder: Path) -> Any:
     return import_pycolmap().Reconstruction(str(folder))
 
 
-def publish_models(models: list[Any], output: Path) -> None:
-    """Write the models into `output/sparse`, and the points of the first as `points.ply`."""
+def publish_models(
+    models: list[Any], output: Path, worlds: Sequence[bytes | None] | None = None
+) -> None:
+    """Write the models into `output/sparse`, and the points of the first as `points.ply`.
+
+    worlds: of each the bytes of WORLD, if it has a frame.
+    """
     scratch = output / ".publishing"
     remove(scratch)
     for number, model in enumerate(models):
         (scratch / "sparse" / str(number)).mkdir(parents=True)
         model.write_binary(scratch / "sparse" / str(number))
+        world = worlds[number] if worlds else None
+        if world is not None:
+            (scratch / "sparse" / str(number) / WORLD).write_bytes(world)
     if models:
         models[0].export_PLY(scratch / "points.ply")
         for name in ("points.ply", "sparse"):
