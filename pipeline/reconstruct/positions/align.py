@@ -12,7 +12,7 @@ from pipeline.events import counted
 from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.depth import listed
 from pipeline.reconstruct.positions.faults import (
-    NAMED,
+    IMAGES_NAMED,
     causes,
     fault_of_all,
     low_altitudes,
@@ -148,7 +148,9 @@ def _told(
         )
     wrong = sorted(np.flatnonzero(fit.wrong).tolist(), key=lambda row: -fit.off[row])
     if wrong:
-        shown = listed([f"{anchors.names[row]} ({fit.off[row]:.2f} m)" for row in wrong], NAMED)
+        shown = listed(
+            [f"{anchors.names[row]} ({fit.off[row]:.2f} m)" for row in wrong], IMAGES_NAMED
+        )
         off = "is clearly off its position" if len(wrong) == 1 else "are clearly off theirs"
         notes.append(f"{counted(len(wrong), 'image')} of {name} {off}: {shown}")
     notes += causes(anchors, positions.frame, fit)

@@ -6,7 +6,7 @@ the change is made, the fault has a name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from pipeline.reconstruct.positions.fit import CLEARLY_OFF, Anchors, Fit
 from pipeline.reconstruct.positions.frame import LocalFrame, local_frame
 from pipeline.reconstruct.tracks.scene import ModelViews
 
-NAMED = 10  # images that a note names
+IMAGES_NAMED = 10  # images that a note names
 # Of what positions are off: a change that leaves less than so much of it names the fault.
 CLEARLY_BETTER = 0.7
 # Metres over the sea or the ellipsoid of nearly all land, at least.
@@ -42,19 +42,24 @@ def fault_of_all(anchors: Anchors, frame: LocalFrame, views: ModelViews) -> str 
 
     A flat model fits the mirror image of its positions, but upside down; that counts, too.
     """
-    if frame.origin is None:
-        return None
-    degrees = frame.degrees(anchors.places)
     given, best, name = _badness(anchors, views), np.inf, None
-    for fault, change in FAULTS.items():
-        changed = change(degrees)
-        if np.abs(changed[:, 0]).max() > 90:
-            continue
-        places, _ = local_frame(on_earth(changed, height=True), True, frame.table)
+    for fault, places in _undone(anchors.places, frame):
         badness = _badness(replace(anchors, places=places), views)
         if badness < best:
             best, name = badness, fault
     return name if best < CLEARLY_BETTER * given else None
+
+
+def _undone(places: np.ndarray, frame: LocalFrame) -> Iterator[tuple[str, np.ndarray]]:
+    """Every fault of places (n, 3), and these without it."""
+    if frame.origin is None:
+        yield "x and y are swapped", places[:, [1, 0, 2]]
+        return
+    degrees = frame.degrees(places)
+    for fault, change in FAULTS.items():
+        changed = change(degrees)
+        if np.abs(changed[:, 0]).max() <= 90:
+            yield fault, local_frame(on_earth(changed, height=True), True, frame.table)[0]
 
 
 def _badness(anchors: Anchors, views: ModelViews) -> float:
@@ -115,7 +120,7 @@ def _heights(
     same = level & (np.abs(apart[:, 2] - height) <= limit)
     if same.sum() < max(2, level.sum() / 2):
         return []
-    names = listed([anchors.names[row] for row in wrong[same].tolist()], NAMED)
+    names = listed([anchors.names[row] for row in wrong[same].tolist()], IMAGES_NAMED)
     return [
         f"the altitudes of {counted(int(same.sum()), 'image')} are {abs(height):.1f} m "
         f"{'above' if height > 0 else 'below'} the others: they are of another reference, as the "
@@ -124,7 +129,7 @@ def _heights(
 
 
 def _named(anchors: Anchors, fit: Fit, rows: list[int]) -> str:
-    return listed([f"{anchors.names[row]} ({fit.off[row]:.2f} m)" for row in rows], NAMED)
+    return listed([f"{anchors.names[row]} ({fit.off[row]:.2f} m)" for row in rows], IMAGES_NAMED)
 
 
 def low_altitudes(anchors: Anchors, frame: LocalFrame) -> list[str]:

@@ -190,6 +190,8 @@ def _gathered(rows: list[Row], system: System | None, file: str) -> ControlPoint
     coordinates = np.array([*places.values()], float)
     if system is not None and system.epsg == LATITUDE_LONGITUDE:
         _check_degrees([*places], coordinates, file)
+    elif system is not None:
+        system.check(coordinates, file)
     return ControlPoints([*places], coordinates, system, [*marks.values()], file)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.errors import ReconstructionError
 from pipeline.events import counted
 from pipeline.pairs.spatial import on_earth
+from pipeline.reconstruct.positions.faults import fault_of_all
 from pipeline.reconstruct.positions.fit import FEWEST_POSITIONS, Anchors, Fit
 from pipeline.reconstruct.positions.frame import LocalFrame, local_frame
 from pipeline.reconstruct.tracks.scene import ModelViews
@@ -99,8 +100,10 @@ def grounded(views: ModelViews, control: ControlPoints, error: float | None) -> 
     )
     fit = anchors.fit()
     if isinstance(fit, str):
+        fault = fault_of_all(anchors, frame, views)
+        because = f", as {fault}" if fault else ""
         raise ReconstructionError(
-            f"{control.shown}: {fit}; check the coordinates, their columns and the system."
+            f"{control.shown}: {fit}{because}; check the coordinates, their columns and the system."
         )
     points = [_judged(anchors, fit, row, point) for row, point in enumerate(seen)]
     notes += _told(points, fit)

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Alignment:
             raise ReconstructionError(f"{source.shown}: has no registered images to align.")
         priors = Priors.of(views, self.photographs)
         if self.positions is not None:
-            return self._by_positions(model, views, priors, source.shown)
+            return self._by_positions(self.positions, model, views, priors, source.shown)
         if self.control is not None:
             found = grounded(views, self.control, self.error)
             frame = WorldFrame.of(self.frame, found.frame)
@@ -80,15 +81,22 @@ class Alignment:
             return _moved(model, found.fit.move, frame, notes, {"control": found.record()})
         return self._upright(model, views, priors, source.shown)
 
-    def _by_positions(self, model: Any, views: ModelViews, priors: Priors, shown: str) -> MadeModel:
-        options = self.positions
-        assert options is not None
+    def _by_positions(
+        self,
+        options: PositionOptions,
+        model: Any,
+        views: ModelViews,
+        priors: Priors,
+        shown: str,
+    ) -> MadeModel:
         up = up_by_angles(views, priors)
         positions = trusted_positions(
             options, views.names, self.storage, self.photographs, line=isinstance(up, Up)
         )
         if self.crs is not None:
-            positions = positions.on_earth(self.crs.to_degrees, self.crs.name)
+            positions = positions.on_earth(
+                partial(self.crs.checked_degrees, shown=options.table), self.crs.name
+            )
         (placed,), notes = placed_models(
             *([model], ["the model"], positions, up.direction if isinstance(up, Up) else None)
         )

@@ -20,6 +20,8 @@ LATITUDE_LONGITUDE, CENTRE = 4326, 4978  # EPSG's numbers; 4979 has heights besi
 NORTH, SOUTH = 32600, 32700  # EPSG's numbers of zones of UTM begin behind these
 ZONES = 60
 FALSE_NORTHING = 1e7  # metres that southern zones add
+# Metres; a zone is 334 km to both sides of its middle at the equator, and scenes reach beyond.
+MIDDLE_EASTING, WIDEST = 500_000.0, 450_000.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,26 @@ class System:
             )
         return f"UTM {self.zone}{'N' if self.epsg < SOUTH else 'S'}"
 
+    def check(self, coordinates: np.ndarray, shown: str) -> None:
+        """Raise ArgumentError for coordinates (n, 3) that lie nowhere in a zone of UTM.
+
+        shown: where they are from.
+        """
+        x, y = coordinates[:, 0], coordinates[:, 1]
+        if self.zone is None or (_is_easting(x) & _is_northing(y)).all():
+            return
+        swapped = (_is_easting(y) & _is_northing(x)).all()
+        why = ": easting and northing look swapped" if swapped else ""
+        raise ArgumentError(
+            f"{shown}: {x[0]:g}, {y[0]:g} is no place of {self.name}{why}; correct the columns or "
+            "the system."
+        )
+
+    def checked_degrees(self, coordinates: np.ndarray, shown: str) -> np.ndarray:
+        """As `to_degrees`, of coordinates that are checked first."""
+        self.check(coordinates, shown)
+        return self.to_degrees(coordinates)
+
     def from_degrees(self, degrees: np.ndarray) -> np.ndarray:
         """Coordinates (n, 3) of latitudes, longitudes (degrees) and altitudes (metres) (n, 3)."""
         if self.epsg == LATITUDE_LONGITUDE:
@@ -102,6 +124,14 @@ class System:
             return geodetic(coordinates)
         found: np.ndarray = _transform().utm_to_ellipsoid(coordinates, self.zone, self.epsg < SOUTH)
         return found
+
+
+def _is_easting(values: np.ndarray) -> np.ndarray:
+    return np.abs(values - MIDDLE_EASTING) < WIDEST
+
+
+def _is_northing(values: np.ndarray) -> np.ndarray:
+    return (values > -FALSE_NORTHING / 100) & (values < FALSE_NORTHING)
 
 
 def _transform() -> Any:
