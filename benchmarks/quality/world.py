@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,26 +92,26 @@ def off_truth(model: Path, origin: dict[str, float], scene: Scene) -> np.ndarray
     return off
 
 
-def made_survey(side: int, work: Path) -> Record:
-    """Map a made survey and bring it to GPS with noise, and with one fault at a time."""
-    scene = survey(side).write(work / "survey.db")
-    started = time.monotonic()
-    pipeline.reconstruct(
-        database=work / "survey.db", output=work / "survey", refine="none", executor="local"
-    )
-    seconds = time.monotonic() - started
-    model = work / "survey" / "sparse" / "0"
+def made_survey(side: int, model: Path | None, work: Path) -> Record:
+    """Map a made survey, unless its model is given, and bring it to GPS with noise, and with one fault at a time."""
+    scene = survey(side)
+    if model is None:
+        model = work / "survey" / "sparse" / "0"
+        scene.write(work / "survey.db")
+        how = {"refine": "none", "executor": "local"}
+        pipeline.reconstruct(database=work / "survey.db", output=work / "survey", **how)
     draws = [noisy(scene, seed) for seed in range(DRAWS)]
-    found = [aligned(model, degrees_of(places), scene) for places in draws]
+    found = [aligned(model, degrees_of(places), scene, work) for places in draws]
     for record, places in zip(found, draws, strict=True):
         best = Similarity(*umeyama(scene.centre, places))(scene.centre)
         record["bound"] = float(np.median(np.linalg.norm(best - scene.centre, axis=1)))
     degrees = degrees_of(draws[0])
     return {
         "images": side**2,
-        "mapping_seconds": round(seconds, 1),
         "draws": found,
-        "faults": {name: aligned(model, fault(degrees), scene) for name, fault in FAULTS.items()},
+        "faults": {
+            name: aligned(model, fault(degrees), scene, work) for name, fault in FAULTS.items()
+        },
     }
 
 
@@ -129,14 +128,13 @@ def degrees_of(places: np.ndarray) -> np.ndarray:
     return geodetic(from_east_north_up(places, PLACE))
 
 
-def aligned(model: Path, degrees: np.ndarray, scene: Scene) -> Record:
+def aligned(model: Path, degrees: np.ndarray, scene: Scene, work: Path) -> Record:
     """A model of the made survey brought to a table, against the truth; or why it is not."""
-    output = model.parents[2] / "aligned"
-    table = write_gps(output.with_name("gps.csv"), degrees)
+    output, table = work / "aligned", write_gps(work / "gps.csv", degrees)
     try:
         made = pipeline.align_model(model, output, gps=table, gps_error=NOISE)
     except ReconstructionError as error:
-        return {"refused": str(error).partition("sparse/0: ")[2]}
+        return {"refused": str(error).removeprefix(f"{model}: ")}
     world = made.world or {}
     off = off_truth(output, world["origin"], scene)
     return {
@@ -196,7 +194,9 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         if options.side:
-            results["survey"] = made_survey(options.side, work)
+            results["survey"] = made_survey(
+                options.side, Path(given["survey"]) if "survey" in given else None, work
+            )
         for name in options.sets:
             images = options.data / name / "images"
             model = Path(given[name]) if name in given else model_of(images, work / name)

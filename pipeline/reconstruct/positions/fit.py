@@ -87,14 +87,17 @@ class Anchors:
         spread = np.linalg.norm(self.places - np.median(self.places, axis=0), axis=1)
         if _middle(off) > max(CLEARLY_OFF * self.error, MISFIT * np.median(spread)):
             return f"half of its {self.kind} are more than {_middle(off):.2f} m off their positions"
-        return self._held(move, self._error(off), good)
+        return self._held(move, self._error(off) if self.told else self._spread(off[good]), good)
 
     def _of_all(self) -> Fit | str:
         """The similarity of so few positions that none can be told to be wrong."""
         move = Similarity(*umeyama(self.centres, self.places))
-        squares = float(((move(self.centres) - self.places) ** 2).sum())
-        error = np.sqrt(squares / (3 * len(self.places) - FREEDOM))
-        return self._held(move, max(self.error, error), np.ones(len(self.places), bool))
+        off = np.linalg.norm(move(self.centres) - self.places, axis=1)
+        return self._held(move, self._spread(off), np.ones(len(off), bool))
+
+    def _spread(self, off: np.ndarray) -> float:
+        """Metres of a coordinate by what positions (n,) are off the similarity of all of them."""
+        return max(self.error, float(np.sqrt((off**2).sum() / (3 * len(off) - FREEDOM))))
 
     def _held(self, move: Similarity, error: float, good: np.ndarray) -> Fit | str:
         """A similarity, if its good positions (n,) do not lie on one line, or up turns it."""
@@ -124,8 +127,13 @@ class Anchors:
         return off, off <= CLEARLY_OFF * self._error(off)
 
     def _error(self, off: np.ndarray) -> float:
-        """Metres of a coordinate: that of the positions, or what most of them are off."""
-        return max(self.error, _middle(off) / MIDDLE)
+        """Metres of a coordinate: that of the positions, or what most of them are off.
+
+        Of the similarities of three, that with the least median is off by too little where there
+        are few: Rousseeuw and Leroy, "Robust regression and outlier detection", 1987.
+        """
+        few = 1.0 if self.told else 1 + 5 / (len(off) - FEWEST_POSITIONS)
+        return max(self.error, few * _middle(off) / MIDDLE)
 
 
 def turned_up(move: Similarity, line: np.ndarray, up: np.ndarray) -> Similarity | None:

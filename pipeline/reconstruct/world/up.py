@@ -58,13 +58,13 @@ class Priors:
 
 def _altitudes(attitudes: Sequence[Attitude]) -> list[str]:
     """A sentence where XMP tells both altitudes: EXIF's may be either, and does not say so."""
-    both = [one.ellipsoid - one.sea for one in attitudes if np.isfinite(one.sea - one.ellipsoid)]
-    if not both:
+    apart = [one.sea - one.ellipsoid for one in attitudes if np.isfinite(one.sea - one.ellipsoid)]
+    if not apart:
         return []
-    apart = float(np.median(both))
     return [
-        f"altitudes over the ellipsoid and over the sea differ by {apart:+.2f} m by XMP of "
-        f"{len(both)} photographs"
+        f"altitudes over the sea are {np.median(apart):.2f} m above those over the ellipsoid in "
+        f"the median of {len(apart)} photographs by XMP, {min(apart):.2f} to {max(apart):.2f} m; EXIF "
+        "does not say which it holds"
     ]
 
 
