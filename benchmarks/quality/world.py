@@ -93,7 +93,10 @@ def off_truth(model: Path, origin: dict[str, float], scene: Scene) -> np.ndarray
 
 
 def made_survey(side: int, model: Path | None, work: Path) -> Record:
-    """Map a made survey, unless its model is given, and bring it to GPS with noise, and with one fault at a time."""
+    """Bring a made survey to GPS with noise, and with one fault at a time.
+
+    model: of the survey; None maps it.
+    """
     scene = survey(side)
     if model is None:
         model = work / "survey" / "sparse" / "0"
@@ -106,6 +109,7 @@ def made_survey(side: int, model: Path | None, work: Path) -> Record:
         best = Similarity(*umeyama(scene.centre, places))(scene.centre)
         record["bound"] = float(np.median(np.linalg.norm(best - scene.centre, axis=1)))
     degrees = degrees_of(draws[0])
+    wrong = {name: aligned(model, fault(degrees), scene, work) for name, fault in FAULTS.items()}
     return {
         "images": side**2,
         "draws": found,

@@ -63,8 +63,8 @@ def _altitudes(attitudes: Sequence[Attitude]) -> list[str]:
         return []
     return [
         f"altitudes over the sea are {np.median(apart):.2f} m above those over the ellipsoid in "
-        f"the median of {len(apart)} photographs by XMP, {min(apart):.2f} to {max(apart):.2f} m; EXIF "
-        "does not say which it holds"
+        f"the median of {len(apart)} photographs by XMP, {min(apart):.2f} to {max(apart):.2f} m; "
+        "EXIF does not say which it holds"
     ]
 
 
