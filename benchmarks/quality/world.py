@@ -101,7 +101,7 @@ def made_survey(side: int, model: Path | None, work: Path) -> Record:
     if model is None:
         model = work / "survey" / "sparse" / "0"
         scene.write(work / "survey.db")
-        how = {"refine": "none", "executor": "local"}
+        how: Record = {"refine": "none", "executor": "local"}
         pipeline.reconstruct(database=work / "survey.db", output=work / "survey", **how)
     draws = [noisy(scene, seed) for seed in range(DRAWS)]
     found = [aligned(model, degrees_of(places), scene, work) for places in draws]
@@ -113,9 +113,7 @@ def made_survey(side: int, model: Path | None, work: Path) -> Record:
     return {
         "images": side**2,
         "draws": found,
-        "faults": {
-            name: aligned(model, fault(degrees), scene, work) for name, fault in FAULTS.items()
-        },
+        "faults": wrong,
     }
 
 

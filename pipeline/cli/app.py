@@ -26,7 +26,7 @@ COMMANDS = {
     "rerank": "Rerank retrieval's candidates by their verified matches.",
     "reconstruct": "Make a COLMAP database and a sparse model of a run's matches.",
     "refine": "Make a COLMAP model exact: its tracks are measured again in the photographs.",
-    "model": "Look at COLMAP models and mend them: compare, move, crop, merge, export.",
+    "model": "Look at COLMAP models and mend them: compare, move, align, crop, merge, export.",
     "draw": "Draw matches of two images or of a run, a model over its GPS track, or its blocks.",
     "demo": "Match and reconstruct a scene that is drawn for it, and compare with the truth.",
     "train": "Train a small matcher on synthetic views of photographs.",

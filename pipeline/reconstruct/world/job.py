@@ -104,7 +104,7 @@ class Alignment:
             raise ReconstructionError(f"{shown}: {' '.join(notes)}")
         frame = WorldFrame.of(self.frame, positions.frame)
         notes = [*notes[1:], *self._checks(placed.fit.move, frame, views, priors)]
-        record = {"positions": {**placed.record(), "from": options.table}}
+        record = {"positions": {**placed.record(), "from": positions.frame.table}}
         return _moved(model, placed.fit.move, frame, notes, record)
 
     def _checks(
@@ -178,13 +178,13 @@ def alignment(
             "align: --up places a model nowhere on the earth; leave --frame and --crs out."
         )
     system = None if crs is None else System.of(crs)
-    photographs = None if images is None else Folder(os.fspath(images), storage or {})
+    photographs = None if images is None else Folder(_absolute(images), storage or {})
     how = Alignment(up=up, photographs=photographs, frame=frame, crs=system, storage=storage)
     if gcp is not None:
         return replace(how, control=read_control(gcp, system, storage), error=gcp_error)
     if gps is None:
         return how
-    table = os.fspath(gps)
+    table = _absolute(gps)
     if table.lower().endswith((".csv", ".parquet")):
         return replace(how, positions=PositionOptions(table, gps_error))
     return replace(
@@ -192,6 +192,12 @@ def alignment(
         positions=PositionOptions(EXIF, gps_error),
         photographs=Folder(table, storage or {}),
     )
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    """A path or URL that means the same in COLMAP's process, wherever that works."""
+    text = os.fspath(path)
+    return text if "://" in text else os.path.abspath(text)
 
 
 def _check(gps: Path, gcp: Path, up: str | None, images: Path) -> None:
