@@ -101,7 +101,7 @@ class Alignment:
             *([model], ["the model"], positions, up.direction if isinstance(up, Up) else None)
         )
         if placed is None:
-            raise ReconstructionError(f"{shown}: {' '.join(notes)}")
+            raise ReconstructionError(f"{shown}: {notes[-1]}")
         frame = WorldFrame.of(self.frame, positions.frame)
         notes = [*notes[1:], *self._checks(placed.fit.move, frame, views, priors)]
         record = {"positions": {**placed.record(), "from": positions.frame.table}}
