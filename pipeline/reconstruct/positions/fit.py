@@ -16,9 +16,7 @@ CLEARLY_OFF = 5.0
 MIDDLE = 1.54  # median length of three coordinates that err by 1 each
 # Positions are on one line where they lie beside it by less than so many times their error.
 LEAST_WIDTH = 3.0
-# Of the distance between positions: a model that is farther off from most of them is of another
-# scene.
-MISFIT = 0.1
+MISFIT = 0.1  # a model of the scene is less off from most positions, of the distance between them
 # Three of five positions fit any similarity of three, so that no majority tells which are wrong.
 FEWEST_TO_VOTE = 6
 FREEDOM = 7  # numbers of a similarity
@@ -59,7 +57,9 @@ class Anchors:
     names: (n,). centres: (n, 3) in the world of the model. places: (n, 3) metres. error: metres, of
     one coordinate. up: (3,) which way is up in the world of the model, if known; it turns a model
     whose positions lie on one line. told: whether somebody told the error; otherwise what the
-    positions are off tells it. kind: what has the positions, for a sentence.
+    positions are off tells it. kind: what has the positions, for a sentence. misfit: of the
+    distance between positions, from which the model is of another scene. least_width: times the
+    error, from which positions do not lie on one line.
     """
 
     names: list[str]
@@ -69,6 +69,8 @@ class Anchors:
     up: np.ndarray | None = None
     told: bool = True
     kind: str = "images"
+    misfit: float = MISFIT
+    least_width: float = LEAST_WIDTH
 
     def fit(self, least: int = FEWEST_POSITIONS) -> Fit | str:
         """The similarity that most positions agree on; otherwise why there is none.
@@ -85,7 +87,7 @@ class Anchors:
             move = Similarity(*umeyama(self.centres[good], self.places[good]))
         off, good = self._off(move)
         spread = np.linalg.norm(self.places - np.median(self.places, axis=0), axis=1)
-        if _middle(off) > max(CLEARLY_OFF * self.error, MISFIT * np.median(spread)):
+        if _middle(off) > max(CLEARLY_OFF * self.error, self.misfit * np.median(spread)):
             return f"half of its {self.kind} are more than {_middle(off):.2f} m off their positions"
         return self._held(move, self._error(off) if self.told else self._spread(off[good]), good)
 
@@ -101,7 +103,7 @@ class Anchors:
 
     def _held(self, move: Similarity, error: float, good: np.ndarray) -> Fit | str:
         """A similarity, if its good positions (n,) do not lie on one line, or up turns it."""
-        if width(self.places[good]) < LEAST_WIDTH * error:
+        if width(self.places[good]) < self.least_width * error:
             turned = None if self.up is None else turned_up(move, self.places[good], self.up)
             if turned is None:
                 return (

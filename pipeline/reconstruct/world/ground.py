@@ -18,6 +18,10 @@ from pipeline.reconstruct.tracks.scene import ModelViews
 from pipeline.reconstruct.world.control import ControlPoints
 from pipeline.reconstruct.world.points import SeenPoint, marks_off, seen_points, views_by_name
 
+# Of the distance between points. Marks say which scene it is, and points taken by a hand-held
+# receiver err by metres.
+MISPLACED = 0.25
+NARROW = 1.0  # times the error, by which points lie beside one line; each left out tells the rest
 LEAST_ERROR = 0.01  # metres, of control points whose error nobody tells
 SHOWN_POINTS = 20  # points that notes tell of; `world.json` has all
 # Times the median of all marks, from which a mark is clearly off the place of its point.
@@ -97,6 +101,8 @@ def grounded(views: ModelViews, control: ControlPoints, error: float | None) -> 
         *(names, np.array([point.place for point in seen]), places, error or LEAST_ERROR),
         told=error is not None,
         kind="control points",
+        misfit=MISPLACED,
+        least_width=NARROW,
     )
     fit = anchors.fit()
     if isinstance(fit, str):
