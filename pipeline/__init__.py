@@ -21,6 +21,7 @@ from pipeline.front.exports import export_model
 from pipeline.front.localizing import localize
 from pipeline.front.matching import estimate, match, panorama_matches, rerank
 from pipeline.front.models import (
+    align_model,
     compare_models,
     crop_model,
     merge_models,
@@ -32,6 +33,7 @@ from pipeline.front.reporting import report
 
 __all__ = [
     "Event",
+    "align_model",
     "compare_models",
     "crop_model",
     "estimate",

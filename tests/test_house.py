@@ -46,6 +46,7 @@ RECONSTRUCT = {
         "/models",
         "/exports",
         "/localize",
+        "/world",
     )
 }
 JOBS = {*MATCH, "pipeline/rerank", *RECONSTRUCT}
@@ -114,6 +115,7 @@ ABOVE = {
     },
     "pipeline/reconstruct/joining": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/models": {*MATCH, *RECONSTRUCT},
+    "pipeline/reconstruct/world": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/exports": {
         *MATCH,
         "pipeline/reconstruct/tracks",

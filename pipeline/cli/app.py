@@ -27,7 +27,7 @@ COMMANDS = {
     "reconstruct": "Make a COLMAP database and a sparse model of a run's matches.",
     "refine": "Make a COLMAP model exact: its tracks are measured again in the photographs.",
     "localize": "Find where photographs were taken, in a COLMAP model.",
-    "model": "Look at COLMAP models and mend them: compare, move, crop, merge, export.",
+    "model": "Look at COLMAP models and mend them: compare, move, align, crop, merge, export.",
     "report": "Write what a run came to as one page that opens without a server.",
     "draw": "Draw matches of two images or of a run, a model over its GPS track, or its blocks.",
     "demo": "Match and reconstruct a scene that is drawn for it, and compare with the truth.",

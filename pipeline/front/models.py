@@ -125,6 +125,61 @@ def transform_model(
     )
 
 
+def align_model(
+    model: Model,
+    output: Model,
+    *,
+    gps: Model | None = None,
+    gps_error: float | None = None,
+    gcp: Model | None = None,
+    gcp_error: float | None = None,
+    up: str | None = None,
+    images: Model | None = None,
+    frame: str = "enu",
+    crs: str | None = None,
+    scratch: Model | None = None,
+    storage: dict[str, Any] | None = None,
+    progress: Listener = nobody,
+) -> WrittenModel:
+    """Write a model that is brought into the world, into metres or with z up.
+
+    gps: a folder of photographs whose EXIF data tell where they were taken, or a table as of
+        `reconstruct`. gcp: a file of ground control points with their marks, a `.csv` or
+        OpenDroneMap's `gcp_list.txt`. up: `gravity`, by the pitch and roll that photographs hold,
+        or `manhattan`, by surfaces at right angles; the scale stays. One of the three is given.
+    gps_error, gcp_error: metres by which they err, 1 sigma of a coordinate. None takes what most of
+        them are off.
+    images: the photographs, whose pitch, roll and headings check the model, or tell what is up.
+    frame: `enu`, metres to the east, the north and up of a place that is told; `ecef`, metres from
+        the centre of the earth; `utm`. The last two are less a round offset, see `world`.
+    crs: the system of metres of a table or of a `.csv` of control points, as `WGS84 UTM 11N`.
+    model, output, scratch, storage, progress: as of `transform_model`.
+
+    Returns the counts, sentences on how well it fits and on what is wrong, and as `world` what the
+    file `world.json` beside the model says: the frame, its origin and offset, the similarity from
+    the given model, and all residuals.
+
+    Raises ArgumentError for arguments that do not fit together, ReconstructionError where nothing
+    holds the model, PairListError for a file that cannot be used, and StorageError.
+    """
+    need_extra()
+    from pipeline.reconstruct.models.job import write_model
+    from pipeline.reconstruct.world.job import alignment
+    from pipeline.store.results import place_of
+
+    change = alignment(
+        *(gps, gps_error, gcp, gcp_error, up, images, frame, crs),
+        storage=storage,
+    )
+    return write_model(
+        [place_of(model, storage)],
+        place_of(output, storage),
+        change,
+        scratch=scratch,
+        listen=progress,
+    )
+
+
 def crop_model(
     model: Model,
     output: Model,

@@ -60,7 +60,8 @@ def reconstruct(
     blocks: `off` maps the scene by one mapper, a number in blocks of so many images, which are
         joined; `auto` decides by the scene. See `BlockOptions`.
     positions: a table (.csv, .parquet) of where photographs were taken: image, latitude, longitude
-        and altitude, or image, x, y and z in metres. The models are brought to them, into metres.
+        and altitude, or image, x, y and z in metres; or `exif` for those of the photographs. The
+        models are brought to them, into metres, and `world.json` beside each says how.
     position_error: metres by which they err, 1 sigma of a coordinate.
     poses: known poses: a COLMAP model (a folder, or images.txt), a table (.csv, .parquet), or
         transforms.json. poses_are: `fixed` keeps them, and the matches are triangulated with them;

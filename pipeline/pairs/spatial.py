@@ -9,6 +9,7 @@ are straight lines, which are 0.1 m too short at 40 km.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,12 @@ from pyarrow import csv
 from scipy.spatial import cKDTree
 
 from pipeline.errors import PairListError, StorageError
+from pipeline.events import counted
 from pipeline.names.resolve import Resolver, named_images
 from pipeline.names.text import csv_text
 from pipeline.pairs.formats import MOST, of_pairs
 from pipeline.pairs.pair_list import PairList
-from pipeline.photos.exif import HEADER_BYTES, HEADER_THREADS, gps_position
+from pipeline.photos.exif import HEADER_BYTES, HEADER_THREADS, GpsPosition, whole_position
 from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.source import Folders
 from pipeline.store.folder import Folder
@@ -35,9 +37,6 @@ from pipeline.tables import FAILURES
 from pipeline.vocabulary import Reason, StageName
 
 METRES, DEGREES = ("x", "y", "z"), ("latitude", "longitude", "altitude")
-# Metres from the origin of a table beyond which another origin is taken: programs that show points
-# often store them as float32, which tells 1 mm up to here.
-FAR = 10_000.0
 RADIUS, ECCENTRICITY = 6_378_137, 6.69437999014e-3  # of the WGS 84 ellipsoid: metres, squared
 
 
@@ -50,6 +49,7 @@ class Positions:
     failures: table of FAILURES, a row for every other image.
     earth: whether metres are from the centre of the earth; otherwise they are those of a table.
     heights: whether a height was known, and used.
+    notes: sentences on what the heights are counted from, where EXIF data say something unusual.
     """
 
     names: list[str]
@@ -57,37 +57,74 @@ class Positions:
     failures: pa.Table = field(default_factory=FAILURES.empty_table)
     earth: bool = False
     heights: bool = False
+    notes: list[str] = field(default_factory=list)
 
 
 def exif_positions(
-    folder: Folder | Folders | FaceFolder, names: Sequence[str], height: bool = False
+    folder: Folder | Folders | FaceFolder,
+    names: Sequence[str],
+    height: bool = False,
+    need_height: bool = False,
 ) -> Positions:
     """Positions of a folder's images by the GPS tags of their EXIF data.
 
     height: use the altitude, which is often wrong by more than the distance between images.
+    need_height: an altitude that is absent is no position. Otherwise it counts as 0.
 
     An image without GPS tags becomes a failure `no_position`.
     """
     with ThreadPoolExecutor(HEADER_THREADS) as threads:
         found = list(threads.map(lambda name: _of_file(folder, name), names))
+    if need_height:
+        found = [
+            "its EXIF data hold no altitude"
+            if isinstance(place, GpsPosition) and math.isnan(place.altitude)
+            else place
+            for place in found
+        ]
     where = {
         name: place for name, place in zip(names, found, strict=True) if not isinstance(place, str)
     }
     why = {name: place for name, place in zip(names, found, strict=True) if isinstance(place, str)}
-    degrees = np.array([*where.values()], float).reshape(-1, 3)
-    return Positions([*where], on_earth(degrees, height), position_failures(why), True, height)
+    degrees = np.nan_to_num(np.array([place[:3] for place in where.values()]).reshape(-1, 3))
+    return Positions(
+        [*where],
+        on_earth(degrees, height),
+        position_failures(why),
+        earth=True,
+        heights=height,
+        notes=_reference_notes(where) if height else [],
+    )
 
 
-def _of_file(folder: Folder | Folders | FaceFolder, name: str) -> tuple[float, float, float] | str:
-    """Latitude, longitude and altitude of a file, or the reason why it has none."""
+def _reference_notes(where: dict[str, GpsPosition]) -> list[str]:
+    """Sentences on altitudes that EXIF data count from elsewhere than up from the sea."""
+    said = {
+        1: "below sea level",
+        2: "above the ellipsoid in place of the sea",
+        3: "below the ellipsoid",
+    }
+    notes = []
+    for reference, words in said.items():
+        names = [name for name, place in where.items() if place.reference == reference]
+        if names:
+            notes.append(
+                f"GPSAltitudeRef of {len(names)} of {counted(len(where), 'photograph')} says that "
+                f"the altitude is {words}, as of {names[0]}"
+            )
+    return notes
+
+
+def _of_file(folder: Folder | Folders | FaceFolder, name: str) -> GpsPosition | str:
+    """Where a file was taken, or the reason why it does not tell."""
     try:
         data = folder.read_bytes(name, limit=HEADER_BYTES)
         try:
-            place = gps_position(data, name)
+            place = whole_position(data, name)
         except Exception:  # Pillow raises arbitrary types for a file that is cut off
             # Formats differ in where they keep EXIF data, so the whole file is tried.
             whole = len(data) <= HEADER_BYTES
-            place = None if whole else gps_position(folder.read_bytes(name), name)
+            place = None if whole else whole_position(folder.read_bytes(name), name)
     except UnidentifiedImageError:  # an OSError, though the file was read
         return "its bytes are of no known format"
     except (StorageError, OSError) as error:
@@ -111,15 +148,24 @@ def on_earth(degrees: np.ndarray, height: bool = False) -> np.ndarray:
     return np.stack([across * np.cos(longitude), across * np.sin(longitude), up], axis=1)
 
 
-def geodetic(place: np.ndarray) -> np.ndarray:
-    """Latitude and longitude in degrees and altitude in metres, (3,), of a point of `on_earth`."""
-    across, latitude = np.hypot(*place[:2]), 0.0
+def from_east_north_up(local: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Points (N, 3) in metres from the centre of the earth: the inverse of `east_north_up`."""
+    centre = on_earth(origin[None], height=True)
+    axes = east_north_up(centre + np.eye(3), origin)
+    places: np.ndarray = centre + local @ axes.T
+    return places
+
+
+def geodetic(places: np.ndarray) -> np.ndarray:
+    """Latitude and longitude in degrees and altitude in metres, (…, 3), of points of `on_earth`."""
+    x, y, z = np.moveaxis(np.asarray(places, float), -1, 0)
+    across, latitude = np.hypot(x, y), np.zeros(x.shape)
     for _ in range(10):  # each step leaves a 150th of the error
         normal = RADIUS / np.sqrt(1 - ECCENTRICITY * np.sin(latitude) ** 2)
-        along = place[2] + ECCENTRICITY * normal * np.sin(latitude)
+        along = z + ECCENTRICITY * normal * np.sin(latitude)
         latitude = np.arctan2(along, across)
-    longitude = np.arctan2(place[1], place[0])
-    return np.array([*np.degrees([latitude, longitude]), np.hypot(across, along) - normal])
+    degrees = np.degrees([latitude, np.arctan2(y, x)])
+    return np.stack([*degrees, np.hypot(across, along) - normal], axis=-1)
 
 
 def east_north_up(places: np.ndarray, origin: np.ndarray) -> np.ndarray:
@@ -187,7 +233,7 @@ def read_positions(
     why = {
         image: f"{file} has no row for it{hints[image]}"
         if image in hints
-        else f"its position in {file} is no place"
+        else f"its position in {file} is no place{_swapped(places[row[image]], kinds)}"
         for image in wanted
         if image in hints or not good[row[image]]
     }
@@ -198,6 +244,14 @@ def read_positions(
         earth=kinds is DEGREES,
         heights=last is not None,
     )
+
+
+def _swapped(place: np.ndarray, kinds: tuple[str, str, str]) -> str:
+    """What a place (3,) that is none would be with its first two columns the other way round."""
+    latitude, longitude = np.abs(place[:2])
+    if kinds is not DEGREES or not (90 < latitude <= 180 and longitude <= 90):
+        return ""
+    return ": its latitude and longitude look swapped"
 
 
 def read_columns(
@@ -242,25 +296,6 @@ def floats_of(values: pa.ChunkedArray, column: str) -> np.ndarray:
             except ValueError:
                 raise pa.ArrowInvalid(f"row {row} has {value!r} as {column}") from error
         raise
-
-
-def framed(found: Positions, shown: str) -> tuple[np.ndarray, str]:
-    """Metres (n, 3) from an origin, which a sentence can tell exactly; and what they are.
-
-    Latitudes and longitudes become metres to the east, the north and up of their middle.
-    """
-    middle = np.median(found.metres, axis=0)
-    if found.earth:
-        latitude, longitude, altitude = geodetic(middle).tolist()
-        origin = np.array([round(latitude, 5), round(longitude, 5), round(altitude)])
-        return east_north_up(found.metres, origin), (
-            f"metres to the east, the north and up of latitude {origin[0]:.5f}, longitude "
-            f"{origin[1]:.5f}, altitude {origin[2]:.0f}"
-        )
-    origin = np.where(np.abs(middle) > FAR, np.round(middle, -3), 0.0)
-    x, y, z = origin
-    beside = f" from x {x:.0f}, y {y:.0f}, z {z:.0f}" if origin.any() else ""
-    return found.metres - origin, f"the metres of {shown}{beside}"
 
 
 def neighbours(

@@ -66,6 +66,8 @@ WRITERS = (
 )
 # A fixed wing, whose camera looks down while the aircraft is level.
 SENSEFLY_YAW, SENSEFLY_PITCH = b"sensefly:Heading", b"sensefly:PitchAngle"
+SENSEFLY_ROLL = b"sensefly:RollAngle"
+SENSEFLY_ALTITUDES = b"sensefly:AltitudeAMSL", b"sensefly:AltitudeWGS84"
 # Metres above the ground or above the place of take-off: Pix4D's word, then DJI, Autel, Skydio.
 HEIGHTS = (
     b"Camera:AboveGroundAltitude",
@@ -82,12 +84,19 @@ class Attitude(NamedTuple):
     down: whether the camera looks down, None where XMP does not tell. Where it does not look down
         both headings are NaN.
     height: metres above the ground, or above the place of take-off; NaN where XMP does not tell.
+    up: which way is up, of length 1 in the axes of the camera of the stored picture (to the right,
+        down, ahead), by pitch and roll. None where XMP does not tell.
+    sea, ellipsoid: altitude in metres over the sea and over the WGS 84 ellipsoid, where XMP names
+        both; otherwise NaN.
     """
 
     camera: float = math.nan
     aircraft: float = math.nan
     down: bool | None = None
     height: float = math.nan
+    up: tuple[float, float, float] | None = None
+    sea: float = math.nan
+    ellipsoid: float = math.nan
 
 
 def attitude(data: bytes) -> Attitude:
@@ -96,7 +105,8 @@ def attitude(data: bytes) -> Attitude:
     if start < 0:
         return Attitude()
     xmp = data[start : data.find(b"</x:xmpmeta>", start)]
-    return _angles(xmp)._replace(height=_height(xmp))
+    sea, ellipsoid = (_number(xmp, word) for word in SENSEFLY_ALTITUDES)
+    return _angles(xmp)._replace(height=_height(xmp), up=_up(xmp), sea=sea, ellipsoid=ellipsoid)
 
 
 def _height(xmp: bytes) -> float:
@@ -126,6 +136,40 @@ def _angles(xmp: bytes) -> Attitude:
     if abs(level) > DOWN:
         return Attitude(down=False)
     return Attitude(aircraft=aircraft % 360, down=True)
+
+
+def _up(xmp: bytes) -> tuple[float, float, float] | None:
+    """Which way is up in the axes of the camera, by pitch and roll of the gimbal or the aircraft.
+
+    Angles turn a body whose axes point ahead, to the right and down about its down, right and ahead
+    axes, in this order. Yaw does not change what is up.
+    """
+    for words in WRITERS:
+        at = xmp.find(words.block)
+        where = xmp[at:] if at >= 0 else b""
+        pitch, roll = _angle(where, words.pitch), _angle(where, words.roll)
+        if math.isnan(pitch):
+            continue
+        if words.down == (-90.0,) or abs(pitch + 90.0) <= DOWN:
+            ahead, right, below = _up_of_body(pitch, 0.0 if math.isnan(roll) else roll)
+            return right, below, ahead  # the camera looks ahead
+        return _looking_down(pitch, roll) if abs(pitch) <= DOWN else None
+    return _looking_down(_angle(xmp, SENSEFLY_PITCH), _angle(xmp, SENSEFLY_ROLL))
+
+
+def _looking_down(pitch: float, roll: float) -> tuple[float, float, float] | None:
+    """Which way is up of a camera that looks down from a body, and has its top ahead."""
+    if math.isnan(pitch) or math.isnan(roll):
+        return None
+    ahead, right, below = _up_of_body(pitch, roll)
+    return right, -ahead, below
+
+
+def _up_of_body(pitch: float, roll: float) -> tuple[float, float, float]:
+    """Up in the axes of a body, which point ahead, to the right and down. Degrees."""
+    pitch, roll = math.radians(pitch), math.radians(roll)
+    level = -math.cos(pitch)
+    return math.sin(pitch), math.sin(roll) * level, math.cos(roll) * level
 
 
 def _angle(xmp: bytes, name: bytes) -> float:

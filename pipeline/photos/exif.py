@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from eloftr.formats.opening import ORIENTATION, read_header
@@ -83,6 +82,20 @@ TAKEN, TAKEN_FRACTION = 0x9003, 0x9291
 MAKE, MODEL, SERIAL = 0x010F, 0x0110, 0xA431
 
 
+class GpsPosition(NamedTuple):
+    """Where EXIF data say that an image was taken.
+
+    latitude, longitude: degrees, north and east are positive. altitude: metres, NaN where it is
+    absent or not finite. reference: what GPSAltitudeRef says of the altitude, 0 above sea level, 1
+    below it, 2 and 3 above and below the ellipsoid (EXIF 3.0).
+    """
+
+    latitude: float
+    longitude: float
+    altitude: float
+    reference: int
+
+
 def gps_position(data: bytes, name: str = "") -> tuple[float, float, float] | None:
     """Latitude and longitude in degrees and altitude in metres, from the EXIF data of an image.
 
@@ -91,6 +104,15 @@ def gps_position(data: bytes, name: str = "") -> tuple[float, float, float] | No
 
     name: of the file; a camera's raw file is known by its ending.
     """
+    found = whole_position(data, name)
+    if found is None:
+        return None
+    altitude = found.altitude if math.isfinite(found.altitude) else 0.0
+    return found.latitude, found.longitude, altitude
+
+
+def whole_position(data: bytes, name: str = "") -> GpsPosition | None:
+    """As `gps_position`, with what the altitude is counted from, and whether there is one."""
     exif, _ = read_header(data, name)
     return _position(exif.get_ifd(GPS))
 
@@ -132,7 +154,7 @@ def capture(data: bytes, name: str = "") -> Capture:
             str(found.get(key, "")).strip("\0 ")
             for found, key in ((exif, MAKE), (exif, MODEL), (tags, SERIAL))
         )
-        latitude, longitude, _ = _position(gps) or (math.nan, math.nan, 0.0)
+        latitude, longitude, *_ = _position(gps) or (math.nan, math.nan)
         return Capture(
             " ".join(device)[:200],
             _seconds(tags.get(TAKEN), tags.get(TAKEN_FRACTION)),
@@ -149,8 +171,8 @@ def capture(data: bytes, name: str = "") -> Capture:
         return Capture()
 
 
-def _position(tags: dict[int, Any]) -> tuple[float, float, float] | None:
-    """Latitude, longitude and altitude from the GPS tags of EXIF data."""
+def _position(tags: dict[int, Any]) -> GpsPosition | None:
+    """The position that the GPS tags of EXIF data tell, None where it is none."""
     try:
         latitude = _degrees(tags[LATITUDE]) * (
             -1 if str(tags.get(LATITUDE_REF, "N")).upper() == "S" else 1
@@ -158,14 +180,20 @@ def _position(tags: dict[int, Any]) -> tuple[float, float, float] | None:
         longitude = _degrees(tags[LONGITUDE]) * (
             -1 if str(tags.get(LONGITUDE_REF, "E")).upper() == "W" else 1
         )
-        altitude = float(tags.get(ALTITUDE, 0)) * (
-            -1 if tags.get(ALTITUDE_REF, 0) in (1, b"\1") else 1
-        )
+        reference = _reference(tags.get(ALTITUDE_REF, 0))
+        altitude = float(tags.get(ALTITUDE, math.nan)) * (-1 if reference in (1, 3) else 1)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
     # Cameras without a fix write 0, 0.
     good = abs(latitude) <= 90 and abs(longitude) <= 180 and (latitude or longitude)
-    return (latitude, longitude, altitude if np.isfinite(altitude) else 0.0) if good else None
+    altitude = altitude if math.isfinite(altitude) else math.nan
+    return GpsPosition(latitude, longitude, altitude, reference) if good else None
+
+
+def _reference(value: Any) -> int:
+    """GPSAltitudeRef as a number: Pillow gives a byte or bytes."""
+    number = value[0] if isinstance(value, bytes) and value else value
+    return number if number in (1, 2, 3) else 0
 
 
 def _degrees(parts: Sequence[Any]) -> float:

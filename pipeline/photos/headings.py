@@ -88,7 +88,7 @@ def headings(
     if not np.isnan(told).any():
         nothing = np.full(len(names), np.nan)
         return Headings(told, [HeadingSource.TABLE] * len(names), nothing)
-    captures, attitudes = _read(source, names, listen)
+    captures, attitudes = read_headers(source, names, listen)
     found = _chosen(names, captures, attitudes)
     found[HeadingSource.TABLE] = told
     # UNKNOWN is the last word, so that the first word with a number is found in every column.
@@ -130,10 +130,13 @@ def _chosen(
     }
 
 
-def _read(
+def read_headers(
     source: Folder | Folders | FaceFolder, names: Sequence[str], listen: Listener = nobody
 ) -> tuple[list[Capture], list[Attitude]]:
-    """What the EXIF data and the XMP data of every file say, in the order of the names."""
+    """What the EXIF data and the XMP data of every file say, in the order of the names.
+
+    A file that cannot be read tells nothing.
+    """
     told: list[tuple[Capture, Attitude]] = []
     progress = Progress(len(names), "headers", listen)
     with ThreadPoolExecutor(HEADER_THREADS) as threads:

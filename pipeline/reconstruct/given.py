@@ -125,7 +125,8 @@ def opened_given(
         images = images or Folder(roots[0], source[0].options)
         notes += [note for run in source for note in _unfinished(run)]
     photographs = FaceFolder(images, faces) if images is not None and faces else images
-    trusted = _trusted(positions, _names(source), faces, storage) if positions else None
+    what = _names(source), faces, storage, photographs
+    trusted = _trusted(positions, *what) if positions else None
     fixed = poses is not None and poses.fixed
     if poses is not None and known is not None and not fixed:
         trusted = _of_faces(positions_of_poses(known, poses), faces)
@@ -236,10 +237,12 @@ def _trusted(
     names: list[str],
     faces: dict[str, Face],
     storage: dict[str, Any] | None,
+    photographs: Folder | FaceFolder | None,
 ) -> TrustedPositions:
     """Positions of images. Where a panorama has one, each of its faces has it."""
     panoramas = {face.panorama.name for face in faces.values()}
-    return _of_faces(trusted_positions(positions, [*names, *panoramas], storage), faces)
+    images = [*names, *panoramas]
+    return _of_faces(trusted_positions(positions, images, storage, photographs), faces)
 
 
 def _of_faces(trusted: TrustedPositions, faces: dict[str, Face]) -> TrustedPositions:

@@ -51,7 +51,7 @@ from pipeline.reconstruct.poses.options import PoseOptions
 from pipeline.reconstruct.poses.priors import prior_places, rotation_notes, write_pose_priors
 from pipeline.reconstruct.poses.triangulate import keep_poses, pose_notes, triangulate_database
 from pipeline.reconstruct.positions.align import align_models
-from pipeline.reconstruct.positions.trusted import PositionOptions
+from pipeline.reconstruct.positions.trusted import PositionOptions, TrustedPositions
 from pipeline.reconstruct.refine.adjust import Freedom
 from pipeline.reconstruct.refine.job import Refined, refine_model
 from pipeline.reconstruct.summary import (
@@ -61,6 +61,7 @@ from pipeline.reconstruct.summary import (
     panorama_notes,
 )
 from pipeline.reconstruct.tracks.options import RefineOptions
+from pipeline.reconstruct.world.frames import placed_world
 from pipeline.store.belonging import remove_all
 from pipeline.store.folder import Folder
 from pipeline.store.results import Results
@@ -318,6 +319,17 @@ def _refined(
     return models, []
 
 
+def _in_the_world(
+    models: Sequence[Any], positions: TrustedPositions | None
+) -> tuple[list[str], list[bytes | None]]:
+    """Bring the models to the positions; sentences on it, and what `world.json` says of each."""
+    if positions is None:
+        return [], []
+    placed, notes = align_models(models, positions)
+    table = positions.frame.table
+    return notes, [None if one is None else placed_world(one, table) for one in placed]
+
+
 def _finish(
     given: Given,
     made: Imported,
@@ -328,14 +340,14 @@ def _finish(
     """Publish the models and write the report."""
     target = given.target
     models = [opened_model(one.model) for one in refined]
-    placed = align_models(models, given.positions) if given.positions else []
+    placed, worlds = _in_the_world(models, given.positions)
     if given.positions and given.poses:
         placed += rotation_notes(models, given.poses, given.positions)
     if given.fixed and given.poses is not None:
         placed = pose_notes(given.poses, image_names(given.database))
         for model in models:
             keep_poses(model, given.poses)
-    publish_models(models, target)
+    publish_models(models, target, worlds)
     if not any(one.rounds for one in refined):  # they are the same
         remove(target / MAPPED)
     imported = made.database

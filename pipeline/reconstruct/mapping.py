@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.events import Event, Listener
 from pipeline.extras import import_pycolmap
+from pipeline.pairs.poses.frame import WORLD
 from pipeline.photos.panoramas.colours import colour_points
 from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.reconstruct.cameras.adjust import PriorPlace, adjust_robustly
@@ -145,13 +146,21 @@ def opened_model(folder: Path) -> Any:
     return import_pycolmap().Reconstruction(str(folder))
 
 
-def publish_models(models: list[Any], output: Path) -> None:
-    """Write the models into `output/sparse`, and the points of the first as `points.ply`."""
+def publish_models(
+    models: list[Any], output: Path, worlds: Sequence[bytes | None] | None = None
+) -> None:
+    """Write the models into `output/sparse`, and the points of the first as `points.ply`.
+
+    worlds: of each the bytes of WORLD, if it has a frame.
+    """
     scratch = output / ".publishing"
     remove(scratch)
     for number, model in enumerate(models):
         (scratch / "sparse" / str(number)).mkdir(parents=True)
         model.write_binary(scratch / "sparse" / str(number))
+        world = worlds[number] if worlds else None
+        if world is not None:
+            (scratch / "sparse" / str(number) / WORLD).write_bytes(world)
     if models:
         models[0].export_PLY(scratch / "points.ply")
         for name in ("points.ply", "sparse"):

@@ -394,7 +394,7 @@ def test_surveys_agree_with_what_their_aircraft_wrote(data: Path) -> None:
     for name, spread in (("brighton18", 8), ("seneca167", 30)):
         folder = Folder(str(data / name / "images"))
         names = list_images(folder)
-        captures, attitudes = module._read(folder, names)
+        captures, attitudes = module.read_headers(folder, names)
         told = np.array([one.aircraft for one in attitudes])
         assert np.isfinite(told).all()
         columns = np.array([(one.seconds, one.latitude, one.longitude) for one in captures])

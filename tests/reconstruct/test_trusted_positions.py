@@ -161,7 +161,7 @@ def notes_of(mapped: Mapped, places: np.ndarray, error: float) -> list[str]:
     images = [name_of(row) for row in range(len(places))]
     positions = trusted_positions(PositionOptions(str(table), error), images)
     model = pycolmap.Reconstruction(str(mapped.folder / "model" / "sparse" / "0"))
-    return align_models([model], positions)
+    return align_models([model], positions)[1]
 
 
 def test_positions_that_make_no_sense_are_refused(mapped: Mapped) -> None:

@@ -99,9 +99,10 @@ OWN_DEFAULTS = pipeline.reconstruct.__kwdefaults__ or {}
 )
 @click.option(
     "--positions",
-    metavar="FILE",
+    metavar="FILE|exif",
     help="Trusted positions of photographs, as of RTK, by which blocks are joined and models come "
-    "into metres: .csv or .parquet of image, latitude, longitude, altitude or image, x, y, z.",
+    "into metres: .csv or .parquet of image, latitude, longitude, altitude or image, x, y, z; exif "
+    "takes those of the photographs.",
 )
 @click.option(
     "--position-error",

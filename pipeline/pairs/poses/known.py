@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from pipeline.pairs.poses.frame import LocalFrame
 from pipeline.photos.cameras.intrinsics import Intrinsics
 
 UNIT = 1e-12  # a quaternion whose length is 1 up to so much stays to the last bit
@@ -78,7 +79,7 @@ class KnownPoses:
     None where the file tells only positions. convention: how the file was understood. others: what
     the poses are in other conventions that files of this kind are often in, by a text for a
     sentence. intrinsics: cameras that the file knows. error: (n, 3) by which centres err, 1 sigma,
-    NaN where the file does not tell. frame: what world the poses are in, for a sentence. notes:
+    NaN where the file does not tell. frame: of the poses. notes:
     sentences about rows that do not count.
     """
 
@@ -87,7 +88,7 @@ class KnownPoses:
     centres: np.ndarray
     poses: Poses | None
     convention: str
-    frame: str
+    frame: LocalFrame
     others: Mapping[str, Poses] = field(default_factory=dict)
     intrinsics: tuple[Intrinsics, ...] = ()
     error: np.ndarray | None = None

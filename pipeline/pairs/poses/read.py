@@ -12,6 +12,7 @@ from pipeline.errors import PairListError, StorageError
 from pipeline.names.resolve import Resolver, named_images
 from pipeline.names.text import text_of
 from pipeline.pairs.poses.colmap import Found, poses_of_model, poses_of_text
+from pipeline.pairs.poses.frame import own_frame
 from pipeline.pairs.poses.known import KnownPoses, in_conventions
 from pipeline.pairs.poses.table import poses_of_table
 from pipeline.pairs.poses.transforms import grouped_cameras, read_transforms
@@ -65,7 +66,7 @@ def _of_colmap(found: Found, shown: str, known: Resolver | None) -> KnownPoses:
     matrices[:, :3, :3], matrices[:, :3, 3] = poses.rotations(), poses.shift
     _, convention, others = in_conventions(matrices, to_world=False, opengl=False)
     return KnownPoses(
-        *(shown, names, poses.centres(), poses, convention, f"the world of {shown}", others),
+        *(shown, names, poses.centres(), poses, convention, own_frame(shown), others),
         intrinsics=grouped_cameras(names, cameras, shown),
     )
 
@@ -75,7 +76,7 @@ def _of_transforms(text: str, shown: str, known: Resolver | None) -> KnownPoses:
     names = _meant(written, known, shown, folders=True)
     poses, convention, others = in_conventions(matrices, to_world=True, opengl=True)
     return KnownPoses(
-        *(shown, names, matrices[:, :3, 3], poses, convention, f"the world of {shown}", others),
+        *(shown, names, matrices[:, :3, 3], poses, convention, own_frame(shown), others),
         intrinsics=grouped_cameras(names, cameras, shown),
     )
 

@@ -20,8 +20,9 @@ from pipeline.pairs.poses.angles import (
     other_rotations,
     rotations_of_angles,
 )
+from pipeline.pairs.poses.frame import local_frame, own_frame
 from pipeline.pairs.poses.known import KnownPoses, Poses, in_conventions
-from pipeline.pairs.spatial import floats_of, framed, read_columns, read_positions
+from pipeline.pairs.spatial import floats_of, read_columns, read_positions
 
 QUATERNION, SHIFT = ("qw", "qx", "qy", "qz"), ("tx", "ty", "tz")
 HORIZONTAL, VERTICAL, ERROR = "horizontal_error", "vertical_error", "error"
@@ -59,7 +60,7 @@ def poses_of_table(
     listed = _images(columns, file, known)
     row = {image: number for number, image in enumerate(listed)}
     rows = np.array([row[name] for name in found.names], np.int64)
-    centres, frame = framed(found, file)
+    centres, frame = local_frame(found.metres, found.earth, file)
     poses, convention, others = _rotated(columns, rows, centres, file)
     notes = []
     if found.failures.num_rows:
@@ -88,7 +89,7 @@ def _of_quaternions(columns: Columns, file: str, known: Resolver | None) -> Know
     poses = read.of(rows)
     return KnownPoses(
         *(file, [names[row] for row in rows], poses.centres(), poses, convention),
-        *(f"the world of {file}", others),
+        *(own_frame(file), others),
         notes=notes,
     )
 

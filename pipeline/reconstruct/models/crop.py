@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.errors import ArgumentError, ReconstructionError
 from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.depth import listed
-from pipeline.reconstruct.models.files import ModelFiles
+from pipeline.reconstruct.models.files import MadeModel, ModelFiles
 
 SHORTEST_TRACK = 2  # of a point
 
@@ -76,15 +76,14 @@ class NamedImages:
 KeptPart = CropBox | Percentile | NamedImages
 
 
-def cropped(
-    models: Sequence[Any], files: Sequence[ModelFiles], kept: KeptPart
-) -> tuple[Any, list[str]]:
+def cropped(models: Sequence[Any], files: Sequence[ModelFiles], kept: KeptPart) -> MadeModel:
     """A part of a `pycolmap.Reconstruction`, with the numbers of the whole; for COLMAP's process.
 
     Of a box it holds the images that see a point in it. Of a list of images it holds the points
     that two of them see. A frame keeps the images that are kept.
 
-    Returns the part and sentences for a person. Raises ReconstructionError where nothing is left.
+    Returns the part, which stays in its frame, and sentences for a person. Raises
+    ReconstructionError where nothing is left.
     """
     (model,), (source,) = models, files
     registered = {number: model.images[number] for number in model.reg_image_ids()}
@@ -119,7 +118,7 @@ def cropped(
     left_out = sorted(image.name for number, image in registered.items() if number not in images)
     if left_out:
         notes.append(f"left out: {len(left_out)} images, {listed(left_out)}")
-    return made, notes
+    return MadeModel(made, notes, source.world())
 
 
 def _inside(model: Any, shown: str, kept: CropBox | Percentile) -> tuple[set[int], CropBox]:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import ReconstructionError
 from pipeline.events import Listener
 from pipeline.extras import import_pycolmap
+from pipeline.pairs.poses.frame import WORLD
 from pipeline.reconstruct.refine.job import FILES_OF_A_MODEL
 from pipeline.store import disk
 from pipeline.store.folder import Folder
@@ -22,7 +23,7 @@ from pipeline.store.results import Results
 POINTS = "points.ply"
 # Without cameras.bin and cameras.txt a folder holds no model. They are the first to go and the last
 # to come, so what is left where this is stopped is never a mixture of two models.
-WRITTEN = [POINTS, *reversed(FILES_OF_A_MODEL)]
+WRITTEN = [WORLD, POINTS, *reversed(FILES_OF_A_MODEL)]
 # Of points3D.bin: a number of points, and of each 51 bytes that end in the number of its
 # observations, which follow.
 COUNT, POINT_BYTES, ELEMENT_BYTES = struct.Struct("<Q"), 51, 8
@@ -48,6 +49,11 @@ class ModelFiles:
             raise ReconstructionError(
                 f"{self.shown}: COLMAP cannot read this model ({error}); make it again."
             ) from error
+
+    def world(self) -> bytes | None:
+        """The bytes of WORLD beside the model, if it has a frame."""
+        path = self.folder / WORLD
+        return path.read_bytes() if path.is_file() else None
 
     def _check_points(self) -> None:
         """Raise ReconstructionError where points3D.bin is cut off: COLMAP would not end."""
@@ -84,7 +90,7 @@ def files_of_model(model: Folder | Path, scratch: str | Path | None = None) -> I
         yield ModelFiles(folder.absolute(), str(folder))
         return
     here = set(model.list(recursive=False))
-    found = [name for name in FILES_OF_A_MODEL if name in here]
+    found = [name for name in [*FILES_OF_A_MODEL, WORLD] if name in here]
     _check_model(found, model.shown)
     parent = disk.writable_folder(tempfile.gettempdir() if scratch is None else scratch)
     with tempfile.TemporaryDirectory(prefix="eloftr-", dir=parent.resolve()) as made:
@@ -100,13 +106,23 @@ def _check_model(found: list[str], shown: str) -> None:
         )
 
 
-def write_made(model: Any, work: Path) -> None:
+class MadeModel(NamedTuple):
+    """A `pycolmap.Reconstruction`, sentences on it, and the bytes of its WORLD if it has one."""
+
+    model: Any
+    notes: list[str]
+    world: bytes | None = None
+
+
+def write_made(made: MadeModel, work: Path) -> None:
     """Write a model and its points into a folder of their own in `work`; for COLMAP's process."""
-    made = work / MADE
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
-    model.write_binary(made)
-    model.export_PLY(made / POINTS)
+    folder = work / MADE
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    made.model.write_binary(folder)
+    made.model.export_PLY(folder / POINTS)
+    if made.world is not None:
+        (folder / WORLD).write_bytes(made.world)
 
 
 def replace_model(results: Results, listen: Listener) -> None:

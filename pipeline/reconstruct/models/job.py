@@ -5,6 +5,7 @@ A given model is only read. What is written appears whole; see `replace_model`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,13 @@ from typing import Any, TypeVar
 from pipeline.errors import ArgumentError, ReconstructionError
 from pipeline.events import Listener, nobody
 from pipeline.execute.worker import Died, call
-from pipeline.reconstruct.models.files import ModelFiles, files_of_model, replace_model, write_made
+from pipeline.reconstruct.models.files import (
+    MadeModel,
+    ModelFiles,
+    files_of_model,
+    replace_model,
+    write_made,
+)
 from pipeline.reconstruct.refine.models import ModelCounts
 from pipeline.reconstruct.tracks.scene import SparseModel
 from pipeline.store.folder import Folder, place
@@ -22,8 +29,9 @@ from pipeline.store.results import opened_results
 
 T = TypeVar("T")
 Place = Folder | Path
-# From models and where they lie to a new one and sentences on it. It is pickled.
-ModelChange = Callable[[list[Any], list[ModelFiles]], tuple[Any, list[str]]]
+
+# From models and where they lie to a new one. It is pickled.
+ModelChange = Callable[[list[Any], list[ModelFiles]], MadeModel]
 
 
 @dataclass(frozen=True)
@@ -31,13 +39,15 @@ class WrittenModel:
     """What became of models.
 
     output: a local folder, or a URL without credentials. before: counts of the given models, in
-    their order. after: of the written one. notes: sentences on what was done.
+    their order. after: of the written one. notes: sentences on what was done. world: what its
+    `world.json` says, if it has one.
     """
 
     output: Path | str
     before: list[ModelCounts]
     after: ModelCounts
     notes: list[str]
+    world: dict[str, Any] | None = None
 
     def text(self) -> str:
         """Format the report, a few lines for a person."""
@@ -84,20 +94,21 @@ def write_model(
         remote = scratch if _remote(output) else None
         with opened_results(output, remote) as results:
             work = results.work.absolute()
-            before, after, notes = _asked(files, _changed, files, len(models), change, work)
+            before, after, notes, world = _asked(files, _changed, files, len(models), change, work)
             replace_model(results, listen)
-            return WrittenModel(results.shown, before, after, notes)
+            told = None if world is None else json.loads(world)
+            return WrittenModel(results.shown, before, after, notes, told)
 
 
 def _changed(
     files: list[ModelFiles], count: int, change: ModelChange, work: Path
-) -> tuple[list[ModelCounts], ModelCounts, list[str]]:
+) -> tuple[list[ModelCounts], ModelCounts, list[str], bytes | None]:
     """Read the first so many models, change them, and write what is made into the folder."""
     models = [one.read() for one in files[:count]]
     before = [ModelCounts.of(SparseModel.of(model)) for model in models]
-    made, notes = change(models, files)
+    made = change(models, files)
     write_made(made, work)
-    return before, ModelCounts.of(SparseModel.of(made)), notes
+    return before, ModelCounts.of(SparseModel.of(made.model)), made.notes, made.world
 
 
 def _asked(files: Sequence[ModelFiles], function: Callable[..., T], *arguments: Any) -> T:

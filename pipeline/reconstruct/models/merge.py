@@ -24,7 +24,7 @@ from pipeline.reconstruct.models.align import (
     common_rows,
     moved_poses,
 )
-from pipeline.reconstruct.models.files import ModelFiles
+from pipeline.reconstruct.models.files import MadeModel, ModelFiles
 from pipeline.reconstruct.positions.fit import FEWEST_POSITIONS
 from pipeline.reconstruct.similarity import Similarity
 from pipeline.reconstruct.tracks.scene import ModelViews, made_model, rows_of_groups
@@ -86,7 +86,7 @@ class TrackedModel:
         return nearest
 
 
-def merged(models: Sequence[Any], files: Sequence[ModelFiles]) -> tuple[Any, list[str]]:
+def merged(models: Sequence[Any], files: Sequence[ModelFiles]) -> MadeModel:
     """One `pycolmap.Reconstruction` of several; for COLMAP's process.
 
     It begins with the first, and goes on with those that have enough images in common with what is
@@ -112,7 +112,7 @@ def merged(models: Sequence[Any], files: Sequence[ModelFiles]) -> tuple[Any, lis
         check_common(counts[chosen], one.shown, shown)
         made, note = _with(made, model, one.shown, shown)
         notes.append(note)
-    return made.made(), notes
+    return MadeModel(made.made(), notes, files[0].world())
 
 
 class Placing(NamedTuple):

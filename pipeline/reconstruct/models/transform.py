@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.extras import import_pycolmap
+from pipeline.pairs.poses.frame import WORLD
 from pipeline.reconstruct.models.align import aligned_by_centres, similarity_text
-from pipeline.reconstruct.models.files import ModelFiles
+from pipeline.reconstruct.models.files import MadeModel, ModelFiles
 from pipeline.reconstruct.similarity import Similarity
 from pipeline.reconstruct.tracks.scene import ModelViews
 
 
 def transformed(
     models: Sequence[Any], files: Sequence[ModelFiles], move: Similarity | None = None
-) -> tuple[Any, list[str]]:
+) -> MadeModel:
     """Move a `pycolmap.Reconstruction` in place; for COLMAP's process.
 
     Rigs, frames, numbers and keypoints stay.
@@ -38,4 +39,7 @@ def transformed(
         )
     pycolmap = import_pycolmap()
     model.transform(pycolmap.Sim3d(move.scale, pycolmap.Rotation3d(move.rotation), move.shift))
-    return model, [*notes, f"moved by the similarity {similarity_text(move)}"]
+    notes.append(f"moved by the similarity {similarity_text(move)}")
+    if files[0].world() is not None:
+        notes.append(f"{WORLD} is left out, because the model is moved out of its frame")
+    return MadeModel(model, notes)
