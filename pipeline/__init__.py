@@ -17,6 +17,7 @@ import pipeline.reconstruct
 import pipeline.rerank  # noqa: F401
 from pipeline.events import Event
 from pipeline.front.exports import export_model
+from pipeline.front.growing import grow
 from pipeline.front.matching import estimate, match, panorama_matches, rerank
 from pipeline.front.models import (
     compare_models,
@@ -33,6 +34,7 @@ __all__ = [
     "crop_model",
     "estimate",
     "export_model",
+    "grow",
     "match",
     "merge_models",
     "model_info",

@@ -25,6 +25,7 @@ COMMANDS = {
     "pairs": "Choose which pairs of photographs to match, and write them as a list.",
     "rerank": "Rerank retrieval's candidates by their verified matches.",
     "reconstruct": "Make a COLMAP database and a sparse model of a run's matches.",
+    "grow": "Add new photographs to a finished model: only what is new is matched and measured.",
     "refine": "Make a COLMAP model exact: its tracks are measured again in the photographs.",
     "model": "Look at COLMAP models and mend them: compare, move, crop, merge, export.",
     "draw": "Draw matches of two images or of a run, a model over its GPS track, or its blocks.",
@@ -32,7 +33,10 @@ COMMANDS = {
     "train": "Train a small matcher on synthetic views of photographs.",
     "info": "Show what is installed, what the work would run on, and what a run folder holds.",
 }
-MODULES = {"model": "pipeline.cli.models.group"}  # of commands that are no file of cli/commands
+MODULES = {  # of commands that are no file of cli/commands
+    "model": "pipeline.cli.models.group",
+    "grow": "pipeline.cli.photographs.grow",
+}
 COMPLETION = 'eval "$(_ELOFTR_COMPLETE=bash_source eloftr)"'
 CODES = "\n".join(f"  {code.value}  {meaning}" for code, meaning in EXIT_MEANINGS.items())
 EPILOG = f"""\b

@@ -13,7 +13,7 @@ end, report.txt last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,23 +116,40 @@ def reconstruct_run(
     check_threads(threads)
     blocks = blocks or BlockOptions()
     what = source, images, cameras, radius, output, scratch, storage, masks, positions, listen
-    with opened_given(*what) as given, _colmap_process(given) as colmap:
+    with opened_given(*what) as given, colmap_process(given) as colmap:
         check_blocks(given, blocks)
         carrying = Carrying(executor, colmap, actors, listen)
-        imported = _imported(given, carrying)
-        mapping = imported.mapping(mapper, threads)
-        mapped = _mapped(imported, given, mapping, blocks, carrying)
-        freedom = _freedom(imported, cameras or CameraOptions(), threads)
-        refined, notes = _refined(imported, mapped, given, refine, carrying, freedom)
-        summary: ReconstructionSummary = colmap.ask(
-            _finish, given, imported, mapped, refined, notes
-        )
-        given.results.deliver(DELIVERED, listen)
-        return replace(summary, output=given.results.shown)
+
+        def map_it(imported: Imported) -> MappedModels:
+            how = imported.mapping(mapper, threads), blocks, carrying
+            return _mapped(imported, given, *how)
+
+        return carry_out(given, carrying, map_it, cameras, refine, threads)
+
+
+def carry_out(
+    given: Given,
+    carrying: Carrying,
+    map_it: Callable[[Imported], MappedModels],
+    cameras: CameraOptions | None,
+    refine: RefineOptions | None,
+    threads: int,
+) -> ReconstructionSummary:
+    """Import what is given, map it by `map_it`, refine the models and deliver the results."""
+    imported = _imported(given, carrying)
+    mapped = map_it(imported)
+    freedom = _freedom(imported, cameras or CameraOptions(), threads)
+    freedom = replace(freedom, principal=mapped.principal - freedom.given)
+    refined, notes = _refined(imported, mapped, given, refine, carrying, freedom)
+    summary: ReconstructionSummary = carrying.colmap.ask(
+        _finish, given, imported, mapped, refined, notes
+    )
+    given.results.deliver(DELIVERED, carrying.listen)
+    return replace(summary, output=given.results.shown)
 
 
 @contextmanager
-def _colmap_process(given: Given) -> Iterator[Worker]:
+def colmap_process(given: Given) -> Iterator[Worker]:
     """The process of COLMAP, whose death is a sentence about the folder of the results."""
     try:
         with Worker() as colmap:
@@ -174,7 +191,7 @@ def planned_blocks(
         if results.holds(MADE_FROM_IT):
             results = Results(Path(beside), Folder(beside))
         given = replace(given, results=results)
-        with _colmap_process(given) as colmap:
+        with colmap_process(given) as colmap:
             imported = _imported(given, Carrying(executor, colmap, actors, listen))
         count = imported.database.images
         size = 0 if imported.database.panoramas else blocks.size_for(count)
@@ -282,8 +299,9 @@ def _refined(
         return models, [*imported.database.camera_notes, cause]
     for number, points in enumerate(mapped.points):
         if points:
-            how = work.below(str(number)), options, carrying, freedom
-            models[number] = refine_model(models[number].model, source, *how, given.masks)
+            how = work.below(str(number)), options, carrying, freedom, given.masks
+            before = None if number else mapped.before
+            models[number] = refine_model(models[number].model, source, *how, before)
     return models, []
 
 
