@@ -135,7 +135,7 @@ def _settle(
     scale, number = mapping.max_error / SOFT, mapping.threads
     there = sorted({*model.reg_image_ids()}.intersection(still))
     adjust_robustly(model, scale, number, keep, least_gain=NEW_GAIN, still=there)
-    complete_tracks(model, tracks, mapping.max_error)
+    complete_tracks(model, tracks, mapping.max_error, unite=False)
     leave_out_misfits(model, mapping.max_error)
     adjust_robustly(model, scale, number, keep, least_gain=NEW_GAIN, still=there)
     leave_out_misfits(model, mapping.max_error)
