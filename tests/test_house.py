@@ -32,7 +32,7 @@ MODEL = {
     *(f"eloftr/{room}" for room in ("weights", "formats", "hf", "matching", "training")),
 }
 TOP = {*MODEL, "pipeline"}
-ROOMS_OF_PHOTOS = ("photos", "photos/cameras", "photos/panoramas")
+ROOMS_OF_PHOTOS = ("photos", "photos/cameras", "photos/panoramas", "photos/identity")
 ROOMS_OF_MATCHING = (
     *("names", "store", *ROOMS_OF_PHOTOS, "masks", "pairs", "execute"),
     *("match", "match/turns", "match/detail"),
@@ -44,6 +44,7 @@ RECONSTRUCT = {
         *("", "/cameras", "/merging", "/tracks", "/refine", "/blocks", "/joining", "/positions"),
         "/models",
         "/exports",
+        "/growing",
     )
 }
 JOBS = {*MATCH, "pipeline/rerank", *RECONSTRUCT}
@@ -67,6 +68,7 @@ ABOVE = {
     "pipeline/photos": {*TOP, "pipeline/names", "pipeline/store", "pipeline/photos/panoramas"},
     "pipeline/photos/cameras": {*TOP, "pipeline/store"},
     "pipeline/photos/panoramas": {*TOP, "pipeline/store", "pipeline/photos"},
+    "pipeline/photos/identity": {*TOP, "pipeline/store", "pipeline/photos"},
     "pipeline/masks": {*TOP, "pipeline/store", "pipeline/photos", "pipeline/photos/panoramas"},
     "pipeline/pairs": {
         *TOP,
@@ -99,6 +101,7 @@ ABOVE = {
     },
     "pipeline/reconstruct/joining": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/models": {*MATCH, *RECONSTRUCT},
+    "pipeline/reconstruct/growing": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/exports": {
         *MATCH,
         "pipeline/reconstruct/tracks",
@@ -124,6 +127,14 @@ ABOVE = {
         "pipeline/cli",
     },
     "pipeline/cli/models": {
+        *JOBS,
+        "pipeline/report",
+        "pipeline/demo",
+        "pipeline/front",
+        "pipeline.front",
+        "pipeline/cli",
+    },
+    "pipeline/cli/photographs": {
         *JOBS,
         "pipeline/report",
         "pipeline/demo",

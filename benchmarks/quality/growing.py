@@ -1,0 +1,193 @@
+"""A model that grows against one that is made of all photographs at once.
+
+    python benchmarks/quality/growing.py --data FOLDER [--work FOLDER] [--out FILE]
+
+Of fox50, every fifth photograph is held back, ten of fifty. The other forty are matched and
+reconstructed. Then the ten are added, and the model grows. The model to compare with is made from
+scratch of the same pairs: both runs are reconstructed as one scene. Candidates are the ten nearest
+of each photograph by the angle between the views, out of pairs.json.
+
+first, grown, scratch    the models of forty, of fifty grown, and of fifty from scratch
+rotation, pairs, position   see `reconstruction.py`, against the poses of the set
+references    photographs against which tracks were measured, in both rounds together
+observations    that were measured, and of these those that were there before
+seconds       of the command, on the machine of the result
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
+
+import pipeline
+from benchmarks.environment import write_results
+from benchmarks.quality.reconstruction import load_truth, measure, say
+from pipeline.match.turns.tries import settled_matches
+from pipeline.store.folder import Folder
+from pipeline.tables import PAIRS
+
+SET, NEIGHBOURS, EVERY, FIRST = "fox50", 10, 5, 2
+TARGET = 1.1
+Record = dict[str, Any]
+
+
+def candidates(folder: Path, neighbours: int) -> list[tuple[str, str]]:
+    """The nearest of each photograph by the angle between the views."""
+    near = defaultdict(list)
+    for row in json.loads((folder / "pairs.json").read_bytes()):
+        for image, other in ((row["image0"], row["image1"]), (row["image1"], row["image0"])):
+            near[image].append((row["angle_deg"], other))
+    pairs = {
+        (min(image, other), max(image, other))
+        for image, others in near.items()
+        for _, other in sorted(others)[:neighbours]
+    }
+    return sorted(pairs)
+
+
+def table(pairs: list[tuple[str, str]]) -> pa.Table:
+    columns = [*zip(*pairs, strict=True), [None] * len(pairs)]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, PAIRS, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=PAIRS)
+
+
+def matched(run: Path) -> set[tuple[str, str]]:
+    """The pairs of a run."""
+    found: set[tuple[str, str]] = set()
+    for _, rows in settled_matches(Folder(str(run)), ("image0", "image1")):
+        found |= {*zip(rows["image0"].to_pylist(), rows["image1"].to_pylist(), strict=True)}
+    return found
+
+
+def measured(output: Path) -> Record:
+    """What refining the first model of some results measured, in both rounds together."""
+    rounds = sorted((output / "refine" / "0").glob("round-*"))
+    tables = [path for folder in rounds for path in folder.glob("image-*.parquet")]
+    kept = [folder / "kept.parquet" for folder in rounds if (folder / "kept.parquet").is_file()]
+    return {
+        "references": len(tables),
+        "observations": sum(pq.read_metadata(path).num_rows for path in tables),
+        "kept": sum(pq.read_metadata(path).num_rows for path in kept),
+    }
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.monotonic()
+    return work(), round(time.monotonic() - started, 1)
+
+
+def errors(record: Record) -> Record:
+    """Medians of the errors of a model."""
+    kinds = {"rotation": "rotation_deg", "pairs": "pairs_deg", "position": "position"}
+    return {
+        name: float(np.median(list(record.get(key, {"": np.nan}).values())))
+        for name, key in kinds.items()
+    }
+
+
+def run(data: Path, work: Path) -> Record:
+    """Grow the model and compare."""
+    truth, _ = load_truth(data / SET)
+    pairs = candidates(data / SET, NEIGHBOURS)
+    names = sorted(truth.poses)
+    held = names[FIRST::EVERY]
+    photographs = work / "photographs"
+    photographs.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if name in held:  # of a benchmark that goes on
+            (photographs / name).unlink(missing_ok=True)
+        else:
+            shutil.copy(truth.images / name, photographs / name)
+    how: Record = {"executor": "local", "progress": say}
+    first, grown, scratch = work / "run", work / "grown", work / "scratch"
+    old = table([pair for pair in pairs if not {*pair} & {*held}])
+    _, matching = timed(lambda: pipeline.match(photographs, first, pairs=old, **how))
+    _, mapping = timed(lambda: pipeline.reconstruct(str(first), first / "sfm", **how))
+    for name in held:
+        shutil.copy(truth.images / name, photographs / name)
+    model = first / "sfm" / "sparse" / "0"
+    place: Record = {"model": model, "images": photographs, "pairs": table(pairs)}
+    summary, growing = timed(lambda: pipeline.grow(str(first), grown, **place, **how))
+    runs = [str(first), str(grown / "run")]
+    _, again = timed(lambda: pipeline.reconstruct(runs, scratch, images=str(photographs), **how))
+    models = {"first": first / "sfm", "grown": grown, "scratch": scratch}
+    records = {name: measure(output / "sparse" / "0", truth) for name, output in models.items()}
+    medians = {name: errors(record) for name, record in records.items()}
+    twice = matched(first) & matched(grown / "run")
+    return {
+        "settings": {"set": SET, "neighbours": NEIGHBOURS, "held": held, "target": TARGET},
+        "pairs": {
+            "all": len(pairs),
+            "first": len(matched(first)),
+            "grown": len(matched(grown / "run")),
+            "twice": len(twice),
+        },
+        "registered": summary.registered,
+        "seconds": {"match": matching, "first": mapping, "grown": growing, "scratch": again},
+        "models": {
+            name: {
+                **{key: value for key, value in records[name].items() if np.isscalar(value)},
+                "median": medians[name],
+                "measured": measured(models[name]),
+            }
+            for name in models
+        },
+        "ratio": {
+            kind: medians["grown"][kind] / medians["scratch"][kind] for kind in medians["grown"]
+        },
+    }
+
+
+def shown(results: Record) -> str:
+    """The table."""
+    lines = [
+        "| model | images | points | track | px | rotation ° | pairs ° | position % | measured |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, record in results["models"].items():
+        median, work = record["median"], record["measured"]
+        lines.append(
+            f"| {name} | {record['registered']}/{record['of']} | {record['points']:,} "
+            f"| {record['track_length']:.2f} | {record['reprojection_px']:.3f} "
+            f"| {median['rotation']:.4f} | {median['pairs']:.4f} "
+            f"| {100 * median['position']:.4f} | {work['observations']:,} |"
+        )
+    ratios = ", ".join(f"{kind} {value:.3f}" for kind, value in results["ratio"].items())
+    return "\n".join(
+        [*lines, f"ratios: {ratios}; pairs matched twice: {results['pairs']['twice']}"]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help=f"folder that holds {SET}")
+    add("--work", type=Path, help="keep runs and models here, and go on with them")
+    add("--out", type=Path, help="write the results as JSON")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        results = run(options.data, options.work or Path(scratch))
+    print(shown(results))
+    if options.out:
+        write_results(options.out, results, "torch", "pycolmap", "numpy")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
