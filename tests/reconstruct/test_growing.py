@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from dataclasses import dataclass, replace
@@ -139,8 +140,9 @@ def test_it_is_as_exact_as_a_model_from_scratch(place: Place, grown: Grown, tmp_
 
 def test_what_was_measured_stays(place: Place, grown: Grown) -> None:
     before, after = (read_scene(one) for one in (place.model, grown.output / "sparse" / "0"))
-    settled = SettledTracks.of(after, before)
-    assert settled.kept.sum() > 0.95 * len(before.point)
+    registered = read_scene(grown.output / "mapped" / "0")
+    assert SettledTracks.of(registered, before).kept.sum() == len(before.point)
+    assert SettledTracks.of(after, before).kept.sum() > 0.9 * len(before.point)  # all that fit
     (kept,) = (grown.output / "refine").rglob("kept.parquet")
     tables = [pq.read_table(file) for file in kept.parent.glob("image-*.parquet")]
     assert pq.read_metadata(kept).num_rows + sum(map(len, tables)) < 1.5 * len(after.point)
@@ -313,3 +315,11 @@ def test_a_round_measures_what_a_model_before_did_not(model: Path, tmp_path: Pat
         assert not wanted[old[task.others]][:, settled.points[task.points]].any()
         measured += wanted.sum()
     assert 0 < measured < sum(len(task.others) * len(task.points) for task in tasks)
+
+
+def test_the_page_shows_what_is_printed(grown: Grown) -> None:
+    page = (PROJECT / "docs" / "growing.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^\$ eloftr grow run --model .*\n((?:.*\n)*?)```", page, re.M)[:1]
+    printed = re.sub(r"[\d.,]*\d", "#", grown.summary.text().partition("note:")[0])
+    shown = re.sub(r"[\d.,]*\d", "#", block)
+    assert [line for line in printed.splitlines() if line not in shown] == []

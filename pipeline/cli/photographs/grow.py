@@ -72,11 +72,11 @@ def command(
     storage: str,
     **given: Any,
 ) -> ExitCode:
-    """Add the photographs that are new in a folder to a finished model.
+    """Add new photographs to a finished model: only what is new is matched and measured.
 
     RUN is the output of eloftr match that the model was made of; several are one scene. Pairs that
-    no RUN has are matched, as it was, and new images are placed in the model. Photographs that are
-    gone leave it, and those that changed are matched and placed again.
+    no RUN has are matched as those of the first one. Photographs that are gone from the folder
+    leave the model, and those that changed are matched and placed again.
     """
     refining = {name: given.pop(name) for name in list(given) if name.startswith("refine_")}
     options = chosen_options(refining)

@@ -11,7 +11,7 @@ that are matched and tracks that are measured are not done again, and the rest g
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from pipeline.reconstruct.database import remove
 from pipeline.reconstruct.given import opened_given
 from pipeline.reconstruct.growing.kept import without_images
 from pipeline.reconstruct.growing.pairs import TOP_K, pairs_to_match, planned_pairs
-from pipeline.reconstruct.growing.photographs import Photographs, compared_with_runs
+from pipeline.reconstruct.growing.photographs import ComparedPhotographs, compared_with_runs
 from pipeline.reconstruct.growing.register import BEFORE, GrowthOptions, grow_database
 from pipeline.reconstruct.growing.summary import GrowthSummary, photograph_notes
 from pipeline.reconstruct.job import Imported, carry_out, colmap_process
@@ -158,7 +158,7 @@ def _check(request: GrowthRequest) -> None:
         )
 
 
-def _pairs(request: GrowthRequest, found: Photographs, listen: Listener) -> PairList:
+def _pairs(request: GrowthRequest, found: ComparedPhotographs, listen: Listener) -> PairList:
     """The pairs to match. A run that has begun keeps those that look alike."""
     if request.pairs is None and (begun := planned_pairs(request.run, found.names)) is not None:
         return begun
@@ -170,7 +170,7 @@ def _pairs(request: GrowthRequest, found: Photographs, listen: Listener) -> Pair
     return pairs
 
 
-def _run_options(request: GrowthRequest, found: Photographs, pairs: PairList) -> RunOptions:
+def _run_options(request: GrowthRequest, found: ComparedPhotographs, pairs: PairList) -> RunOptions:
     """How the pairs are matched: as the first of the runs was."""
     described = request.runs[0].read_json("run.json")
     told = described.get("options", {})
@@ -201,7 +201,7 @@ def _run_options(request: GrowthRequest, found: Photographs, pairs: PairList) ->
     )
 
 
-def _check_same_files(request: GrowthRequest, found: Photographs) -> None:
+def _check_same_files(request: GrowthRequest, found: ComparedPhotographs) -> None:
     """Raise RunError where files have changed since the run of the new pairs began."""
     note = recorded(request.run) or {}
     there = sorted({*note}.intersection(found.names))
@@ -216,24 +216,23 @@ def _check_same_files(request: GrowthRequest, found: Photographs) -> None:
 
 @contextmanager
 def _current_runs(
-    request: GrowthRequest, found: Photographs, matched: bool
+    request: GrowthRequest, found: ComparedPhotographs, matched: bool
 ) -> Iterator[list[Folder]]:
     """The runs without the images that do not count any more, and the run of the new pairs."""
-    with ExitStack() as stack:
-        runs = []
+    copies = replace(request.output, url=request.output.url_of(KEPT))
+    runs = []
+    try:
         for number, (run, stale) in enumerate(zip(request.runs, found.stale, strict=True)):
-            if stale:
-                target = request.output.url_of(f"{KEPT}/{number}")
-                copy = replace(request.output, url=target)
-                stack.callback(remove_all, copy)
-                run = without_images(run, stale, copy)
-            runs.append(run)
+            copy = replace(copies, url=copies.url_of(str(number)))
+            runs.append(without_images(run, stale, copy) if stale else run)
         yield [*runs, request.run] if matched else runs
+    finally:
+        remove_all(copies)
 
 
 def _reconstructed(
     request: GrowthRequest,
-    found: Photographs,
+    found: ComparedPhotographs,
     runs: Sequence[Folder],
     executor: Executor,
     actors: Actors,
@@ -250,9 +249,14 @@ def _reconstructed(
     with (
         files_of_model(request.model, scratch) as model,
         opened_given(
-            *(runs, request.images, None, request.radius, _place_of(request.output)),
-            *(request.scratch, request.output.options),
-            masks=masks,
+            runs,
+            request.images,
+            None,
+            request.radius,
+            _place_of(request.output),
+            request.scratch,
+            request.output.options,
+            masks,
             listen=listen,
         ) as given,
         colmap_process(given) as colmap,

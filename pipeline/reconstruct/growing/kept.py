@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.match.turns.tries import settled_matches
+from pipeline.match.turns.tries import SIDES, settled_matches
 from pipeline.photos.cameras.intrinsics import INTRINSICS_FILE
 from pipeline.store.belonging import remove_all
 from pipeline.store.folder import Folder
-
-SIDES = {"matches": ("image0", "image1"), "images": ("image",)}
 
 
 def without_images(run: Folder, left_out: frozenset[str], target: Folder) -> Folder:
@@ -22,11 +20,9 @@ def without_images(run: Folder, left_out: frozenset[str], target: Folder) -> Fol
     """
     remove_all(target)
     for name, table in settled_matches(run):
-        target.publish_table(
-            f"matches/{name.rpartition('/')[2]}", _kept(table, SIDES["matches"], left_out)
-        )
+        target.publish_table(f"matches/{name.rpartition('/')[2]}", _kept(table, SIDES, left_out))
     for name in run.names("images"):
-        target.publish_table(name, _kept(run.read_table(name), SIDES["images"], left_out))
+        target.publish_table(name, _kept(run.read_table(name), ("image",), left_out))
     for name in (INTRINSICS_FILE, "run.json"):
         if run.exists(name):
             target.publish(name, run.read_bytes(name))

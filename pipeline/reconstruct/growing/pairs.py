@@ -13,20 +13,20 @@ import pyarrow.compute as pc
 from pipeline.events import Listener
 from pipeline.match.run import PLAN_FILE
 from pipeline.match.shards import planned_shards
+from pipeline.match.turns.tries import SIDES
 from pipeline.names.resolve import NameRules, roots_of
 from pipeline.pairs.formats import minus, of_pairs
 from pipeline.pairs.pair_list import PairList, check_pairs, exhaustive, pairs_table, read_pairs
 from pipeline.pairs.retrieval import plan_retrieval
-from pipeline.reconstruct.growing.photographs import Photographs
+from pipeline.reconstruct.growing.photographs import ComparedPhotographs
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES
 
-SIDES = ("image0", "image1")
 TOP_K = 20  # photographs that a new one is paired with
 
 
 def pairs_to_match(
-    photographs: Photographs,
+    photographs: ComparedPhotographs,
     folder: Folder,
     runs: Sequence[Folder],
     given: str | os.PathLike[str] | pa.Table | None,
@@ -69,7 +69,7 @@ def planned_pairs(run: Folder, names: Sequence[str]) -> PairList | None:
 
 
 def _alike(
-    photographs: Photographs, folder: Folder, top_k: int, weights: str, listen: Listener
+    photographs: ComparedPhotographs, folder: Folder, top_k: int, weights: str, listen: Listener
 ) -> PairList:
     """Pairs with a new photograph that look alike; all of them where they are few."""
     names = photographs.names

@@ -13,7 +13,7 @@ from pipeline.store.folder import Folder
 
 
 @dataclass(frozen=True)
-class Photographs:
+class ComparedPhotographs:
     """The photographs of a folder beside those of runs. All names are sorted.
 
     names: of the folder now. new: those that no run has. removed: those of the runs that the folder
@@ -35,7 +35,9 @@ class Photographs:
         return sorted([*self.new, *self.changed])
 
 
-def compared_with_runs(runs: Sequence[Folder], folder: Folder, listen: Listener) -> Photographs:
+def compared_with_runs(
+    runs: Sequence[Folder], folder: Folder, listen: Listener
+) -> ComparedPhotographs:
     """Compare a folder of photographs with what runs had.
 
     Raises StorageError where the folder cannot be read.
@@ -53,7 +55,7 @@ def compared_with_runs(runs: Sequence[Folder], folder: Folder, listen: Listener)
         stale.append(frozenset(gone | other))
         current |= mine - stale[-1]
         seen |= mine
-    return Photographs(
+    return ComparedPhotographs(
         names,
         new=sorted(there - seen),
         removed=sorted(seen - there),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.events import counted
 from pipeline.reconstruct.depth import listed
-from pipeline.reconstruct.growing.photographs import Photographs
+from pipeline.reconstruct.growing.photographs import ComparedPhotographs
 from pipeline.reconstruct.summary import ReconstructionSummary
 
 SHOWN = 10  # names of a note
@@ -17,7 +17,7 @@ SHOWN = 10  # names of a note
 class GrowthSummary:
     """What growing came to.
 
-    photographs: in the folder now. new, removed, changed: names, see `Photographs`. pairs: that no
+    photographs: in the folder now. new, removed, changed: names, see `ComparedPhotographs`. pairs: that no
     run had matched, and so are. run: the run folder of these, None where there are none.
     reconstruction: of all runs; None of a dry run.
     """
@@ -51,7 +51,7 @@ class GrowthSummary:
         return "\n".join(lines) + "\n" + self.reconstruction.text()
 
 
-def photograph_notes(found: Photographs, reasons: Sequence[str]) -> list[str]:
+def photograph_notes(found: ComparedPhotographs, reasons: Sequence[str]) -> list[str]:
     """Notes for the report. reasons: of new photographs that cannot be used, a line each."""
     notes = []
     if found.removed:
