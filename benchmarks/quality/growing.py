@@ -1,6 +1,6 @@
 """A model that grows against one that is made of all photographs at once.
 
-    python benchmarks/quality/growing.py --data FOLDER [--work FOLDER] [--out FILE]
+    python benchmarks/quality/growing.py --data FOLDER [--work FOLDER [--judge]] [--out FILE]
 
 Of fox50, every fifth photograph is held back, ten of fifty. The other forty are matched and
 reconstructed. Then the ten are added, and the model grows. The model to compare with is made from
@@ -9,9 +9,7 @@ of each photograph by the angle between the views, out of pairs.json.
 
 first, grown, scratch    the models of forty, of fifty grown, and of fifty from scratch
 rotation, pairs, position   see `reconstruction.py`, against the poses of the set
-references    photographs against which tracks were measured, in both rounds together
-observations    that were measured, and of these those that were there before
-seconds       of the command, on the machine of the result
+measured    observations of both rounds of refining together, without those that were kept
 """
 
 from __future__ import annotations
@@ -21,9 +19,7 @@ import json
 import shutil
 import sys
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +81,6 @@ def measured(output: Path) -> Record:
     }
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.monotonic()
-    return work(), round(time.monotonic() - started, 1)
-
-
 def errors(record: Record) -> Record:
     """Medians of the errors of a model."""
     kinds = {"rotation": "rotation_deg", "pairs": "pairs_deg", "position": "position"}
@@ -99,45 +90,50 @@ def errors(record: Record) -> Record:
     }
 
 
-def run(data: Path, work: Path) -> Record:
-    """Grow the model and compare."""
+def make(data: Path, work: Path) -> None:
+    """Make the three models in a folder, `run`, `grown` and `scratch`."""
     truth, _ = load_truth(data / SET)
     pairs = candidates(data / SET, NEIGHBOURS)
-    names = sorted(truth.poses)
-    held = names[FIRST::EVERY]
+    held = sorted(truth.poses)[FIRST::EVERY]
     photographs = work / "photographs"
     photographs.mkdir(parents=True, exist_ok=True)
-    for name in names:
+    for name in truth.poses:
         if name in held:  # of a benchmark that goes on
             (photographs / name).unlink(missing_ok=True)
         else:
             shutil.copy(truth.images / name, photographs / name)
     how: Record = {"executor": "local", "progress": say}
-    first, grown, scratch = work / "run", work / "grown", work / "scratch"
+    first, grown = work / "run", work / "grown"
     old = table([pair for pair in pairs if not {*pair} & {*held}])
-    _, matching = timed(lambda: pipeline.match(photographs, first, pairs=old, **how))
-    _, mapping = timed(lambda: pipeline.reconstruct(str(first), first / "sfm", **how))
+    pipeline.match(photographs, first, pairs=old, **how)
+    pipeline.reconstruct(str(first), first / "sfm", **how)
     for name in held:
         shutil.copy(truth.images / name, photographs / name)
     model = first / "sfm" / "sparse" / "0"
-    place: Record = {"model": model, "images": photographs, "pairs": table(pairs)}
-    summary, growing = timed(lambda: pipeline.grow(str(first), grown, **place, **how))
+    given: Record = {"model": model, "images": photographs, "pairs": table(pairs)}
+    pipeline.grow(str(first), grown, **given, **how)
     runs = [str(first), str(grown / "run")]
-    _, again = timed(lambda: pipeline.reconstruct(runs, scratch, images=str(photographs), **how))
-    models = {"first": first / "sfm", "grown": grown, "scratch": scratch}
+    pipeline.reconstruct(runs, work / "scratch", images=str(photographs), **how)
+
+
+def judged(data: Path, work: Path) -> Record:
+    """Compare the three models of a folder."""
+    truth, _ = load_truth(data / SET)
+    held = sorted(truth.poses)[FIRST::EVERY]
+    models = {"first": work / "run" / "sfm", "grown": work / "grown", "scratch": work / "scratch"}
     records = {name: measure(output / "sparse" / "0", truth) for name, output in models.items()}
     medians = {name: errors(record) for name, record in records.items()}
-    twice = matched(first) & matched(grown / "run")
+    runs = [matched(folder) for folder in (work / "run", work / "grown" / "run")]
+    registered = records["grown"].get("rotation_deg", {})
     return {
         "settings": {"set": SET, "neighbours": NEIGHBOURS, "held": held, "target": TARGET},
         "pairs": {
-            "all": len(pairs),
-            "first": len(matched(first)),
-            "grown": len(matched(grown / "run")),
-            "twice": len(twice),
+            "candidates": len(candidates(data / SET, NEIGHBOURS)),
+            "first": len(runs[0]),
+            "grown": len(runs[1]),
+            "twice": len(runs[0] & runs[1]),
         },
-        "registered": summary.registered,
-        "seconds": {"match": matching, "first": mapping, "grown": growing, "scratch": again},
+        "registered": [name for name in held if name in registered],
         "models": {
             name: {
                 **{key: value for key, value in records[name].items() if np.isscalar(value)},
@@ -179,10 +175,14 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--data", type=Path, required=True, help=f"folder that holds {SET}")
     add("--work", type=Path, help="keep runs and models here, and go on with them")
+    add("--judge", action="store_true", help="only compare the models that --work holds")
     add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
-        results = run(options.data, options.work or Path(scratch))
+        work = options.work or Path(scratch)
+        if not options.judge:
+            make(options.data, work)
+        results = judged(options.data, work)
     print(shown(results))
     if options.out:
         write_results(options.out, results, "torch", "pycolmap", "numpy")

@@ -320,6 +320,6 @@ def test_a_round_measures_what_a_model_before_did_not(model: Path, tmp_path: Pat
 def test_the_page_shows_what_is_printed(grown: Grown) -> None:
     page = (PROJECT / "docs" / "growing.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^\$ eloftr grow run --model .*\n((?:.*\n)*?)```", page, re.M)[:1]
-    printed = re.sub(r"[\d.,]*\d", "#", grown.summary.text().partition("note:")[0])
-    shown = re.sub(r"[\d.,]*\d", "#", block)
-    assert [line for line in printed.splitlines() if line not in shown] == []
+    printed, shown = (re.sub(r"[\d.,]*\d", "#", text) for text in (grown.summary.text(), block))
+    first = printed.splitlines()[:6]
+    assert [line for line in first if line not in shown.splitlines()] == []

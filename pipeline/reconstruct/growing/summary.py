@@ -17,8 +17,8 @@ SHOWN = 10  # names of a note
 class GrowthSummary:
     """What growing came to.
 
-    photographs: in the folder now. new, removed, changed: names, see `ComparedPhotographs`. pairs: that no
-    run had matched, and so are. run: the run folder of these, None where there are none.
+    photographs: in the folder now. new, removed, changed: names, see `ComparedPhotographs`. pairs:
+    that no run had matched, and so are. run: the run folder of these, None where there are none.
     reconstruction: of all runs; None of a dry run.
     """
 
