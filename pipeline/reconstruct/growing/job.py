@@ -253,7 +253,7 @@ def _reconstructed(
             request.images,
             None,
             request.radius,
-            _place_of(request.output),
+            request.output.url,
             request.scratch,
             request.output.options,
             masks,
@@ -282,10 +282,6 @@ def _reconstructed(
             return carry_out(given, carrying, map_it, None, refine, request.threads)
         finally:
             remove(given.target / BEFORE)
-
-
-def _place_of(output: Folder) -> Folder | Path:
-    return Path(output.path()) if output.local else output
 
 
 def _unusable(run: Folder) -> list[str]:
