@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from job_process import COMMAND, PROJECT, Job, rows
 from rendered import Rendered, render, rotation_errors
 
 import pipeline
+from eloftr import load_model, save_model
 from pipeline.cli import main
 from pipeline.errors import ReconstructionError, RunError
 from pipeline.pairs.pair_list import exhaustive, pairs_table
@@ -263,6 +265,17 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     with pytest.raises(ReconstructionError, match=sentence):
         place.grow(grown.photos, tmp_path / "grown", **options)
+
+
+def test_other_weights_than_those_of_the_run_are_refused(place: Place, tmp_path: Path) -> None:
+    photos = place.photographs(tmp_path / "photos", place.names)
+    network = load_model("small")
+    with torch.no_grad():
+        next(network.parameters()).mul_(2)
+    save_model(network, tmp_path / "other")
+    with pytest.raises(ReconstructionError, match="other weights"):
+        place.grow(photos, tmp_path / "grown", weights=tmp_path / "other")
+    assert not (tmp_path / "grown").exists()
 
 
 def test_results_do_not_lie_where_they_would_harm(place: Place, grown: Grown) -> None:

@@ -46,9 +46,11 @@ from pipeline.reconstruct.growing.summary import GrowthSummary, photograph_notes
 from pipeline.reconstruct.job import Imported, carry_out, colmap_process
 from pipeline.reconstruct.mapping import MappedModels
 from pipeline.reconstruct.models.files import files_of_model
+from pipeline.reconstruct.summary import ReconstructionSummary
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.store.belonging import remove_all
 from pipeline.store.folder import Folder, place
+from pipeline.store.weights import load_weights, weights_digest
 from pipeline.vocabulary import DEFAULT_WEIGHTS, PanoramaMode, StageName
 
 MEASURED = ("new", "all", "none")  # which tracks are measured
@@ -100,6 +102,9 @@ def grow_model(
     where nothing is new, before any work.
     """
     _check(request)
+    described = request.runs[0].read_json("run.json")
+    links = bool(described.get("options", {}).get("follow_links"))
+    request = replace(request, images=replace(request.images, follow_links=links))
     found = compared_with_runs(request.runs, request.images, listen)
     pairs = _pairs(request, found, listen)
     count = len(pairs.pairs)
@@ -113,7 +118,9 @@ def grow_model(
     text = summary.text().splitlines()[0].partition(":")[2].strip()
     counts = {"new": len(found.new), "removed": len(found.removed), "changed": len(found.changed)}
     listen(Event("grow", text, counts))
-    options = _run_options(request, found, pairs)
+    if count:
+        _check_weights(request, described)
+    options = _run_options(request, described, found, pairs)
     if dry_run:
         if count:
             estimate_run(options, executor, actors, listen)
@@ -170,9 +177,20 @@ def _pairs(request: GrowthRequest, found: ComparedPhotographs, listen: Listener)
     return pairs
 
 
-def _run_options(request: GrowthRequest, found: ComparedPhotographs, pairs: PairList) -> RunOptions:
+def _check_weights(request: GrowthRequest, described: dict[str, Any]) -> None:
+    """Raise ReconstructionError for other weights than those of the first run."""
+    told = described.get("weights")
+    if told and told != weights_digest(load_weights(request.weights, request.images.options)):
+        raise ReconstructionError(
+            f"{request.runs[0].shown}: was matched with other weights than {request.weights}; give "
+            "its own by --weights."
+        )
+
+
+def _run_options(
+    request: GrowthRequest, described: dict[str, Any], found: ComparedPhotographs, pairs: PairList
+) -> RunOptions:
     """How the pairs are matched: as the first of the runs was."""
-    described = request.runs[0].read_json("run.json")
     told = described.get("options", {})
     turned = request.runs[0].exists(HEADINGS_FILE)
     verification = VerificationOptions()
@@ -196,7 +214,7 @@ def _run_options(request: GrowthRequest, found: ComparedPhotographs, pairs: Pair
         masks=request.masks.url if request.masks else masks and masks["folder"],
         intrinsics=intrinsics_of_runs(request.runs),
         panoramas=PanoramaMode.OFF.value,
-        follow_links=bool(told.get("follow_links")),
+        follow_links=request.images.follow_links,
         detail=int(told.get("detail", 0)),
     )
 
@@ -237,7 +255,7 @@ def _reconstructed(
     executor: Executor,
     actors: Actors,
     listen: Listener,
-) -> Any:
+) -> ReconstructionSummary:
     """Import the runs, register what is new, measure and adjust."""
     masks = request.masks
     told = request.runs[0].read_json("run.json").get("masks")
