@@ -120,7 +120,7 @@ def _register(
         while resect(model, graph, database, mapping.max_error, chosen):
             _settle(model, tracks, still, keep, mapping)
             placed = len({*model.reg_image_ids()} - still)
-            text = f"{placed} of {counted(missing, 'new image')} registered"
+            text = f"{placed} of {counted(missing, 'image')} outside the model registered"
             listen(Event("mapping", text, {"registered": placed}))
 
 
