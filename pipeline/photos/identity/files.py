@@ -18,7 +18,7 @@ from pipeline.photos.exif import HEADER_THREADS
 from pipeline.store.folder import Folder
 from pipeline.tables import FILES
 
-FILES_FILE = "plan/files.parquet"  # of a run folder
+FILES_FILE = "files.parquet"  # of a run folder
 PART = 64 << 10  # bytes at the beginning and at the end of a file that its digest is made of
 BLOCK = 1000  # files between two reports
 
