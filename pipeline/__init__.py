@@ -18,6 +18,7 @@ import pipeline.report
 import pipeline.rerank  # noqa: F401
 from pipeline.events import Event
 from pipeline.front.exports import export_model
+from pipeline.front.growing import grow
 from pipeline.front.localizing import localize
 from pipeline.front.matching import estimate, match, panorama_matches, rerank
 from pipeline.front.models import (
@@ -38,6 +39,7 @@ __all__ = [
     "crop_model",
     "estimate",
     "export_model",
+    "grow",
     "localize",
     "match",
     "merge_models",

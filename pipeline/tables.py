@@ -75,6 +75,14 @@ HEADINGS = _schema(
     ("size", pa.float32()),
 )
 
+# What the file of a photograph was when its run began, so that a later command sees whether it
+# has changed. The two numbers of a file that could not be read are null.
+FILES = _schema(
+    ("image", pa.string()),
+    ("bytes", pa.int64()),
+    ("digest", pa.string()),  # SHA-256 of its first and last bytes, see `photos/identity/files.py`
+)
+
 # How the two images of a pair are turned and scaled against each other.
 TURNS = _schema(
     ("image0", pa.string()),

@@ -32,7 +32,7 @@ MODEL = {
     *(f"eloftr/{room}" for room in ("weights", "formats", "hf", "matching", "training")),
 }
 TOP = {*MODEL, "pipeline"}
-ROOMS_OF_PHOTOS = ("photos", "photos/cameras", "photos/panoramas")
+ROOMS_OF_PHOTOS = ("photos", "photos/cameras", "photos/panoramas", "photos/identity")
 ROOMS_OF_MATCHING = (
     *("names", "store", *ROOMS_OF_PHOTOS, "masks", "pairs", "pairs/poses", "execute"),
     *("match", "match/turns", "match/detail"),
@@ -47,6 +47,7 @@ RECONSTRUCT = {
         "/exports",
         "/localize",
         "/world",
+        "/growing",
     )
 }
 JOBS = {*MATCH, "pipeline/rerank", *RECONSTRUCT}
@@ -71,6 +72,7 @@ ABOVE = {
     "pipeline/photos": {*TOP, "pipeline/names", "pipeline/store", "pipeline/photos/panoramas"},
     "pipeline/photos/cameras": {*TOP, "pipeline/names", "pipeline/store"},
     "pipeline/photos/panoramas": {*TOP, "pipeline/store", "pipeline/photos"},
+    "pipeline/photos/identity": {*TOP, "pipeline/store", "pipeline/photos"},
     "pipeline/masks": {*TOP, "pipeline/store", "pipeline/photos", "pipeline/photos/panoramas"},
     "pipeline/pairs": {
         *TOP,
@@ -116,6 +118,7 @@ ABOVE = {
     "pipeline/reconstruct/joining": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/models": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/world": {*MATCH, *RECONSTRUCT},
+    "pipeline/reconstruct/growing": {*MATCH, *RECONSTRUCT},
     "pipeline/reconstruct/exports": {
         *MATCH,
         "pipeline/reconstruct/tracks",

@@ -25,6 +25,7 @@ COMMANDS = {
     "pairs": "Choose which pairs of photographs to match, and write them as a list.",
     "rerank": "Rerank retrieval's candidates by their verified matches.",
     "reconstruct": "Make a COLMAP database and a sparse model of a run's matches.",
+    "grow": "Add new photographs to a finished model: only what is new is matched and measured.",
     "refine": "Make a COLMAP model exact: its tracks are measured again in the photographs.",
     "localize": "Find where photographs were taken, in a COLMAP model.",
     "model": "Look at COLMAP models and mend them: compare, move, align, crop, merge, export.",
@@ -35,6 +36,7 @@ COMMANDS = {
     "info": "Show what is installed, what the work would run on, and what a run folder holds.",
 }
 MODULES = {  # of commands that are no file of cli/commands
+    "grow": "pipeline.cli.photographs.grow",
     "localize": "pipeline.cli.photographs.localize",
     "model": "pipeline.cli.models.group",
     "report": "pipeline.cli.reporting",

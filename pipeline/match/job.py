@@ -29,7 +29,9 @@ from pipeline.match.shards import PlannedShard, planned_shards
 from pipeline.match.turns.probe import PROBE_LONG_SIDE, WriteProbe, make_probe
 from pipeline.match.turns.rounds import later_line
 from pipeline.match.turns.search import ViewSearch
-from pipeline.photos.panoramas.source import panoramas_line
+from pipeline.photos.identity.files import FILES_FILE, files_table
+from pipeline.photos.panoramas.source import FaceFolder, panoramas_line
+from pipeline.store.folder import Folder
 from pipeline.store.lease import Lease
 from pipeline.vocabulary import Device, Status
 
@@ -103,6 +105,7 @@ def match_photographs(
     with Lease(run.folder) as lease:
         work = _Work(run, executor, actors, listen, stage, lease)
         todo = run.pending()  # read again, because another driver may have worked until now
+        _note_files(run, listen)
         run.begin()
         work.carry_out(planned_shards(todo))
         if options.turns or options.scales:
@@ -127,6 +130,20 @@ def match_photographs(
                 "executor": executor.name,
             }
         )
+
+
+def _note_files(run: Run, listen: Listener) -> None:
+    """Write what the files of a new run's photographs are, so that changes of them are seen later.
+
+    A reranking has folders of its own, and its rounds note nothing.
+    """
+    faces = run.plan.faces.faces if run.plan.faces else {}
+    source = run.source.folder if isinstance(run.source, FaceFolder) else run.source
+    if run.resumed or not isinstance(source, Folder):
+        return
+    used = [run.plan.names[k] for k in np.unique(run.plan.pairs.pairs)]
+    files = {faces[name].panorama.name if name in faces else name for name in used}
+    run.folder.publish_table(FILES_FILE, files_table(source, sorted(files), listen))
 
 
 class _Work:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ArgumentError, ReconstructionError
-from pipeline.events import Listener, nobody
+from pipeline.events import Event, Listener, nobody
 from pipeline.masks.folder import Masks, find_masks
 from pipeline.match.run import PLAN_FILE, finished_shards
 from pipeline.match.turns.tries import of_later_round
@@ -19,14 +19,16 @@ from pipeline.photos.cameras.intrinsics import intrinsics_digest, intrinsics_of_
 from pipeline.photos.panoramas.source import FaceFolder, faces_of_runs
 from pipeline.photos.panoramas.sphere import Face
 from pipeline.reconstruct.blocks.graph import image_names
+from pipeline.reconstruct.cameras.adjust import PriorPlace
 from pipeline.reconstruct.cameras.images import StoredImages
 from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.carrying import Carrying
-from pipeline.reconstruct.database import ImportSummary
+from pipeline.reconstruct.database import ImportSummary, focal_priors
+from pipeline.reconstruct.mapping import MAX_ERROR, MappingOptions
 from pipeline.reconstruct.merging.job import import_matches
 from pipeline.reconstruct.merging.masked import masks_of
 from pipeline.reconstruct.poses.options import PoseOptions
-from pipeline.reconstruct.poses.priors import positions_of_poses
+from pipeline.reconstruct.poses.priors import positions_of_poses, prior_places, write_pose_priors
 from pipeline.reconstruct.positions.trusted import (
     PositionOptions,
     TrustedPositions,
@@ -291,3 +293,46 @@ def _read_run(run: Folder) -> tuple[str, int]:
         raise ReconstructionError(
             f"{run.shown}/run.json: lacks images or options.long_side; run eloftr match."
         ) from None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What the import came to.
+
+    priors: focal lengths in pixels that EXIF tells, by camera. places: where images were taken, by
+    poses that are priors.
+    """
+
+    database: ImportSummary
+    priors: dict[int, float]
+    places: dict[str, PriorPlace]
+
+    def mapping(self, mapper: str, threads: int) -> MappingOptions:
+        """How the database is mapped."""
+        return MappingOptions(
+            mapper,
+            fixed_cameras=self.database.fixed_cameras,
+            priors=self.priors,
+            max_error=max(MAX_ERROR, 2.0 * self.database.resize_factor),
+            threads=threads,
+            places=self.places,
+        )
+
+
+def imported_from(given: Given, carrying: Carrying) -> Imported:
+    """Make the database of what is given."""
+    imported = given.importing(given.database, carrying)
+    text = f"{imported.images} images, {imported.verified} verified pairs"
+    carrying.listen(Event("imported", f"{text}, {imported.keypoints} keypoints"))
+    priors: dict[int, float] = carrying.colmap.ask(focal_priors, given.database)
+    told = {camera: priors[camera] for camera in priors.keys() - {*imported.guessed_cameras}}
+    return Imported(imported, dict(sorted(told.items())), _places(given, carrying))
+
+
+def _places(given: Given, carrying: Carrying) -> dict[str, PriorPlace]:
+    """Where images were taken by poses that are priors, which the database gets as well."""
+    if given.fixed or given.poses is None or given.positions is None:
+        return {}
+    places = prior_places(given.poses, given.positions)
+    carrying.colmap.ask(write_pose_priors, given.database, places)
+    return places

@@ -13,9 +13,9 @@ end, report.txt last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,24 +23,23 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import ReconstructionError, StorageError
-from pipeline.events import Event, Listener, nobody
+from pipeline.events import Listener, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor
 from pipeline.execute.worker import Died, Worker
 from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.reconstruct.blocks.cut import blocks_table
 from pipeline.reconstruct.blocks.graph import image_names
 from pipeline.reconstruct.blocks.options import BlockOptions
-from pipeline.reconstruct.cameras.adjust import PriorPlace, check_threads
+from pipeline.reconstruct.cameras.adjust import check_threads
 from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.carrying import Carrying
-from pipeline.reconstruct.database import MADE_FROM_IT, ImportSummary, focal_priors, remove
+from pipeline.reconstruct.database import MADE_FROM_IT, remove
 from pipeline.reconstruct.depth import depth_notes, model_depth, pair_depths
-from pipeline.reconstruct.given import DATABASE, Given, opened_given
+from pipeline.reconstruct.given import DATABASE, Given, Imported, imported_from, opened_given
 from pipeline.reconstruct.joining.job import map_blocks, plan_scene
 from pipeline.reconstruct.mapping import (
     MAPPED,
     MAPPERS,
-    MAX_ERROR,
     MappedModels,
     MappingOptions,
     map_database,
@@ -48,7 +47,7 @@ from pipeline.reconstruct.mapping import (
     publish_models,
 )
 from pipeline.reconstruct.poses.options import PoseOptions
-from pipeline.reconstruct.poses.priors import prior_places, rotation_notes, write_pose_priors
+from pipeline.reconstruct.poses.priors import rotation_notes
 from pipeline.reconstruct.poses.triangulate import keep_poses, pose_notes, triangulate_database
 from pipeline.reconstruct.positions.align import align_models
 from pipeline.reconstruct.positions.trusted import PositionOptions, TrustedPositions
@@ -123,25 +122,45 @@ def reconstruct_run(
     check_threads(threads)
     blocks = blocks or BlockOptions()
     what = source, images, cameras, radius, output, scratch, storage, masks
-    with opened_given(*what, positions, poses, listen) as given, _colmap_process(given) as colmap:
+    with opened_given(*what, positions, poses, listen) as given, colmap_process(given) as colmap:
         check_blocks(given, blocks)
         carrying = Carrying(executor, colmap, actors, listen)
-        imported = _imported(given, carrying)
-        places = _places(given, carrying)
-        mapping = imported.mapping(mapper, threads, places)
-        mapped = _mapped(imported, given, mapping, blocks, carrying)
-        freedom = _freedom(imported, cameras or CameraOptions(), threads)
-        freedom = replace(freedom, still=given.fixed, places=places)
-        refined, notes = _refined(imported, mapped, given, refine, carrying, freedom)
-        summary: ReconstructionSummary = colmap.ask(
-            _finish, given, imported, mapped, refined, notes
-        )
-        given.results.deliver(DELIVERED, listen)
-        return replace(summary, output=given.results.shown)
+
+        def map_it(imported: Imported) -> MappedModels:
+            how = imported.mapping(mapper, threads), blocks, carrying
+            return _mapped(imported, given, *how)
+
+        return carry_out(given, carrying, map_it, cameras, refine, threads)
+
+
+def carry_out(
+    given: Given,
+    carrying: Carrying,
+    map_it: Callable[[Imported], MappedModels],
+    cameras: CameraOptions | None,
+    refine: RefineOptions | None,
+    threads: int,
+) -> ReconstructionSummary:
+    """Import what is given, map it by `map_it`, refine the models and deliver the results."""
+    imported = imported_from(given, carrying)
+    mapped = map_it(imported)
+    freedom = _freedom(imported, cameras or CameraOptions(), threads)
+    freedom = replace(
+        freedom,
+        principal=mapped.principal - freedom.given,
+        still=given.fixed,
+        places=imported.places,
+    )
+    refined, notes = _refined(imported, mapped, given, refine, carrying, freedom)
+    summary: ReconstructionSummary = carrying.colmap.ask(
+        _finish, given, imported, mapped, refined, notes
+    )
+    given.results.deliver(DELIVERED, carrying.listen)
+    return replace(summary, output=given.results.shown)
 
 
 @contextmanager
-def _colmap_process(given: Given) -> Iterator[Worker]:
+def colmap_process(given: Given) -> Iterator[Worker]:
     """The process of COLMAP, whose death is a sentence about the folder of the results."""
     try:
         with Worker() as colmap:
@@ -183,8 +202,8 @@ def planned_blocks(
         if results.holds(MADE_FROM_IT):
             results = Results(Path(beside), Folder(beside))
         given = replace(given, results=results)
-        with _colmap_process(given) as colmap:
-            imported = _imported(given, Carrying(executor, colmap, actors, listen))
+        with colmap_process(given) as colmap:
+            imported = imported_from(given, Carrying(executor, colmap, actors, listen))
         count = imported.database.images
         size = 0 if imported.database.panoramas else blocks.size_for(count)
         plan = plan_scene(given.database, size or count, blocks)
@@ -204,46 +223,6 @@ def check_blocks(given: Given, blocks: BlockOptions) -> None:
             f"blocks of {blocks.size} images: a run with panoramas is mapped as a whole, because "
             "blocks would part the faces of a panorama; give --blocks off."
         )
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What the import came to. priors: focal lengths in pixels that EXIF tells, by camera."""
-
-    database: ImportSummary
-    priors: dict[int, float]
-
-    def mapping(
-        self, mapper: str, threads: int, places: Mapping[str, PriorPlace]
-    ) -> MappingOptions:
-        """How the database is mapped. places: where images were taken, as the database says."""
-        return MappingOptions(
-            mapper,
-            fixed_cameras=self.database.fixed_cameras,
-            priors=self.priors,
-            max_error=max(MAX_ERROR, 2.0 * self.database.resize_factor),
-            threads=threads,
-            places=places,
-        )
-
-
-def _imported(given: Given, carrying: Carrying) -> Imported:
-    """Make the database."""
-    imported = given.importing(given.database, carrying)
-    text = f"{imported.images} images, {imported.verified} verified pairs"
-    carrying.listen(Event("imported", f"{text}, {imported.keypoints} keypoints"))
-    priors: dict[int, float] = carrying.colmap.ask(focal_priors, given.database)
-    told = {camera: priors[camera] for camera in priors.keys() - {*imported.guessed_cameras}}
-    return Imported(imported, dict(sorted(told.items())))
-
-
-def _places(given: Given, carrying: Carrying) -> dict[str, PriorPlace]:
-    """Where images were taken by poses that are priors, which the database gets as well."""
-    if given.fixed or given.poses is None or given.positions is None:
-        return {}
-    places = prior_places(given.poses, given.positions)
-    carrying.colmap.ask(write_pose_priors, given.database, places)
-    return places
 
 
 def _mapped(
@@ -314,8 +293,9 @@ def _refined(
         return models, [*imported.database.camera_notes, cause]
     for number, points in enumerate(mapped.points):
         if points:
-            how = work.below(str(number)), options, carrying, freedom
-            models[number] = refine_model(models[number].model, source, *how, given.masks)
+            how = work.below(str(number)), options, carrying, freedom, given.masks
+            before = None if number else mapped.before
+            models[number] = refine_model(models[number].model, source, *how, before)
     return models, []
 
 

@@ -53,13 +53,16 @@ class MappedModels:
     """What mapping came to.
 
     points: of each model, the largest model first. first: the name of an image of each. focal:
-    where EXIF's focal length counted. notes: sentences for the report.
+    where EXIF's focal length counted. notes: sentences for the report. before: the folder of a
+    refined model that the first one goes on from. principal: cameras whose principal point is free.
     """
 
     points: list[int] = field(default_factory=list)
     first: list[str] = field(default_factory=list)
     focal: list[FocalDecision] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    before: Path | None = None
+    principal: frozenset[int] = frozenset()
 
 
 def map_database(

@@ -222,6 +222,12 @@ class Folder:
             file.seek(begin)
             return file.read(end - begin)
 
+    def size(self, name: str) -> int:
+        """How many bytes a file has; 0 where a store does not tell. Raises as `read_bytes`."""
+        if self.local:
+            return os.stat(self.path(name)).st_size
+        return int(self._ask("size", self._key(name)) or 0)
+
     def _read_remote(self, key: str, limit: int | None) -> bytes:
         try:
             ranged = {} if limit is None else {"start": 0, "end": limit + 1}
@@ -334,10 +340,7 @@ class Folder:
         self.publish(name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
     def publish_table(self, name: str, table: pa.Table) -> None:
-        """Publish a table as Parquet (zstd).
-
-        The same rows give the same bytes, whatever their chunks.
-        """
+        """Publish a table as Parquet (zstd): equal rows give equal bytes, whatever their chunks."""
         self.publish(name, parquet_bytes(table))
 
     def remove(self, name: str) -> None:
@@ -361,10 +364,7 @@ class Folder:
         return disk.sweep(self.path()) if self.local else 0
 
     def mark_done(self, shard: str, summary: Mapping[str, Any]) -> None:
-        """Say that every file of a shard is written.
-
-        Call it last, because a shard without this marker is done again.
-        """
+        """Say last that all files of a shard are written; without it, the shard is done again."""
         self.publish_json(f"{DONE}/{shard}.json", summary)
 
     def done_names(self) -> set[str]:

@@ -1,1 +1,1 @@
-"""The commands on photographs and a model, one module each."""
+"""Commands that add photographs to a model; a line of help for each is in `pipeline/cli/app.py`."""

@@ -74,7 +74,7 @@ class TrackSource(NamedTuple):
     pairs: np.ndarray
 
 
-def complete_tracks(model: Any, source: TrackSource, max_error: float) -> None:
+def complete_tracks(model: Any, source: TrackSource, max_error: float, unite: bool = True) -> None:
     """Bring matches whose two observations are not in one track into the tracks of a model.
 
     Observations join points, points become one, and new ones are triangulated. What does not fit
@@ -82,6 +82,7 @@ def complete_tracks(model: Any, source: TrackSource, max_error: float) -> None:
 
     model: a `pycolmap.Reconstruction` with the keypoints of the database, changed in place.
     max_error: largest reprojection error in pixels that a mapper leaves.
+    unite: whether points become one. Exact points do not: each has places of its own in the images.
     """
     pycolmap = import_pycolmap()
     graph = pycolmap.CorrespondenceGraph()
@@ -105,9 +106,12 @@ def complete_tracks(model: Any, source: TrackSource, max_error: float) -> None:
     manager = pycolmap.ObservationManager(model, graph)
     triangulator = pycolmap.IncrementalTriangulator(graph, model, manager)
     triangulator.complete_all_tracks(options)
-    triangulator.merge_all_tracks(options)
+    if unite:
+        triangulator.merge_all_tracks(options)
     for number in sorted(model.reg_image_ids()):
         triangulator.triangulate_image(options, number)
+    if not unite:  # views of the new points that triangulating left out
+        triangulator.complete_all_tracks(options)
 
 
 def leave_out_misfits(model: Any, max_error: float) -> int:

@@ -46,7 +46,7 @@ def masks_of(
         return None, []
     links = any(one["options"].get("follow_links", False) for one in described)
     folder = given or Folder(folders[0], runs[0].options, links)
-    images = [_images_of(run) for run in runs]
+    images = [images_of_run(run) for run in runs]
     every = set().union(*images)
     found = find_masks(folder, sorted(every), listen=listen)
     notes = []
@@ -62,7 +62,7 @@ def masks_of(
     return found, notes
 
 
-def _images_of(run: Folder) -> set[str]:
+def images_of_run(run: Folder) -> set[str]:
     """The names of the images of a run's plan, or of its tables where it has no plan."""
     if not run.exists(PLAN_FILE):
         return {str(name) for name in StoredImages.read(run).names}

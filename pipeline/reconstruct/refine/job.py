@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from pipeline.reconstruct.carrying import Carrying
 from pipeline.reconstruct.refine.adjust import Freedom
 from pipeline.reconstruct.refine.round import RoundSummary, finish_round, masked_model
 from pipeline.reconstruct.tracks.options import RefineOptions
-from pipeline.reconstruct.tracks.plan import ReferenceTask, plan_round
+from pipeline.reconstruct.tracks.plan import ReferenceTask, plan_rest
 from pipeline.reconstruct.tracks.task import UNREAD, make_measurer
 from pipeline.store.belonging import keep_what_belongs
 from pipeline.store.folder import Folder
@@ -43,6 +43,9 @@ FILES_OF_A_MODEL = [
     for name in ("cameras", "images", "points3D", "frames", "rigs")
     for kind in ("bin", "txt")
 ]
+
+
+KEPT = "kept.parquet"  # of a round: observations that were measured before, TRACKS
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def refine_model(
     carrying: Carrying,
     freedom: Freedom,
     masks: Masks | None = None,
+    before: Path | None = None,
 ) -> Refined:
     """Refine the model in a folder; the given one stays as it is.
 
@@ -80,11 +84,15 @@ def refine_model(
     freedom: which intrinsics may change.
     masks: of the photographs. The refined model observes nothing in a masked place, whether or not
         a round makes it better.
+    before: the folder of a model that was refined and that this one goes on from, see `plan_rest`.
+        What it observes is not measured again.
 
     Raises Died where COLMAP's process ends, and ReconstructionError where nothing but observations
     in masked places is there.
     """
-    _begin(model, photographs, output.folder, options, freedom, masks)
+    _begin(
+        [model, *([before] if before else [])], photographs, output.folder, options, freedom, masks
+    )
     rounds: list[RoundSummary] = []
     failures: list[str] = []
     masked = 0
@@ -99,11 +107,14 @@ def refine_model(
         files.work.mkdir(parents=True, exist_ok=True)
         files.fetch()
         folder = files.work
-        views, tasks = carrying.colmap.ask(plan_round, model, options)
+        views, tasks, kept = carrying.colmap.ask(plan_rest, model, options, before)
         make = partial(make_measurer, views, photographs, options, long_side, masks)
         stage = Stage("refine", make, holds_model=True)
         failures += _measure(stage, tasks, files, long_side, carrying)
         tables = [folder / f"{task.name}.parquet" for task in tasks]
+        if len(kept):
+            files.publish(KEPT, parquet_bytes(kept))
+            tables.append(folder / KEPT)
         turn = number == 0, number == len(sizes) - 1
         finish = partial(
             finish_round, model, tables, folder / "model", long_side, turn, options, freedom
@@ -116,18 +127,18 @@ def refine_model(
 
 
 def _begin(
-    model: Path,
+    models: Sequence[Path],
     photographs: Folder | Folders | FaceFolder,
     files: Folder,
     options: RefineOptions,
     freedom: Freedom,
     masks: Masks | None,
 ) -> None:
-    """Remove what belongs to another model or other options, and say what this belongs to."""
+    """Remove what belongs to other models or other options, and say what this belongs to."""
     digest = hashlib.sha256()
-    for name in FILES_OF_A_MODEL:
-        if (model / name).is_file():
-            digest.update((model / name).read_bytes())
+    for path in (model / name for model in models for name in FILES_OF_A_MODEL):
+        if path.is_file():
+            digest.update(path.read_bytes())
     made_of: dict[str, Any] = {
         "version": VERSION,
         "model": digest.hexdigest(),

@@ -20,7 +20,7 @@ from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.source import Folders
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.photographs import PhotographCache, scale
-from pipeline.reconstruct.tracks.plan import ReferenceTask
+from pipeline.reconstruct.tracks.plan import ReferenceTask, track_rows
 from pipeline.reconstruct.tracks.predict import BESIDE, Surfaces, predict
 from pipeline.reconstruct.tracks.scene import ModelViews
 from pipeline.store.folder import Folder
@@ -83,11 +83,14 @@ class MeasureReference:
         step = float(BESIDE / own.mean())
         surfaces = Surfaces.of(self.views, task.view, task.xy, task.xyz, task.normal, step)
         reference = Reference(image, task.xy * own, options.radius, self.device)
-        parts, failures = [_rows(task.points, task.view, task.xy)], []
+        parts, failures = [track_rows(task.points, task.view, task.xy)], []
         margin = 2.0 * options.radius
-        for view in task.others.tolist():
+        for number, view in enumerate(task.others.tolist()):
             size = self._scale(view)
             rows, places, maps = predict(self.views, surfaces, view, size, margin)
+            if task.wanted is not None:
+                wanted = task.wanted[number][rows]
+                rows, places, maps = rows[wanted], places[wanted], maps[wanted]
             if not len(rows):
                 continue
             try:
@@ -107,7 +110,9 @@ class MeasureReference:
                 continue
             xy = found.xy[good] / size
             parts.append(
-                _rows(task.points[rows[good]], view, xy, found.correlation[good], ~members[good])
+                track_rows(
+                    task.points[rows[good]], view, xy, found.correlation[good], ~members[good]
+                )
             )
         return Measurements.of(task, parts, failures)
 
@@ -127,29 +132,6 @@ class MeasureReference:
 
     def _read(self, view: int) -> np.ndarray:
         return self.photographs.read(self.views.names[view], self.views.camera_of(view))
-
-
-def _rows(
-    points: np.ndarray,
-    view: int,
-    xy: np.ndarray,
-    correlation: np.ndarray | float = 1.0,
-    added: np.ndarray | bool = False,
-) -> pa.Table:
-    count = len(points)
-    columns = [
-        pa.array(points, pa.int64()),
-        pa.array(np.full(count, view), pa.int32()),
-        pa.FixedSizeListArray.from_arrays(
-            pa.array(np.ascontiguousarray(xy, np.float32).ravel()), 2
-        ),
-        pa.array(np.broadcast_to(np.float32(correlation), count)),
-        pa.array(np.broadcast_to(added, count)),
-    ]
-    return pa.Table.from_arrays(
-        [column.cast(kind.type) for column, kind in zip(columns, TRACKS, strict=True)],
-        schema=TRACKS,
-    )
 
 
 def make_measurer(

@@ -1,0 +1,1 @@
+"""What the file of a photograph was: whether it has changed since."""

@@ -1,0 +1,1 @@
+"""A finished model that takes photographs in, and loses those that are gone."""
