@@ -27,7 +27,7 @@ from pipeline.execute.local import LocalExecutor
 from pipeline.execute.worker import Worker
 from pipeline.match import plan
 from pipeline.reconstruct import job
-from pipeline.reconstruct.refine import models
+from pipeline.reconstruct.models import refining
 
 PROJECT = Path(__file__).resolve().parents[1]
 PIXELS_OF_PILLOW = Image.MAX_IMAGE_PIXELS
@@ -217,7 +217,7 @@ def kept_processes(kept_executor: _Kept) -> Iterator[None]:
     """Whatever works with local processes in a module has those of `kept_executor`, COLMAP too."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(choose, "LocalExecutor", lambda: kept_executor)
-        for module in (job, models):
+        for module in (job, refining):
             patched.setattr(module, "Worker", kept_executor.worker)
         patched.setattr(plan, "call", kept_executor.call)  # times a match for an estimate
         yield

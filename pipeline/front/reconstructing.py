@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.execute.executor import Actors, Executor
     from pipeline.reconstruct.blocks.options import BlockOptions
     from pipeline.reconstruct.cameras.options import CameraOptions
-    from pipeline.reconstruct.refine.models import RefineSummary
+    from pipeline.reconstruct.models.refining import RefineSummary
     from pipeline.reconstruct.summary import ReconstructionSummary
     from pipeline.reconstruct.tracks.options import RefineOptions
 
@@ -195,7 +195,7 @@ def refine(
     Every track is measured again against one view of it and completed by other views, then the
     bundle is adjusted. A command that was stopped goes on where it was.
 
-    model: the local folder of one model, which stays as it is.
+    model: the folder of one model, a local path or fsspec URL, which stays as it is.
     images: the photographs, a local path or fsspec URL.
     output: a local path or fsspec URL. None takes the name of the model with `-refined`.
     options: see `RefineOptions`.
@@ -204,21 +204,25 @@ def refine(
     fixed_cameras: keep all intrinsics.
     threads: of the adjustment. With 1 the model is the same every time; −1 takes all cores.
     scratch: as of `reconstruct`.
-    storage: options of the fsspec filesystems of the photographs and the output.
+    storage: options of the fsspec filesystems.
     executor, actors, progress: as of `match`.
 
     Returns the summary. Raises ReconstructionError or StorageError for what cannot be used.
     """
     need_extra()
-    from pipeline.reconstruct.refine.models import refine_colmap_model
+    from pipeline.reconstruct.models.refining import refine_colmap_model
     from pipeline.reconstruct.tracks.options import RefineOptions
     from pipeline.store.folder import Folder
     from pipeline.store.results import place_of
 
-    source = Path(model)
+    source = place_of(model, storage)
     photographs = Folder(os.fspath(images), storage or {})
     left_out = Folder(os.fspath(masks), storage or {}) if masks else None
-    target = output or source.with_name(f"{source.resolve().name}-refined")
+    target = output or (
+        source.with_name(f"{source.resolve().name}-refined")
+        if isinstance(source, Path)
+        else f"{source.url.rstrip('/')}-refined"
+    )
     with closing(executor) as carrying:
         place = place_of(target, storage)
         return refine_colmap_model(

@@ -15,7 +15,7 @@ from pipeline.errors import ReconstructionError
 from pipeline.events import Event, Listener, nobody
 from pipeline.execute.executor import Executor
 from pipeline.execute.local import LocalExecutor
-from pipeline.reconstruct.refine import models
+from pipeline.reconstruct.models import refining
 from pipeline.reconstruct.tracks.options import RefineOptions
 
 OPTIONS = RefineOptions(sizes=(200, 320))
@@ -49,7 +49,7 @@ def whole(model: Path, kept_executor: Executor) -> dict[str, bytes]:
 @pytest.fixture
 def kept_colmap(kept_executor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """COLMAP's process is one of `kept_executor`, which has worked before."""
-    monkeypatch.setattr(models, "Worker", kept_executor.worker)
+    monkeypatch.setattr(refining, "Worker", kept_executor.worker)
 
 
 @pytest.mark.usefixtures("kept_colmap")

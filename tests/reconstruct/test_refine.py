@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,9 +18,9 @@ import pipeline
 from pipeline.cli import main
 from pipeline.errors import ReconstructionError
 from pipeline.extras import import_pycolmap
+from pipeline.reconstruct.models.refining import RefineSummary
 from pipeline.reconstruct.refine.adjust import Freedom, adjusted
 from pipeline.reconstruct.refine.cameras import PRINCIPAL, decide_cameras
-from pipeline.reconstruct.refine.models import RefineSummary
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.photographs import PhotographCache
 from pipeline.reconstruct.tracks.plan import plan_round, read_scene
@@ -401,6 +402,29 @@ def test_what_is_no_model_is_one_sentence(
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"eloftr refine: {place}: ")
     assert error.endswith(".")
+
+
+def test_points_that_are_cut_off_are_a_sentence(
+    model: Path, rendered: Rendered, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = Path(shutil.copytree(model, tmp_path / "model"))
+    points = place / "points3D.bin"
+    points.write_bytes(points.read_bytes()[:-20])  # COLMAP by itself would read without end
+    assert main(["refine", str(place), "--images", str(rendered.images)]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    cause = "COLMAP cannot read this model (points3D.bin is cut off or damaged)"
+    assert line == f"eloftr refine: {place}: {cause}; copy or make it again."
+
+
+def test_a_model_at_a_url_is_refined(model: Path, rendered: Rendered, tmp_path: Path) -> None:
+    fsspec.filesystem("memory").put(str(model), "/models/one", recursive=True)
+    short = RefineOptions(rounds=1, sizes=(150,))
+    how = {"options": short, "fixed_cameras": True, "executor": "local"}
+    here = pipeline.refine(model, rendered.images, tmp_path / "here", **how)
+    there = pipeline.refine("memory://models/one", rendered.images, tmp_path / "there", **how)
+    assert there.after == here.after
+    for name in ("points3D.bin", "images.bin", "cameras.bin"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["binary", "text"])

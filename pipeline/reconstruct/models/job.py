@@ -22,7 +22,7 @@ from pipeline.reconstruct.models.files import (
     replace_model,
     write_made,
 )
-from pipeline.reconstruct.refine.models import ModelCounts
+from pipeline.reconstruct.models.refining import ModelCounts
 from pipeline.reconstruct.tracks.scene import SparseModel
 from pipeline.store.folder import Folder, place
 from pipeline.store.results import opened_results

@@ -14,6 +14,7 @@ from pipeline.masks.folder import MaskCounts, find_masks, masks_line
 from pipeline.photos.source import Folders
 from pipeline.reconstruct.cameras.adjust import check_threads
 from pipeline.reconstruct.carrying import Carrying
+from pipeline.reconstruct.models.files import ModelFiles, files_of_model
 from pipeline.reconstruct.refine.adjust import Freedom
 from pipeline.reconstruct.refine.job import FILES_OF_A_MODEL, refine_model
 from pipeline.reconstruct.refine.round import RoundSummary
@@ -94,7 +95,7 @@ class RefineSummary:
 
 
 def refine_colmap_model(
-    model: Path,
+    model: Folder | Path,
     photographs: Folder | Folders,
     output: Folder | Path,
     options: RefineOptions,
@@ -107,7 +108,7 @@ def refine_colmap_model(
     scratch: str | Path | None = None,
     listen: Listener = nobody,
 ) -> RefineSummary:
-    """Refine the COLMAP model of a folder, which stays as it is.
+    """Refine the COLMAP model of a folder or a URL, which stays as it is.
 
     output: a local folder or one at a URL. It gets the model, `points.ply` and `report.txt`;
         `refine/` in it holds the measurements, with which a stopped command goes on.
@@ -121,23 +122,21 @@ def refine_colmap_model(
     that cannot be written to.
     """
     check_threads(threads)
-    if not any((model / name).is_file() for name in ("images.bin", "images.txt")):
-        raise ReconstructionError(
-            f"{model}: holds no images.bin or images.txt; give the folder of one COLMAP model."
-        )
-    with opened_results(output, scratch) as results:
+    with files_of_model(model, scratch) as given, opened_results(output, scratch) as results:
         target = results.work
-        if target.resolve() == model.resolve():
-            raise ReconstructionError(f"{target}: is the model itself; give another --output.")
+        if given.shown == results.shown or target.resolve() == given.folder.resolve():
+            raise ReconstructionError(
+                f"{results.shown}: is the model itself; give another --output."
+            )
         try:
             with Worker() as colmap:
-                before, cameras, names = colmap.ask(_described, model)
+                before, cameras, names = colmap.ask(_described, given)
                 found = None if masks is None else find_masks(masks, names, listen=listen)
                 freedom = Freedom(frozenset(cameras if fixed_cameras else ()), threads=threads)
                 carrying = Carrying(executor, colmap, actors, listen)
                 work = results.below("refine")
                 how = options, carrying, freedom, found
-                refined = refine_model(model, photographs, work, *how)
+                refined = refine_model(given.folder, photographs, work, *how)
                 after = colmap.ask(_publish, refined.model, target)
         except Died as death:
             raise ReconstructionError(
@@ -154,20 +153,15 @@ def refine_colmap_model(
         return summary
 
 
-def _described(model: Path) -> tuple[ModelCounts, list[int], list[str]]:
+def _described(given: ModelFiles) -> tuple[ModelCounts, list[int], list[str]]:
     """The counts of a model, the numbers of its cameras, and the names of its images.
 
     Raises ReconstructionError where COLMAP cannot read it, or where it holds no points.
     """
-    try:
-        scene = read_scene(model)
-    except Exception as error:  # COLMAP raises whatever a damaged file provokes
-        raise ReconstructionError(
-            f"{model}: COLMAP cannot read this model ({error}); make it again."
-        ) from error
+    scene = SparseModel.of(given.read())
     if len(scene.views) < 2 or not len(scene.xyz):
         raise ReconstructionError(
-            f"{model}: has {len(scene.views)} images and {len(scene.xyz)} points; "
+            f"{given.shown}: has {len(scene.views)} images and {len(scene.xyz)} points; "
             "refining needs two images that share points."
         )
     return ModelCounts.of(scene), list(scene.views.cameras), scene.views.names
