@@ -11,7 +11,8 @@ import torch
 from job_process import Job, rows, tables
 from pictures import write_views
 
-from pipeline.match.job import stages_of
+from pipeline.events import nobody
+from pipeline.match.job import note_files, stages_of
 from pipeline.match.options import MatchingOptions, RunOptions, VerificationOptions
 from pipeline.match.run import Run, RunSummary
 from pipeline.match.shards import planned_shards
@@ -27,6 +28,7 @@ def match_plainly(options: RunOptions) -> RunSummary:
     """The main job without an executor: all stages of one shard after another, in this process."""
     threads = torch.get_num_threads()
     run = Run(options, Device.CPU)
+    note_files(run, nobody)
     run.begin()
     works = [stage.make() for stage in stages_of(run)]
     pairs = 0

@@ -105,7 +105,7 @@ def match_photographs(
     with Lease(run.folder) as lease:
         work = _Work(run, executor, actors, listen, stage, lease)
         todo = run.pending()  # read again, because another driver may have worked until now
-        _note_files(run, listen)
+        note_files(run, listen)
         run.begin()
         work.carry_out(planned_shards(todo))
         if options.turns or options.scales:
@@ -132,7 +132,7 @@ def match_photographs(
         )
 
 
-def _note_files(run: Run, listen: Listener) -> None:
+def note_files(run: Run, listen: Listener) -> None:
     """Write what the files of a new run's photographs are, so that changes of them are seen later.
 
     A reranking has folders of its own, and its rounds note nothing.

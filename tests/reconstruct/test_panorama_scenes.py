@@ -231,7 +231,15 @@ def test_known_fisheyes_are_verified_by_their_rays_and_mapped(
     pipeline.match(truth.images, tmp_path / "run", intrinsics=camera, **how)
     table = pq.read_table(tmp_path / "run" / "matches")
     images = pq.read_table(tmp_path / "run" / "images")
-    assert set(table["geometry"].to_pylist()) == {"calibrated"}
+    geometry = {
+        (first, second): kind
+        for first, second, kind in zip(
+            *(table[name].to_pylist() for name in ("image0", "image1", "geometry")), strict=True
+        )
+    }
+    # The pair of both ends matches little but the wall, which may count as a plane.
+    assert geometry.pop(("fisheye_00.jpg", "fisheye_03.jpg")) in ("calibrated", "planar")
+    assert [*geometry.values()] == ["calibrated"] * 5
     assert table["F"].null_count == table.num_rows
     turns, ways = list[float](), list[float]()
     for name0, name1, pose in zip(
