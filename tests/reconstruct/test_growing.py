@@ -252,6 +252,20 @@ def test_models_that_are_none_of_the_runs_are_refused_before_matching(
     assert not (tmp_path / "grown").exists()
 
 
+def test_a_model_that_contradicts_the_matches_is_refused(
+    place: Place, grown: Grown, tmp_path: Path
+) -> None:
+    shutil.copytree(grown.output / "run", tmp_path / "grown" / "run")  # as after its matching
+    scene = read_scene(place.model)
+    names = scene.views.names
+    (tmp_path / "other").mkdir()
+    other = replace(scene.views, names=[*names[1:], names[0]])
+    replace(scene, views=other).made().write_binary(tmp_path / "other")
+    with pytest.raises(ReconstructionError, match="of the verified matches lie more than 4 pixels"):
+        place.grow(grown.photos, tmp_path / "grown", model=tmp_path / "other")
+    assert not (tmp_path / "grown" / "mapped").exists()
+
+
 def test_a_folder_of_other_photographs_is_named(place: Place, tmp_path: Path) -> None:
     photos = place.photographs(tmp_path / "photos", place.new)
     with pytest.raises(ReconstructionError, match="photos: has no photograph of the runs"):

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.errors import ReconstructionError
+from pipeline.pairs.poses.known import Poses
 from pipeline.reconstruct.growing.photographs import ComparedPhotographs
 from pipeline.reconstruct.models.files import ModelFiles
+from pipeline.reconstruct.poses.contradictions import WRONG, pair_matches
 from pipeline.reconstruct.tracks.scene import ModelViews
 from pipeline.store.folder import Folder
 
@@ -43,6 +47,25 @@ def check_views(
         raise ReconstructionError(
             f"{shown}: keeps fewer than two images, because the others are gone from the folder "
             "or have changed; match and reconstruct all photographs."
+        )
+
+
+def check_matches(views: ModelViews, shown: str, database: Path, max_error: float) -> None:
+    """Raise ReconstructionError where the poses of a model contradict the matches of a database.
+
+    views: with the names of the database. max_error: pixels, the largest error of an observation.
+
+    Nearly all verified matches are near the epipolar lines of the model that was made of them, so
+    that the median share of the pairs tells other models, whose names and sizes are the same.
+    """
+    made = {number: camera.made(number) for number, camera in views.cameras.items()}
+    taken_by = {name: made[int(views.camera[row])] for row, name in enumerate(views.names)}
+    matches = pair_matches(database, views.names, taken_by)
+    near = matches.near(Poses.of_rotations(views.rotation, views.centres()), max_error)
+    if len(near) and np.median(near) < WRONG:
+        raise ReconstructionError(
+            f"{shown}: is a model of other photographs: {1 - near.mean():.0%} of the verified "
+            f"matches lie more than {max_error:.0f} pixels from their epipolar lines in it; {CURE}."
         )
 
 
