@@ -66,7 +66,7 @@ def grow(
     progress: called with an `Event` now and then.
 
     Returns the summary. Raises an EloftrError for what cannot be used, and where no photograph is
-    new, gone or changed, before any work.
+    new or changed and none of the model is gone, before any work.
     """
     need_extra()
     from pipeline.reconstruct.given import runs_or_database

@@ -193,6 +193,9 @@ def test_removed_photographs_leave_the_model(place: Place, tmp_path: Path) -> No
         output / "report.txt"
     ).read_text(encoding="utf-8")
     assert not (output / "kept").exists()
+    with pytest.raises(ReconstructionError, match="none of the model is gone, so there is nothing"):
+        place.grow(photos, tmp_path / "again", model=output / "sparse" / "0")
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_changed_photograph_is_matched_and_placed_again(place: Place, tmp_path: Path) -> None:
@@ -213,6 +216,63 @@ def test_a_changed_photograph_is_matched_and_placed_again(place: Place, tmp_path
 def test_without_new_photographs_a_sentence_says_so(place: Place, tmp_path: Path) -> None:
     with pytest.raises(ReconstructionError, match="there is nothing to grow"):
         place.grow(place.folder / "photos", tmp_path / "grown")
+    assert not (tmp_path / "grown").exists()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_models_that_are_none_of_the_runs_are_refused_before_matching(
+    place: Place, tmp_path: Path, dry_run: bool
+) -> None:
+    photos = place.photographs(tmp_path / "photos", place.names)
+    scene = read_scene(place.model)
+    views = scene.views
+    turned = {
+        number: replace(camera, width=camera.height, height=camera.width)
+        for number, camera in views.cameras.items()
+    }
+    named = replace(views, names=[f"other/{name}" for name in views.names])
+    first = re.escape(views.names[0])
+    refused = {
+        "sizes": (
+            replace(views, cameras=turned),
+            f"of other photographs: {first} has 240×320 pixels there and 320×240 in the runs; give",
+        ),
+        "names": (named, "has no image of the runs; give the model that was made of the runs"),
+    }
+    for name, (other, sentence) in refused.items():
+        (tmp_path / name).mkdir()
+        replace(scene, views=other).made().write_binary(tmp_path / name)
+        with pytest.raises(ReconstructionError, match=sentence):
+            place.grow(photos, tmp_path / "grown", model=tmp_path / name, dry_run=dry_run)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "images.bin").write_bytes(b"no model")
+    for name, sentence in (("absent", "holds no images.bin"), ("damaged", "cannot read this")):
+        with pytest.raises(ReconstructionError, match=sentence):
+            place.grow(photos, tmp_path / "grown", model=tmp_path / name, dry_run=dry_run)
+    assert not (tmp_path / "grown").exists()
+
+
+def test_a_model_that_contradicts_the_matches_is_refused(
+    place: Place, grown: Grown, tmp_path: Path
+) -> None:
+    shutil.copytree(grown.output / "run", tmp_path / "grown" / "run")  # as after its matching
+    scene = read_scene(place.model)
+    names = scene.views.names
+    (tmp_path / "other").mkdir()
+    other = replace(scene.views, names=[*names[1:], names[0]])
+    replace(scene, views=other).made().write_binary(tmp_path / "other")
+    with pytest.raises(ReconstructionError, match="of the verified matches lie more than 4 pixels"):
+        place.grow(grown.photos, tmp_path / "grown", model=tmp_path / "other")
+    assert not (tmp_path / "grown" / "mapped").exists()
+
+
+def test_a_folder_of_other_photographs_is_named(place: Place, tmp_path: Path) -> None:
+    photos = place.photographs(tmp_path / "photos", place.new)
+    with pytest.raises(ReconstructionError, match="photos: has no photograph of the runs"):
+        place.grow(photos, tmp_path / "grown")
+    kept = place.photographs(tmp_path / "one", [*place.new, place.old[0]])
+    with pytest.raises(ReconstructionError, match="keeps fewer than two images"):
+        place.grow(kept, tmp_path / "grown")
     assert not (tmp_path / "grown").exists()
 
 

@@ -38,6 +38,7 @@ from pipeline.reconstruct.cameras.adjust import check_threads
 from pipeline.reconstruct.carrying import Carrying
 from pipeline.reconstruct.database import remove
 from pipeline.reconstruct.given import Imported, opened_given
+from pipeline.reconstruct.growing.fitting import check_views, views_of_model
 from pipeline.reconstruct.growing.kept import without_images
 from pipeline.reconstruct.growing.pairs import TOP_K, pairs_to_match, planned_pairs
 from pipeline.reconstruct.growing.photographs import ComparedPhotographs, compared_with_runs
@@ -46,8 +47,10 @@ from pipeline.reconstruct.growing.summary import GrowthSummary, photograph_notes
 from pipeline.reconstruct.job import carry_out, colmap_process
 from pipeline.reconstruct.mapping import MappedModels
 from pipeline.reconstruct.models.files import files_of_model
+from pipeline.reconstruct.models.job import ask_of_models
 from pipeline.reconstruct.summary import ReconstructionSummary
 from pipeline.reconstruct.tracks.options import RefineOptions
+from pipeline.reconstruct.tracks.scene import ModelViews
 from pipeline.store.belonging import remove_all
 from pipeline.store.folder import Folder, place
 from pipeline.store.weights import load_weights, weights_digest
@@ -86,6 +89,11 @@ class GrowthRequest:
         """The run folder of the pairs that no run has."""
         return replace(self.output, url=self.output.url_of(RUN))
 
+    @property
+    def scratch_of_model(self) -> str | Path | None:
+        """The folder for a copy of the model, None where it is read where it is."""
+        return None if self.model.local else self.scratch
+
 
 def grow_model(
     request: GrowthRequest,
@@ -99,19 +107,20 @@ def grow_model(
     dry_run: say what would be done, and write nothing.
 
     Raises ReconstructionError, RunError, PairListError or StorageError for what cannot be used, and
-    where nothing is new, before any work.
+    where nothing is new and nothing of the model is gone, before any work.
     """
     _check(request)
     described = request.runs[0].read_json("run.json")
     links = bool(described.get("options", {}).get("follow_links"))
     request = replace(request, images=replace(request.images, follow_links=links))
     found = compared_with_runs(request.runs, request.images, listen)
+    gone = {*_checked_model(request, found).names}.intersection(found.removed)
     pairs = _pairs(request, found, listen)
     count = len(pairs.pairs)
-    if not (found.fresh or found.removed or count):
+    if not (found.fresh or gone or count):
         raise ReconstructionError(
-            f"{request.images.shown}: has no photograph that the runs do not have, and none is "
-            "gone or changed, so there is nothing to grow."
+            f"{request.images.shown}: has no photograph that the runs do not have, none has "
+            "changed, and none of the model is gone, so there is nothing to grow."
         )
     what = len(found.names), found.new, found.removed, found.changed, count
     summary = GrowthSummary(*what, request.run.shown if count else None)
@@ -163,6 +172,21 @@ def _check(request: GrowthRequest) -> None:
             f"{request.runs[0].shown}: has panoramas, whose models cannot be grown yet; match all "
             "photographs, and give both runs to eloftr reconstruct."
         )
+
+
+def _checked_model(request: GrowthRequest, found: ComparedPhotographs) -> ModelViews:
+    """The images of the given model.
+
+    Raises ReconstructionError where it, or the folder of the photographs, is none of the runs.
+    """
+    if len(found.new) == len(found.names):
+        raise ReconstructionError(
+            f"{request.images.shown}: has no photograph of the runs; give the folder of all "
+            "photographs, old and new, under the names that the runs know."
+        )
+    views = ask_of_models(views_of_model, [request.model], request.scratch_of_model)
+    check_views(views, request.model.shown, request.runs, found)
+    return views
 
 
 def _pairs(request: GrowthRequest, found: ComparedPhotographs, listen: Listener) -> PairList:
@@ -263,9 +287,8 @@ def _reconstructed(
         masks = Folder(told["folder"], request.images.options)
     refine = None if request.measured == "none" else request.refine
     reasons = _unusable(request.run)
-    scratch = None if request.model.local else request.scratch
     with (
-        files_of_model(request.model, scratch) as model,
+        files_of_model(request.model, request.scratch_of_model) as model,
         opened_given(
             runs,
             request.images,

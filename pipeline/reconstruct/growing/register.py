@@ -21,6 +21,7 @@ from pipeline.reconstruct.blocks.graph import ViewGraph
 from pipeline.reconstruct.cameras.adjust import adjust_robustly, used_cameras
 from pipeline.reconstruct.database import remove
 from pipeline.reconstruct.depth import listed
+from pipeline.reconstruct.growing.fitting import check_matches
 from pipeline.reconstruct.growing.seed import seed_of, seeded_model
 from pipeline.reconstruct.joining.merge import TrackSource, complete_tracks, leave_out_misfits
 from pipeline.reconstruct.joining.resect import resect
@@ -60,7 +61,8 @@ def grow_database(
 ) -> MappedModels:
     """Register the images of a database that a given model does not have; for COLMAP's process.
 
-    Writes `mapped/0` into `target`. Raises ReconstructionError where nothing of the model is left.
+    Writes `mapped/0` into `target`. Raises ReconstructionError where nothing of the model is left,
+    or where it contradicts the matches.
     """
     graph = ViewGraph.read(database)
     scene = SparseModel.of(given.read())
@@ -70,6 +72,7 @@ def grow_database(
             f"{given.shown}: has no two images of the runs that share points; give the model that "
             "was made of the runs."
         )
+    check_matches(seed.scene.views, given.shown, database, mapping.max_error)
     made = seeded_model(seed.scene, database, growth.tolerance)
     _register(made, graph, database, seed.cameras, mapping, listen)
     _adjust_all(made, mapping)

@@ -7,8 +7,10 @@ another convention, as camera to world in place of world to camera, contradict n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,8 +69,13 @@ class VerifiedMatches:
         return found
 
 
-def pair_matches(database: Path, names: list[str]) -> VerifiedMatches:
-    """The verified matches of a COLMAP database between images of these names."""
+def pair_matches(
+    database: Path, names: list[str], taken_by: Mapping[str, Any] | None = None
+) -> VerifiedMatches:
+    """The verified matches of a COLMAP database between images of these names.
+
+    taken_by: the `pycolmap.Camera` of each of these names; None: those of the database.
+    """
     pycolmap = import_pycolmap()
     row = {name: number for number, name in enumerate(names)}
     sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -88,7 +95,8 @@ def pair_matches(database: Path, names: list[str]) -> VerifiedMatches:
             chosen = np.linspace(0, len(matches) - 1, min(len(matches), MOST_OF_A_PAIR))
             matches = matches[chosen.astype(int)]
             for side, number in enumerate(both):
-                camera = cameras[images[number].camera_id]
+                image = images[number]
+                camera = taken_by[image.name] if taken_by else cameras[image.camera_id]
                 if number not in keypoints:
                     keypoints[number] = opened.read_keypoints(number)[:, :2].astype(np.float64)
                 rays = camera.cam_from_img(keypoints[number][matches[:, side]])
