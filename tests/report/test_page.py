@@ -27,6 +27,7 @@ from pipeline.match.shards import Shard, shards_table
 from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.panoramas.sphere import Panorama
 from pipeline.report.page import pairs
+from pipeline.report.page.models import registered_table
 from pipeline.report.page.page import embedded_json, page_of
 from pipeline.report.page.pairs import compared_pairs, pair_rows
 from pipeline.report.page.tables import report_tables
@@ -204,6 +205,39 @@ def test_every_section_is_shown_without_a_fault_or_a_request(whole: Opened) -> N
     whole.page.wait_for_selector("#model-view canvas")
 
 
+def test_images_outside_the_model_are_listed_with_the_reason(whole: Opened) -> None:
+    section = whole.page.inner_text("#model")
+    assert section.startswith("Model\n\n7 of 9 images are registered. The others:")
+    unusable = "unusable, truncated: the file starts as an image but its pixels cannot all"
+    assert whole.texts("#model details li") == ["cut.jpg", "lonely.jpg"]
+    assert unusable in section
+    assert "1 in no verified pair" in section
+    assert "not registered: 1 images: lonely.jpg" in whole.page.inner_text("#details .told")
+    # A photograph that cannot be used is not counted among those that found no pair.
+    warnings = whole.texts(".warnings strong")
+    assert warnings[:2] == ["1 image cannot be used.", "1 image is in no verified pair."]
+    assert "of the last matching command" in whole.page.inner_text(".tiles")
+
+
+def test_reasons_of_images_outside_the_models() -> None:
+    images = {
+        "name": ["a", "b", "c", "d", "e", "f"],
+        "part": [0, 0, 0, 1, 1, 2],
+        "verified": [2, 2, 2, 1, 1, 0],
+        "unusable": [None, None, None, None, None, "empty"],
+    }
+    found = registered_table(images, {"listed_images": 7}, {"a", "b"})
+    assert (found["images"], found["of"]) == (2, 7)
+    assert [(one["why"], one["names"]) for one in found["missing"]] == [
+        ("have verified pairs, but were not placed", ["c (2 verified pairs)"]),
+        (
+            "in a part of 2 images that no verified pair connects with a model",
+            ["d (1 verified pair)", "e (1 verified pair)"],
+        ),
+        ("unusable, empty: the file has no bytes", ["f"]),
+    ]
+
+
 def test_a_name_that_is_markup_is_shown_as_text(whole: Opened) -> None:
     assert EVIL in whole.page.inner_text("#pairs")
     assert f"of {EVIL}" in whole.page.inner_text("#details")
@@ -355,6 +389,8 @@ def test_a_run_that_was_stopped_or_still_goes_on_says_so(runs: Path, browser: An
         opened = Opened(browser, path)
         assert opened.texts(".state") == [state]
         assert "1 of 3 shards are done" in opened.page.inner_text(".warnings")
+        for of_whole_runs in ("verified pair connects", "in no verified pair"):
+            assert of_whole_runs not in opened.page.inner_text(".warnings")
         opened.check()
         opened.context.close()
 
