@@ -348,9 +348,11 @@ def test_two_runs_are_compared_pair_by_pair(runs: Path, browser: Any) -> None:
     assert found["inliers"] == [int(first.inliers.sum()), int(second.inliers.sum())]
     assert found["inliers"][1] < found["inliers"][0]  # its keypoints are less exact
     assert len(rows) == 15
-    assert compared_pairs(first, first)["more"] == 0
+    same = compared_pairs(first, first)
+    assert (same["common"], same["more"], same["rows"]) == (23, 0, [])
     differences = [abs(row["inliers"][1] - row["inliers"][0]) for row in found["rows"]]
     assert differences == sorted(differences, reverse=True)
+    assert all(differences)
 
 
 def test_a_reranking_shows_what_moved_and_the_measures(runs: Path, browser: Any) -> None:

@@ -32,6 +32,11 @@ def model_folders(results: Folder) -> list[Folder]:
     return [Folder(results.url_of(name), results.options) for name in there]
 
 
+def reconstructed(results: Folder) -> bool:
+    """Whether eloftr reconstruct wrote into the folder, be it that nothing could be mapped."""
+    return results.exists(REPORT_FILE) or bool(model_folders(results))
+
+
 def results_of(run: Folder) -> Folder:
     """Where eloftr reconstruct writes unless told otherwise."""
     return Folder(run.url_of(RESULTS), run.options)

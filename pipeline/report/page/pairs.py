@@ -275,13 +275,14 @@ def compared_pairs(first: PairRows, second: PairRows) -> dict[str, Any]:
     """The pairs that two runs have in common, ready for JSON.
 
     Images are the same where their names are. gained, lost: pairs that are verified in the second
-    or the first run alone. rows: pairs by the difference of their inliers, the largest first.
+    or the first run alone. rows: pairs whose inliers differ, the largest difference first.
     """
     rows, others = _common(first, second)
     mine, theirs = first.inliers[rows], second.inliers[others]
     difference = theirs.astype(np.int64) - mine
     verified = first.verified[rows], second.verified[others]
-    order = np.argsort(-np.abs(difference), kind="stable")[:MOST_COMPARED]
+    order = np.argsort(-np.abs(difference), kind="stable")
+    order = order[difference[order] != 0][:MOST_COMPARED]
     dots = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_DOTS])
     return {
         "common": len(rows),
