@@ -38,6 +38,11 @@ from pipeline.store.folder import Folder
 from pipeline.store.lease import Lease
 
 WAIT = 60  # seconds; the machine may be busy
+ALL_DRAWN = (
+    "[...document.querySelectorAll('[data-plot]')]"
+    ".every(p => p.dataset.drawn || p.classList.contains('empty'))"
+    " && Boolean(document.querySelector('#viewer svg'))"
+)
 EVIL = "<img src=x onerror=alert(1)>.jpg"
 BREAKING = "</script><script>alert(2)</script>\u2028.jpg"
 
@@ -145,13 +150,8 @@ class Opened:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(path.as_uri())
         self.page.wait_for_selector("html[data-ready]")
-        # Every plot is drawn when it is seen.
-        for place in self.page.query_selector_all("[data-plot], #viewer"):
-            place.scroll_into_view_if_needed()
-        self.until(
-            "[...document.querySelectorAll('[data-plot]')]"
-            ".every(p => p.dataset.drawn || p.classList.contains('empty'))"
-        )
+        # What is out of sight is drawn when the browser is idle.
+        self.until(ALL_DRAWN)
 
     def until(self, met: str) -> None:
         """Wait until an expression is true; Playwright's own way needs `eval` in the page."""
@@ -201,8 +201,8 @@ def test_every_section_is_shown_without_a_fault_or_a_request(whole: Opened) -> N
     assert "truncated" in whole.page.inner_text("#details")
     assert whole.page.locator("#viewer svg line").count() > 20
     assert whole.page.locator("#viewer svg image").count() == 2
-    whole.page.locator("#model-view").scroll_into_view_if_needed()
-    whole.page.wait_for_selector("#model-view canvas")
+    whole.until("Boolean(document.querySelector('#model-view canvas'))")
+    assert whole.page.evaluate("scrollY") == 0
 
 
 def test_images_outside_the_model_are_listed_with_the_reason(whole: Opened) -> None:
@@ -280,11 +280,21 @@ def test_pairs_are_sorted_filtered_and_opened(whole: Opened) -> None:
     page.click("#pair-filters button")
     whole.until("document.getElementById('pair-count').textContent.startsWith('23')")
     page.select_option("select[name=kind]", label="failed")
-    assert whole.texts(f"{rows} td:nth-child(2)") == ["failed"]
+    assert whole.texts(f"{rows} td:nth-child(2)") == ["failed\ntruncated"]
     page.click(f"{rows} button")
-    assert "truncated" in page.inner_text("#viewer")
+    cut_off = "truncated (the file starts as an image but its pixels cannot all be decoded)"
+    assert page.get_attribute(f"{rows} td:nth-child(2)", "title") == cut_off
+    assert f"reason: {cut_off}" in page.inner_text("#viewer")
     page.click("#pair-filters button")
+    page.click("[data-group=best]")
+    assert page.inner_text("#pair-count") == (
+        "12 of 21 verified pairs, those with most inliers, drawn with photographs; "
+        "choose status verified for all"
+    )
+    page.select_option("select[name=kind]", label="verified")
+    assert page.inner_text("#pair-count") == "21 of 23 pairs"
     page.click("[data-group=unverified]")
+    assert "reason: degenerate (too few matches agree)" in page.inner_text("#viewer")
     assert "lonely.jpg" in page.inner_text("#viewer h3")
     lines = page.locator("#viewer line").count()
     assert lines == 30
@@ -328,9 +338,14 @@ def test_no_serious_fault_of_accessibility_is_found(
         if one["impact"] in ("serious", "critical")
     ]
     width = opened.page.evaluate("document.documentElement.scrollWidth")
+    inner = opened.page.evaluate(
+        "['.bar nav', '#pairs .scroll'].map(place => document.querySelector(place))"
+        ".map(place => place.scrollWidth - place.clientWidth)"
+    )
     opened.context.close()
     assert grave == []
     assert width == 360
+    assert inner == [0, 0]  # the menu and the columns of the list are whole
 
 
 def test_two_runs_are_compared_pair_by_pair(runs: Path, browser: Any) -> None:
@@ -404,6 +419,9 @@ def test_photographs_that_are_gone_are_told(runs: Path, browser: Any) -> None:
     opened = Opened(browser, runs / "away" / "gone" / "report.html")
     assert "no picture" in opened.page.inner_text("#graph")
     opened.check()
+    opened.page.reload()
+    opened.page.wait_for_selector("html[data-ready]")
+    assert opened.page.evaluate(f"dispatchEvent(new Event('beforeprint')) && {ALL_DRAWN}")
     opened.context.close()
 
 

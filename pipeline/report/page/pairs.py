@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipeline.match.turns.tries import SIDES, Settled
 from pipeline.store.folder import Folder
 from pipeline.tables import unragged
-from pipeline.vocabulary import VERIFIED, CandidateStatus, Geometry, Status
+from pipeline.vocabulary import MEANINGS, REFUSALS, VERIFIED, CandidateStatus, Geometry, Status
 
 # What the page calls the state of a pair. Unverified: matched, and refused by verification.
 PAIR_KINDS = (
@@ -202,13 +202,17 @@ def picked_rows(pairs: PairRows) -> dict[str, list[int]]:
 
 
 def pair_table(pairs: PairRows, rows: np.ndarray) -> dict[str, Any]:
-    """The columns of some pairs, ready for JSON. total: how many pairs there are in all."""
+    """The columns of some pairs, ready for JSON.
+
+    total: how many pairs there are in all. meanings: of reasons, and of geometries without inliers.
+    """
     angle = pairs.angle[rows]
     return {
         "total": len(pairs),
         "kinds": [*PAIR_KINDS],
         "geometries": GEOMETRIES,
         "reasons": pairs.reasons,
+        "meanings": {**REFUSALS, **{word: MEANINGS.get(word, "") for word in pairs.reasons}},
         "first": pairs.first[rows].tolist(),
         "second": pairs.second[rows].tolist(),
         "kind": pairs.kind[rows].tolist(),
