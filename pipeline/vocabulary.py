@@ -168,7 +168,7 @@ class Geometry(Word):
 
 
 # What the geometries without inliers mean.
-REFUSALS = {
+REFUSED_GEOMETRIES = {
     Geometry.NONE: "there are no matches",
     Geometry.UNDEFINED: "no geometry was found",
     Geometry.DEGENERATE: "too few matches agree",

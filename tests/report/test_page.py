@@ -205,6 +205,13 @@ def test_every_section_is_shown_without_a_fault_or_a_request(whole: Opened) -> N
     assert whole.page.evaluate("scrollY") == 0
 
 
+def test_a_printed_page_holds_a_picture_of_the_view_in_3d(whole: Opened) -> None:
+    painted = """dispatchEvent(new Event('beforeprint')) && (still => new Set(new Uint32Array(
+        still.getContext('2d').getImageData(0, 0, still.width, still.height).data.buffer
+    )).size)(document.querySelector('#model-view .es-still'))"""
+    assert whole.page.evaluate(painted) > 2  # its ground, points and cameras
+
+
 def test_images_outside_the_model_are_listed_with_the_reason(whole: Opened) -> None:
     section = whole.page.inner_text("#model")
     assert section.startswith("Model\n\n7 of 9 images are registered. The others:")

@@ -13,7 +13,6 @@ from pipeline.events import counted
 from pipeline.reconstruct.models.files import ModelFiles
 from pipeline.reconstruct.models.job import ask_of_models
 from pipeline.report.block_map import blocks_of_images
-from pipeline.report.page.graph import NAMED
 from pipeline.report.page.scene import compared_data, scene_data
 from pipeline.report.page.thumbnails import PhotoSource
 from pipeline.store.folder import Folder
@@ -21,6 +20,7 @@ from pipeline.vocabulary import MEANINGS
 
 RESULTS = "sfm"  # where eloftr reconstruct writes in a run folder
 REPORT_FILE = "report.txt"  # of the results, their last file
+MOST_LISTED = 200  # names of images of a reason
 MOST_MODELS = 5  # of a run
 PHOTOGRAPH_BYTES = 2_000_000  # of the photographs of models
 
@@ -99,8 +99,8 @@ def registered_table(
     """How many images are in a model, and of the others why not as far as it is known.
 
     images: of `image_table`, with the reasons of unusable ones. counts: of the run. Returns
-    `images`, `of`, and `missing`: reasons `why` with `count` and the first NAMED `names`. Of images
-    that have verified pairs, a name has their number after it.
+    `images`, `of`, and `missing`: reasons `why` with `count` and the first MOST_LISTED `names`. A
+    name has the number of its verified pairs after it, where there are any.
     """
     names = images["name"]
     inside = {part for name, part in zip(names, images["part"], strict=True) if name in registered}
@@ -124,7 +124,7 @@ def registered_table(
         "images": len(registered),
         "of": max(counts["listed_images"], len({*names, *registered})),
         "missing": [
-            {"why": why, "count": len(those), "names": those[:NAMED]}
+            {"why": why, "count": len(those), "names": those[:MOST_LISTED]}
             for why, those in missing.items()
         ],
     }

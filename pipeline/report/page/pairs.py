@@ -14,7 +14,14 @@ import pyarrow.compute as pc
 from pipeline.match.turns.tries import SIDES, Settled
 from pipeline.store.folder import Folder
 from pipeline.tables import unragged
-from pipeline.vocabulary import MEANINGS, REFUSALS, VERIFIED, CandidateStatus, Geometry, Status
+from pipeline.vocabulary import (
+    MEANINGS,
+    REFUSED_GEOMETRIES,
+    VERIFIED,
+    CandidateStatus,
+    Geometry,
+    Status,
+)
 
 # What the page calls the state of a pair. Unverified: matched, and refused by verification.
 PAIR_KINDS = (
@@ -212,7 +219,9 @@ def pair_table(pairs: PairRows, rows: np.ndarray) -> dict[str, Any]:
         "kinds": [*PAIR_KINDS],
         "geometries": GEOMETRIES,
         "reasons": pairs.reasons,
-        "meanings": {**REFUSALS, **{word: MEANINGS.get(word, "") for word in pairs.reasons}},
+        "meanings": {
+            str(word): text for word, text in (*REFUSED_GEOMETRIES.items(), *MEANINGS.items())
+        },
         "first": pairs.first[rows].tolist(),
         "second": pairs.second[rows].tolist(),
         "kind": pairs.kind[rows].tolist(),

@@ -233,6 +233,10 @@
   /* ---------- the 3D view: turned by mouse, touch and keys ---------- */
 
   /* seen(): the points, flat x, y, z, that the first view should hold, and the radius of the scene. */
+  const stills = []; // of the views in 3D: each paints its picture anew
+  // Browsers print no WebGL. common.js listens before this, and draws what was not yet seen.
+  addEventListener("beforeprint", () => stills.forEach((paint) => paint()));
+
   function space(host, label, make, seen, told, chosen) {
     host.classList.add("es-space");
     if (!webgl) {
@@ -283,7 +287,14 @@
     area.addEventListener("wheel", (event) => {
       if (document.activeElement !== area) event.stopPropagation();
     }, { capture: true, passive: true });
-    host.append(el("div", { class: "es-zoom" },
+    const still = el("canvas", { class: "es-still", "aria-hidden": "true" });
+    stills.push(() => {
+      const plotted = area._fullLayout.scene._scene.glplot;
+      plotted.redraw(); // what WebGL drew is there until the browser shows it
+      Object.assign(still, { width: plotted.canvas.width, height: plotted.canvas.height });
+      still.getContext("2d").drawImage(plotted.canvas, 0, 0);
+    });
+    host.append(still, el("div", { class: "es-zoom" },
       button("+", "Nearer", () => turn(0, 0, 0.8)), button("−", "Farther", () => turn(0, 0, 1.25)),
       button("⟲", "The first view", first)));
     return { draw: view.draw, later: view.later, look, first };
