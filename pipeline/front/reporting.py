@@ -58,7 +58,8 @@ def report(
     if output is not None:
         target, name = Folder.of_file(output, storage)
         if target.local and os.path.isdir(target.path(name)):
-            raise ArgumentError(f"{output}: is a folder; give the name of a file, as {name}.html.")
+            cure = f"give the name of a file, as {name}.{format}"
+            raise ArgumentError(f"{output}: is a folder; {cure}.")
     there = {"photographs": images, "results": models}
     given = {name: Folder(os.fspath(one), storage or {}) for name, one in there.items() if one}
     if models and not reconstructed(given["results"]):
