@@ -167,6 +167,12 @@ class Geometry(Word):
     MULTIPLE = "multiple"
 
 
+# What the geometries without inliers mean.
+REFUSED_GEOMETRIES = {
+    Geometry.NONE: "there are no matches",
+    Geometry.UNDEFINED: "no geometry was found",
+    Geometry.DEGENERATE: "too few matches agree",
+}
 # The geometries that carry inliers. A pair is verified where its geometry is one of them.
 VERIFIED = (
     Geometry.CALIBRATED,

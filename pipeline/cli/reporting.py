@@ -11,7 +11,7 @@ from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import storage_option
 from pipeline.errors import EloftrError
-from pipeline.events import Event
+from pipeline.events import Event, counted
 from pipeline.front.reporting import REPORT_FORMATS
 from pipeline.report.text import aligned
 from pipeline.store.opening import storage_options
@@ -67,10 +67,13 @@ def command(
         models=models,
         storage=storage_options(storage),
     )
+    size = summary["bytes"]
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+    of = counted(summary["images"], "image")
     lines = [
-        ("pairs", f"{summary['pairs']:,} of {summary['images']:,} images, {summary['state']}"),
+        ("pairs", f"{summary['pairs']:,} of {of}, {summary['state']}"),
         *(("note", note) for note in summary["notes"]),
-        ("report", f"{summary['output']}, {summary['bytes'] / 1e6:.1f} MB"),
+        ("report", f"{summary['output']}, {shown}"),
     ]
     console.finish(aligned(lines), summary)
     return ExitCode.DONE

@@ -40,21 +40,32 @@ def report(
     models: the output of `reconstruct`. None takes `sfm` in the run folder.
     storage: options of the fsspec filesystems.
 
-    Returns the summary. Raises ArgumentError for another format, RunError for a folder that holds
-    no run, StorageError for a file that cannot be read or written.
+    Returns the summary. Raises ArgumentError for another format, for one run twice, for an output
+    that is a folder and for models that are none, RunError for a folder that holds no run,
+    StorageError for a file that cannot be read or written.
     """
     need_extra()
+    from pipeline.report.page.models import reconstructed
     from pipeline.report.page.page import write_report
-    from pipeline.store.folder import Folder
+    from pipeline.store.folder import Folder, place
 
     if format not in REPORT_FORMATS:
         raise ArgumentError(f"format {format!r}: give one of {', '.join(REPORT_FORMATS)}.")
     folders = [Folder(os.fspath(one), storage or {}) for one in (run, other) if one is not None]
+    if len({*map(place, folders)}) < len(folders):
+        raise ArgumentError(f"{folders[0].shown}: is given twice; give two runs to compare.")
     target, name = folders[0], f"{'report' if other is None else 'comparison'}.{format}"
     if output is not None:
         target, name = Folder.of_file(output, storage)
+        if target.local and os.path.isdir(target.path(name)):
+            cure = f"give the name of a file, as {name}.{format}"
+            raise ArgumentError(f"{output}: is a folder; {cure}.")
     there = {"photographs": images, "results": models}
     given = {name: Folder(os.fspath(one), storage or {}) for name, one in there.items() if one}
+    if models and not reconstructed(given["results"]):
+        raise ArgumentError(
+            f"{given['results'].shown}: holds no models; give the output of eloftr reconstruct."
+        )
     return write_report(
         folders[0],
         target,

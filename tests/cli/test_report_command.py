@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -45,8 +46,23 @@ def test_a_run_is_reported_as_a_page_and_as_json(done: Done, eloftr_here: Eloftr
     found = json.loads((done.place / "r.json").read_text())
     assert found["counts"]["pairs"] == 6
     assert found["counts"]["failed"] == 3
-    both = eloftr_here("report", "run", "run", "--json", cwd=done.place)
+    assert re.search(r"r\.json, \d+\.\d kB\n", made.stdout)
+
+
+def test_two_runs_are_compared_and_one_is_not_with_itself(
+    done: Done, eloftr_here: Eloftr, tmp_path: Path
+) -> None:
+    again = shutil.copytree(done.place / "run", tmp_path / "again")
+    both = eloftr_here("report", "run", again, "--json", cwd=done.place)
     assert json.loads(both.stdout)["output"] == str(done.place / "run" / "comparison.html")
+    for given, said in (
+        (("run", "run/"), "run: is given twice; give two runs to compare."),
+        (("run", "--models", "photos"), "photos: holds no models; give the output of"),
+        (("run", "--output", "photos"), "photos: is a folder; give the name of a file"),
+    ):
+        refused = eloftr_here("report", *given, cwd=done.place)
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+        assert refused.stderr.count("\n") == 1
 
 
 def test_plots_are_drawn_as_svg_and_as_pictures(
@@ -63,6 +79,10 @@ def test_plots_are_drawn_as_svg_and_as_pictures(
             assert path.stat().st_size > 1000
     assert (tmp_path / "matrix.svg").read_text().count("<image ") == 1
     assert "inliers of a verified pair" in (tmp_path / "inliers.svg").read_text()
+    other = eloftr_here(
+        *("draw", "--run", run, "--plot", "matrix"), "--output", "m.txt", cwd=tmp_path
+    )
+    assert "use .svg, .pdf, .png or .jpg." in other.stderr
     refused = eloftr_here("draw", "--plot", "matrix", "--output", "x.svg", cwd=tmp_path)
     assert (refused.returncode, "give --run" in refused.stderr) == (2, True)
 

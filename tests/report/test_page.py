@@ -27,6 +27,7 @@ from pipeline.match.shards import Shard, shards_table
 from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.panoramas.sphere import Panorama
 from pipeline.report.page import pairs
+from pipeline.report.page.models import registered_table
 from pipeline.report.page.page import embedded_json, page_of
 from pipeline.report.page.pairs import compared_pairs, pair_rows
 from pipeline.report.page.tables import report_tables
@@ -37,6 +38,11 @@ from pipeline.store.folder import Folder
 from pipeline.store.lease import Lease
 
 WAIT = 60  # seconds; the machine may be busy
+ALL_DRAWN = (
+    "[...document.querySelectorAll('[data-plot]')]"
+    ".every(p => p.dataset.drawn || p.classList.contains('empty'))"
+    " && Boolean(document.querySelector('#viewer svg'))"
+)
 EVIL = "<img src=x onerror=alert(1)>.jpg"
 BREAKING = "</script><script>alert(2)</script>\u2028.jpg"
 
@@ -144,13 +150,8 @@ class Opened:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(path.as_uri())
         self.page.wait_for_selector("html[data-ready]")
-        # Every plot is drawn when it is seen.
-        for place in self.page.query_selector_all("[data-plot], #viewer"):
-            place.scroll_into_view_if_needed()
-        self.until(
-            "[...document.querySelectorAll('[data-plot]')]"
-            ".every(p => p.dataset.drawn || p.classList.contains('empty'))"
-        )
+        # What is out of sight is drawn when the browser is idle.
+        self.until(ALL_DRAWN)
 
     def until(self, met: str) -> None:
         """Wait until an expression is true; Playwright's own way needs `eval` in the page."""
@@ -200,8 +201,48 @@ def test_every_section_is_shown_without_a_fault_or_a_request(whole: Opened) -> N
     assert "truncated" in whole.page.inner_text("#details")
     assert whole.page.locator("#viewer svg line").count() > 20
     assert whole.page.locator("#viewer svg image").count() == 2
-    whole.page.locator("#model-view").scroll_into_view_if_needed()
-    whole.page.wait_for_selector("#model-view canvas")
+    whole.until("Boolean(document.querySelector('#model-view canvas'))")
+    assert whole.page.evaluate("scrollY") == 0
+
+
+def test_a_printed_page_holds_a_picture_of_the_view_in_3d(whole: Opened) -> None:
+    painted = """dispatchEvent(new Event('beforeprint')) && (still => new Set(new Uint32Array(
+        still.getContext('2d').getImageData(0, 0, still.width, still.height).data.buffer
+    )).size)(document.querySelector('#model-view .es-still'))"""
+    assert whole.page.evaluate(painted) > 2  # its ground, points and cameras
+
+
+def test_images_outside_the_model_are_listed_with_the_reason(whole: Opened) -> None:
+    section = whole.page.inner_text("#model")
+    assert section.startswith("Model\n\n7 of 9 images are registered. The others:")
+    unusable = "unusable, truncated: the file starts as an image but its pixels cannot all"
+    assert whole.texts("#model details li") == ["cut.jpg", "lonely.jpg"]
+    assert unusable in section
+    assert "1 in no verified pair" in section
+    assert "not registered: 1 images: lonely.jpg" in whole.page.inner_text("#details .told")
+    # A photograph that cannot be used is not counted among those that found no pair.
+    warnings = whole.texts(".warnings strong")
+    assert warnings[:2] == ["1 image cannot be used.", "1 image is in no verified pair."]
+    assert "of the last matching command" in whole.page.inner_text(".tiles")
+
+
+def test_reasons_of_images_outside_the_models() -> None:
+    images = {
+        "name": ["a", "b", "c", "d", "e", "f"],
+        "part": [0, 0, 0, 1, 1, 2],
+        "verified": [2, 2, 2, 1, 1, 0],
+        "unusable": [None, None, None, None, None, "empty"],
+    }
+    found = registered_table(images, {"listed_images": 7}, {"a", "b"})
+    assert (found["images"], found["of"]) == (2, 7)
+    assert [(one["why"], one["names"]) for one in found["missing"]] == [
+        ("have verified pairs, but were not placed", ["c (2 verified pairs)"]),
+        (
+            "in a part of 2 images that no verified pair connects with a model",
+            ["d (1 verified pair)", "e (1 verified pair)"],
+        ),
+        ("unusable, empty: the file has no bytes", ["f"]),
+    ]
 
 
 def test_a_name_that_is_markup_is_shown_as_text(whole: Opened) -> None:
@@ -246,11 +287,21 @@ def test_pairs_are_sorted_filtered_and_opened(whole: Opened) -> None:
     page.click("#pair-filters button")
     whole.until("document.getElementById('pair-count').textContent.startsWith('23')")
     page.select_option("select[name=kind]", label="failed")
-    assert whole.texts(f"{rows} td:nth-child(2)") == ["failed"]
+    assert whole.texts(f"{rows} td:nth-child(2)") == ["failed\ntruncated"]
     page.click(f"{rows} button")
-    assert "truncated" in page.inner_text("#viewer")
+    cut_off = "truncated (the file starts as an image but its pixels cannot all be decoded)"
+    assert page.get_attribute(f"{rows} td:nth-child(2)", "title") == cut_off
+    assert f"reason: {cut_off}" in page.inner_text("#viewer")
     page.click("#pair-filters button")
+    page.click("[data-group=best]")
+    assert page.inner_text("#pair-count") == (
+        "12 of 21 verified pairs, those with most inliers, drawn with photographs; "
+        "choose status verified for all"
+    )
+    page.select_option("select[name=kind]", label="verified")
+    assert page.inner_text("#pair-count") == "21 of 23 pairs"
     page.click("[data-group=unverified]")
+    assert "reason: degenerate (too few matches agree)" in page.inner_text("#viewer")
     assert "lonely.jpg" in page.inner_text("#viewer h3")
     lines = page.locator("#viewer line").count()
     assert lines == 30
@@ -294,9 +345,14 @@ def test_no_serious_fault_of_accessibility_is_found(
         if one["impact"] in ("serious", "critical")
     ]
     width = opened.page.evaluate("document.documentElement.scrollWidth")
+    inner = opened.page.evaluate(
+        "['.bar nav', '#pairs .scroll'].map(place => document.querySelector(place))"
+        ".map(place => place.scrollWidth - place.clientWidth)"
+    )
     opened.context.close()
     assert grave == []
     assert width == 360
+    assert inner == [0, 0]  # the menu and the columns of the list are whole
 
 
 def test_two_runs_are_compared_pair_by_pair(runs: Path, browser: Any) -> None:
@@ -314,9 +370,11 @@ def test_two_runs_are_compared_pair_by_pair(runs: Path, browser: Any) -> None:
     assert found["inliers"] == [int(first.inliers.sum()), int(second.inliers.sum())]
     assert found["inliers"][1] < found["inliers"][0]  # its keypoints are less exact
     assert len(rows) == 15
-    assert compared_pairs(first, first)["more"] == 0
+    same = compared_pairs(first, first)
+    assert (same["common"], same["more"], same["rows"]) == (23, 0, [])
     differences = [abs(row["inliers"][1] - row["inliers"][0]) for row in found["rows"]]
     assert differences == sorted(differences, reverse=True)
+    assert all(differences)
 
 
 def test_a_reranking_shows_what_moved_and_the_measures(runs: Path, browser: Any) -> None:
@@ -355,6 +413,8 @@ def test_a_run_that_was_stopped_or_still_goes_on_says_so(runs: Path, browser: An
         opened = Opened(browser, path)
         assert opened.texts(".state") == [state]
         assert "1 of 3 shards are done" in opened.page.inner_text(".warnings")
+        for of_whole_runs in ("verified pair connects", "in no verified pair"):
+            assert of_whole_runs not in opened.page.inner_text(".warnings")
         opened.check()
         opened.context.close()
 
@@ -366,6 +426,9 @@ def test_photographs_that_are_gone_are_told(runs: Path, browser: Any) -> None:
     opened = Opened(browser, runs / "away" / "gone" / "report.html")
     assert "no picture" in opened.page.inner_text("#graph")
     opened.check()
+    opened.page.reload()
+    opened.page.wait_for_selector("html[data-ready]")
+    assert opened.page.evaluate(f"dispatchEvent(new Event('beforeprint')) && {ALL_DRAWN}")
     opened.context.close()
 
 

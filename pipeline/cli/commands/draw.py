@@ -173,8 +173,7 @@ def _draw_track(console: Console, /, run: str, output: Path, given: dict[str, An
 def _draw_plot(console: Console, /, run: str, output: Path, given: dict[str, Any]) -> ExitCode:
     from pipeline.report.page.plots import draw_plot
 
-    if output.suffix.lower() != ".svg":
-        _check_ending(output)
+    _check_ending(output, ".svg", ".pdf")
     drawn = draw_plot(Folder(run, storage_options(given["storage"])), given["plot"])
     _save(drawn, output)
     console.finish(f"{output}: {given['plot']} of {run}\n", {"pictures": [output]})
@@ -194,9 +193,12 @@ def _draw_blocks(console: Console, output: Path, results: str) -> ExitCode:
     return ExitCode.DONE
 
 
-def _check_ending(output: Path) -> None:
-    if output.suffix.lower() not in Image.registered_extensions():
-        raise ArgumentError(f"{output}: its ending is no picture format; use .png or .jpg.")
+def _check_ending(output: Path, *more: str) -> None:
+    """more: endings that are good as well, or that a person should know of."""
+    if output.suffix.lower() not in (*more, *Image.registered_extensions()):
+        *several, last = (*more, ".png", ".jpg")
+        endings = f"{', '.join(several)} or {last}"
+        raise ArgumentError(f"{output}: its ending is no picture format; use {endings}.")
 
 
 def _photographs(run: Folder) -> str:

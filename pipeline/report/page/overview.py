@@ -1,16 +1,20 @@
-"""What a run was asked, how far it is, where its time went and what failed, as tables."""
+"""What a run was asked, how far it is, where its time went and what failed, as tables.
+
+`warnings_of` draws from them what a person should know.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import StorageError
+from pipeline.events import counted
 from pipeline.match.run import (
     MARKER_THREADS,
     PLAN_FILE,
@@ -27,6 +31,8 @@ from pipeline.vocabulary import MEANINGS, StageName
 BINS = 40
 NAMED = 100  # failures of a reason that are listed
 MOST_TIMES = 500  # points of the curve of finished pairs
+FEW_INLIERS = 30  # of the median verified pair
+FEW_VERIFIED = 0.2  # of the matched pairs
 SPREAD = 99.5  # per cent of the values that the bins of a histogram cover
 
 
@@ -75,13 +81,10 @@ def failure_tables(runs: Sequence[Folder], pairs: PairRows) -> list[dict[str, An
     sentence that says what was wrong.
     """
     found: dict[tuple[str, str], dict[tuple[str, ...], str]] = {}
-    for run in runs:
-        for name in run.names("failures"):
-            for row in run.read_table(name).to_pylist():
-                both = tuple(one for one in (row["image0"], row["image1"]) if one is not None)
-                stage = row["stage"]
-                of = {StageName.READ: "images", StageName.PLAN: "lines"}.get(stage, "pairs")
-                found.setdefault((of, row["reason"]), {})[both] = row["detail"]
+    for row in _failures(runs):
+        both = tuple(one for one in (row["image0"], row["image1"]) if one is not None)
+        of = {StageName.READ: "images", StageName.PLAN: "lines"}.get(row["stage"], "pairs")
+        found.setdefault((of, row["reason"]), {})[both] = row["detail"]
     counts = Counter({key: len(rows) for key, rows in found.items()})
     # A pair of a bad image fails for the reason of the image, and has no row of its own.
     of_pairs = np.bincount(pairs.reason[pairs.kind == 3].clip(0), minlength=len(pairs.reasons))
@@ -104,6 +107,20 @@ def failure_tables(runs: Sequence[Folder], pairs: PairRows) -> list[dict[str, An
             counts.items(), key=lambda item: (order[item[0][0]], -item[1], item[0][1])
         )
     ]
+
+
+def unusable_images(runs: Sequence[Folder]) -> dict[str, str]:
+    """The reasons of the images that cannot be used, by their names."""
+    return {
+        row["image0"]: row["reason"] for row in _failures(runs) if row["stage"] == StageName.READ
+    }
+
+
+def _failures(runs: Sequence[Folder]) -> Iterator[dict[str, Any]]:
+    """The rows of FAILURES of runs."""
+    for run in runs:
+        for name in run.names("failures"):
+            yield from run.read_table(name).to_pylist()
 
 
 def asked_of(described: dict[str, Any], prefix: str = "") -> list[list[str]]:
@@ -205,3 +222,111 @@ def counts_of(pairs: PairRows, failures: Iterable[dict[str, Any]]) -> dict[str, 
         "inliers": int(pairs.inliers.sum()),
         "unusable_images": sum(one["count"] for one in failures if one["of"] == "images"),
     }
+
+
+def warnings_of(tables: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What a person should know, and what can be done about it: sentences `what` and `cure`."""
+    return [
+        {"what": what, "cure": cure}
+        for found in (_of_state, _of_failures, _of_graph, _of_quality)
+        for what, cure in found(tables)
+    ] + [{"what": what, "cure": cure} for what, cure in _of_cameras(sizes)]
+
+
+def _of_state(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
+    state = tables["state"]
+    far = f"{state['done_shards']:,} of {state['shards']:,} shards are done."
+    if state["state"] == "going":
+        return [(f"A command works on this run: {far}", "Make the report again when it has ended.")]
+    if state["state"] == "stopped":
+        return [(f"The run was stopped: {far}", "Run the same command again; it goes on there.")]
+    return []
+
+
+def _of_failures(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
+    bad = {
+        of: sum(f["count"] for f in tables["failures"] if f["of"] == of)
+        for of in ("images", "lines")
+    }
+    found = []
+    if bad["images"]:
+        found.append(
+            (
+                f"{counted(bad['images'], 'image')} cannot be used.",
+                "See Failures for their names; mend or remove the files and match into another "
+                "folder.",
+            )
+        )
+    if bad["lines"]:
+        found.append(
+            (
+                f"{counted(bad['lines'], 'line')} of the pair list cannot be matched.",
+                "See Failures; names must be those of the photographs, relative to their folder.",
+            )
+        )
+    return found
+
+
+def _of_graph(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if tables["state"]["state"] != "finished":
+        return []  # the pairs that are not matched yet may connect them
+    graph, images = tables["graph"], tables["images"]
+    found = []
+    if len(graph["parts"]) > 1:
+        sizes = ", ".join(f"{part['images']:,}" for part in graph["parts"][:5])
+        found.append(
+            (
+                f"The images fall into {len(graph['parts']):,} parts that no verified pair "
+                f"connects (of {sizes} images).",
+                "Each can only become a model of its own; match more pairs between them, or add "
+                "photographs that show both.",
+            )
+        )
+    both = zip(images["verified"], images["unusable"], strict=True)
+    if alone := sum(not verified and why is None for verified, why in both):
+        verb, they = ("is", "It") if alone == 1 else ("are", "They")
+        found.append(
+            (
+                f"{counted(alone, 'image')} {verb} in no verified pair.",
+                f"See Graph below. {they} may show something else, or need more pairs.",
+            )
+        )
+    return found
+
+
+def _of_quality(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
+    counts, inliers = tables["counts"], tables["histograms"]["inliers"]
+    found = []
+    if counts["matched"] and counts["verified"] < FEW_VERIFIED * counts["matched"]:
+        found.append(
+            (
+                f"Only {counts['verified']:,} of {counted(counts['matched'], 'matched pair')} "
+                f"{'is' if counts['verified'] == 1 else 'are'} verified.",
+                "The list may pair photographs of different places; eloftr pairs chooses better "
+                "ones.",
+            )
+        )
+    if counts["verified"]:
+        middle = np.searchsorted(np.cumsum(inliers["counts"]), counts["verified"] / 2)
+        median = inliers["edges"][int(middle)]
+        if median < FEW_INLIERS:
+            found.append(
+                (
+                    f"Half of the verified pairs have fewer than {FEW_INLIERS} inliers.",
+                    "A larger --long-side or --detail 1 finds more.",
+                )
+            )
+    return found
+
+
+def _of_cameras(sizes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    without = sum(row["focal"] is None for row in sizes.values())
+    if 2 * without <= len(sizes):
+        return []
+    return [
+        (
+            f"{without:,} of {counted(len(sizes), 'image')} "
+            f"{'has' if without == 1 else 'have'} no focal length in EXIF.",
+            "The angles of their pairs rest on a guess; give known cameras by --intrinsics.",
+        )
+    ]

@@ -14,7 +14,14 @@ import pyarrow.compute as pc
 from pipeline.match.turns.tries import SIDES, Settled
 from pipeline.store.folder import Folder
 from pipeline.tables import unragged
-from pipeline.vocabulary import VERIFIED, CandidateStatus, Geometry, Status
+from pipeline.vocabulary import (
+    MEANINGS,
+    REFUSED_GEOMETRIES,
+    VERIFIED,
+    CandidateStatus,
+    Geometry,
+    Status,
+)
 
 # What the page calls the state of a pair. Unverified: matched, and refused by verification.
 PAIR_KINDS = (
@@ -202,13 +209,19 @@ def picked_rows(pairs: PairRows) -> dict[str, list[int]]:
 
 
 def pair_table(pairs: PairRows, rows: np.ndarray) -> dict[str, Any]:
-    """The columns of some pairs, ready for JSON. total: how many pairs there are in all."""
+    """The columns of some pairs, ready for JSON.
+
+    total: how many pairs there are in all. meanings: of reasons, and of geometries without inliers.
+    """
     angle = pairs.angle[rows]
     return {
         "total": len(pairs),
         "kinds": [*PAIR_KINDS],
         "geometries": GEOMETRIES,
         "reasons": pairs.reasons,
+        "meanings": {
+            str(word): text for word, text in (*REFUSED_GEOMETRIES.items(), *MEANINGS.items())
+        },
         "first": pairs.first[rows].tolist(),
         "second": pairs.second[rows].tolist(),
         "kind": pairs.kind[rows].tolist(),
@@ -275,13 +288,14 @@ def compared_pairs(first: PairRows, second: PairRows) -> dict[str, Any]:
     """The pairs that two runs have in common, ready for JSON.
 
     Images are the same where their names are. gained, lost: pairs that are verified in the second
-    or the first run alone. rows: pairs by the difference of their inliers, the largest first.
+    or the first run alone. rows: pairs whose inliers differ, the largest difference first.
     """
     rows, others = _common(first, second)
     mine, theirs = first.inliers[rows], second.inliers[others]
     difference = theirs.astype(np.int64) - mine
     verified = first.verified[rows], second.verified[others]
-    order = np.argsort(-np.abs(difference), kind="stable")[:MOST_COMPARED]
+    order = np.argsort(-np.abs(difference), kind="stable")
+    order = order[difference[order] != 0][:MOST_COMPARED]
     dots = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_DOTS])
     return {
         "common": len(rows),

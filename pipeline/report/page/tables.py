@@ -15,7 +15,14 @@ from pipeline.match.run import RUN_FILE, SUMMARY_FILE
 from pipeline.photos.panoramas.source import FaceFolder, faces_of_runs
 from pipeline.report.page import overview
 from pipeline.report.page.graph import graph_table, image_table
-from pipeline.report.page.models import compared_models_table, model_tables, results_of
+from pipeline.report.page.models import (
+    compared_models_table,
+    model_tables,
+    reconstruction_text,
+    registered_names,
+    registered_table,
+    results_of,
+)
 from pipeline.report.page.pairs import (
     MOST_DRAWN,
     PairRows,
@@ -38,8 +45,6 @@ from pipeline.report.page.thumbnails import (
 from pipeline.store.folder import Folder
 
 MOST_ROUNDS = 32  # of a reranking, each twice as long as the one before
-FEW_INLIERS = 30  # of the median verified pair
-FEW_VERIFIED = 0.2  # of the matched pairs
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,9 @@ def report_tables(
     place = {int(row): k for k, row in enumerate(shown)}
     summary = folder.read_json(SUMMARY_FILE) if folder.exists(SUMMARY_FILE) else {}
     markers = overview.markers_of(runs)
+    unusable = overview.unusable_images(runs)
     images |= {
+        "unusable": [unusable.get(name) for name in pairs.names],
         "camera": [sizes.get(name, {}).get("camera") for name in pairs.names],
         "size": [_size(sizes.get(name)) for name in pairs.names],
     }
@@ -126,13 +133,16 @@ def report_tables(
         tables["ranking"] = ranking
     if other is not None:
         tables["comparison"] = _comparison(tables, pairs, other)
+    results = results or results_of(folder)
+    if (told := reconstruction_text(results)) is not None:
+        tables["reconstruction"] = told
     pictures: dict[str, Any] = {}
     if pictured:
         source = _photographs(runs, photographs)
         pictures = _pictures(tables, pairs, source, picked, shown, sizes)
-        _add_models(tables, results or results_of(folder), other, source, sizes)
+        _add_models(tables, results, other, source, sizes)
     tables["notes"] += _notes(tables)
-    tables["warnings"] = warnings_of(tables, sizes)
+    tables["warnings"] = overview.warnings_of(tables, sizes)
     return ReportData(tables, pictures)
 
 
@@ -216,6 +226,8 @@ def _add_models(
     models = model_tables(results, photographs, turns, tables["notes"])
     if models is not None:
         tables["models"] = models
+        names = registered_names(results, models, tables["notes"])
+        tables["registered"] = registered_table(tables["images"], tables["counts"], names)
     if other is not None:
         compared = compared_models_table(results, results_of(other), tables["notes"])
         if compared is not None:
@@ -285,105 +297,3 @@ def _notes(tables: Mapping[str, Any]) -> list[str]:
     if len(tables["images"]["name"]) > MOST_SMALL:
         notes.append(f"Small pictures of {MOST_SMALL:,} images stand in this page.")
     return notes
-
-
-def warnings_of(tables: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What a person should know, and what can be done about it: sentences `what` and `cure`."""
-    return [
-        {"what": what, "cure": cure}
-        for found in (_of_state, _of_failures, _of_graph, _of_quality)
-        for what, cure in found(tables)
-    ] + [{"what": what, "cure": cure} for what, cure in _of_cameras(sizes)]
-
-
-def _of_state(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
-    state = tables["state"]
-    far = f"{state['done_shards']:,} of {state['shards']:,} shards are done."
-    if state["state"] == "going":
-        return [(f"A command works on this run: {far}", "Make the report again when it has ended.")]
-    if state["state"] == "stopped":
-        return [(f"The run was stopped: {far}", "Run the same command again; it goes on there.")]
-    return []
-
-
-def _of_failures(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
-    bad = {
-        of: sum(f["count"] for f in tables["failures"] if f["of"] == of)
-        for of in ("images", "lines")
-    }
-    found = []
-    if bad["images"]:
-        found.append(
-            (
-                f"{bad['images']:,} images cannot be used.",
-                "See Failures for their names; mend or remove the files and match into another "
-                "folder.",
-            )
-        )
-    if bad["lines"]:
-        found.append(
-            (
-                f"{bad['lines']:,} lines of the pair list cannot be matched.",
-                "See Failures; names must be those of the photographs, relative to their folder.",
-            )
-        )
-    return found
-
-
-def _of_graph(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
-    graph = tables["graph"]
-    found = []
-    if len(graph["parts"]) > 1:
-        sizes = ", ".join(f"{part['images']:,}" for part in graph["parts"][:5])
-        found.append(
-            (
-                f"The images fall into {len(graph['parts']):,} parts that no verified pair "
-                f"connects (of {sizes} images).",
-                "Each becomes a model of its own; match more pairs between them, or add "
-                "photographs that show both.",
-            )
-        )
-    if alone := graph["alone"]["count"]:
-        found.append(
-            (
-                f"{alone:,} images are in no verified pair.",
-                "Look at them below; they may show something else, or need more pairs.",
-            )
-        )
-    return found
-
-
-def _of_quality(tables: Mapping[str, Any]) -> list[tuple[str, str]]:
-    counts, inliers = tables["counts"], tables["histograms"]["inliers"]
-    found = []
-    if counts["matched"] and counts["verified"] < FEW_VERIFIED * counts["matched"]:
-        found.append(
-            (
-                f"Only {counts['verified']:,} of {counts['matched']:,} matched pairs are verified.",
-                "The list may pair photographs of different places; eloftr pairs chooses better "
-                "ones.",
-            )
-        )
-    if counts["verified"]:
-        middle = np.searchsorted(np.cumsum(inliers["counts"]), counts["verified"] / 2)
-        median = inliers["edges"][int(middle)]
-        if median < FEW_INLIERS:
-            found.append(
-                (
-                    f"Half of the verified pairs have fewer than {FEW_INLIERS} inliers.",
-                    "A larger --long-side or --detail 1 finds more.",
-                )
-            )
-    return found
-
-
-def _of_cameras(sizes: Mapping[str, Any]) -> list[tuple[str, str]]:
-    without = sum(row["focal"] is None for row in sizes.values())
-    if 2 * without <= len(sizes):
-        return []
-    return [
-        (
-            f"{without:,} of {len(sizes):,} images have no focal length in EXIF.",
-            "The angles of their pairs rest on a guess; give known cameras by --intrinsics.",
-        )
-    ]

@@ -49,19 +49,40 @@ const report = (() => {
     };
   }
 
-  /** Call a function once, when an element comes near the window. */
+  /** Why a pair failed or was refused, the word and its meaning; an empty text for a verified one. */
+  function whyOf(row) {
+    const { kind, geometry, reason, geometries, reasons, meanings } = data.pairs;
+    const word = reason[row] >= 0 ? reasons[reason[row]] : kind[row] === 1 && geometry[row] >= 0 ? geometries[geometry[row]] : "";
+    return word && meanings[word] ? `${word.replaceAll("_", " ")} (${meanings[word]})` : word.replaceAll("_", " ");
+  }
+
+  const waiting = new Set(); // what is still to be drawn
+
+  /** Call a function once: when an element comes near the window, the page is printed, or nothing else is to be done. */
   function whenSeen(place, call) {
-    const watch = new IntersectionObserver((entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
+    const once = () => {
+      if (!waiting.delete(once)) return;
       watch.disconnect();
       call();
-    }, { rootMargin: "300px" });
+    };
+    const watch = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && once(), { rootMargin: "300px" });
+    waiting.add(once);
     watch.observe(place);
   }
+
+  const whenIdle = (call) => (window.requestIdleCallback ? requestIdleCallback(call) : setTimeout(call, 200));
+  function drawNext() {
+    const [next] = waiting;
+    if (!next) return;
+    next();
+    whenIdle(drawNext);
+  }
+  addEventListener("load", () => whenIdle(drawNext));
+  addEventListener("beforeprint", () => [...waiting].forEach((once) => once()));
 
   /** Call a function when the colours of the system change. */
   const whenDark = (call) =>
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", call);
 
-  return { data, pictures, element, number, percent, colour, pictureOf, thumbnailOf, pager, whenSeen, whenDark };
+  return { data, pictures, element, number, percent, colour, pictureOf, thumbnailOf, pager, whyOf, whenSeen, whenDark };
 })();

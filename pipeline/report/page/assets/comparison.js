@@ -4,9 +4,14 @@
   const { data, element, number, pager } = report;
   if (!data.comparison) return;
   const { rows, kinds } = data.comparison;
+  const place = document.getElementById("comparison-rows");
+  if (!rows.length) {
+    place.append(element("p", {}, "No pair has other inliers in B than in A."));
+    return;
+  }
   const body = element("tbody");
   const heads = ["Images", "Status in A", "in B", "Matches in A", "in B", "Inliers in A", "in B", "Difference"];
-  document.getElementById("comparison-rows").append(element("table", {},
+  place.append(element("table", {},
     element("thead", {}, element("tr", {}, ...heads.map((text, k) => element("th", { scope: "col", class: k > 2 ? "num" : null }, text)))), body));
   const signed = (value) => (value > 0 ? `+${number(value)}` : number(value).replace("-", "−"));
 

@@ -20,6 +20,13 @@
     { title: "Share", of: (row) => ratio[row], text: (row) => percent(ratio[row]) },
     { title: "Angle", of: (row) => pairs.angle[row] ?? -1, text: (row) => (pairs.angle[row] === null ? "–" : `${pairs.angle[row]}°`) },
   ];
+  // Of the pairs with photographs: those that they are taken from, and how they are taken.
+  const groups = {
+    best: { of: "verified", word: "verified", those: "those with most inliers" },
+    worst: { of: "verified", word: "verified", those: "those with fewest inliers" },
+    random: { of: "matched", word: "matched", those: "chosen by chance" },
+    unverified: { of: "unverified", word: "refused", those: "those with most matches" },
+  };
   let sorted = { column: 3, up: false };
   let group = "all";
   let rows = [];
@@ -72,8 +79,14 @@
     const names = [pairs.first[row], pairs.second[row]].map((k) => element("span", { class: "name" }, images.name[k]));
     const choose = element("button", { type: "button" }, names[0], element("br"), names[1]);
     return element("tr", { "aria-selected": String(row === viewer.row()), "data-row": row, onclick: () => open(row) },
-      element("td", {}, choose), element("td", {}, element("span", { class: `dot ${kind}` }), kind),
+      element("td", {}, choose), element("td", { title: report.whyOf(row) || null }, element("span", { class: `dot ${kind}` }), kind, reasonOf(row)),
       ...columns.slice(2).map((column) => element("td", { class: "num" }, column.text(row))));
+  }
+
+  /** The reason of a failed pair under its status. */
+  function reasonOf(row) {
+    if (pairs.reason[row] < 0) return null;
+    return element("span", { class: "why" }, pairs.reasons[pairs.reason[row]].replaceAll("_", " "));
   }
 
   function open(row, reveal = false) {
@@ -90,6 +103,14 @@
   }
   report.openPair = open;
 
+  function counted() {
+    if (group === "all") return `${number(rows.length)} of ${number(pairs.first.length)} pairs`;
+    const { of, word, those } = groups[group];
+    if (rows.length === data.counts[of]) return `${number(rows.length)} of ${number(rows.length)} ${word} pairs, drawn with photographs`;
+    const status = of === "matched" ? "press All for every pair" : `choose status ${of} for all`;
+    return `${number(rows.length)} of ${number(data.counts[of])} ${word} pairs, ${those}, drawn with photographs; ${status}`;
+  }
+
   function refresh() {
     rows = wanted();
     sort();
@@ -97,7 +118,7 @@
       if (k === sorted.column) head.setAttribute("aria-sort", sorted.up ? "ascending" : "descending");
       else head.removeAttribute("aria-sort");
     });
-    said.textContent = `${number(rows.length)} of ${number(pairs.first.length)} pairs`;
+    said.textContent = counted();
     pages.reset(rows.length);
   }
 
@@ -113,10 +134,13 @@
   for (const chip of chips) {
     if (chip.dataset.group !== "all") chip.disabled = !picked[chip.dataset.group].length;
     chip.addEventListener("click", () => {
+      form.elements.kind.value = "";
       choose(chip.dataset.group);
       if (rows.length) open(rows[0]);
     });
   }
+  // A status is asked of all pairs, not of those with photographs alone.
+  form.elements.kind.addEventListener("input", () => group !== "all" && choose("all"));
   form.addEventListener("input", refresh);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(refresh));

@@ -4,6 +4,8 @@
   const { data, colour, whenSeen, whenDark, number } = report;
   const settings = { displayModeBar: false, responsive: true };
 
+  /** An axis of counts, which has no fractions; most: the largest. */
+  const counting = (most) => (most < 5 ? { dtick: 1, tick0: 0 } : {});
   const centres = (edges) => edges.slice(1).map((edge, k) => (edge + edges[k]) / 2);
 
   function histogram(name, axis) {
@@ -13,7 +15,7 @@
     const hover = counts.map((count, k) =>
       `${number(edges[k])}${k === last && name !== "ratio" ? " and more" : `–${number(edges[k + 1])}`}: ${number(count)} pairs`);
     const bars = { type: "bar", x: centres(edges), y: counts, width: edges[1] - edges[0], hovertext: hover, hoverinfo: "text", marker: { color: colour("--bar"), line: { width: 0.5, color: colour("--card") } } };
-    return { traces: [bars], layout: { xaxis: { title: { text: axis } }, yaxis: { title: { text: "pairs" } }, bargap: 0 } };
+    return { traces: [bars], layout: { xaxis: { title: { text: axis } }, yaxis: { title: { text: "pairs" }, ...counting(Math.max(...counts)) }, bargap: 0 } };
   }
 
   const plots = {
@@ -27,7 +29,7 @@
       const far = points[points.length - 1][0];
       const [unit, size] = far > 7200 ? ["hours", 3600] : far > 300 ? ["minutes", 60] : ["seconds", 1];
       const line = { type: "scatter", mode: points.length < 40 ? "lines+markers" : "lines", x: points.map((p) => p[0] / size), y: points.map((p) => p[1]), line: { color: colour("--bar"), width: 2 }, marker: { size: 5 }, hovertemplate: "%{y:,} pairs after %{x:.1f} " + unit + "<extra></extra>" };
-      return { traces: [line], layout: { xaxis: { title: { text: unit }, rangemode: "tozero" }, yaxis: { title: { text: "finished pairs" }, rangemode: "tozero" } } };
+      return { traces: [line], layout: { xaxis: { title: { text: unit }, rangemode: "tozero" }, yaxis: { title: { text: "finished pairs" }, rangemode: "tozero", ...counting(points[points.length - 1][1]) } } };
     },
     seconds() {
       const stages = Object.entries(data.time.seconds).reverse();

@@ -13,7 +13,7 @@
   function picture(label, name) {
     const number = image.get(`${label}/${name}`) ?? image.get(name);
     const source = number === undefined ? null : thumbnailOf(number);
-    return source ? element("img", { src: source, alt: "", loading: "lazy" }) : element("span", { class: "blank" }, "no picture");
+    return source ? element("img", { src: source, alt: "", decoding: "async" }) : element("span", { class: "blank" }, "no picture");
   }
 
   function card(query, one, before) {

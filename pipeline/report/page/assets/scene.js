@@ -16,6 +16,7 @@
   const HALF = Math.tan(Math.PI / 8); // of Plotly's field of view, which is 45° high
   const TURN = Math.PI / 24; // of the view by one press of an arrow key
   const ROWS = 50; // of a table before all are asked for
+  const NAMED = 24; // images that a chart has room to name
   const SVG = "http://www.w3.org/2000/svg";
   const QUIET = { displayModeBar: false, responsive: true };
   // Points of cividis (Nuñez, Anderton, Renslow 2018) and viridis, for whatever sight a reader has.
@@ -58,6 +59,8 @@
     return String(Number(value.toPrecision(Math.max(digits, Math.trunc(Math.log10(Math.abs(value) || 1)) + 1))));
   }
 
+  /** The end of a name, in which names of one folder differ. */
+  const tail = (name) => (name.length > 18 ? `…${name.slice(-17)}` : name);
   const px = (value) => (missing(value) ? "–" : `${value.toFixed(value < 10 ? 2 : 1)} px`);
 
   function quantile(values, share) {
@@ -230,6 +233,10 @@
   /* ---------- the 3D view: turned by mouse, touch and keys ---------- */
 
   /* seen(): the points, flat x, y, z, that the first view should hold, and the radius of the scene. */
+  const stills = []; // of the views in 3D: each paints its picture anew
+  // Browsers print no WebGL. common.js listens before this, and draws what was not yet seen.
+  addEventListener("beforeprint", () => stills.forEach((paint) => paint()));
+
   function space(host, label, make, seen, told, chosen) {
     host.classList.add("es-space");
     if (!webgl) {
@@ -280,7 +287,14 @@
     area.addEventListener("wheel", (event) => {
       if (document.activeElement !== area) event.stopPropagation();
     }, { capture: true, passive: true });
-    host.append(el("div", { class: "es-zoom" },
+    const still = el("canvas", { class: "es-still", "aria-hidden": "true" });
+    stills.push(() => {
+      const plotted = area._fullLayout.scene._scene.glplot;
+      plotted.redraw(); // what WebGL drew is there until the browser shows it
+      Object.assign(still, { width: plotted.canvas.width, height: plotted.canvas.height });
+      still.getContext("2d").drawImage(plotted.canvas, 0, 0);
+    });
+    host.append(still, el("div", { class: "es-zoom" },
       button("+", "Nearer", () => turn(0, 0, 0.8)), button("−", "Farther", () => turn(0, 0, 1.25)),
       button("⟲", "The first view", first)));
     return { draw: view.draw, later: view.later, look, first };
@@ -574,7 +588,7 @@
     const first = tracks.findIndex((count) => count > 0);
     const x = [], y = [];
     for (let length = Math.max(first, 0); length <= last; length++) { x.push(length); y.push(tracks[length]); }
-    const layout = flatLayout(colours, "images that see a point", "points", { "images that see a point": { dtick: last > 24 ? 5 : last > 12 ? 2 : 1, tick0: 0 } });
+    const layout = flatLayout(colours, "images that see a point", "points", { "images that see a point": { dtick: last > 24 ? 5 : last > 12 ? 2 : 1, tick0: 0 }, points: Math.max(...y) < 5 ? { dtick: 1, tick0: 0 } : {} });
     return {
       traces: [{ type: "bar", x, y, hoverinfo: "none", marker: { color: colours.accent } }], layout,
       told: (point) => [`${longest > last && point.x === last ? `${last} or more` : point.x} images`, `${whole(point.y)} points`],
@@ -594,7 +608,10 @@
       const k = rows.indexOf(state.chosen);
       traces.push({ ...quiet, mode: "markers", hoverinfo: "skip", x: [k + 1], y: [views.residual[state.chosen]], marker: { size: 11, color: colours.chosen } });
     }
-    return { traces, layout: flatLayout(colours, "images by name", "px", { px: { rangemode: "tozero" } }) };
+    // Plotly reads tags in its texts: a name that has what could be one is given as a number.
+    const plain = (row, k) => (/[<>&]/.test(views.name[row]) ? String(k + 1) : tail(views.name[row]));
+    const named = rows.length > NAMED ? {} : { tickvals: x, ticktext: rows.map(plain), tickangle: -60, tickfont: { size: 10 } };
+    return { traces, layout: flatLayout(colours, "images by name", "px", { px: { rangemode: "tozero" }, "images by name": named }) };
   }
 
   window.eloftrScene = function (container, data) {

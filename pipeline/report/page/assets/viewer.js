@@ -84,8 +84,8 @@ report.viewer = (place) => {
     const parts = [pairs.kinds[pairs.kind[row]], `${number(pairs.inliers[row])} inliers of ${number(pairs.matches[row])} matches`];
     if (pairs.matches[row]) parts.push(percent(pairs.inliers[row] / pairs.matches[row]));
     if (pairs.angle[row] !== null) parts.push(`cameras turned by ${pairs.angle[row]}°`);
-    if (pairs.geometry[row] >= 0 && pairs.kind[row] < 2) parts.push(pairs.geometries[pairs.geometry[row]].replaceAll("_", " "));
-    if (pairs.reason[row] >= 0) parts.push(`reason: ${pairs.reasons[pairs.reason[row]]}`);
+    if (pairs.kind[row] === 0) parts.push(pairs.geometries[pairs.geometry[row]].replaceAll("_", " "));
+    else if (report.whyOf(row)) parts.push(`reason: ${report.whyOf(row)}`);
     facts.textContent = parts.join(" · ");
   }
 
