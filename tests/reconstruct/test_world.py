@@ -250,6 +250,20 @@ def test_a_flat_model_that_fits_upside_down_is_noticed(world: World) -> None:
     assert any("the longitude has the wrong sign" in note for note in notes)
 
 
+def test_metres_whose_z_points_down_are_not_accused(world: World) -> None:
+    """Worlds of COLMAP and of transforms.json have no up: exact positions in them are right."""
+    centres = world.scene.centre * [1, -1, -1]
+    for flat in (1.0, 0.0):
+        table = world.gps(centres * [1, 1, flat] + [0, 0, 5.0], "image,x,y,z")
+        made = world.align(gps=table, gps_error=0.02 if flat else 2.0)
+        assert not any("swapped in" in note or "is upside down" in note for note in made.notes)
+        (note,) = [note for note in made.notes if "z points down" in note]
+        assert note.startswith("by the z of gps.csv most cameras of the model look up or stand")
+    mirrored = world.gps(world.scene.centre[:, [1, 0, 2]], "image,x,y,z")
+    notes = world.align(gps=mirrored, gps_error=0.02).notes
+    assert "x and y are swapped in the positions of the model: it fits them far better so" in notes
+
+
 def test_altitudes_of_another_reference_are_named(world: World) -> None:
     degrees = world.degrees(world.measured)
     higher = degrees.copy()
