@@ -531,6 +531,24 @@ def test_surfaces_at_right_angles_tell_what_is_up() -> None:
     assert "nothing tells which of three" in str(up_by_surfaces(courtyard(rng), None))
 
 
+def test_what_a_small_table_lacks_is_told_of_the_model(world: World) -> None:
+    small = world.scene.centre / 1000
+    table = world.gps(small, "image,x,y,z")
+    with pytest.raises(ReconstructionError) as refused:
+        world.align(gps=table)
+    assert "error of 1 m, so that nothing" in str(refused.value)
+    assert "or tell by --gps-error that they err by less." in str(refused.value)
+    assert world.align(gps=table, gps_error=1e-4).world is not None
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:2], "other.jpg,1,2,3"]))
+    with pytest.raises(ReconstructionError, match="positions of 1 image of the model; give 3"):
+        world.align(gps=table)
+    table.write_text("\n".join([*lines[:-1], lines[-1].split(",")[0] + ",1,2,nan", "o.jpg,1,2,3"]))
+    notes = world.align(gps=table, gps_error=1e-4).notes
+    assert "1 position of gps.csv left out, of no image of the model: o.jpg" in notes
+    assert any(note.endswith(f"is no place: {world.names[-1]}") for note in notes)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
