@@ -32,11 +32,14 @@ from pipeline.pairs.poses.angles import (
     YAW_PITCH_ROLL,
     rotations_of_angles,
 )
-from pipeline.pairs.poses.known import KnownPoses
+from pipeline.pairs.poses.known import KnownPoses, Poses
 from pipeline.pairs.poses.read import read_poses
 from pipeline.pairs.spatial import geodetic, on_earth
 from pipeline.reconstruct.exports.nerf import write_nerf
 from pipeline.reconstruct.poses.contradictions import check_poses
+from pipeline.reconstruct.poses.options import PoseOptions
+from pipeline.reconstruct.poses.priors import positions_of_poses, rotation_notes
+from pipeline.reconstruct.positions.align import align_models
 from pipeline.reconstruct.summary import ReconstructionSummary
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.plan import read_scene
@@ -55,6 +58,10 @@ ROTATIONS, SHIFTS, CENTRES = (
 )
 PARAMS = (SCENE.focal, SCENE.focal, SCENE.size[0] / 2, SCENE.size[1] / 2)
 MAX_ERROR = 4.0  # pixels
+# The same scene in a world of other axes, and not around its origin.
+WORLD = Rotation.from_rotvec([0.7, -0.4, 0.9]).as_matrix()
+MOVED = CENTRES @ WORLD + [3.0, -4.0, 2.0]
+TURNED = Poses.of_rotations(ROTATIONS @ WORLD, MOVED)
 
 
 def quaternions(rotations: np.ndarray) -> np.ndarray:
@@ -316,6 +323,52 @@ def test_poses_in_another_convention_are_noticed(
         "wrong.csv: its poses, read as world to camera with the axes of OpenCV"
     )
     assert f"they fit when they are read as {convention}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("order", "header", "centred"),
+    [
+        ("x, y, z, w in the columns qw, qx, qy, qz", ("qw", "qx", "qy", "qz"), False),
+        ("w, x, y, z in the columns qx, qy, qz, qw", ("qx", "qy", "qz", "qw"), False),
+        ("x, y, z, w in the columns qw, qx, qy, qz", ("qw", "qx", "qy", "qz"), True),
+    ],
+)
+def test_quaternions_in_another_order_are_noticed(
+    made: Made, tmp_path: Path, order: str, header: tuple[str, ...], centred: bool
+) -> None:
+    """Also those of the camera to the world, where the columns of the place are x, y, z."""
+    turned = TURNED.rotations()
+    numbers = quaternions(turned.transpose(0, 2, 1) if centred else turned)
+    if order.startswith("x"):
+        numbers = numbers[:, [1, 2, 3, 0]]
+    header += ("x", "y", "z") if centred else ("tx", "ty", "tz")
+    both = np.column_stack([numbers, MOVED if centred else TURNED.shift])
+    path = write_csv(tmp_path / "order.csv", header, both)
+    with pytest.raises(ReconstructionError) as refused:
+        check_poses(made.database, resolved(path), MAX_ERROR)
+    maps = "camera to world" if centred else "world to camera"
+    assert f"they fit when they are read as {maps} with the axes of OpenCV" in str(refused.value)
+    assert f" and quaternions in the order {order}, so convert" in str(refused.value)
+
+
+@pytest.mark.parametrize("to_world", [True, False])
+def test_priors_in_another_convention_are_named(tmp_path: Path, to_world: bool) -> None:
+    turned = TURNED.rotations()
+    numbers = quaternions(turned.transpose(0, 2, 1) if to_world else turned)
+    places = MOVED if to_world else TURNED.shift
+    both = np.column_stack([numbers if to_world else numbers[:, [1, 2, 3, 0]], places])
+    path = write_csv(tmp_path / "log.csv", QUATERNIONS, both)
+    known = resolved(path)
+    trusted = positions_of_poses(known, PoseOptions(str(path), "priors", 0.01))
+    models = [model_of_scene()]
+    align_models(models, trusted)
+    (note,) = rotation_notes(models, known, trusted)
+    assert "of log.csv, read as world to camera with the axes of OpenCV (y down, z forward)" in note
+    maps = "camera to world" if to_world else "world to camera"
+    fits = f"they fit when they are read as {maps} with the axes of OpenCV (y down, z forward)"
+    order = "" if to_world else " and quaternions in the order x, y, z, w in the columns qw"
+    assert fits + order in note
+    assert to_world is note.endswith("z forward)")
 
 
 def test_transforms_json_with_the_axes_of_opencv_is_noticed(made: Made, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,17 @@ from pipeline.pairs.poses.angles import (
     rotations_of_angles,
 )
 from pipeline.pairs.poses.frame import local_frame, own_frame
-from pipeline.pairs.poses.known import KnownPoses, Poses, in_conventions
+from pipeline.pairs.poses.known import KnownPoses, Poses, in_conventions, in_turns
 from pipeline.pairs.spatial import floats_of, read_columns, read_positions
 
 QUATERNION, SHIFT = ("qw", "qx", "qy", "qz"), ("tx", "ty", "tz")
 HORIZONTAL, VERTICAL, ERROR = "horizontal_error", "vertical_error", "error"
 LENGTHS = (0.9, 1.1)  # of a quaternion, which rounding makes longer or shorter
+# Where w, x, y and z are in what was read as w, x, y and z, by the mistake.
+ORDERS = {
+    "in the order x, y, z, w in the columns qw, qx, qy, qz": [3, 0, 1, 2],
+    "in the order w, x, y, z in the columns qx, qy, qz, qw": [1, 2, 3, 0],
+}
 
 Columns = Mapping[str, pa.ChunkedArray]
 
@@ -81,9 +86,13 @@ def _of_quaternions(columns: Columns, file: str, known: Resolver | None) -> Know
     read = Poses.of_quaternions(quaternion, _stacked(columns, SHIFT, everything, file))
     good = read.known()
     rows = np.flatnonzero(good)
-    matrices = np.tile(np.eye(4), (len(rows), 1, 1))
-    matrices[:, :3, :3], matrices[:, :3, 3] = read.rotations()[rows], read.shift[rows]
-    _, convention, others = in_conventions(matrices, to_world=False, opengl=False)
+
+    def understood(of: Poses) -> tuple[Poses, str, dict[str, Poses]]:
+        matrices = np.tile(np.eye(4), (len(rows), 1, 1))
+        matrices[:, :3, :3], matrices[:, :3, 3] = of.rotations(), of.shift
+        return in_conventions(matrices, to_world=False, opengl=False)
+
+    _, convention, others = _in_orders(read.of(rows), understood)
     lost = [name for name, has in zip(names, good.tolist(), strict=True) if not has]
     notes = [f"{counted(len(lost), 'row')} of {file} without a pose, as {lost[0]}"] if lost else []
     poses = read.of(rows)
@@ -100,10 +109,7 @@ def _rotated(
     """The poses of centres whose table has rotations, how they are understood, and otherwise."""
     if {*QUATERNION} <= columns.keys():
         turned = Poses.of_quaternions(_quaternions(columns, rows, file), centres)
-        matrices = np.tile(np.eye(4), (len(rows), 1, 1))
-        matrices[:, :3, :3] = turned.rotations()
-        matrices[:, :3, 3] = -np.einsum("nij,nj->ni", turned.rotations(), centres)
-        return in_conventions(matrices, to_world=False, opengl=False)
+        return _in_orders(turned, lambda read: in_turns(read.rotations(), centres))
     for kind in (GIMBAL, OMEGA_PHI_KAPPA, YAW_PITCH_ROLL):
         if {*kind} <= columns.keys():
             degrees = _stacked(columns, kind, rows, file)
@@ -114,6 +120,19 @@ def _rotated(
             }
             return poses, f"the angles {', '.join(kind)}", others
     return None, "positions alone", {}
+
+
+def _in_orders(
+    read: Poses, understood: Callable[[Poses], tuple[Poses, str, dict[str, Poses]]]
+) -> tuple[Poses, str, dict[str, Poses]]:
+    """Poses, their convention and others, with those where w is in another place."""
+    poses, convention, others = understood(read)
+    for order, columns in ORDERS.items():
+        moved, text, more = understood(Poses(read.quaternion[:, columns], read.shift))
+        others |= {
+            f"{one} and quaternions {order}": of for one, of in {text: moved, **more}.items()
+        }
+    return poses, convention, others
 
 
 def _quaternions(columns: Columns, rows: np.ndarray, file: str) -> np.ndarray:
