@@ -410,7 +410,9 @@ def test_cameras_of_the_poses_are_kept(
     (camera,) = {tuple(camera.params.tolist()) for camera in model.cameras.values()}
     assert camera == PARAMS
     assert main([*words, "--poses", str(table(tmp_path))]) == 2
-    assert "nothing tells its camera, and of 6 images" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "nothing tells its camera, and of 6 images" in error
+    assert "of 6 images with a fixed pose 6 have no known camera; give" in error
 
 
 def test_poses_as_priors_bring_the_model_to_their_place_on_earth(
@@ -545,6 +547,13 @@ def test_pairs_look_the_same_way(tmp_path: Path) -> None:
     assert len(read_pairs(str(output), names).pairs) == 15
 
 
+def test_an_infinite_number_of_a_table_is_named(tmp_path: Path) -> None:
+    both = np.column_stack([quaternions(ROTATIONS), SHIFTS])
+    both[2, 6] = np.inf
+    found = resolved(write_csv(tmp_path / "poses.csv", QUATERNIONS, both))
+    assert found.notes == [f"1 row of poses.csv without a pose, as {NAMES[2]} (tz is inf)"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
@@ -554,6 +563,26 @@ def test_pairs_look_the_same_way(tmp_path: Path) -> None:
         ("p.csv", "image,qw,qx,qy,qz,tx,ty,tz\na,1,0,0,0,x,0,0\n", "row 1 has 'x' as tx"),
         ("p.json", "[]", "is no transforms.json"),
         ("p.json", "{", "is no JSON"),
+        ("p.json", '{"frames": 3}', "is no transforms.json, as it has no list of frames"),
+        ("p.json", '{"frames": [{}]}', "p.json, frame 1: has no file_path"),
+        ("p.json", '{"frames": [{"file_path": "a"}]}', "the frame of a has no transform_matrix"),
+        (
+            "p.json",
+            '{"frames": [{"file_path": "a", "transform_matrix": [1, "x"]}]}',
+            "transform_matrix of a is no matrix of numbers",
+        ),
+        (
+            "p.json",
+            '{"frames": [{"file_path": "a", "transform_matrix": [[1, NaN]]}]}',
+            "transform_matrix of a holds nan",
+        ),
+        (
+            "p.csv",
+            "a.jpg,1,0,0,0,2,5,3\n",
+            "needs columns image, qw, qx, qy, qz, tx, ty, tz, or image and a position with its "
+            "height, as latitude, longitude, altitude or x, y, z; its first line, which names the "
+            "columns, has a.jpg, 1, 0,",
+        ),
         (
             "p.json",
             json.dumps({"frames": [{"file_path": "a", "transform_matrix": [[2, 0], [0, 2]]}]}),

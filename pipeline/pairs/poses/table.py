@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,7 @@ from pipeline.pairs.spatial import floats_of, read_columns, read_positions
 
 QUATERNION, SHIFT = ("qw", "qx", "qy", "qz"), ("tx", "ty", "tz")
 HORIZONTAL, VERTICAL, ERROR = "horizontal_error", "vertical_error", "error"
+MOST_SHOWN = 4  # columns that a message names
 LENGTHS = (0.9, 1.1)  # of a quaternion, which rounding makes longer or shorter
 # Where w, x, y and z are in what was read as w, x, y and z, by the mistake.
 ORDERS = {
@@ -54,6 +56,7 @@ def poses_of_table(
     except pa.ArrowInvalid as error:
         raise PairListError(f"{file}: is no table ({error}); correct it.") from error
     columns = {NAMES_IN_XMP.get(name, name): values for name, values in columns.items()}
+    _check_columns(columns, file)
     if {*QUATERNION, *SHIFT} <= columns.keys():
         return _of_quaternions(columns, file, known)
     found = read_positions(url, None, "altitude" in columns or "z" in columns, storage, known)
@@ -79,11 +82,23 @@ def poses_of_table(
     )
 
 
+def _check_columns(columns: Columns, file: str) -> None:
+    """Raise PairListError for a table without the columns of poses."""
+    placed = any({*kind} <= columns.keys() for kind in (("x", "y"), ("latitude", "longitude")))
+    if "image" not in columns or not ({*QUATERNION, *SHIFT} <= columns.keys() or placed):
+        raise PairListError(
+            f"{file}: needs columns image, qw, qx, qy, qz, tx, ty, tz, or image and a position "
+            "with its height, as latitude, longitude, altitude or x, y, z; its first line, which names "
+            f"the columns, has {', '.join([*columns][:MOST_SHOWN])}."
+        )
+
+
 def _of_quaternions(columns: Columns, file: str, known: Resolver | None) -> KnownPoses:
     names = _images(columns, file, known)
     everything = np.arange(len(names))
     quaternion = _quaternions(columns, everything, file)
-    read = Poses.of_quaternions(quaternion, _stacked(columns, SHIFT, everything, file))
+    shift = _stacked(columns, SHIFT, everything, file)
+    read = Poses.of_quaternions(quaternion, shift)
     good = read.known()
     rows = np.flatnonzero(good)
 
@@ -94,7 +109,12 @@ def _of_quaternions(columns: Columns, file: str, known: Resolver | None) -> Know
 
     _, convention, others = _in_orders(read.of(rows), understood)
     lost = [name for name, has in zip(names, good.tolist(), strict=True) if not has]
-    notes = [f"{counted(len(lost), 'row')} of {file} without a pose, as {lost[0]}"] if lost else []
+    notes = []
+    if lost:
+        cells = np.column_stack([quaternion, shift])[~good][0]
+        row = dict(zip((*QUATERNION, *SHIFT), cells.tolist(), strict=True))
+        bad = next((f" ({name} is {cell})" for name, cell in row.items() if math.isinf(cell)), "")
+        notes = [f"{counted(len(lost), 'row')} of {file} without a pose, as {lost[0]}{bad}"]
     poses = read.of(rows)
     return KnownPoses(
         *(file, [names[row] for row in rows], poses.centres(), poses, convention),

@@ -174,7 +174,9 @@ def alignment(
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ArgumentError(f"{option} {value:g}: give the metres that they err, above 0.")
     if (gps is None and gps_error is not None) or (gcp is None and gcp_error is not None):
-        raise ArgumentError("an error is given of what is not; leave --gps-error and --gcp-error out.")
+        raise ArgumentError(
+            "an error is given of what is not; leave --gps-error and --gcp-error out."
+        )
     if up is not None and (frame != "enu" or crs is not None):
         raise ArgumentError(
             "--up places a model nowhere on the earth; leave --frame and --crs out."
