@@ -88,8 +88,8 @@ def _check_columns(columns: Columns, file: str) -> None:
     if "image" not in columns or not ({*QUATERNION, *SHIFT} <= columns.keys() or placed):
         raise PairListError(
             f"{file}: needs columns image, qw, qx, qy, qz, tx, ty, tz, or image and a position "
-            "with its height, as latitude, longitude, altitude or x, y, z; its first line, which names "
-            f"the columns, has {', '.join([*columns][:MOST_SHOWN])}."
+            "with its height, as latitude, longitude, altitude or x, y, z; its first line, which "
+            f"names the columns, has {', '.join([*columns][:MOST_SHOWN])}."
         )
 
 
