@@ -32,11 +32,14 @@ from pipeline.pairs.poses.angles import (
     YAW_PITCH_ROLL,
     rotations_of_angles,
 )
-from pipeline.pairs.poses.known import KnownPoses
+from pipeline.pairs.poses.known import KnownPoses, Poses
 from pipeline.pairs.poses.read import read_poses
 from pipeline.pairs.spatial import geodetic, on_earth
 from pipeline.reconstruct.exports.nerf import write_nerf
 from pipeline.reconstruct.poses.contradictions import check_poses
+from pipeline.reconstruct.poses.options import PoseOptions
+from pipeline.reconstruct.poses.priors import positions_of_poses, rotation_notes
+from pipeline.reconstruct.positions.align import align_models
 from pipeline.reconstruct.summary import ReconstructionSummary
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.plan import read_scene
@@ -55,6 +58,10 @@ ROTATIONS, SHIFTS, CENTRES = (
 )
 PARAMS = (SCENE.focal, SCENE.focal, SCENE.size[0] / 2, SCENE.size[1] / 2)
 MAX_ERROR = 4.0  # pixels
+# The same scene in a world of other axes, and not around its origin.
+WORLD = Rotation.from_rotvec([0.7, -0.4, 0.9]).as_matrix()
+MOVED = CENTRES @ WORLD + [3.0, -4.0, 2.0]
+TURNED = Poses.of_rotations(ROTATIONS @ WORLD, MOVED)
 
 
 def quaternions(rotations: np.ndarray) -> np.ndarray:
@@ -318,6 +325,52 @@ def test_poses_in_another_convention_are_noticed(
     assert f"they fit when they are read as {convention}" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("order", "header", "centred"),
+    [
+        ("x, y, z, w in the columns qw, qx, qy, qz", ("qw", "qx", "qy", "qz"), False),
+        ("w, x, y, z in the columns qx, qy, qz, qw", ("qx", "qy", "qz", "qw"), False),
+        ("x, y, z, w in the columns qw, qx, qy, qz", ("qw", "qx", "qy", "qz"), True),
+    ],
+)
+def test_quaternions_in_another_order_are_noticed(
+    made: Made, tmp_path: Path, order: str, header: tuple[str, ...], centred: bool
+) -> None:
+    """Also those of the camera to the world, where the columns of the place are x, y, z."""
+    turned = TURNED.rotations()
+    numbers = quaternions(turned.transpose(0, 2, 1) if centred else turned)
+    if order.startswith("x"):
+        numbers = numbers[:, [1, 2, 3, 0]]
+    header += ("x", "y", "z") if centred else ("tx", "ty", "tz")
+    both = np.column_stack([numbers, MOVED if centred else TURNED.shift])
+    path = write_csv(tmp_path / "order.csv", header, both)
+    with pytest.raises(ReconstructionError) as refused:
+        check_poses(made.database, resolved(path), MAX_ERROR)
+    maps = "camera to world" if centred else "world to camera"
+    assert f"they fit when they are read as {maps} with the axes of OpenCV" in str(refused.value)
+    assert f" and quaternions in the order {order}, so convert" in str(refused.value)
+
+
+@pytest.mark.parametrize("to_world", [True, False])
+def test_priors_in_another_convention_are_named(tmp_path: Path, to_world: bool) -> None:
+    turned = TURNED.rotations()
+    numbers = quaternions(turned.transpose(0, 2, 1) if to_world else turned)
+    places = MOVED if to_world else TURNED.shift
+    both = np.column_stack([numbers if to_world else numbers[:, [1, 2, 3, 0]], places])
+    path = write_csv(tmp_path / "log.csv", QUATERNIONS, both)
+    known = resolved(path)
+    trusted = positions_of_poses(known, PoseOptions(str(path), "priors", 0.01))
+    models = [model_of_scene()]
+    align_models(models, trusted)
+    (note,) = rotation_notes(models, known, trusted)
+    assert "of log.csv, read as world to camera with the axes of OpenCV (y down, z forward)" in note
+    maps = "camera to world" if to_world else "world to camera"
+    fits = f"they fit when they are read as {maps} with the axes of OpenCV (y down, z forward)"
+    order = "" if to_world else " and quaternions in the order x, y, z, w in the columns qw"
+    assert fits + order in note
+    assert to_world is note.endswith("z forward)")
+
+
 def test_transforms_json_with_the_axes_of_opencv_is_noticed(made: Made, tmp_path: Path) -> None:
     with pytest.raises(ReconstructionError, match=r"fit when .* camera to world .* of OpenCV"):
         check_poses(made.database, resolved(transforms(tmp_path, np.eye(3))), MAX_ERROR)
@@ -357,7 +410,9 @@ def test_cameras_of_the_poses_are_kept(
     (camera,) = {tuple(camera.params.tolist()) for camera in model.cameras.values()}
     assert camera == PARAMS
     assert main([*words, "--poses", str(table(tmp_path))]) == 2
-    assert "nothing tells its camera, and of 6 images" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "nothing tells its camera, and of 6 images" in error
+    assert "of 6 images with a fixed pose 6 have no known camera; give" in error
 
 
 def test_poses_as_priors_bring_the_model_to_their_place_on_earth(
@@ -492,6 +547,13 @@ def test_pairs_look_the_same_way(tmp_path: Path) -> None:
     assert len(read_pairs(str(output), names).pairs) == 15
 
 
+def test_an_infinite_number_of_a_table_is_named(tmp_path: Path) -> None:
+    both = np.column_stack([quaternions(ROTATIONS), SHIFTS])
+    both[2, 6] = np.inf
+    found = resolved(write_csv(tmp_path / "poses.csv", QUATERNIONS, both))
+    assert found.notes == [f"1 row of poses.csv without a pose, as {NAMES[2]} (tz is inf)"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
@@ -501,6 +563,26 @@ def test_pairs_look_the_same_way(tmp_path: Path) -> None:
         ("p.csv", "image,qw,qx,qy,qz,tx,ty,tz\na,1,0,0,0,x,0,0\n", "row 1 has 'x' as tx"),
         ("p.json", "[]", "is no transforms.json"),
         ("p.json", "{", "is no JSON"),
+        ("p.json", '{"frames": 3}', "is no transforms.json, as it has no list of frames"),
+        ("p.json", '{"frames": [{}]}', "p.json, frame 1: has no file_path"),
+        ("p.json", '{"frames": [{"file_path": "a"}]}', "the frame of a has no transform_matrix"),
+        (
+            "p.json",
+            '{"frames": [{"file_path": "a", "transform_matrix": [1, "x"]}]}',
+            "transform_matrix of a is no matrix of numbers",
+        ),
+        (
+            "p.json",
+            '{"frames": [{"file_path": "a", "transform_matrix": [[1, NaN]]}]}',
+            "transform_matrix of a holds nan",
+        ),
+        (
+            "p.csv",
+            "a.jpg,1,0,0,0,2,5,3\n",
+            "needs columns image, qw, qx, qy, qz, tx, ty, tz, or image and a position with its "
+            "height, as latitude, longitude, altitude or x, y, z; its first line, which names the "
+            "columns, has a.jpg, 1, 0,",
+        ),
         (
             "p.json",
             json.dumps({"frames": [{"file_path": "a", "transform_matrix": [[2, 0], [0, 2]]}]}),

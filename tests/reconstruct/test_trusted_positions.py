@@ -291,6 +291,28 @@ def test_a_similarity_is_found_among_wrong_positions(wrong: int) -> None:
     assert fit.error < 0.25
 
 
+@pytest.mark.parametrize(("error", "told"), [(1.0, False), (0.5, True), (0.05, True)])
+def test_the_longer_of_two_strips_does_not_decide_alone(error: float, told: bool) -> None:
+    """Most positions are on one line: they fit at any turn about it, and the others turn it."""
+    places = np.array([[15.0 * (row > 2), 12.0 * (row % 4), 30] for row in range(7)])
+    places[:3, 1] += 12
+    move = Similarity(5.0, Rotation.from_rotvec([0.3, 2, 1]).as_matrix(), np.array([40, -50, 3]))
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(0, 0.1, places.shape)
+        noise[:3] += rng.normal(0, 0.6, 3)  # receivers drift from strip to strip
+        names = [name_of(row) for row in range(7)]
+        centres = move.inverse()(places + noise)
+        fit = Anchors(names, centres, places, error, told=told).fit()
+        assert isinstance(fit, Fit), (seed, fit)
+        off = np.linalg.norm(fit.move(centres) - places, axis=1)
+        assert off.max() < 1.5
+        if not told:
+            assert not fit.wrong.any()
+            best = Similarity(*umeyama(centres, places))
+            np.testing.assert_allclose(fit.move(centres), best(centres), atol=1e-6)
+
+
 def test_too_few_positions_or_a_line_of_them_place_nothing() -> None:
     assert some_anchors(5).fit(6) == "5 of its images have positions, and 6 are needed"
     line = some_anchors(40)

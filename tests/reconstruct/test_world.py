@@ -250,6 +250,20 @@ def test_a_flat_model_that_fits_upside_down_is_noticed(world: World) -> None:
     assert any("the longitude has the wrong sign" in note for note in notes)
 
 
+def test_metres_whose_z_points_down_are_not_accused(world: World) -> None:
+    """Worlds of COLMAP and of transforms.json have no up: exact positions in them are right."""
+    centres = world.scene.centre * [1, -1, -1]
+    for flat in (1.0, 0.0):
+        table = world.gps(centres * [1, 1, flat] + [0, 0, 5.0], "image,x,y,z")
+        made = world.align(gps=table, gps_error=0.02 if flat else 2.0)
+        assert not any("swapped in" in note or "is upside down" in note for note in made.notes)
+        (note,) = [note for note in made.notes if "z points down" in note]
+        assert note.startswith("by the z of gps.csv most cameras of the model look up or stand")
+    mirrored = world.gps(world.scene.centre[:, [1, 0, 2]], "image,x,y,z")
+    notes = world.align(gps=mirrored, gps_error=0.02).notes
+    assert "x and y are swapped in the positions of the model: it fits them far better so" in notes
+
+
 def test_altitudes_of_another_reference_are_named(world: World) -> None:
     degrees = world.degrees(world.measured)
     higher = degrees.copy()
@@ -515,6 +529,24 @@ def test_surfaces_at_right_angles_tell_what_is_up() -> None:
     ground = rng.uniform(0, 9, (3000, 3)) * [1, 1, 0.001]
     assert "no two directions" in str(up_by_surfaces(ground, np.eye(3)[2]))
     assert "nothing tells which of three" in str(up_by_surfaces(courtyard(rng), None))
+
+
+def test_what_a_small_table_lacks_is_told_of_the_model(world: World) -> None:
+    small = world.scene.centre / 1000
+    table = world.gps(small, "image,x,y,z")
+    with pytest.raises(ReconstructionError) as refused:
+        world.align(gps=table)
+    assert "error of 1 m, so that nothing" in str(refused.value)
+    assert "or tell by --gps-error that they err by less." in str(refused.value)
+    assert world.align(gps=table, gps_error=1e-4).world is not None
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:2], "other.jpg,1,2,3"]))
+    with pytest.raises(ReconstructionError, match="positions of 1 image of the model; give 3"):
+        world.align(gps=table)
+    table.write_text("\n".join([*lines[:-1], lines[-1].split(",")[0] + ",1,2,nan", "o.jpg,1,2,3"]))
+    notes = world.align(gps=table, gps_error=1e-4).notes
+    assert "1 position of gps.csv left out, of no image of the model: o.jpg" in notes
+    assert any(note.endswith(f"is no place: {world.names[-1]}") for note in notes)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,24 @@ def in_conventions(
     return found.pop(convention), convention, found
 
 
+def in_turns(rotation: np.ndarray, centres: np.ndarray) -> tuple[Poses, str, dict[str, Poses]]:
+    """As `in_conventions`, of rotations (n, 3, 3), world to camera, of cameras at centres (n, 3).
+
+    In every convention the cameras stay where they are.
+    """
+    found = {
+        _text(to_world, opengl): Poses.of_rotations(
+            (FLIP if opengl else np.eye(3))
+            @ (rotation.transpose(0, 2, 1) if to_world else rotation),
+            centres,
+        )
+        for to_world in (False, True)
+        for opengl in (False, True)
+    }
+    convention = _text(False, False)
+    return found.pop(convention), convention, found
+
+
 def _text(to_world: bool, opengl: bool) -> str:
     maps = "camera to world" if to_world else "world to camera"
     axes = "OpenGL (y up, z backward)" if opengl else "OpenCV (y down, z forward)"

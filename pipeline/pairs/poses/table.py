@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,18 @@ from pipeline.pairs.poses.angles import (
     rotations_of_angles,
 )
 from pipeline.pairs.poses.frame import local_frame, own_frame
-from pipeline.pairs.poses.known import KnownPoses, Poses, in_conventions
+from pipeline.pairs.poses.known import KnownPoses, Poses, in_conventions, in_turns
 from pipeline.pairs.spatial import floats_of, read_columns, read_positions
 
 QUATERNION, SHIFT = ("qw", "qx", "qy", "qz"), ("tx", "ty", "tz")
 HORIZONTAL, VERTICAL, ERROR = "horizontal_error", "vertical_error", "error"
+MOST_SHOWN = 4  # columns that a message names
 LENGTHS = (0.9, 1.1)  # of a quaternion, which rounding makes longer or shorter
+# Where w, x, y and z are in what was read as w, x, y and z, by the mistake.
+ORDERS = {
+    "in the order x, y, z, w in the columns qw, qx, qy, qz": [3, 0, 1, 2],
+    "in the order w, x, y, z in the columns qx, qy, qz, qw": [1, 2, 3, 0],
+}
 
 Columns = Mapping[str, pa.ChunkedArray]
 
@@ -49,6 +56,7 @@ def poses_of_table(
     except pa.ArrowInvalid as error:
         raise PairListError(f"{file}: is no table ({error}); correct it.") from error
     columns = {NAMES_IN_XMP.get(name, name): values for name, values in columns.items()}
+    _check_columns(columns, file)
     if {*QUATERNION, *SHIFT} <= columns.keys():
         return _of_quaternions(columns, file, known)
     found = read_positions(url, None, "altitude" in columns or "z" in columns, storage, known)
@@ -74,18 +82,39 @@ def poses_of_table(
     )
 
 
+def _check_columns(columns: Columns, file: str) -> None:
+    """Raise PairListError for a table without the columns of poses."""
+    placed = any({*kind} <= columns.keys() for kind in (("x", "y"), ("latitude", "longitude")))
+    if "image" not in columns or not ({*QUATERNION, *SHIFT} <= columns.keys() or placed):
+        raise PairListError(
+            f"{file}: needs columns image, qw, qx, qy, qz, tx, ty, tz, or image and a position "
+            "with its height, as latitude, longitude, altitude or x, y, z; its first line, which "
+            f"names the columns, has {', '.join([*columns][:MOST_SHOWN])}."
+        )
+
+
 def _of_quaternions(columns: Columns, file: str, known: Resolver | None) -> KnownPoses:
     names = _images(columns, file, known)
     everything = np.arange(len(names))
     quaternion = _quaternions(columns, everything, file)
-    read = Poses.of_quaternions(quaternion, _stacked(columns, SHIFT, everything, file))
+    shift = _stacked(columns, SHIFT, everything, file)
+    read = Poses.of_quaternions(quaternion, shift)
     good = read.known()
     rows = np.flatnonzero(good)
-    matrices = np.tile(np.eye(4), (len(rows), 1, 1))
-    matrices[:, :3, :3], matrices[:, :3, 3] = read.rotations()[rows], read.shift[rows]
-    _, convention, others = in_conventions(matrices, to_world=False, opengl=False)
+
+    def understood(of: Poses) -> tuple[Poses, str, dict[str, Poses]]:
+        matrices = np.tile(np.eye(4), (len(rows), 1, 1))
+        matrices[:, :3, :3], matrices[:, :3, 3] = of.rotations(), of.shift
+        return in_conventions(matrices, to_world=False, opengl=False)
+
+    _, convention, others = _in_orders(read.of(rows), understood)
     lost = [name for name, has in zip(names, good.tolist(), strict=True) if not has]
-    notes = [f"{counted(len(lost), 'row')} of {file} without a pose, as {lost[0]}"] if lost else []
+    notes = []
+    if lost:
+        cells = np.column_stack([quaternion, shift])[~good][0]
+        row = dict(zip((*QUATERNION, *SHIFT), cells.tolist(), strict=True))
+        bad = next((f" ({name} is {cell})" for name, cell in row.items() if math.isinf(cell)), "")
+        notes = [f"{counted(len(lost), 'row')} of {file} without a pose, as {lost[0]}{bad}"]
     poses = read.of(rows)
     return KnownPoses(
         *(file, [names[row] for row in rows], poses.centres(), poses, convention),
@@ -100,10 +129,7 @@ def _rotated(
     """The poses of centres whose table has rotations, how they are understood, and otherwise."""
     if {*QUATERNION} <= columns.keys():
         turned = Poses.of_quaternions(_quaternions(columns, rows, file), centres)
-        matrices = np.tile(np.eye(4), (len(rows), 1, 1))
-        matrices[:, :3, :3] = turned.rotations()
-        matrices[:, :3, 3] = -np.einsum("nij,nj->ni", turned.rotations(), centres)
-        return in_conventions(matrices, to_world=False, opengl=False)
+        return _in_orders(turned, lambda read: in_turns(read.rotations(), centres))
     for kind in (GIMBAL, OMEGA_PHI_KAPPA, YAW_PITCH_ROLL):
         if {*kind} <= columns.keys():
             degrees = _stacked(columns, kind, rows, file)
@@ -114,6 +140,19 @@ def _rotated(
             }
             return poses, f"the angles {', '.join(kind)}", others
     return None, "positions alone", {}
+
+
+def _in_orders(
+    read: Poses, understood: Callable[[Poses], tuple[Poses, str, dict[str, Poses]]]
+) -> tuple[Poses, str, dict[str, Poses]]:
+    """Poses, their convention and others, with those where w is in another place."""
+    poses, convention, others = understood(read)
+    for order, columns in ORDERS.items():
+        moved, text, more = understood(Poses(read.quaternion[:, columns], read.shift))
+        others |= {
+            f"{one} and quaternions {order}": of for one, of in {text: moved, **more}.items()
+        }
+    return poses, convention, others
 
 
 def _quaternions(columns: Columns, rows: np.ndarray, file: str) -> np.ndarray:

@@ -37,17 +37,23 @@ def read_transforms(
     """
     try:
         content = json.loads(text)
-        frames = content["frames"]
-        paths = [str(frame["file_path"]) for frame in frames]
-        matrices = [np.array(frame["transform_matrix"], float) for frame in frames]
     except json.JSONDecodeError as error:
         raise PairListError(f"{shown}: is no JSON ({error}); correct it.") from error
-    except (KeyError, TypeError, ValueError) as error:
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(frames, list):
         raise PairListError(
-            f"{shown}: is no transforms.json ({type(error).__name__}: {error}); each of its frames "
-            "needs file_path and transform_matrix with numbers."
-        ) from error
+            f"{shown}: is no transforms.json, as it has no list of frames; give frames with "
+            "file_path and transform_matrix."
+        )
+    paths = [_path(frame, f"{shown}, frame {row}") for row, frame in enumerate(frames, 1)]
+    matrices = [_matrix(frame, shown) for frame in frames]
     for path, matrix in zip(paths, matrices, strict=True):
+        if not np.isfinite(matrix).all():
+            number = matrix[~np.isfinite(matrix)][0]
+            raise PairListError(
+                f"{shown}: transform_matrix of {path} holds {number}, which is no number of a "
+                "pose; correct it, or leave the frame out."
+            )
         if matrix.shape not in ((3, 4), (4, 4)) or not _turns(matrix[:3, :3]):
             raise PairListError(
                 f"{shown}: transform_matrix of {path} is no rotation with a place; give 4 rows of "
@@ -58,6 +64,27 @@ def read_transforms(
         whole[row, :3] = matrix[:3]
     cameras = [_camera({**content, **frame}, f"{shown}, {frame['file_path']}") for frame in frames]
     return paths, whole, cameras
+
+
+def _path(frame: Any, place: str) -> str:
+    if not isinstance(frame, dict) or "file_path" not in frame:
+        raise PairListError(f"{place}: has no file_path; give the path of its photograph.")
+    return str(frame["file_path"])
+
+
+def _matrix(frame: Mapping[str, Any], shown: str) -> np.ndarray:
+    if "transform_matrix" not in frame:
+        raise PairListError(
+            f"{shown}: the frame of {frame['file_path']} has no transform_matrix; give 4 rows of 4 "
+            "numbers, or leave the frame out."
+        )
+    try:
+        return np.array(frame["transform_matrix"], float)
+    except (TypeError, ValueError):
+        raise PairListError(
+            f"{shown}: transform_matrix of {frame['file_path']} is no matrix of numbers; give 4 "
+            "rows of 4 numbers."
+        ) from None
 
 
 def grouped_cameras(

@@ -129,9 +129,10 @@ def check_poses(database: Path, known: KnownPoses, max_error: float) -> list[str
     if not len(matches.first):
         return []
     near = matches.near(known.poses.of(rows), max_error)
+    doubtful = np.median(near) < DOUBTFUL
     share = {
         text: float(np.median(matches.near(poses.of(rows), max_error)))
-        for text, poses in known.others.items()
+        for text, poses in (known.others.items() if doubtful else ())
     }
     best = max(share, key=lambda text: share[text], default="")
     fits = bool(best) and share[best] >= RIGHT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,32 +58,52 @@ def rotation_notes(
 ) -> list[str]:
     """Sentences on models, brought to their positions, that contradict the rotations of priors.
 
-    models: `pycolmap.Reconstruction`s. One that could not be brought there is left out.
+    models: `pycolmap.Reconstruction`s. One that positions do not hold has a sentence where the
+    poses fit it in another convention.
     """
     if known.poses is None:
         return []
     notes = []
     for number, model in enumerate(models):
         views = ModelViews.of(model)
-        if isinstance(trusted.anchors(views).fit(), str):
-            continue
-        off = _degrees_off(views, known, known.poses)
+        off = _degrees_off(views, known, known.poses, trusted)
         if not off > CONTRARY:
             continue
-        others = {text: _degrees_off(views, known, poses) for text, poses in known.others.items()}
+        others = {
+            text: _degrees_off(views, known, poses, _at(poses, known, trusted))
+            for text, poses in known.others.items()
+        }
         best = min(others, key=lambda text: others[text], default="")
-        told = f"the rotations of {known.file}, read as {known.convention}, are {off:.0f} degrees "
-        told += f"off those of model {number} in the median"
+        told = f"the poses of {known.file}, read as {known.convention}, do not fit model {number}"
+        if np.isfinite(off):
+            told = f"the rotations of {known.file}, read as {known.convention}, are {off:.0f} "
+            told += f"degrees off those of model {number} in the median"
         fits = bool(best) and others[best] < ALIKE
-        notes.append(f"{told}; they fit when they are read as {best}" if fits else told)
+        if fits or np.isfinite(off):
+            notes.append(f"{told}; they fit when they are read as {best}" if fits else told)
     return notes
 
 
-def _degrees_off(views: ModelViews, known: KnownPoses, poses: Poses) -> float:
-    """The median angle between rotations of a model and of poses; NaN where none is known."""
+def _at(poses: Poses, known: KnownPoses, trusted: TrustedPositions) -> TrustedPositions:
+    """The positions of poses in another convention."""
+    rows = np.flatnonzero(poses.known()).tolist()
+    centres = poses.centres()
+    return replace(trusted, metres={known.names[row]: centres[row] for row in rows})
+
+
+def _degrees_off(
+    views: ModelViews, known: KnownPoses, poses: Poses, positions: TrustedPositions
+) -> float:
+    """The median angle between rotations of poses and of a model brought to their positions.
+
+    NaN where none is known, infinite where the positions do not hold the model.
+    """
     row = {name: number for number, name in enumerate(known.names)}
     of = [view for view, name in enumerate(views.names) if name in row]
-    told = poses.rotations()[[row[views.names[view]] for view in of]]
+    fit = positions.anchors(views).fit()
+    if isinstance(fit, str):
+        return np.inf
+    told = poses.rotations()[[row[views.names[view]] for view in of]] @ fit.move.rotation
     chord = np.linalg.norm(told - views.rotation[of], axis=(1, 2)) / np.sqrt(8)
     chord = chord[np.isfinite(chord)]
     return float(np.degrees(2 * np.arcsin(np.median(chord).clip(0, 1)))) if len(chord) else np.nan

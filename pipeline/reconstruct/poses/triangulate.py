@@ -115,8 +115,8 @@ def _check_cameras(
             unknown.append(image.name)
     if unknown:
         raise ReconstructionError(
-            f"{min(unknown)}: nothing tells its camera, and of {counted(len(unknown), 'image')} "
-            "with a fixed pose; give cameras by --intrinsics."
+            f"{min(unknown)}: nothing tells its camera, and of {counted(len(poses), 'image')} with "
+            f"a fixed pose {len(unknown)} have no known camera; give cameras by --intrinsics."
         )
 
 

@@ -98,10 +98,7 @@ def placed_models(
         if fault:
             told.append(f"{fault} in the positions of {name}: it fits them far better so")
         elif upside_down(fit.move.rotation, views):
-            told.append(
-                f"{name} is upside down: most cameras look up or stand on their heads; "
-                "check the positions."
-            )
+            told.append(_of_upside_down(name, positions.frame))
         notes += told
         placed.append(Placement(fit, positions.frame, anchors, told))
     some = any(placement is not None for placement in placed)
@@ -128,6 +125,18 @@ def _fault(
     ):
         return None
     return fault_of_all(anchors, positions.frame, views)
+
+
+def _of_upside_down(name: str, frame: LocalFrame) -> str:
+    """A sentence on a model most of whose cameras look up or stand on their heads."""
+    if frame.origin is None:
+        return (
+            f"by the z of {frame.table} most cameras of {name} look up or stand on their heads: "
+            "that is right where z points down; otherwise check the order of its columns"
+        )
+    return (
+        f"{name} is upside down: most cameras look up or stand on their heads; check the positions."
+    )
 
 
 def _told(

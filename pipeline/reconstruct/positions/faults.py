@@ -40,11 +40,13 @@ FAULTS: dict[str, Undone] = {
 def fault_of_all(anchors: Anchors, frame: LocalFrame, views: ModelViews) -> str | None:
     """The fault of a whole table: the positions fit the model clearly better without it.
 
-    A flat model fits the mirror image of its positions, but upside down; that counts, too.
+    A flat model fits the mirror image of its positions, but upside down; that counts, too, unless
+    the positions are a table's own metres, whose z may point anywhere.
     """
-    given, best, name = _badness(anchors, views), np.inf, None
+    upright = frame.origin is not None
+    given, best, name = _badness(anchors, views, upright), np.inf, None
     for fault, places in _undone(anchors.places, frame):
-        badness = _badness(replace(anchors, places=places), views)
+        badness = _badness(replace(anchors, places=places), views, upright)
         if badness < best:
             best, name = badness, fault
     return name if best < CLEARLY_BETTER * given else None
@@ -62,10 +64,13 @@ def _undone(places: np.ndarray, frame: LocalFrame) -> Iterator[tuple[str, np.nda
             yield fault, local_frame(on_earth(changed, height=True), True, frame.table)[0]
 
 
-def _badness(anchors: Anchors, views: ModelViews) -> float:
-    """Metres that positions are off, infinite where the model does not fit or is upside down."""
+def _badness(anchors: Anchors, views: ModelViews, upright: bool) -> float:
+    """Metres that positions are off, infinite where the model does not fit.
+
+    upright: infinite as well where the model is upside down.
+    """
     fit = anchors.fit()
-    if isinstance(fit, str) or upside_down(fit.move.rotation, views):
+    if isinstance(fit, str) or (upright and upside_down(fit.move.rotation, views)):
         return np.inf
     return fit.error
 

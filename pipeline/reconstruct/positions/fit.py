@@ -116,12 +116,24 @@ class Anchors:
         return Fit(move, off, error, self.places[good].mean(axis=0), float(hold))
 
     def _nearest_to_most(self) -> Similarity:
-        """Of similarities from three positions each, that with the least median distance."""
-        rng, found = np.random.default_rng(0), []
+        """Of similarities from three positions each, that which most positions agree with.
+
+        The least median distance tells what is clearly off, and so it is asked of triples that are
+        not on a line: where half of the positions are, they fit at any turn about it. Off by less,
+        each counts by its square; off by more, all count alike.
+
+        Source: Torr and Zisserman, "MLESAC", 2000, for this sum.
+        """
+        rng, moves, offs, widths = np.random.default_rng(0), [], [], []
         for _ in range(SAMPLES):
             rows = rng.choice(len(self.places), FEWEST_POSITIONS, replace=False)
-            found.append(Similarity(*umeyama(self.centres[rows], self.places[rows])))
-        return min(found, key=lambda move: _middle(self._off(move)[0]))
+            moves.append(Similarity(*umeyama(self.centres[rows], self.places[rows])))
+            offs.append(self._off(moves[-1])[0])
+            widths.append(width(self.places[rows]))
+        wide = np.flatnonzero(widths >= ACROSS * np.median(widths)).tolist()
+        bound = CLEARLY_OFF * min(self._error(offs[row]) for row in wide)
+        sums = [float((np.minimum(off, bound) ** 2).sum()) for off in offs]
+        return moves[int(np.argmin(sums))]
 
     def _off(self, move: Similarity) -> tuple[np.ndarray, np.ndarray]:
         """Metres between cameras and positions (n,), and which are not clearly off, (n,) bool."""

@@ -113,6 +113,7 @@ def trusted_positions(
     storage: dict[str, Any] | None = None,
     photographs: Folder | FaceFolder | None = None,
     line: bool = False,
+    scene: str = "the run",
 ) -> TrustedPositions:
     """Read positions of the images of a scene.
 
@@ -121,6 +122,7 @@ def trusted_positions(
     storage: options of the fsspec filesystem.
     photographs: whose EXIF data tell the positions, where these are to.
     line: take positions on one line as well, because something else tells the turn.
+    scene: what sentences call what the images are of.
 
     Raises PairListError as `read_positions`, and ReconstructionError for a table without heights,
     without positions of these images, with fewer than three or with all on one line.
@@ -134,37 +136,46 @@ def trusted_positions(
     inside = {*images}
     rows = [row for row, name in enumerate(found.names) if name in inside]
     others = [name for name in found.names if name not in inside]
-    failures = [why["detail"] for why in found.failures.to_pylist()]
+    failures = [(why["image0"], why["detail"]) for why in found.failures.to_pylist()]
     if not rows and others:
         raise ReconstructionError(
-            f"{table}: has positions of no image of the run, but of {others[0]}; give the names of "
-            f"the run, as {min(inside, default='none')}."
+            f"{table}: has positions of no image of {scene}, but of {others[0]}; give the names of "
+            f"{scene}, as {min(inside, default='none')}."
         )
     error = LEAST_ERROR if options.error is None else options.error
-    why = f" ({failures[0]})" if failures else ""
-    check_places(table, found.metres[rows], error, why, line)
+    why = f" of {scene}" + ("" if not failures else f" ({failures[0][0]}: {failures[0][1]})")
+    told = options.error is not None
+    check_places(table, found.metres[rows], error, why, line, told)
     metres, frame = local_frame(found.metres, found.earth, shown)
-    notes = [*_notes(shown, others, failures), *found.notes]
+    notes = [*_notes(shown, others, failures, scene), *found.notes]
     places = {found.names[row]: metres[row] for row in rows}
-    return TrustedPositions(places, error, frame, notes, options.error is not None)
+    return TrustedPositions(places, error, frame, notes, told)
 
 
 def check_places(
-    table: str, places: np.ndarray, error: float, why: str = "", line: bool = False
+    table: str,
+    places: np.ndarray,
+    error: float,
+    why: str = " of the run",
+    line: bool = False,
+    told: bool = True,
 ) -> None:
     """Raise ReconstructionError for places (n, 3) that tell no frame: too few, or on one line.
 
-    why: what is told of the others where they are too few. line: those on a line are enough.
+    why: what the images are of, and what is told of the others where they are too few. line: those
+    on a line are enough. told: whether somebody told the error.
     """
     if len(places) < FEWEST_POSITIONS:
         raise ReconstructionError(
-            f"{table}: has positions of {counted(len(places), 'image')} of the run{why}; give "
+            f"{table}: has positions of {counted(len(places), 'image')}{why}; give "
             f"{FEWEST_POSITIONS} or more that are not on one line."
         )
     if not line and width(places) < LEAST_WIDTH * error:
+        smaller = "" if told else ", or tell by --gps-error that they err by less"
         raise ReconstructionError(
             f"{table}: the positions lie on one line within their error of {error:g} m, "
-            "so that nothing tells which side of the model is up; give others beside it."
+            "so that nothing tells which side of the model is up; give others beside it"
+            f"{smaller}."
         )
 
 
@@ -187,12 +198,16 @@ def _read(
     return exif_positions(photographs, names, height=True, need_height=True), "EXIF"
 
 
-def _notes(shown: str, others: Sequence[str], failures: Sequence[str]) -> list[str]:
+def _notes(
+    shown: str, others: Sequence[str], failures: Sequence[tuple[str, str]], scene: str
+) -> list[str]:
     """Sentences about positions of other images, and about rows without a place."""
     notes = []
     if others:
         positions = counted(len(others), "position")
-        notes.append(f"{positions} of {shown} left out, of no image of the run: {listed(others)}")
+        notes.append(f"{positions} of {shown} left out, of no image of {scene}: {listed(others)}")
     if failures:
-        notes.append(f"{counted(len(failures), 'row')} of {shown} left out, as {failures[0]}")
+        image, why = failures[0]
+        rows = counted(len(failures), "row")
+        notes.append(f"{rows} of {shown} left out, as {why}: {image}")
     return notes

@@ -91,7 +91,9 @@ class Alignment:
     ) -> MadeModel:
         up = up_by_angles(views, priors)
         positions = trusted_positions(
-            options, views.names, self.storage, self.photographs, line=isinstance(up, Up)
+            *(options, views.names, self.storage, self.photographs),
+            line=isinstance(up, Up),
+            scene="the model",
         )
         if self.crs is not None:
             positions = positions.on_earth(
@@ -172,10 +174,12 @@ def alignment(
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ArgumentError(f"{option} {value:g}: give the metres that they err, above 0.")
     if (gps is None and gps_error is not None) or (gcp is None and gcp_error is not None):
-        raise ArgumentError("align: an error is given of what is not; leave it out.")
+        raise ArgumentError(
+            "an error is given of what is not; leave --gps-error and --gcp-error out."
+        )
     if up is not None and (frame != "enu" or crs is not None):
         raise ArgumentError(
-            "align: --up places a model nowhere on the earth; leave --frame and --crs out."
+            "--up places a model nowhere on the earth; leave --frame and --crs out."
         )
     system = None if crs is None else System.of(crs)
     photographs = None if images is None else Folder(_absolute(images), storage or {})
@@ -204,13 +208,11 @@ def _check(gps: Path, gcp: Path, up: str | None, images: Path) -> None:
     """Raise ArgumentError unless one way to align a model is given, with what it needs."""
     if sum(way is not None for way in (gps, gcp, up)) != 1:
         raise ArgumentError(
-            "align: needs one way to bring the model into the world; give one of --gps, --gcp and "
-            "--up."
+            "--gps, --gcp, --up: needs one way to bring the model into the world; give one of them."
         )
     if up is not None and up not in UPS:
         raise ArgumentError(f"up {up!r} is unknown; give {' or '.join(UPS)}.")
     if up == "gravity" and images is None:
         raise ArgumentError(
-            "align: --up gravity reads pitch and roll of the photographs; give their folder by "
-            "--images."
+            "--up gravity reads pitch and roll of the photographs; give their folder by --images."
         )
