@@ -229,6 +229,11 @@ def test_wrong_arguments_stop_before_any_work(localizable: Localizable, tmp_path
     refused(ReconstructionError, "no images.bin", folders={"model": tmp_path / "empty"})
     refused(ReconstructionError, "no image of the run is called", intrinsics=_of_nobody(tmp_path))
     refused(ArgumentError, "candidates must be at least 1", candidates=0)
+    before = contents(localizable.model)
+    for inside in (localizable.model, localizable.model / "places"):
+        with pytest.raises(ReconstructionError, match="is a given model or lies in one"):
+            localize(localizable, inside)
+    assert contents(localizable.model) == before
     refused(ArgumentError, "leave one out", pairs="a.txt", descriptors="b.npz")
     with pytest.raises(TypeError, match="masks"):
         localize(localizable, tmp_path / "no", masks="masks")

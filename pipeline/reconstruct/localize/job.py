@@ -29,7 +29,7 @@ from pipeline.reconstruct.localize.place import MatchedQuery, PlaceQueries, Quer
 from pipeline.reconstruct.localize.plan import plan_queries
 from pipeline.reconstruct.localize.points import known_surface
 from pipeline.reconstruct.localize.results import LocalizeSummary, publish_poses
-from pipeline.reconstruct.models.job import Place, ask_of_models
+from pipeline.reconstruct.models.job import Place, ask_of_models, check_output
 from pipeline.store.belonging import keep_what_belongs
 from pipeline.store.folder import Folder, Names, place
 from pipeline.store.lease import Lease
@@ -60,6 +60,7 @@ def localize_photographs(
     folder = Folder(options.run.output, options.run.storage)
     if folder.exists("run.json"):
         raise RunError(f"{folder.shown}: holds a run of eloftr match; give another --output.")
+    check_output([model], folder)
     surface, digest = ask_of_models(known_surface, [model], scratch)
     shown = model.shown if isinstance(model, Folder) else str(model)
     folders = QueryFolders.of(options.run, surface.views.names, shown)

@@ -20,6 +20,7 @@ class LocalizeSummary(TypedDict):
 
     reasons: queries without a pose by reason. cameras: localized queries by where their camera is
     from. inliers, error: medians of the localized queries, None where there are none; pixels.
+    largest_error: pixels.
     matching: the summary of the run, empty where there was nothing to match. seconds: of this
     command; placing: those of them after matching. results: the folder.
     """
@@ -32,6 +33,7 @@ class LocalizeSummary(TypedDict):
     cameras: dict[str, int]
     inliers: float | None
     error: float | None
+    largest_error: float | None
     matching: dict[str, Any]
     notes: list[str]
     seconds: float
@@ -58,6 +60,7 @@ def publish_poses(
         "reasons": dict(sorted(Counter(poses["reason"].drop_null().to_pylist()).items())),
         "cameras": dict(sorted(Counter(placed["camera_source"].to_pylist()).items())),
         **{name: _median(placed[name]) for name in ("inliers", "error")},
+        "largest_error": pc.max(placed["error"]).as_py(),
         "matching": matching,
         "notes": notes,
         **seconds,
