@@ -1,12 +1,30 @@
-"""The few shapes that photographs are resized to, and the factor back to the original."""
+"""The sizes of photographs, and the few shapes that they are resized to."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eloftr.formats.opening import read_header
 from pipeline.errors import ArgumentError
+from pipeline.photos.exif import HEADER_BYTES
+
+if TYPE_CHECKING:
+    from pipeline.photos.panoramas.source import FaceFolder
+    from pipeline.photos.source import Folders
+    from pipeline.store.folder import Folder
+
+
+def stored_size(source: Folder | Folders | FaceFolder, name: str) -> tuple[int, int] | None:
+    """Width and height of a photograph as stored, by its header; None where it does not tell."""
+    for limit in (HEADER_BYTES, None):  # metadata may be longer
+        try:
+            return read_header(source.read_bytes(name, limit=limit), name)[1]
+        except Exception:  # Pillow raises arbitrary types for a damaged or cut header
+            continue
+    return None
 
 
 def buckets(long_side: int) -> list[tuple[int, int]]:

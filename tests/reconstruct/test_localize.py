@@ -229,6 +229,9 @@ def test_wrong_arguments_stop_before_any_work(localizable: Localizable, tmp_path
     refused(ReconstructionError, "no images.bin", folders={"model": tmp_path / "empty"})
     refused(ReconstructionError, "no image of the run is called", intrinsics=_of_nobody(tmp_path))
     refused(ArgumentError, "candidates must be at least 1", candidates=0)
+    # One of the queries is stored turned, by EXIF.
+    word = f"SIMPLE_PINHOLE:{FOCAL},{SIZE[0] / 2},{SIZE[1] / 2}"
+    refused(ReconstructionError, "camera parameters fit one image size", intrinsics=word)
     before = contents(localizable.model)
     for inside in (localizable.model, localizable.model / "places"):
         with pytest.raises(ReconstructionError, match="is a given model or lies in one"):

@@ -22,7 +22,7 @@ from pipeline.errors import RunError
 from pipeline.events import Event, Listener, Progress, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
 from pipeline.match.job import match_photographs
-from pipeline.photos.cameras.intrinsics import check_names, intrinsics_digest
+from pipeline.photos.cameras.intrinsics import check_names, check_sizes, intrinsics_digest
 from pipeline.reconstruct.localize.candidates import QueryFolders, choose_candidates
 from pipeline.reconstruct.localize.options import LocalizeOptions
 from pipeline.reconstruct.localize.place import MatchedQuery, PlaceQueries, QueryBatch
@@ -65,6 +65,8 @@ def localize_photographs(
     shown = model.shown if isinstance(model, Folder) else str(model)
     folders = QueryFolders.of(options.run, surface.views.names, shown)
     check_names(options.intrinsics, folders.queries)
+    if any(entry.size is None for entry in options.intrinsics):
+        check_sizes(options.intrinsics, folders.stored_sizes())
     if any(place(folder).startswith(place(part)) for part in folders.parts.values()):
         raise RunError(
             f"{folder.shown}: lies inside a folder of photographs; give another --output."
