@@ -22,6 +22,7 @@ from benchmarks.quality.reconstruction import load_truth
 from pipeline.cli import main
 from pipeline.errors import ArgumentError, EloftrError, ReconstructionError
 from pipeline.photos.cameras.intrinsics import read_intrinsics
+from pipeline.photos.cameras.stored import maps_to_stored
 from pipeline.reconstruct.localize.place import MOST_POINTS
 from pipeline.reconstruct.localize.points import KnownSurface
 from pipeline.reconstruct.localize.pose import (
@@ -315,6 +316,35 @@ def test_the_camera_of_a_query_is_the_one_that_is_known_best() -> None:
     assert chosen(facts, (), images[:1]) == (CameraSource.EXIF, True, (910.0, 600, 400, 0))
     unknown = replace(facts, focal=np.nan)
     assert chosen(unknown, (), images) == (CameraSource.ESTIMATED, True, (1440.0, 600, 400, 0))
+
+
+def test_a_turned_photograph_takes_the_turned_camera_of_the_model() -> None:
+    params = (900.0, 880.0, 640.0, 380.0, 0.02, -0.01, 0.003, -0.002)
+    camera = ModelCamera("OPENCV", 1200, 800, params)
+    lying = FileFacts((1200, 800), np.nan, "")
+    random = np.random.default_rng(4)
+    points = random.uniform([-2, -1, 4], [2, 1, 8], (50, 3))
+    seen = camera.made().img_from_cam(points)
+    for orientation in (6, 8):  # upright, both files show the same
+        facts = FileFacts((800, 1200), np.nan, "Maker without a focal length", orientation)
+        turned, free = cameras_of_query("a.jpg", facts, (), [(lying, camera)])
+        assert (turned.source, free.source) == (CameraSource.MODEL, CameraSource.ESTIMATED)
+        stored = maps_to_stored(np.array([1200]), np.array([800]), np.array([orientation]))[0]
+        there = (seen - 0.5) @ stored[:2, :2].T + stored[:2, 2]
+        local = points.copy()
+        local[:, :2] = points[:, :2] @ stored[:2, :2].T
+        assert np.allclose(turned.camera.made().img_from_cam(local), there)
+    standing = replace(lying, size=(800, 1200))  # nothing tells which way the camera was turned
+    cameras = cameras_of_query("a.jpg", standing, (), [(lying, camera)])
+    assert [one.source for one in cameras] == [CameraSource.MODEL] * 2 + [CameraSource.ESTIMATED]
+    turned = cameras[1]
+    made, rotation, _ = made_points(random, 300)
+    local = made.xyz @ rotation.T + [0.2, -0.1, 0.3]
+    found = accepted_pose(
+        replace(made, xy=turned.camera.made().img_from_cam(local)), cameras, 6, 90
+    )
+    assert found is not None
+    assert found.camera.params == turned.camera.params
 
 
 def test_wrong_points_agree_on_no_pose() -> None:
