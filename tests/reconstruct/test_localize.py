@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from localizable import CUT, ELSEWHERE, Localizable, localizable, true_model
+from PIL import Image, ImageOps
 from rendered import FOCAL, SIZE, surface, views_of
 from scipy.spatial.transform import Rotation
 from test_documentation import blocks, shape, tables_of, text_of
@@ -33,6 +35,7 @@ from pipeline.reconstruct.localize.pose import (
     cameras_of_query,
     estimated_pose,
 )
+from pipeline.reconstruct.localize.results import doubtful
 from pipeline.reconstruct.models import job
 from pipeline.reconstruct.tracks.scene import ModelCamera
 from pipeline.tables import POSES
@@ -356,6 +359,16 @@ def test_wrong_points_agree_on_no_pose() -> None:
         assert accepted_pose(wrong, [KNOWN, free], 6.0, max(30, 0.25 * count)) is None
 
 
+def test_a_note_names_queries_whose_points_agree_only_roughly() -> None:
+    row = {"status": "localized", "width": 1280, "height": 960}
+    wrong, true = {"query": "crop.jpg", "error": 2.1}, {"query": "true.jpg", "error": 1.9}
+    rows = [{**row, **true}, {**row, **wrong}, {"query": "none.jpg", "status": "refused"}]
+    (note,) = doubtful(pa.Table.from_pylist(rows, schema=POSES), 640)
+    assert note.startswith("The error of 1 of 2 localized queries is above 1 pixel of what the ")
+    assert "sees, crop.jpg for one" in note
+    assert doubtful(pa.Table.from_pylist(rows[:1], schema=POSES), 640) == []
+
+
 def test_a_real_photograph_is_localized_and_one_of_another_place_refused(
     data: Path, tmp_path: Path
 ) -> None:
@@ -370,6 +383,8 @@ def test_a_real_photograph_is_localized_and_one_of_another_place_refused(
     shutil.copy(data / "fountain11" / "images" / query, folders["queries"])
     other = min((data / "door12" / "images").iterdir())
     shutil.copy(other, folders["queries"] / "other.jpg")
+    with Image.open(data / "fountain11" / "images" / query) as picture:
+        ImageOps.mirror(picture).save(folders["queries"] / "mirrored.jpg", quality=95)
     run = tmp_path / "run"
     how: dict[str, Any] = {"long_side": 384, "turns": "off", "scales": "off"}
     pipeline.match(folders["images"], run, **how)
@@ -391,6 +406,8 @@ def test_a_real_photograph_is_localized_and_one_of_another_place_refused(
     rows = rows_of(tmp_path / "out")
     assert summary["localized"] == 1
     assert rows["other.jpg"]["status"] == "refused"
+    mirrored = rows["mirrored.jpg"]
+    assert (mirrored["status"], mirrored["reason"]) == ("refused", "not_confirmed")
     poses = _poses(model) | {query: _pose(rows[query])}
     rotations = {name: rotation for name, (rotation, _) in poses.items()}
     for name in ("0004.jpg", "0006.jpg"):

@@ -28,7 +28,7 @@ from pipeline.reconstruct.localize.options import LocalizeOptions
 from pipeline.reconstruct.localize.place import MatchedQuery, PlaceQueries, QueryBatch
 from pipeline.reconstruct.localize.plan import plan_queries
 from pipeline.reconstruct.localize.points import known_surface
-from pipeline.reconstruct.localize.results import LocalizeSummary, publish_poses
+from pipeline.reconstruct.localize.results import LocalizeSummary, doubtful, publish_poses
 from pipeline.reconstruct.models.job import Place, ask_of_models, check_output
 from pipeline.store.belonging import keep_what_belongs
 from pipeline.store.folder import Folder, Names, place
@@ -106,7 +106,8 @@ def localize_photographs(
         table = pa.Table.from_pylist([*plan.rows, *rows], schema=POSES).sort_by("query")
         seconds = {"seconds": round(time.monotonic() - started, 1)}
         seconds["placing"] = round(time.monotonic() - placing, 1)
-        return publish_poses(folder, table, matched, plan.notes, seconds)
+        notes = [*plan.notes, *doubtful(table, options.run.matching.long_side)]
+        return publish_poses(folder, table, matched, notes, seconds)
 
 
 def _candidates(
