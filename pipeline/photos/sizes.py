@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,17 +11,15 @@ from eloftr.formats.opening import read_header
 from pipeline.errors import ArgumentError
 from pipeline.photos.exif import HEADER_BYTES
 
-if TYPE_CHECKING:
-    from pipeline.photos.panoramas.source import FaceFolder
-    from pipeline.photos.source import Folders
-    from pipeline.store.folder import Folder
 
+def stored_size(read_bytes: Callable[..., bytes], name: str) -> tuple[int, int] | None:
+    """Width and height of a photograph as stored, by its header; None where it does not tell.
 
-def stored_size(source: Folder | Folders | FaceFolder, name: str) -> tuple[int, int] | None:
-    """Width and height of a photograph as stored, by its header; None where it does not tell."""
+    read_bytes: of the folder of the photograph.
+    """
     for limit in (HEADER_BYTES, None):  # metadata may be longer
         try:
-            return read_header(source.read_bytes(name, limit=limit), name)[1]
+            return read_header(read_bytes(name, limit=limit), name)[1]
         except Exception:  # Pillow raises arbitrary types for a damaged or cut header
             continue
     return None

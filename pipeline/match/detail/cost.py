@@ -47,7 +47,11 @@ def finer_line(run: Run, cost: Cost) -> tuple[str, dict[str, Any]]:
     names = [run.plan.names[k] for k in np.unique(run.plan.pairs.pairs)]
     chosen = names[:: -(-len(names) // SAMPLE)]
     with ThreadPoolExecutor(HEADER_THREADS) as threads:
-        sizes = [size for size in threads.map(partial(stored_size, run.source), chosen) if size]
+        sizes = [
+            size
+            for size in threads.map(partial(stored_size, run.source.read_bytes), chosen)
+            if size
+        ]
     detail, long_side = run.options.detail, run.options.matching.long_side
     tiles = [0.0] * detail
     for size in sizes:

@@ -99,7 +99,7 @@ class QueryFolders:
 
     def stored_sizes(self) -> dict[str, tuple[int, int] | None]:
         """Width and height of every query as stored, by its header; None where it does not tell."""
-        size_of = partial(stored_size, self.parts["query"])
+        size_of = partial(stored_size, self.parts["query"].read_bytes)
         with ThreadPoolExecutor(HEADER_THREADS) as threads:
             return dict(zip(self.queries, threads.map(size_of, self.queries), strict=True))
 
