@@ -99,6 +99,7 @@ class Reason(Word):
     NO_CANDIDATES = "no_candidates"
     NO_OVERLAP = "no_overlap"
     NO_POSE = "no_pose"
+    NOT_CONFIRMED = "not_confirmed"
 
 
 IMAGE_MEANINGS = {
@@ -139,6 +140,7 @@ QUERY_MEANINGS = {
     Reason.NO_CANDIDATES: "no image of the model is to be matched with it",
     Reason.NO_OVERLAP: "none of its pairs with images of the model is verified",
     Reason.NO_POSE: "too few points of the model agree on one place and one camera",
+    Reason.NOT_CONFIRMED: "less than a fifth of the windows are found where its pose has them",
 }
 MEANINGS = {
     **IMAGE_MEANINGS,

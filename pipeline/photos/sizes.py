@@ -1,12 +1,28 @@
-"""The few shapes that photographs are resized to, and the factor back to the original."""
+"""The sizes of photographs, and the few shapes that they are resized to."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from eloftr.formats.opening import read_header
 from pipeline.errors import ArgumentError
+from pipeline.photos.exif import HEADER_BYTES
+
+
+def stored_size(read_bytes: Callable[..., bytes], name: str) -> tuple[int, int] | None:
+    """Width and height of a photograph as stored, by its header; None where it does not tell.
+
+    read_bytes: of the folder of the photograph.
+    """
+    for limit in (HEADER_BYTES, None):  # metadata may be longer
+        try:
+            return read_header(read_bytes(name, limit=limit), name)[1]
+        except Exception:  # Pillow raises arbitrary types for a damaged or cut header
+            continue
+    return None
 
 
 def buckets(long_side: int) -> list[tuple[int, int]]:

@@ -91,7 +91,8 @@ def localize_text(summary: LocalizeSummary) -> str:
     ]
     if summary["localized"]:
         middle = f"median {summary['inliers']:,.0f} points, {summary['error']:.2f} px"
-        lines[1] = "localized", f"{summary['localized']:,}, {middle}"
+        most = f"at most {summary['largest_error']:.2f} px"
+        lines[1] = "localized", f"{summary['localized']:,}, {middle}, {most}"
         lines.insert(2, ("cameras", _counts(summary["cameras"])))
     lines += [("note", note) for note in summary["notes"]]
     return aligned([*lines, ("results", summary["results"])])

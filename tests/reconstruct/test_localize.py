@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from localizable import CUT, ELSEWHERE, Localizable, localizable, true_model
+from PIL import Image, ImageOps
 from rendered import FOCAL, SIZE, surface, views_of
 from scipy.spatial.transform import Rotation
 from test_documentation import blocks, shape, tables_of, text_of
@@ -22,6 +24,7 @@ from benchmarks.quality.reconstruction import load_truth
 from pipeline.cli import main
 from pipeline.errors import ArgumentError, EloftrError, ReconstructionError
 from pipeline.photos.cameras.intrinsics import read_intrinsics
+from pipeline.photos.cameras.stored import maps_to_stored
 from pipeline.reconstruct.localize.place import MOST_POINTS
 from pipeline.reconstruct.localize.points import KnownSurface
 from pipeline.reconstruct.localize.pose import (
@@ -32,6 +35,7 @@ from pipeline.reconstruct.localize.pose import (
     cameras_of_query,
     estimated_pose,
 )
+from pipeline.reconstruct.localize.results import doubtful
 from pipeline.reconstruct.models import job
 from pipeline.reconstruct.tracks.scene import ModelCamera
 from pipeline.tables import POSES
@@ -229,6 +233,14 @@ def test_wrong_arguments_stop_before_any_work(localizable: Localizable, tmp_path
     refused(ReconstructionError, "no images.bin", folders={"model": tmp_path / "empty"})
     refused(ReconstructionError, "no image of the run is called", intrinsics=_of_nobody(tmp_path))
     refused(ArgumentError, "candidates must be at least 1", candidates=0)
+    # One of the queries is stored turned, by EXIF.
+    word = f"SIMPLE_PINHOLE:{FOCAL},{SIZE[0] / 2},{SIZE[1] / 2}"
+    refused(ReconstructionError, "camera parameters fit one image size", intrinsics=word)
+    before = contents(localizable.model)
+    for inside in (localizable.model, localizable.model / "places"):
+        with pytest.raises(ReconstructionError, match="is a given model or lies in one"):
+            localize(localizable, inside)
+    assert contents(localizable.model) == before
     refused(ArgumentError, "leave one out", pairs="a.txt", descriptors="b.npz")
     with pytest.raises(TypeError, match="masks"):
         localize(localizable, tmp_path / "no", masks="masks")
@@ -309,6 +321,35 @@ def test_the_camera_of_a_query_is_the_one_that_is_known_best() -> None:
     assert chosen(unknown, (), images) == (CameraSource.ESTIMATED, True, (1440.0, 600, 400, 0))
 
 
+def test_a_turned_photograph_takes_the_turned_camera_of_the_model() -> None:
+    params = (900.0, 880.0, 640.0, 380.0, 0.02, -0.01, 0.003, -0.002)
+    camera = ModelCamera("OPENCV", 1200, 800, params)
+    lying = FileFacts((1200, 800), np.nan, "")
+    random = np.random.default_rng(4)
+    points = random.uniform([-2, -1, 4], [2, 1, 8], (50, 3))
+    seen = camera.made().img_from_cam(points)
+    for orientation in (6, 8):  # upright, both files show the same
+        facts = FileFacts((800, 1200), np.nan, "Maker without a focal length", orientation)
+        turned, free = cameras_of_query("a.jpg", facts, (), [(lying, camera)])
+        assert (turned.source, free.source) == (CameraSource.MODEL, CameraSource.ESTIMATED)
+        stored = maps_to_stored(np.array([1200]), np.array([800]), np.array([orientation]))[0]
+        there = (seen - 0.5) @ stored[:2, :2].T + stored[:2, 2]
+        local = points.copy()
+        local[:, :2] = points[:, :2] @ stored[:2, :2].T
+        assert np.allclose(turned.camera.made().img_from_cam(local), there)
+    standing = replace(lying, size=(800, 1200))  # nothing tells which way the camera was turned
+    cameras = cameras_of_query("a.jpg", standing, (), [(lying, camera)])
+    assert [one.source for one in cameras] == [CameraSource.MODEL] * 2 + [CameraSource.ESTIMATED]
+    turned = cameras[1]
+    made, rotation, _ = made_points(random, 300)
+    local = made.xyz @ rotation.T + [0.2, -0.1, 0.3]
+    found = accepted_pose(
+        replace(made, xy=turned.camera.made().img_from_cam(local)), cameras, 6, 90
+    )
+    assert found is not None
+    assert found.camera.params == turned.camera.params
+
+
 def test_wrong_points_agree_on_no_pose() -> None:
     random = np.random.default_rng(3)
     free = replace(KNOWN, free=True, estimated=True, source=CameraSource.ESTIMATED)
@@ -316,6 +357,16 @@ def test_wrong_points_agree_on_no_pose() -> None:
         seen, _, _ = made_points(random, count)
         wrong = replace(seen, xy=random.uniform(0, [1200, 800], (count, 2)))
         assert accepted_pose(wrong, [KNOWN, free], 6.0, max(30, 0.25 * count)) is None
+
+
+def test_a_note_names_queries_whose_points_agree_only_roughly() -> None:
+    row = {"status": "localized", "width": 1280, "height": 960}
+    wrong, true = {"query": "crop.jpg", "error": 2.1}, {"query": "true.jpg", "error": 1.9}
+    rows = [{**row, **true}, {**row, **wrong}, {"query": "none.jpg", "status": "refused"}]
+    (note,) = doubtful(pa.Table.from_pylist(rows, schema=POSES), 640)
+    assert note.startswith("The error of 1 of 2 localized queries is above 1 pixel of what the ")
+    assert "sees, crop.jpg for one" in note
+    assert doubtful(pa.Table.from_pylist(rows[:1], schema=POSES), 640) == []
 
 
 def test_a_real_photograph_is_localized_and_one_of_another_place_refused(
@@ -332,6 +383,8 @@ def test_a_real_photograph_is_localized_and_one_of_another_place_refused(
     shutil.copy(data / "fountain11" / "images" / query, folders["queries"])
     other = min((data / "door12" / "images").iterdir())
     shutil.copy(other, folders["queries"] / "other.jpg")
+    with Image.open(data / "fountain11" / "images" / query) as picture:
+        ImageOps.mirror(picture).save(folders["queries"] / "mirrored.jpg", quality=95)
     run = tmp_path / "run"
     how: dict[str, Any] = {"long_side": 384, "turns": "off", "scales": "off"}
     pipeline.match(folders["images"], run, **how)
@@ -353,6 +406,8 @@ def test_a_real_photograph_is_localized_and_one_of_another_place_refused(
     rows = rows_of(tmp_path / "out")
     assert summary["localized"] == 1
     assert rows["other.jpg"]["status"] == "refused"
+    mirrored = rows["mirrored.jpg"]
+    assert (mirrored["status"], mirrored["reason"]) == ("refused", "not_confirmed")
     poses = _poses(model) | {query: _pose(rows[query])}
     rotations = {name: rotation for name, (rotation, _) in poses.items()}
     for name in ("0004.jpg", "0006.jpg"):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eloftr.formats.opening import read_header
 from pipeline.events import Event, counted
 from pipeline.match.detail.tiles import Canvas, finer
 from pipeline.match.plan import Cost
 from pipeline.match.run import Run
-from pipeline.photos.exif import HEADER_BYTES, HEADER_THREADS
+from pipeline.photos.exif import HEADER_THREADS
+from pipeline.photos.sizes import stored_size
 from pipeline.photos.turns import View
 
 SAMPLE = 20  # photographs whose sizes an estimate reads
@@ -46,7 +47,11 @@ def finer_line(run: Run, cost: Cost) -> tuple[str, dict[str, Any]]:
     names = [run.plan.names[k] for k in np.unique(run.plan.pairs.pairs)]
     chosen = names[:: -(-len(names) // SAMPLE)]
     with ThreadPoolExecutor(HEADER_THREADS) as threads:
-        sizes = [size for size in threads.map(lambda name: _size(run, name), chosen) if size]
+        sizes = [
+            size
+            for size in threads.map(partial(stored_size, run.source.read_bytes), chosen)
+            if size
+        ]
     detail, long_side = run.options.detail, run.options.matching.long_side
     tiles = [0.0] * detail
     for size in sizes:
@@ -68,12 +73,3 @@ def finer_line(run: Run, cost: Cost) -> tuple[str, dict[str, Any]]:
         small = next(number for number, count in enumerate(tiles, 1) if count < 0.5)
         text += f"; the photographs have no more pixels for --detail {small}"
     return text, {"tiles": [round(of_pass, 1) for of_pass in tiles], "factor": round(factor, 2)}
-
-
-def _size(run: Run, name: str) -> tuple[int, int] | None:
-    """Pixels of a photograph by its first bytes; None where they do not tell."""
-    try:
-        data = run.source.read_bytes(name, limit=HEADER_BYTES)
-        return read_header(data, name)[1]
-    except Exception:  # Pillow raises arbitrary types for a damaged or cut header
-        return None

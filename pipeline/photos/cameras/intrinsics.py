@@ -13,7 +13,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any
@@ -190,14 +190,31 @@ def intrinsics_of_images(
                 "give names, folders or patterns relative to the folder of images."
             )
         new = [row for row in fits if taken[row] < 0]
-        different = {sizes[row] for row in new}
-        if len(different) > 1:
-            raise ReconstructionError(
-                f"{entry.place}: camera parameters fit one image size, but the images have "
-                f"{len(different)}; give each size its own, or reconstruct each size by itself."
-            )
+        _check_one_size(entry, {sizes[row] for row in new})
         taken[new] = number
     return taken
+
+
+def check_sizes(entries: Sequence[Intrinsics], sizes: Mapping[str, tuple[int, int] | None]) -> None:
+    """Raise ReconstructionError for a camera of images of several sizes.
+
+    sizes: stored width and height of every image by its name, pixels; None where it is not known.
+    """
+    rows = {name: row for row, name in enumerate(sizes)}
+    of_rows, taken = list(sizes.values()), set[int]()
+    for entry in entries:
+        named = {row for pattern in entry.images for row in _matching(pattern, rows)}
+        new = {row for row in named - taken if of_rows[row] and entry.size in (None, of_rows[row])}
+        _check_one_size(entry, {of_rows[row] for row in new})
+        taken |= new
+
+
+def _check_one_size(entry: Intrinsics, sizes: Collection[tuple[int, int] | None]) -> None:
+    if len(sizes) > 1:
+        raise ReconstructionError(
+            f"{entry.place}: camera parameters fit one image size, but the images have "
+            f"{len(sizes)}; give each size its own, or take each size by itself."
+        )
 
 
 def _matching(pattern: str, rows: Mapping[str, int]) -> list[int]:

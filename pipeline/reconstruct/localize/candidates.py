@@ -7,8 +7,9 @@ a list of candidates, or global descriptors → a table of CANDIDATES
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from pipeline.pairs.candidates import Candidates, read_candidates
 from pipeline.pairs.descriptors import Descriptors, describe_images, read_descriptors, reduced
 from pipeline.pairs.pair_list import pairs_table
 from pipeline.pairs.retrieval import OWN_DIMENSIONS, candidates_of
+from pipeline.photos.exif import HEADER_THREADS
+from pipeline.photos.sizes import stored_size
 from pipeline.photos.source import Folders, image_source, list_images
 from pipeline.reconstruct.localize.options import LocalizeOptions
 from pipeline.store.folder import Folder, place
@@ -93,6 +96,12 @@ class QueryFolders:
         """How names of lists are understood, of queries and of images."""
         of_query, of_database = (NameRules(roots=roots_of(one.url)) for one in self.parts.values())
         return of_query, of_database
+
+    def stored_sizes(self) -> dict[str, tuple[int, int] | None]:
+        """Width and height of every query as stored, by its header; None where it does not tell."""
+        size_of = partial(stored_size, self.parts["query"].read_bytes)
+        with ThreadPoolExecutor(HEADER_THREADS) as threads:
+            return dict(zip(self.queries, threads.map(size_of, self.queries), strict=True))
 
     def pairs(self, candidates: pa.Table) -> pa.Table:
         """The table of PAIRS that matches each query with its candidates."""

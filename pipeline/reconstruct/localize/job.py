@@ -22,21 +22,21 @@ from pipeline.errors import RunError
 from pipeline.events import Event, Listener, Progress, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
 from pipeline.match.job import match_photographs
-from pipeline.photos.cameras.intrinsics import check_names, intrinsics_digest
+from pipeline.photos.cameras.intrinsics import check_names, check_sizes, intrinsics_digest
 from pipeline.reconstruct.localize.candidates import QueryFolders, choose_candidates
 from pipeline.reconstruct.localize.options import LocalizeOptions
 from pipeline.reconstruct.localize.place import MatchedQuery, PlaceQueries, QueryBatch
 from pipeline.reconstruct.localize.plan import plan_queries
 from pipeline.reconstruct.localize.points import known_surface
-from pipeline.reconstruct.localize.results import LocalizeSummary, publish_poses
-from pipeline.reconstruct.models.job import Place, ask_of_models
+from pipeline.reconstruct.localize.results import LocalizeSummary, doubtful, publish_poses
+from pipeline.reconstruct.models.job import Place, ask_of_models, check_output
 from pipeline.store.belonging import keep_what_belongs
 from pipeline.store.folder import Folder, Names, place
 from pipeline.store.lease import Lease
 from pipeline.store.parquet import parquet_bytes
 from pipeline.tables import POSES
 
-VERSION = 1  # counts up when the same inputs give other poses
+VERSION = 2  # counts up when the same inputs give other poses
 BATCH = 16  # queries of a task
 
 
@@ -60,10 +60,13 @@ def localize_photographs(
     folder = Folder(options.run.output, options.run.storage)
     if folder.exists("run.json"):
         raise RunError(f"{folder.shown}: holds a run of eloftr match; give another --output.")
+    check_output([model], folder)
     surface, digest = ask_of_models(known_surface, [model], scratch)
     shown = model.shown if isinstance(model, Folder) else str(model)
     folders = QueryFolders.of(options.run, surface.views.names, shown)
     check_names(options.intrinsics, folders.queries)
+    if any(entry.size is None for entry in options.intrinsics):
+        check_sizes(options.intrinsics, folders.stored_sizes())
     if any(place(folder).startswith(place(part)) for part in folders.parts.values()):
         raise RunError(
             f"{folder.shown}: lies inside a folder of photographs; give another --output."
@@ -103,7 +106,8 @@ def localize_photographs(
         table = pa.Table.from_pylist([*plan.rows, *rows], schema=POSES).sort_by("query")
         seconds = {"seconds": round(time.monotonic() - started, 1)}
         seconds["placing"] = round(time.monotonic() - placing, 1)
-        return publish_poses(folder, table, matched, plan.notes, seconds)
+        notes = [*plan.notes, *doubtful(table, options.run.matching.long_side)]
+        return publish_poses(folder, table, matched, notes, seconds)
 
 
 def _candidates(

@@ -54,8 +54,10 @@ class QueryMeasurer:
         self.surface, self.photographs, self.label = surface, photographs, label
         self.windows_of = lru_cache(KEPT_VIEWS)(self._windows)
 
-    def __call__(self, query: str, pose: QueryPose, best: Sequence[int]) -> SeenPoints:
+    def __call__(self, query: str, pose: QueryPose, best: Sequence[int]) -> tuple[SeenPoints, int]:
         """Points of the model where windows are found in a query, near where a pose shows them.
+
+        Returns also how many windows were looked for.
 
         query: name of its file. best: views whose windows are measured, the best first. Those whose
         photograph cannot be read are left out.
@@ -65,7 +67,7 @@ class QueryMeasurer:
         image = self.photographs.read(query, pose.camera)
         views = with_query(self.surface.views, pose)
         size = scale(pose.camera, MEASURED_SIDE)
-        parts = []
+        parts, tried = [], 0
         for view in best[:MOST_VIEWS]:
             found = self.windows_of(view)
             if found is None:
@@ -75,12 +77,13 @@ class QueryMeasurer:
             kept = some_rows(len(rows), MOST_WINDOWS)
             if not len(kept):
                 continue
+            tried += len(kept)
             seen = found.windows.find(image, rows[kept], places[kept], maps[kept], OPTIONS.steps)
             good = seen.correlation > OPTIONS.new_correlation
             good &= seen.moved < OPTIONS.member_shift
             xyz = found.xyz[rows[kept][good]]
             parts.append(SeenPoints(seen.xy[good] / size, xyz, np.full(len(xyz), view)))
-        return SeenPoints.joined(parts)
+        return SeenPoints.joined(parts), tried
 
     def _windows(self, view: int) -> ViewWindows | None:
         """The windows of a view; None where its photograph cannot be read."""

@@ -35,13 +35,15 @@ from pipeline.reconstruct.localize.pose import (
 from pipeline.reconstruct.tracks.photographs import PhotographCache
 from pipeline.store.folder import Folder
 from pipeline.tables import POSES, unragged
-from pipeline.vocabulary import PoseStatus, Reason
+from pipeline.vocabulary import QUERY_MEANINGS, PoseStatus, Reason
 
 MOST_ATTEMPTS = 3  # processes that may die at a batch before its queries are given up
 MOST_POINTS = 1000  # of a query that RANSAC sees; more take longer and tell no more
 MATCH_ERROR = 3.0  # pixels of what the network sees that a match may be off
 MEASURED_ERROR = 0.5  # pixels of photographs as they are measured, of an inlier
 LEAST_MEASURED = 50  # fewer measured points tell less than the matches do
+# Of the windows, so many are found at least where a pose is true: see docs/decisions.md.
+LEAST_FOUND = 0.2
 TABLES = 2  # of matches that a process keeps
 
 
@@ -121,8 +123,13 @@ class PlaceQueries:
         names = self.surface.views.names
         support = np.bincount(seen.view[pose.inlier], minlength=len(names))
         views = [int(view) for view in np.argsort(-support, kind="stable") if support[view]]
-        exact = self._measured(query, pose, views) if self.options.measure else None
-        pose, points = exact or (pose, len(seen))
+        points = len(seen)
+        measured, tried = self._measured(query, pose, views)
+        if tried >= LEAST_MEASURED and len(measured) < LEAST_FOUND * tried:
+            return without_pose(query.shown, Reason.NOT_CONFIRMED)
+        exact = self._exact(query, pose, measured)
+        if exact is not None:
+            pose, points = exact, len(measured)
         return {
             **row_of_pose(query.shown, pose, points),
             "database": [names[view] for view in views],
@@ -162,18 +169,25 @@ class PlaceQueries:
 
     def _measured(
         self, query: MatchedQuery, pose: QueryPose, views: list[int]
-    ) -> tuple[QueryPose, int] | None:
-        """The pose by points that are measured, and their number; None where too few are found."""
-        try:
-            points = self.measure(query.name, pose, views)
-        except ImageError:
+    ) -> tuple[SeenPoints, int]:
+        """The points that are measured near a pose, and how many windows were looked for."""
+        if self.options.measure:
+            try:
+                return self.measure(query.name, pose, views)
+            except ImageError:  # the pose of the matches stays
+                pass
+        return SeenPoints.joined([]), 0
+
+    def _exact(self, query: MatchedQuery, pose: QueryPose, points: SeenPoints) -> QueryPose | None:
+        """The pose by measured points; None where they are too few or do not agree."""
+        if len(points) < LEAST_MEASURED:
             return None
         found = QueryCamera(pose.camera, pose.source, pose.free)
         unit = max(1.0, max(query.facts.size) / MEASURED_SIDE)
         exact = estimated_pose(points, found, MEASURED_ERROR * unit)
         if exact is None or exact.inliers < max(LEAST_MEASURED, len(points) / 2):
             return None
-        return exact, len(points)
+        return exact
 
 
 def moved(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
@@ -211,6 +225,5 @@ def row_of_pose(query: str, pose: QueryPose, points: int) -> dict[str, Any]:
 
 def without_pose(query: str, reason: str) -> dict[str, Any]:
     """A query that was not localized as a row of POSES. reason: a word of `Reason`."""
-    refused = reason in (Reason.NO_CANDIDATES, Reason.NO_OVERLAP, Reason.NO_POSE)
-    status = PoseStatus.REFUSED if refused else PoseStatus.FAILED
+    status = PoseStatus.REFUSED if reason in QUERY_MEANINGS else PoseStatus.FAILED
     return {"query": query, "status": status.value, "reason": str(reason)}

@@ -43,7 +43,8 @@ class RunFiles:
         """What a file tells of its camera."""
         row, images = self.rows[name], self.images
         size = int(images.stored_width[row]), int(images.stored_height[row])
-        return FileFacts(size, float(images.focal[row]), str(images.camera[row]))
+        told = float(images.focal[row]), str(images.camera[row]), int(images.orientation[row])
+        return FileFacts(size, *told)
 
     def to_stored(self, name: str) -> np.ndarray:
         """The map (3, 3) from pixels of the tables to COLMAP's."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.extras import import_pycolmap
 from pipeline.photos.cameras.intrinsics import Intrinsics, camera_by_name
+from pipeline.photos.cameras.stored import STORED_FROM_UPRIGHT
 from pipeline.photos.exif import DEFAULT_FOCAL
 from pipeline.reconstruct.cameras.assign import MAPPING_MODEL
 from pipeline.reconstruct.cameras.sharing import SAME_FOCAL_RATIO
@@ -24,6 +25,9 @@ HALVES = np.diag([2.0, 2, 2, 1, 1, 1])
 # A trusted camera is taken where it has so many of the inliers, and at most so much of the error,
 # of a camera that the query tells.
 AS_MANY, AS_EXACT = 0.9, 1.1
+QUARTER = np.array([[0, -1], [1, 0]])
+# Parameters of camera models that are known to be turned: the others are of thin prisms.
+TURNABLE = {"f", "fx", "fy", "cx", "cy", "p1", "p2", "omega", "k", *(f"k{k}" for k in range(1, 7))}
 MOST_TRIALS = 2000  # of RANSAC; so many find 20 % inliers, whose pose takes three points
 
 
@@ -32,12 +36,13 @@ class FileFacts:
     """What a file tells of its camera.
 
     size: stored width and height. focal: pixels, NaN where EXIF gives none. maker: make and model
-    by EXIF, or "".
+    by EXIF, or "". orientation: EXIF, 1…8.
     """
 
     size: tuple[int, int]
     focal: float
     maker: str
+    orientation: int = 1
 
     def same_camera(self, other: FileFacts) -> bool:
         """Whether EXIF says that one camera took both, at one focal length."""
@@ -83,11 +88,51 @@ def cameras_of_query(
         return [QueryCamera(_plain(facts, facts.focal), CameraSource.EXIF, free=True)]
     start = DEFAULT_FOCAL * max(facts.size)
     free = QueryCamera(_plain(facts, start), CameraSource.ESTIMATED, free=True, estimated=True)
-    # Files without EXIF of one size may be of one camera. The query tells, see `accepted_pose`.
-    alike = [camera for other, camera in images if other.size == facts.size and not other.maker]
-    if facts.maker or not alike:
-        return [free]
-    return [QueryCamera(alike[0], CameraSource.MODEL, free=False), free]
+    # Files of one size without a focal length may be of one camera, also where it was held or
+    # stored turned. The query tells, see `accepted_pose`.
+    for other, camera in sorted(images, key=lambda image: image[0].size != facts.size):
+        alike = [] if np.isfinite(other.focal) else _alike(facts, other, camera)
+        if alike:
+            return [*(QueryCamera(one, CameraSource.MODEL, free=False) for one in alike), free]
+    return [free]
+
+
+def _alike(facts: FileFacts, other: FileFacts, camera: ModelCamera) -> list[ModelCamera]:
+    """The camera of another file as this file may have it, turned by a quarter where sides differ.
+
+    Where the orientations of the two files do not tell the turn, both are returned.
+    """
+    if facts.size == other.size:
+        return [camera]
+    if facts.size != other.size[::-1]:
+        return []
+    stored = STORED_FROM_UPRIGHT[[facts.orientation - 1, other.orientation - 1]]
+    turn = stored[0] @ stored[1].T
+    turns = [QUARTER, QUARTER.T] if turn[0, 0] else [turn]
+    return [made for one in turns if (made := turned_camera(camera, one)) is not None]
+
+
+def turned_camera(camera: ModelCamera, turn: np.ndarray) -> ModelCamera | None:
+    """The camera of a picture that is stored turned by a quarter, as COLMAP defines its parameters.
+
+    turn: (2, 2) from offsets in pixels (x, y) of the camera to those of the turned one. Returns
+    None for a mirrored picture, and for models that have parameters of another kind.
+    """
+    words = camera.made().params_info.replace(" ", "").split(",")
+    if np.linalg.det(turn) < 0 or not set(words) <= TURNABLE:
+        return None
+    of = dict(zip(words, camera.params, strict=True))
+    size = np.array([camera.width, camera.height])
+    # A coordinate that runs backwards starts at the far side.
+    middle = turn @ [of["cx"], of["cy"]] - np.minimum(turn, 0) @ size
+    changed = dict(zip(("cx", "cy"), map(float, middle), strict=True))
+    if "fx" in of:
+        changed |= {"fx": of["fy"], "fy": of["fx"]}
+    if "p1" in of:  # (p2, p1) is a direction in the picture
+        tangential = turn @ [of["p2"], of["p1"]]
+        changed |= dict(zip(("p2", "p1"), map(float, tangential), strict=True))
+    params = tuple((of | changed)[word] for word in words)
+    return ModelCamera(camera.model, camera.height, camera.width, params)
 
 
 def _plain(facts: FileFacts, focal: float) -> ModelCamera:
@@ -162,10 +207,12 @@ def accepted_pose(
     good = [pose for pose in poses if pose is not None and pose.inliers >= least]
     most = max((pose.inliers for pose in good), default=0)
     error = min((pose.error for pose in good), default=0.0)
-    fit = (
+    fit = [
         pose for pose in good if pose.inliers >= AS_MANY * most and pose.error <= AS_EXACT * error
-    )
-    return next(fit, good[-1] if good else None)
+    ] or good[-1:]
+    # Cameras of one source are trusted alike.
+    equal = [pose for pose in fit if pose.source == fit[0].source]
+    return min(equal, key=lambda pose: pose.error, default=None)
 
 
 def estimated_pose(seen: SeenPoints, tried: QueryCamera, max_error: float) -> QueryPose | None:

@@ -89,7 +89,7 @@ def write_model(
     output that cannot be written to.
     """
     _check_scratch([*models, *beside, output], scratch)
-    _check_output([*models, *beside], output)
+    check_output([*models, *beside], output)
     with _opened([*models, *beside], scratch) as files:
         remote = scratch if _remote(output) else None
         with opened_results(output, remote) as results:
@@ -140,7 +140,8 @@ def _check_scratch(places: Sequence[Place], scratch: str | Path | None) -> None:
         )
 
 
-def _check_output(models: Sequence[Place], output: Place) -> None:
+def check_output(models: Sequence[Place], output: Place) -> None:
+    """Raise ReconstructionError for an output that is one of the models or lies in one."""
     target, *given = (
         place(one if isinstance(one, Folder) else Folder(str(one))) for one in (output, *models)
     )
