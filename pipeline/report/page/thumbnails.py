@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from eloftr.formats.opening import open_image
 from pipeline.errors import ImageError, StorageError
-from pipeline.photos.decode import decode_image
+from pipeline.photos.decode import decode_thumbnail
 from pipeline.photos.exif import capture
 from pipeline.photos.limits import DEFAULT_LIMITS
 from pipeline.photos.panoramas.source import FaceFolder, read_picture
@@ -27,7 +26,6 @@ LARGE_SIDE, SMALL_SIDE = 480, 128  # pixels of the longer side
 QUALITY = 72  # of JPEG
 MOST_SMALL = 700  # photographs that are read for their small picture alone
 THREADS = 4  # a read waits for storage some of the time
-IN_COLOUR = ("JPEG", "MPO", "PNG", "WEBP")
 TWO_FOLDERS = re.compile("query: (.*), database: (.*)")  # how a reranking names them
 
 PhotoSource = Folder | Folders | FaceFolder
@@ -89,21 +87,12 @@ def _picture(photographs: PhotoSource, name: str, side: int) -> tuple[str, str, 
             return *_encoded(Image.fromarray(pixels), side), math.nan
         folder = photographs.folder if isinstance(photographs, FaceFolder) else photographs
         data = read_file(folder, name, DEFAULT_LIMITS)
-        return *_encoded(_upright(data, name, side), side), capture(data, name).seconds
+        picture, _ = decode_thumbnail(data, side, name=name)
+        return *_encoded(picture, side), capture(data, name).seconds
     except (ImageError, StorageError, OSError, KeyError):  # KeyError: a label of another folder
         return None
     except Exception:  # Pillow's decoders raise whatever their input provokes
         return None
-
-
-def _upright(data: bytes, name: str, side: int) -> Image.Image:
-    """A photograph, upright and perhaps reduced: in colour where its file is plain RGB."""
-    image = open_image(data, name, DEFAULT_LIMITS.check)
-    DEFAULT_LIMITS.check_cost(image, data)
-    if image.mode != "RGB" or image.format not in IN_COLOUR:
-        return Image.fromarray(decode_image(data, long_side=2 * side, name=name).gray)
-    image.draft("RGB", (2 * side, 2 * side))
-    return ImageOps.exif_transpose(image)
 
 
 def _encoded(image: Image.Image, side: int) -> tuple[str, str]:
