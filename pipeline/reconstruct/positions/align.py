@@ -153,7 +153,7 @@ def _told(
         notes.append(
             f"{name} fits the positions less well than their error of {error:g} m says; "
             "check them, as for columns that are swapped, give known cameras by --intrinsics, or a "
-            "larger --position-error."
+            "larger error of the positions."
         )
     wrong = sorted(np.flatnonzero(fit.wrong).tolist(), key=lambda row: -fit.off[row])
     if wrong:
