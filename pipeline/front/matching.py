@@ -161,6 +161,7 @@ def rerank(
     top: int | None = None,
     gate: int | None = None,
     draw: int = 0,
+    screen: bool = False,
     query_masks: str | Path | None = None,
     database_masks: str | Path | None = None,
     dry_run: bool = False,
@@ -175,7 +176,7 @@ def rerank(
 
     queries, database: folders of photographs, which may be the same.
     candidates, truth: lists; see `pipeline.pairs.candidates`.
-    score, budget, saturation, top, gate: see `RerankOptions`.
+    score, budget, saturation, top, gate, screen: see `RerankOptions`.
     draw: so many of the queries whose candidates moved most are drawn.
     query_masks, database_masks: folders of masks of the queries and of the candidates, as `masks`
         of `match`. Where both are of one folder, one of the two is enough.
@@ -205,7 +206,8 @@ def rerank(
             **options,
         }
     )
-    chosen = RerankOptions(run, candidates, truth, score, budget, saturation, top, gate, draw)
+    how = score, budget, saturation, top, gate, draw, screen
+    chosen = RerankOptions(run, candidates, truth, *how)
     with closing(executor) as carrying:
         found = rerank_candidates(chosen, carrying, chosen_actors(actors), progress, dry_run)
     if found is None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.events import Event, Listener, Progress, counted, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
@@ -26,13 +27,14 @@ from pipeline.match.plan import PlanCounts, cost_line, plan_line, plan_notes, ti
 from pipeline.match.read import make_reader
 from pipeline.match.run import Run, RunSummary
 from pipeline.match.shards import PlannedShard, planned_shards
-from pipeline.match.turns.probe import PROBE_LONG_SIDE, WriteProbe, make_probe
+from pipeline.match.turns.probe import PROBE_LONG_SIDE, WriteProbe, make_probe, probe_file
 from pipeline.match.turns.rounds import later_line
 from pipeline.match.turns.search import ViewSearch
 from pipeline.photos.identity.files import FILES_FILE, files_table
 from pipeline.photos.panoramas.source import FaceFolder, panoramas_line
 from pipeline.store.folder import Folder
 from pipeline.store.lease import Lease
+from pipeline.tables import PROBES
 from pipeline.vocabulary import Device, Status
 
 if TYPE_CHECKING:  # at run time torch is imported only where a model is used
@@ -132,6 +134,31 @@ def match_photographs(
         )
 
 
+def probe_photographs(
+    options: RunOptions,
+    executor: Executor,
+    actors: Actors = DEFAULT_ACTORS,
+    listen: Listener = nobody,
+) -> pa.Table:
+    """Count the coarse matches of every pair of a run, and return PROBES of all.
+
+    The run folder gets a plan, and `probes/` in place of matches. A command that was stopped goes
+    on where it was. Raises as `match_photographs`.
+    """
+    run = plan_run(options, executor, actors, listen)
+    shards = planned_shards(run.plan.shards)
+    with Lease(run.folder) as lease:
+        run.begin()
+        done = {*run.folder.names("probes")}
+        left = [shard for shard in shards if probe_file(shard.shard) not in done]
+        work = _Work(run, executor, actors, listen, MatchShard, lease)
+        progress = Progress(sum(len(shard.pairs) for shard in left), listen=listen)
+        for pairs in work.probed(left, options.matching.long_side, equalised=False):
+            progress.advance(pairs)
+    tables = [run.folder.read_table(probe_file(shard.shard)) for shard in shards]
+    return pa.concat_tables([PROBES.empty_table(), *tables])
+
+
 def note_files(run: Run, listen: Listener) -> None:
     """Write what the files of a new run's photographs are, so that changes of them are seen later.
 
@@ -176,9 +203,20 @@ class _Work:
         self.pairs += pairs
 
     def probe(self, shards: list[PlannedShard]) -> None:
-        """Probe pairs and write what was found."""
+        """Probe pairs, each in the views of one shard, and write what was found."""
+        progress = Progress(len(shards), "probes", self.listen)
+        for _ in self.probed(shards, PROBE_LONG_SIDE, equalised=True):
+            progress.advance(1)
+
+    def probed(self, shards: list[PlannedShard], long_side: int, equalised: bool) -> Iterator[int]:
+        """Write the coarse matches at so many pixels; how many pairs of views each shard had.
+
+        equalised: see `ReadShard`.
+        """
+        if not shards:
+            return
         options = self.run.options
-        how = options.limits, PROBE_LONG_SIDE, True, self.run.masks
+        how = options.limits, long_side, equalised, self.run.masks
         reader = partial(make_reader, self.run.source, *how)
         stages = [
             Stage("read", reader),
@@ -189,9 +227,7 @@ class _Work:
             ),
             Stage("write", partial(WriteProbe, self.run.folder)),
         ]
-        progress = Progress(len(shards), "probes", self.listen)
-        for _ in self._results(stages, shards):
-            progress.advance(1)
+        yield from self._results(stages, shards)
 
     def _threads(self, shards: AnyShards) -> int:
         return self.executor.threads(self.actors, len(shards))

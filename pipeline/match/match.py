@@ -176,7 +176,7 @@ class MatchShard:
             }
 
         found: dict[int, Matches] = {}
-        for part in self._threaded(of_batch, self._batches(shard, row_of)):
+        for part in self._threaded(of_batch, self._batches(shard)):
             found |= part
         seconds[StageName.ENCODE] += encoded - started
         seconds[StageName.MATCH] += time.monotonic() - encoded
@@ -217,14 +217,9 @@ class MatchShard:
             features |= {k: encoded[n : n + 1] for n, k in enumerate(batch)}
         return [features[k] for k in range(len(pixels))]
 
-    def _batches(self, shard: DecodedShard, row_of: dict[int, int]) -> Iterator[list[int]]:
+    def _batches(self, shard: DecodedShard) -> Iterator[list[int]]:
         """The pairs whose images were both read, in batches with one shape for each side."""
-        groups: dict[tuple[Shape, Shape], list[int]] = defaultdict(list)
-        for pair, (i, j) in enumerate(shard.pairs):
-            k0, k1 = row_of.get(int(i)), row_of.get(int(j))
-            if k0 is not None and k1 is not None:
-                groups[shard.pixels[k0].shape, shard.pixels[k1].shape].append(pair)
-        for shapes, members in groups.items():
+        for shapes, members in shard.pairs_by_shapes().items():
             yield from self._batches_of(members, *shapes)
 
     def _batches_of(self, members: list[int], *shapes: Shape) -> Iterator[list[int]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -83,6 +84,15 @@ class DecodedShard:
     failures: pa.Table
     seconds: dict[str, float] = field(default_factory=dict)
     masks: dict[int, ViewMask] = field(default_factory=dict)
+
+    def pairs_by_shapes(self) -> dict[tuple[tuple[int, int], tuple[int, int]], list[int]]:
+        """The pairs whose images were both read, by the shapes of the pixels of their two sides."""
+        shape_of = {n: pixels.shape for n, pixels in zip(self.read, self.pixels, strict=True)}
+        groups: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = defaultdict(list)
+        for pair, (i, j) in enumerate(self.pairs.tolist()):
+            if i in shape_of and j in shape_of:
+                groups[shape_of[i], shape_of[j]].append(pair)
+        return groups
 
     def kept(self, sides: list[list[int]]) -> tuple[np.ndarray, np.ndarray] | None:
         """The cells (P, h/8, w/8) bool of both sides of P pairs that are not masked.

@@ -1,5 +1,6 @@
 """Rerank retrieval's candidates by matching them, in rounds that are runs of the matching job.
 
+    screen/                        the plan of a screening, and PROBES of all pairs
     rounds/<n>/                    the pairs of round n, a run folder as the matching job writes it
     ranking.parquet, .csv, .trec   every candidate of every query in its new place
     queries.parquet, .csv          what became of every query
@@ -11,6 +12,9 @@ Without `top`, one round matches all candidates. With `top`, only the first `top
 first round goes to place FIRST_ROUND of retrieval's order, and each further round twice as far. A
 query whose first places are decided has no pairs in the next round, see `ranking.decided`. A pair
 of one folder that is asked for in both directions is matched once.
+
+With `screen`, all of this happens in the order of a screening in place of retrieval's, see
+`screen.py`.
 """
 
 from __future__ import annotations
@@ -28,19 +32,21 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from pipeline.errors import RunError
-from pipeline.events import Event, Listener, nobody
+from pipeline.events import Event, Listener, counted, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor
-from pipeline.match.job import estimate_run, match_photographs
+from pipeline.match.job import estimate_run, match_photographs, probe_photographs
 from pipeline.match.options import RunOptions
 from pipeline.match.turns.tries import settled_matches
 from pipeline.rerank.options import RerankOptions
-from pipeline.rerank.ranking import decided, order, pair_scores, support
+from pipeline.rerank.ranking import decided, order, pair_keys, pair_scores, support
 from pipeline.rerank.results import judged, publish_results, ranking_table
-from pipeline.rerank.task import RerankTask
+from pipeline.rerank.screen import counts_of, screened_order, screening
+from pipeline.rerank.task import ROUNDS_FOLDER, RerankTask
 from pipeline.store.folder import Folder
 from pipeline.vocabulary import CandidateStatus, Score
 
 FIRST_ROUND = 5  # candidates of a query
+SCREEN_FOLDER = "screen"
 # The columns of MATCHES that each score needs.
 SCORE_COLUMNS: dict[str, tuple[str, ...]] = {
     Score.INLIERS: (),
@@ -48,9 +54,10 @@ SCORE_COLUMNS: dict[str, tuple[str, ...]] = {
     Score.SUM: ("scores", "inliers"),
 }
 
-
 # Carries out one round: options of the matching job → its summary, or the counts of its plan.
 RoundMatcher = Callable[[RunOptions], Any]
+# Looks at all pairs of a run → PROBES; for a dry run as `RoundMatcher`.
+Screener = Callable[[RunOptions], Any]
 
 
 def round_sizes(longest: int, adaptive: bool) -> list[int]:
@@ -108,13 +115,10 @@ def rerank_candidates(
     dry_run: bool = False,
 ) -> Reranking | None:
     """Rerank with all rounds on one executor, see `rerank_with`. A dry run returns None."""
-    match = partial(
-        estimate_run if dry_run else match_photographs,
-        executor=executor,
-        actors=actors,
-        listen=listen,
-    )
-    return rerank_with(options, match, listen, dry_run)
+    how: dict[str, Any] = {"executor": executor, "actors": actors, "listen": listen}
+    match = partial(estimate_run if dry_run else match_photographs, **how)
+    screen = partial(estimate_run if dry_run else probe_photographs, **how)
+    return rerank_with(options, match, listen, dry_run, screen)
 
 
 def _rerank_folder(options: RerankOptions) -> Folder:
@@ -126,12 +130,17 @@ def _rerank_folder(options: RerankOptions) -> Folder:
 
 
 def rerank_with(
-    options: RerankOptions, match: RoundMatcher, listen: Listener = nobody, dry_run: bool = False
+    options: RerankOptions,
+    match: RoundMatcher,
+    listen: Listener = nobody,
+    dry_run: bool = False,
+    screen: Screener | None = None,
 ) -> Reranking | None:
     """Match candidates in rounds, order them, write the results and return them.
 
     match: carries out one round, a run of the matching job, as `match_photographs` does. For a dry
         run it only plans, as `estimate_run` does.
+    screen: looks at all pairs, as `probe_photographs` does; for a dry run as `match`.
     dry_run: plan the first round that is not done, and an upper bound of what may come after it.
         Nothing is written and None is returned.
 
@@ -141,13 +150,14 @@ def rerank_with(
     """
     started = time.monotonic()
     task = RerankTask(options)
-    candidates, folder = task.candidates, _rerank_folder(options)
-    counts = task.counts()
-    listen(Event("candidates", task.described(), counts))
-    found, tables = support(candidates, task.pairs, None), []
+    folder = _rerank_folder(options)
+    listen(Event("candidates", task.described(), task.counts()))
+    if options.screen:
+        _screen(task, screen, listen, dry_run)
+    candidates, counts = task.candidates, task.counts()
+    found, tables, history = support(candidates, task.pairs, None), [], []
     session: Counter[str] = Counter()
     totals: Counter[str] = Counter()
-    history = []
     for number, size in enumerate(round_sizes(task.longest, options.top is not None)):
         left = (task.pairs >= 0) & ~found.known
         if options.top is not None and options.saturation is not None:
@@ -159,7 +169,7 @@ def rerank_with(
         queries = len(np.unique(task.query[wanted]))
         line = f"round {number}: up to {size} candidates of {queries:,} queries"
         listen(Event("round", line, {"number": number, "up_to": size, "queries": queries}))
-        run = task.run(f"{number:02}", keys)
+        run = task.run(f"{ROUNDS_FOLDER}/{number:02}", keys)
         summary = match(run)
         if not dry_run:
             session.update({name: summary["session"][name] for name in ("pairs", "start_seconds")})
@@ -172,7 +182,7 @@ def rerank_with(
                     "less for every query whose first places are final by then"
                 )
                 listen(Event("later", text))
-                match(task.run("later", later))
+                match(task.run(f"{ROUNDS_FOLDER}/later", later))
             break
         history.append({"up_to": size, "queries": queries, "pairs": len(keys)})
         tables += _scores_of_run(Folder(run.output, run.storage), task.names, options.score)
@@ -181,7 +191,7 @@ def rerank_with(
         return None
     by_support = order(candidates, found, options.saturation)
     final = order(candidates, found, options.saturation, options.least_margin)
-    ranking = ranking_table(candidates, found, final, options.saturation)
+    ranking = ranking_table(task, found, final, options.saturation)
     evaluation, queries_table = judged(task, found, by_support, final)
     publish_results(folder, ranking, queries_table, candidates.failures, evaluation)
     matched = sum(row["pairs"] for row in history)
@@ -202,16 +212,30 @@ def rerank_with(
         "failed": dict(sorted(reasons.items())),
         "gated_queries": int(final.gated.sum()),
         "changed_first": pc.sum(changed).as_py(),
-        "options": {
-            **{name: getattr(options, name) for name in ("score", "budget", "saturation", "top")},
-            "gate": options.least_margin,
-        },
+        "options": options.told(),
         **totals,
         "session": {**session, "seconds": round(time.monotonic() - started, 1)},
     }
     folder.publish_json("summary.json", result)
     summary = cast(RerankSummary, {**result, "evaluation": evaluation})
     return Reranking(task, ranking, queries_table, summary)
+
+
+def _screen(task: RerankTask, screen: Screener | None, listen: Listener, dry_run: bool) -> None:
+    """Look at all pairs of the task, and give it the order that follows.
+
+    A dry run cannot know that order. It counts on in retrieval's, which has as many candidates.
+    """
+    assert screen is not None
+    keys = np.unique(task.pairs[task.pairs >= 0])
+    text = f"screening: a glance at {counted(len(keys), 'pair')}"
+    listen(Event("screening", text, {"pairs": len(keys)}))
+    probes = screen(screening(task.run(SCREEN_FOLDER, keys)))
+    if dry_run:
+        task.keep_budget()
+        return
+    found = pair_keys(task.names, probes["image0"], probes["image1"])
+    task.screened(screened_order(task.candidates, counts_of(probes, found, task.pairs)))
 
 
 def _scores_of_run(folder: Folder, names: pa.Array, score: str) -> list[pa.Table]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.errors import ArgumentError
 from pipeline.match.options import RunOptions
@@ -18,6 +19,8 @@ class RerankOptions:
     candidates, truth: lists, see `read_candidates` and `read_truth`.
     score: one of `Score`.
     budget: largest number of candidates of a query that are matched.
+    screen: look at all candidates first, see `screen.py`. Every other option then counts in the
+        order of this screening, in place of retrieval's.
     saturation: scores above it count as equal.
     top: number of first places that must be final. Once they are, the other pairs of the query are
         left out. It needs a saturation.
@@ -37,6 +40,7 @@ class RerankOptions:
     top: int | None = None
     gate: int | None = None
     draw: int = 0
+    screen: bool = False
 
     def __post_init__(self) -> None:
         if self.score not in tuple(Score):
@@ -55,6 +59,11 @@ class RerankOptions:
                 "top needs a saturation: without one "
                 "a later candidate may always have more support."
             )
+
+    def told(self) -> dict[str, Any]:
+        """What stands in the summary of a reranking."""
+        names = ("score", "budget", "saturation", "top", "screen")
+        return {**{name: getattr(self, name) for name in names}, "gate": self.least_margin}
 
     @property
     def least_margin(self) -> int:

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from pipeline.pairs.candidates import Candidates
 from pipeline.pairs.formats import trec_run
 from pipeline.rerank.evaluation import judge, measured
 from pipeline.rerank.ranking import Order, Support, saturated
@@ -19,9 +18,10 @@ from pipeline.vocabulary import CandidateStatus
 
 
 def ranking_table(
-    candidates: Candidates, found: Support, final: Order, saturation: float | None
+    task: RerankTask, found: Support, final: Order, saturation: float | None
 ) -> pa.Table:
     """Build the RANKING table, ordered by query and rank."""
+    candidates = task.candidates
     known = found.known & ~found.failed
     cases = [found.failed, ~found.known, found.inliers > 0]
     words = (CandidateStatus.FAILED, CandidateStatus.SKIPPED, CandidateStatus.VERIFIED)
@@ -33,7 +33,7 @@ def ranking_table(
         "score": pa.array(saturated(found.score, saturation), pa.float32(), mask=~known),
         "num_inliers": pa.array(found.inliers, mask=~known),
         "retrieval_score": candidates.score,
-        "retrieval_rank": pa.array(candidates.rank),
+        "retrieval_rank": pa.array(task.retrieval_rank),
         "status": pa.array(status, pa.string()),
         "reason": found.reason,
     }
@@ -51,9 +51,9 @@ def judged(
     Returns the evaluation for JSON, which is empty without a truth, and the QUERIES table.
     """
     candidates, count = task.candidates, len(final.margin)
-    starts = candidates.starts[:-1]
-    first = np.empty(count, np.int64)
-    first[task.query[final.rank == 1]] = np.flatnonzero(final.rank == 1)
+    before, after = (
+        pa.array(np.flatnonzero(rank == 1)) for rank in (task.retrieval_rank, final.rank)
+    )  # a row for each query, in their order
     columns: dict[str, pa.Array] = {
         "query": task.queries,
         "candidates": pa.array(np.diff(candidates.starts), pa.int32()),
@@ -62,13 +62,14 @@ def judged(
         ),
         "margin": pa.array(final.margin),
         "gated": pa.array(final.gated),
-        "first_before": candidates.candidate.take(pa.array(starts)),
-        "first_after": candidates.candidate.take(pa.array(first)),
+        "first_before": candidates.candidate.take(before),
+        "first_after": candidates.candidate.take(after),
     }
     evaluation: dict[str, Any] = {}
     if task.positives is not None:
         ranks = {
-            "retrieval": candidates.rank,
+            "retrieval": task.retrieval_rank,
+            **({"screened": candidates.rank} if task.options.screen else {}),
             "reranked": final.rank,
             "reranked without the gate": by_support.rank,
         }
@@ -76,16 +77,16 @@ def judged(
             label: judge(task.query, rank, task.true, task.positives)
             for label, rank in ranks.items()
         }
-        before, after = judged["retrieval"], judged["reranked"]
+        of_retrieval, reranked = judged["retrieval"], judged["reranked"]
         evaluation = {
             "queries": int((task.positives > 0).sum()),
             "queries_without_truth": int((task.positives == 0).sum()),
             "truth_without_candidates": task.others,
             "gate": task.options.least_margin,
             "measures": {label: measured(found.values) for label, found in judged.items()},
-            "change": measured(after.values - before.values),
+            "change": measured(reranked.values - of_retrieval.values),
         }
-        for label, one in (("before", before), ("after", after)):
+        for label, one in (("before", of_retrieval), ("after", reranked)):
             columns[f"positive_{label}"] = pa.array(one.positive, mask=one.positive == 0)
             columns[f"ap_{label}"] = pa.array(one.values[:, -1], pa.float32(), from_pandas=True)
     empty = {f.name: pa.nulls(count, f.type) for f in QUERIES if f.name not in columns}

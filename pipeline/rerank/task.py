@@ -20,12 +20,15 @@ from pipeline.rerank.ranking import pair_keys
 from pipeline.store.folder import Folder, place
 from pipeline.store.retries import redacted
 
+ROUNDS_FOLDER = "rounds"
+
 
 class RerankTask:
     """The inputs of a reranking, read and checked, with N candidates of Q queries.
 
     images, names: the folders as the matching job takes them, and the names of all images there.
-    candidates: the `Candidates`. longest: the last place of retrieval's order that is matched.
+    candidates: the `Candidates`, in retrieval's order or in that of a screening. retrieval_rank:
+    (N,) int32, their places in retrieval's order. longest: the last place that is matched.
     query: (N,) number of each candidate's query. pairs: (N,) key of each candidate's pair, −1 for
     none.
     true: (N,) bool, whether a candidate is true. positives: (Q,) number of true images of each
@@ -68,14 +71,9 @@ class RerankTask:
         )
         names = (self.candidates.query, self.candidates.candidate)
         sides = (_joined(start, side) for start, side in zip(prefix.values(), names, strict=True))
-        self.longest = min(
-            options.budget or len(self.candidates.rank), int(self.candidates.rank.max())
-        )
-        # A candidate beyond the budget has no pair, even where another query asks for the same
-        # pair: the ranking of a query must not depend on how far other queries got.
-        self.pairs = np.where(
-            self.candidates.rank <= self.longest, pair_keys(self.names, *sides), -1
-        )
+        self.retrieval_rank = self.candidates.rank
+        self.longest = int(self.candidates.rank.max())
+        self.pairs = pair_keys(self.names, *sides)
         self.query = np.cumsum(self.candidates.rank == 1) - 1
         self.true = np.zeros(len(self.pairs), bool)
         self.positives: np.ndarray | None = None
@@ -87,6 +85,29 @@ class RerankTask:
                 truth = truth.set_column(truth.column_names.index(column), column, named)
             itself = same(truth["query"], truth["candidate"])
             self._judge_by(options.truth, truth.filter(pc.invert(itself)))
+        if not options.screen:
+            self.keep_budget()
+
+    def screened(self, order: np.ndarray) -> None:
+        """Take the order of a screening: rows (N,), those of a query together."""
+        rows, one = pa.array(order), self.candidates
+        columns = (one.query, one.candidate, one.score, one.reason)
+        query, candidate, score, reason = (column.take(rows) for column in columns)
+        self.candidates = replace(
+            one, query=query, candidate=candidate, score=score, reason=reason
+        )  # the numbers of the places stay, because every query keeps its rows
+        self.retrieval_rank = one.rank[order]
+        self.pairs, self.true = self.pairs[order], self.true[order]
+        self.keep_budget()
+
+    def keep_budget(self) -> None:
+        """Leave out the pairs beyond the budget.
+
+        A candidate beyond it has no pair, even where another query asks for the same pair: the
+        ranking of a query must not depend on how far other queries got.
+        """
+        self.longest = min(self.options.budget or self.longest, self.longest)
+        self.pairs = np.where(self.candidates.rank <= self.longest, self.pairs, -1)
 
     @property
     def queries(self) -> pa.Array:
@@ -94,9 +115,9 @@ class RerankTask:
         return self.candidates.query.take(pa.array(self.candidates.starts[:-1]))
 
     def run(self, name: str, keys: np.ndarray) -> RunOptions:
-        """Options of the matching job for one round: its name, and the keys of its pairs."""
+        """Options of the matching job: its folder in that of the results, and keys of its pairs."""
         pairs = pairs_table(self.names, np.stack(np.divmod(keys, len(self.names)), axis=1))
-        output = f"{self.options.run.output.rstrip('/')}/rounds/{name}"
+        output = f"{self.options.run.output.rstrip('/')}/{name}"
         what = {"images": self.images, "masks": self.masks, "pairs": pairs}
         return replace(self.options.run, output=output, **what)
 

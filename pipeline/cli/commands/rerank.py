@@ -48,6 +48,11 @@ OWN_DEFAULTS = pipeline.rerank.__kwdefaults__ or {}
     "--budget", type=int, metavar="N", help="Match the first N candidates of a query only."
 )
 @click.option(
+    "--screen",
+    is_flag=True,
+    help="Glance at all candidates first; --budget then keeps the likeliest.",
+)
+@click.option(
     "--saturation", type=float, help="Score at which a pair is certain; more counts as equal."
 )
 @click.option(
@@ -85,6 +90,7 @@ def command(
     geometry: str,
     gate: int | None,
     budget: int | None,
+    screen: bool,
     saturation: float | None,
     top: int | None,
     truth: str | None,
@@ -108,6 +114,7 @@ def command(
             truth=truth,
             score=score,
             budget=budget,
+            screen=screen,
             saturation=saturation,
             top=top,
             gate=gate,

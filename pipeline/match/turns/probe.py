@@ -5,7 +5,7 @@ PlannedShard: image 0 and image 1 in several views → ReadShard → ProbeShard 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,15 +66,16 @@ class ProbeShard:
 
     def __call__(self, shard: DecodedShard, attempt: int = 1) -> tuple[str, pa.Table]:
         """The name of the shard, and PROBES. A shard that its processes die of has no matches."""
+        from eloftr.model import ImageFeatures
+
         counts = np.zeros(len(shard.pairs), np.int32)
         if attempt <= TRIES:
             row_of = {view: k for k, view in enumerate(shard.read)}
             features = [self.matcher.encode(pixels[None]) for pixels in shard.pixels]
-            for number, (i, j) in enumerate(shard.pairs.tolist()):
-                if i in row_of and j in row_of:
-                    sides = features[row_of[i]], features[row_of[j]]
-                    kept = shard.kept([[row_of[i]], [row_of[j]]])
-                    (counts[number],) = self.matcher.count_matches(*sides, kept=kept)
+            for batch in self._batches(shard):
+                sides = [[row_of[view] for view in side] for side in shard.pairs[batch].T.tolist()]
+                both = (ImageFeatures.cat([features[k] for k in side]) for side in sides)
+                counts[batch] = self.matcher.count_matches(*both, kept=shard.kept(sides))
         first, second = shard.pairs.T
         turns, scales = (np.array(values) for values in zip(*shard.views, strict=True))
         names = pa.array(shard.names, pa.string())
@@ -87,11 +88,25 @@ class ProbeShard:
         ]
         return shard.shard, pa.Table.from_arrays(columns, schema=PROBES)
 
+    def _batches(self, shard: DecodedShard) -> Iterator[list[int]]:
+        """The pairs that could be read; those of a batch have one shape for each side."""
+        from eloftr.matching.matcher import pairs_at_once
+
+        for shapes, members in shard.pairs_by_shapes().items():
+            size = pairs_at_once(self.matcher.device, *shapes)
+            for start in range(0, len(members), size):
+                yield members[start : start + size]
+
 
 def make_probe(model: EfficientLoFTRForKeypointMatching, dtype: str) -> ProbeShard:
     """The stage that probes, in a process of an executor that does nothing else."""
     limit_threads()
     return ProbeShard(model, dtype)
+
+
+def probe_file(shard: str) -> str:
+    """Where the PROBES of a shard are in a run folder."""
+    return f"probes/{shard}.parquet"
 
 
 class WriteProbe:
@@ -103,5 +118,5 @@ class WriteProbe:
     def __call__(self, probed: tuple[str, pa.Table], attempt: int = 1) -> int:
         """See the class. The file is the marker that the probe is done."""
         name, table = probed
-        self.folder.publish_table(f"probes/{name}.parquet", table)
+        self.folder.publish_table(probe_file(name), table)
         return int(table.num_rows)

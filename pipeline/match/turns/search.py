@@ -22,7 +22,7 @@ from pipeline.match.plan import SHARD_SIZES
 from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard, plan_views, planned_shards
 from pipeline.match.turns.gaps import across_gaps
-from pipeline.match.turns.probe import planned_ladder, planned_probe
+from pipeline.match.turns.probe import planned_ladder, planned_probe, probe_file
 from pipeline.match.turns.rounds import (
     Seen,
     again,
@@ -177,10 +177,10 @@ class ViewSearch:
             planned_of(f"{number:02}-{letter}{k:08}", names[i].as_py(), names[j].as_py())
             for k, (i, j) in enumerate(pairs.tolist())
         ]
-        left = [one for one in planned if f"probes/{one.shard}.parquet" not in done]
+        left = [one for one in planned if probe_file(one.shard) not in done]
         if left:
             self.probe(left)
-        return self._probes([f"probes/{one.shard}.parquet" for one in planned])
+        return self._probes([probe_file(one.shard) for one in planned])
 
     def _probes(self, files: list[str]) -> pa.Table:
         tables = [self.run.folder.read_table(name) for name in files]

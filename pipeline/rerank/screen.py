@@ -1,0 +1,69 @@
+"""Order candidates by a glance at each, so that the likely ones alone are matched in full.
+
+    all pairs of a list → coarse matches at SCREEN_LONG_SIDE pixels (PROBES) → likelihoods → order
+
+A glance is the coarse stage alone, without refinement and geometry. Counts of coarse matches by
+themselves order candidates worse than retrieval does. Together with retrieval's places they order
+them better than either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.match.options import RunOptions
+from pipeline.pairs.candidates import Candidates
+
+SCREEN_LONG_SIDE = 160  # pixels of the longer side that is looked at
+# Of a shard. A glance takes a tenth of an encode, so a shard has many pairs for each of its images.
+SCREENED_IMAGES, SCREENED_PAIRS = 128, 1024
+# Added to the counts of a query's candidates, as a share of their mean: no candidate is hopeless
+# for its count alone.
+COUNT_OFFSET = 0.5
+PLACE_OFFSET = 5  # added to the places, because the first few differ by chance
+
+
+def screening(options: RunOptions) -> RunOptions:
+    """The options of the glances, from those of the matching job."""
+    side = min(SCREEN_LONG_SIDE, options.matching.long_side)
+    return replace(
+        options,
+        matching=replace(options.matching, long_side=side),
+        max_images=SCREENED_IMAGES,
+        max_pairs=SCREENED_PAIRS,
+        turns=0,
+        scales=0,
+        yaw=None,
+        detail=0,
+    )
+
+
+def counts_of(probes: pa.Table, keys: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Coarse matches of every candidate, (N,) int64, 0 where its pair was not looked at.
+
+    probes: PROBES. keys: (P,) key of the pair of each of its rows. pairs: (N,) key of the pair of
+    every candidate, −1 for none.
+    """
+    row = pc.fill_null(pc.index_in(pa.array(pairs), value_set=pa.array(keys)), -1).to_numpy()
+    counts = probes["num_matches"].to_numpy().astype(np.int64)
+    found: np.ndarray = np.append(counts, 0)[row]  # −1 takes the 0
+    return found
+
+
+def screened_order(candidates: Candidates, counts: np.ndarray) -> np.ndarray:
+    """The rows (N,) of all candidates, those of a query together and the likeliest first.
+
+    A likelihood is (c + COUNT_OFFSET) / √(p + PLACE_OFFSET), for the count c in means of its query
+    and the place p of retrieval. It depends on the candidates of one query alone. Where no
+    candidate of a query has a match, retrieval's order stays.
+    """
+    query = np.cumsum(candidates.rank == 1) - 1
+    mean = np.bincount(query, counts) / np.bincount(query)
+    share = counts / np.where(mean > 0, mean, 1)[query]
+    likelihood = (share + COUNT_OFFSET) / np.sqrt(candidates.rank + PLACE_OFFSET)
+    order: np.ndarray = np.lexsort((candidates.rank, -likelihood, query))
+    return order
