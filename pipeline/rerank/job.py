@@ -235,7 +235,7 @@ def _screen(task: RerankTask, screen: Screener | None, listen: Listener, dry_run
         task.keep_budget()
         return
     found = pair_keys(task.names, probes["image0"], probes["image1"])
-    task.screened(screened_order(task.candidates, counts_of(probes, found, task.pairs)))
+    task.screened(screened_order(task.candidates.rank, counts_of(probes, found, task.pairs)))
 
 
 def _scores_of_run(folder: Folder, names: pa.Array, score: str) -> list[pa.Table]:

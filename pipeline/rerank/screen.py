@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.match.options import RunOptions
-from pipeline.pairs.candidates import Candidates
 
 SCREEN_LONG_SIDE = 160  # pixels of the longer side that is looked at
 # Of a shard. A glance takes a tenth of an encode, so a shard has many pairs for each of its images.
@@ -54,16 +53,18 @@ def counts_of(probes: pa.Table, keys: np.ndarray, pairs: np.ndarray) -> np.ndarr
     return found
 
 
-def screened_order(candidates: Candidates, counts: np.ndarray) -> np.ndarray:
+def screened_order(place: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The rows (N,) of all candidates, those of a query together and the likeliest first.
+
+    place: (N,) of retrieval, from 1 for each query. counts: (N,) coarse matches.
 
     A likelihood is (c + COUNT_OFFSET) / √(p + PLACE_OFFSET), for the count c in means of its query
     and the place p of retrieval. It depends on the candidates of one query alone. Where no
     candidate of a query has a match, retrieval's order stays.
     """
-    query = np.cumsum(candidates.rank == 1) - 1
+    query = np.cumsum(place == 1) - 1
     mean = np.bincount(query, counts) / np.bincount(query)
     share = counts / np.where(mean > 0, mean, 1)[query]
-    likelihood = (share + COUNT_OFFSET) / np.sqrt(candidates.rank + PLACE_OFFSET)
-    order: np.ndarray = np.lexsort((candidates.rank, -likelihood, query))
+    likelihood = (share + COUNT_OFFSET) / np.sqrt(place + PLACE_OFFSET)
+    order: np.ndarray = np.lexsort((place, -likelihood, query))
     return order

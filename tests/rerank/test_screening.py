@@ -20,32 +20,25 @@ from pipeline.match.options import RunOptions
 from pipeline.match.read import ReadShard
 from pipeline.match.shards import PlannedShard
 from pipeline.match.turns.probe import ProbeShard
-from pipeline.pairs.candidates import Candidates
 from pipeline.photos.limits import ImageLimits
 from pipeline.rerank.screen import SCREEN_LONG_SIDE, screened_order, screening
 from pipeline.store.folder import Folder
-from pipeline.tables import FAILURES
 
 BUDGET = 4
 
 
-def candidates(sizes: list[int]) -> Candidates:
-    rank = np.concatenate([np.arange(1, size + 1) for size in sizes]).astype(np.int32)
-    names = pa.array([str(k) for k in range(len(rank))])
-    query = pa.array([str(q) for q, size in enumerate(sizes) for _ in range(size)])
-    empty = pa.nulls(len(rank), pa.string())
-    scores = pa.nulls(len(rank), pa.float32())
-    return Candidates(query, names, scores, rank, empty, FAILURES.empty_table(), 0)
+def places(*sizes: int) -> np.ndarray:
+    return np.concatenate([np.arange(1, size + 1) for size in sizes])
 
 
 def test_the_order_follows_counts_and_places_of_one_query_alone() -> None:
-    order = screened_order(candidates([5, 3]), np.array([0, 2, 90, 3, 1, 5, 5, 5]))
+    order = screened_order(places(5, 3), np.array([0, 2, 90, 3, 1, 5, 5, 5]))
     assert order.tolist()[0] == 2
     assert sorted(order.tolist()[:5]) == [0, 1, 2, 3, 4]
     assert order.tolist()[5:] == [5, 6, 7]  # counts that are equal leave retrieval's order
-    alone = screened_order(candidates([5]), np.array([0, 2, 90, 3, 1]))
+    alone = screened_order(places(5), np.array([0, 2, 90, 3, 1]))
     assert order[:5].tolist() == alone.tolist()
-    nothing = screened_order(candidates([4]), np.zeros(4, int))
+    nothing = screened_order(places(4), np.zeros(4, int))
     assert nothing.tolist() == [0, 1, 2, 3]
 
 

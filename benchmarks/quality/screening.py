@@ -1,0 +1,223 @@
+"""Reranking of long lists by screening, beside reranking of short ones and SIFT with RANSAC.
+
+    python benchmarks/quality/screening.py --data FOLDER [--queries N] [--out results.json]
+    python benchmarks/quality/screening.py --table results.json
+
+FOLDER and retrieval are those of reranking.py, and each query has DEPTH candidates.
+
+    retrieval  the list as it is
+    short      the first BUDGET candidates of retrieval are matched
+    sift       the same pairs, by SIFT at twice the pixels and the same verification
+    screened   a glance at all candidates, and none is matched
+    long       the BUDGET likeliest of these are matched
+
+A difference is of the same queries, with an interval of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
+
+from benchmarks.environment import write_results
+from benchmarks.quality.reranking import ALL, Measured, by_set, retrieve, timed
+from benchmarks.quality.sift import detect_sift, match_sift
+from eloftr import Matches
+from eloftr.matching.resizing import to_original
+from pipeline.execute.choose import EXECUTORS
+from pipeline.match.match import matches_table
+from pipeline.match.options import VerificationOptions
+from pipeline.match.read import ReadShard
+from pipeline.match.shards import PlannedShard
+from pipeline.match.verify import VerifyShard
+from pipeline.photos.limits import ImageLimits
+from pipeline.rerank.evaluation import measured, table_text
+from pipeline.rerank.screen import counts_of, screened_order
+from pipeline.store.folder import Folder
+
+DEPTH, BUDGET = 100, 20
+ROWS = ("retrieval", "short", "sift", "screened", "long")
+CHANGES = (("short", "retrieval"), ("screened", "retrieval"), ("long", "short"), ("long", "sift"))
+
+
+def sift_inliers(data: Path, pairs: list[tuple[str, str]], long_side: int) -> np.ndarray:
+    """Verified inliers (P,) of SIFT on P pairs of photographs."""
+    names = sorted({name for pair in pairs for name in pair})
+    row = {name: k for k, name in enumerate(names)}
+    plan = PlannedShard("sift", names, np.array([[row[name] for name in pair] for pair in pairs]))
+    shard = ReadShard(Folder(str(data)), ImageLimits(), long_side)(plan)
+    found = {}
+    for k, pixels, image in zip(shard.read, shard.pixels, shard.images.to_pylist(), strict=True):
+        features = detect_sift(pixels)
+        moved = to_original(features.keypoints, pixels.shape, (image["height"], image["width"]))
+        found[k] = features._replace(keypoints=moved)
+    matches = {}
+    for number, (i, j) in enumerate(plan.pairs.tolist()):
+        if i in found and j in found:
+            both = match_sift(found[i], found[j])
+            matches[number] = Matches(*both, np.ones(len(both[0]), np.float32))
+    sides = [[name for name, _ in pairs], [name for _, name in pairs]]
+    table = matches_table(sides, [None] * len(pairs), matches)
+    verified = VerifyShard(VerificationOptions(long_side=long_side))(table, shard.images)
+    inliers: np.ndarray = verified["num_inliers"].to_numpy()
+    return inliers
+
+
+def by_retrieval(ranking: pa.Table) -> pa.Table:
+    """A ranking by query and retrieval's places."""
+    keys = [("query", "ascending"), ("retrieval_rank", "ascending")]
+    return ranking.take(pc.sort_indices(ranking, keys))
+
+
+def ranked(listed: pa.Table, order: np.ndarray) -> pa.Table:
+    """A list with its rows (N,) in another order, those of a query together, as its ranking."""
+    places = listed["retrieval_rank"]  # the numbers of the places, because queries keep their rows
+    return listed.take(pa.array(order)).set_column(
+        listed.column_names.index("rank"), "rank", places
+    )
+
+
+def names_of(listed: pa.Table) -> list[tuple[str, str]]:
+    """The two images of every row, in the order of their names."""
+    sides = listed["query"].to_pylist(), listed["candidate"].to_pylist()
+    return [(min(pair), max(pair)) for pair in zip(*sides, strict=True)]
+
+
+def sift_order(run: Measured, listed: pa.Table, long_side: int) -> tuple[np.ndarray, int]:
+    """The rows (N,) by SIFT's inliers of the first BUDGET candidates, and the number of pairs."""
+    place = listed["retrieval_rank"].to_numpy()
+    names = names_of(listed)
+    pairs = sorted({pair for pair, near in zip(names, place <= BUDGET, strict=True) if near})
+    found = dict(zip(pairs, sift_inliers(run.data, pairs, long_side).tolist(), strict=True))
+    inliers = np.array([found.get(pair, 0) for pair in names]) * (place <= BUDGET)
+    return np.lexsort((place, -inliers, np.cumsum(place == 1))), len(pairs)
+
+
+def glance_order(run: Measured, listed: pa.Table) -> tuple[np.ndarray, int]:
+    """The rows (N,) by the glances that a screening has made, and the number of glances."""
+    files = sorted((run.folder / "long" / "screen" / "probes").iterdir())
+    probes = pa.concat_tables([pq.read_table(path) for path in files])
+    number: dict[tuple[str, str], int] = {}
+    keys = [
+        np.array([number.setdefault(pair, len(number)) for pair in pairs])
+        for pairs in (
+            names_of(probes.rename_columns({"image0": "query", "image1": "candidate"})),
+            names_of(listed),
+        )
+    ]
+    place = listed["retrieval_rank"].to_numpy()
+    return screened_order(place, counts_of(probes, *keys)), probes.num_rows
+
+
+def measure(run: Measured) -> dict[str, Any]:
+    """All rankings of one deep list, their changes, and what each took."""
+    summaries = {
+        "short": run.rerank("short", ALL, budget=BUDGET),
+        "long": run.rerank("long", ALL, budget=BUDGET, screen=True),
+    }
+    seconds = {name: timed(summary)["seconds"] for name, summary in summaries.items()}
+    listed = by_retrieval(pq.read_table(run.ranking("short")))
+    started = time.monotonic()
+    by_sift, sift_pairs = sift_order(run, listed, 2 * run.long_side)
+    seconds["sift"] = round(time.monotonic() - started, 1)
+    by_glances, glances = glance_order(run, listed)
+    for name, order in (("sift", by_sift), ("screened", by_glances)):
+        (run.folder / name).mkdir()
+        pq.write_table(ranked(listed, order), run.ranking(name))
+    values = {"retrieval": by_set(run.ranking("short"), run.positives, before=True)}
+    values |= {name: by_set(run.ranking(name), run.positives) for name in ROWS[1:]}
+    return {
+        "depth": DEPTH,
+        "budget": BUDGET,
+        "candidates": len(listed),
+        "pairs": {name: summary["pairs"] for name, summary in summaries.items()}
+        | {"sift": sift_pairs, "glances": glances},
+        "seconds": seconds,
+        "sets": {
+            name: {
+                "queries": len(values["short"][name]),
+                "measures": {row: measured(found[name]) for row, found in values.items()},
+                "changes": {
+                    f"{one} − {other}": measured(values[one][name] - values[other][name])
+                    for one, other in CHANGES
+                },
+            }
+            for name in values["short"]
+        },
+    }
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The table of results/reranking.md: mAP of every set in per cent, and the change."""
+    lines = [f"| set | {' | '.join(ROWS)} | long − short | long − sift |", "|---" * 8 + "|"]
+    for name, found in results["sets"].items():
+        means = [f"{100 * found['measures'][row]['mAP']['mean']:.1f}" for row in ROWS]
+        changes = [
+            "{:+.1f} [{:.1f}, {:.1f}]".format(
+                *(100 * found["changes"][change]["mAP"][part] for part in ("mean", "low", "high"))
+            )
+            for change in ("long − short", "long − sift")
+        ]
+        lines.append(f"| {' | '.join([name, *means, *changes])} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", type=Path, help="folder of the photographs and retrieval.json")
+    what.add_argument("--table", type=Path, metavar="JSON", help="print the table of these results")
+    add("--queries", type=int, help="a seeded sample of so many (default: all)")
+    add("--long-side", type=int, default=320, help="of what the network sees, pixels (%(default)s)")
+    add("--executor", choices=EXECUTORS, default="auto", help="(default: %(default)s)")
+    add("--keep", type=Path, help="empty folder for candidates and runs (default: a temporary one)")
+    add("--out", type=Path, help="write the results as JSON")
+    options = parser.parse_args(arguments)
+    if options.table:
+        print(markdown(json.loads(options.table.read_text())), end="")
+        return 0
+    data = options.data.resolve()
+    labels = json.loads((data / "retrieval.json").read_text())
+    queries, database = sorted(labels["queries"]), labels["database"]
+    if options.queries:
+        chosen = np.random.default_rng(0).choice(queries, options.queries, replace=False)
+        queries = sorted(chosen.tolist())
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (options.keep or Path(scratch)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        retrieve(data, queries, database, DEPTH, folder)
+        how = options.long_side, options.executor
+        results = measure(Measured(data, folder, labels["positives"], *how))
+    for name, found in results["sets"].items():
+        print(f"\n{name}: {found['queries']} queries")
+        print(table_text({**found["measures"], **found["changes"]}), end="")
+    for what_took in ("pairs", "seconds"):
+        print(f"{what_took}: {', '.join(f'{k} {v:,}' for k, v in results[what_took].items())}")
+    print("\n" + markdown(results), end="")
+    if options.out:
+        results["options"] = {
+            name: getattr(options, name) for name in ("queries", "long_side", "executor")
+        }
+        write_results(
+            options.out, results, "torch", "pycolmap", "pyarrow", "numpy", "pillow", "opencv"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
