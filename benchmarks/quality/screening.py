@@ -44,7 +44,7 @@ from pipeline.match.shards import PlannedShard
 from pipeline.match.verify import VerifyShard
 from pipeline.photos.limits import ImageLimits
 from pipeline.rerank.evaluation import measured, table_text
-from pipeline.rerank.screen import counts_of, screened_order
+from pipeline.rerank.screen import coarse_counts, screened_order
 from pipeline.store.folder import Folder
 
 DEPTH, BUDGET = 100, 20
@@ -118,7 +118,7 @@ def glance_order(run: Measured, listed: pa.Table) -> tuple[np.ndarray, int]:
         )
     ]
     place = listed["retrieval_rank"].to_numpy()
-    return screened_order(place, counts_of(probes, *keys)), probes.num_rows
+    return screened_order(place, coarse_counts(probes, *keys)), probes.num_rows
 
 
 def measure(run: Measured) -> dict[str, Any]:

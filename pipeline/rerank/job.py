@@ -40,7 +40,7 @@ from pipeline.match.turns.tries import settled_matches
 from pipeline.rerank.options import RerankOptions
 from pipeline.rerank.ranking import decided, order, pair_keys, pair_scores, support
 from pipeline.rerank.results import judged, publish_results, ranking_table
-from pipeline.rerank.screen import counts_of, screened_order, screening
+from pipeline.rerank.screen import coarse_counts, screened_order, screening
 from pipeline.rerank.task import ROUNDS_FOLDER, RerankTask
 from pipeline.store.folder import Folder
 from pipeline.vocabulary import CandidateStatus, Score
@@ -235,7 +235,7 @@ def _screen(task: RerankTask, screen: Screener | None, listen: Listener, dry_run
         task.keep_budget()
         return
     found = pair_keys(task.names, probes["image0"], probes["image1"])
-    task.screened(screened_order(task.candidates.rank, counts_of(probes, found, task.pairs)))
+    task.screened(screened_order(task.candidates.rank, coarse_counts(probes, found, task.pairs)))
 
 
 def _scores_of_run(folder: Folder, names: pa.Array, score: str) -> list[pa.Table]:

@@ -41,7 +41,7 @@ def screening(options: RunOptions) -> RunOptions:
     )
 
 
-def counts_of(probes: pa.Table, keys: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def coarse_counts(probes: pa.Table, keys: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Coarse matches of every candidate, (N,) int64, 0 where its pair was not looked at.
 
     probes: PROBES. keys: (P,) key of the pair of each of its rows. pairs: (N,) key of the pair of

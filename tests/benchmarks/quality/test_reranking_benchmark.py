@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import views
 
-from benchmarks.quality import reranking
+from benchmarks.quality import reranking, screening
 from pipeline.events import Listener, nobody
 from pipeline.execute import choose
 from pipeline.execute.executor import Actors, Stage, Task
@@ -142,3 +142,25 @@ def test_what_an_earlier_command_matched_is_not_timed() -> None:
     }
     with pytest.raises(SystemExit, match="give an empty one"):
         reranking.timed({"session": session, "pairs": 4})
+
+
+def test_screening_is_compared_with_short_lists_and_with_sift(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(choose, "make_executor", lambda name: InThisProcess())
+    monkeypatch.setattr(screening, "DEPTH", 11)
+    monkeypatch.setattr(screening, "BUDGET", 3)
+    command = ["--data", str(data), "--long-side", "160", "--out", str(tmp_path / "results.json")]
+    assert screening.main(command) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["candidates"], results["pairs"]["glances"]) == (12 * 11, 66)
+    assert max(results["pairs"][name] for name in ("short", "long", "sift")) <= 12 * 3
+    whole = results["sets"]["all"]
+    means = {row: found["mAP"]["mean"] for row, found in whole["measures"].items()}
+    assert [*means] == [*screening.ROWS]
+    assert means["long"] == 1 > means["short"] > means["retrieval"]
+    assert means["long"] >= means["screened"] > means["retrieval"]
+    assert means["sift"] > means["retrieval"]  # by places that SIFT alone has verified
+    change = whole["changes"]["long − short"]["mAP"]["mean"]
+    assert change == pytest.approx(means["long"] - means["short"])
+    assert capsys.readouterr().out.endswith(screening.markdown(results))
