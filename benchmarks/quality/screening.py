@@ -10,6 +10,9 @@ FOLDER and retrieval are those of reranking.py, and each query has DEPTH candida
     sift       the same pairs, by SIFT at twice the pixels and the same verification
     screened   a glance at all candidates, and none is matched
     long       the BUDGET likeliest of these are matched
+    learned    the same pairs, by the probability that a pair is true, which logistic regression
+               has learned of inliers, matches, scores, coverage and the glance, each set left out
+               of what its own pairs are judged by
 
 A difference is of the same queries, with an interval of its own.
 """
@@ -28,11 +31,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from scipy.optimize import minimize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 from benchmarks.environment import write_results
-from benchmarks.quality.reranking import ALL, Measured, by_set, retrieve, timed
+from benchmarks.quality.reranking import ALL, Measured, by_set, retrieve, set_of, timed
 from benchmarks.quality.sift import detect_sift, match_sift
 from eloftr import Matches
 from eloftr.matching.resizing import to_original
@@ -46,10 +50,16 @@ from pipeline.photos.limits import ImageLimits
 from pipeline.rerank.evaluation import measured, table_text
 from pipeline.rerank.screen import coarse_counts, screened_order
 from pipeline.store.folder import Folder
+from pipeline.tables import unragged
 
 DEPTH, BUDGET = 100, 20
-ROWS = ("retrieval", "short", "sift", "screened", "long")
-CHANGES = (("short", "retrieval"), ("screened", "retrieval"), ("long", "short"), ("long", "sift"))
+ROWS = ("retrieval", "short", "sift", "screened", "long", "learned")
+GRID = 4  # cells of a side of a photograph, of which inliers cover some
+WEIGHT_DECAY = 0.01
+CHANGES = (
+    *(("short", "retrieval"), ("screened", "retrieval")),
+    *(("long", "short"), ("long", "sift"), ("learned", "long")),
+)
 
 
 def sift_inliers(data: Path, pairs: list[tuple[str, str]], long_side: int) -> np.ndarray:
@@ -81,9 +91,12 @@ def by_retrieval(ranking: pa.Table) -> pa.Table:
     return ranking.take(pc.sort_indices(ranking, keys))
 
 
-def ranked(listed: pa.Table, order: np.ndarray) -> pa.Table:
-    """A list with its rows (N,) in another order, those of a query together, as its ranking."""
-    places = listed["retrieval_rank"]  # the numbers of the places, because queries keep their rows
+def ranked(listed: pa.Table, order: np.ndarray, places: pa.ChunkedArray | None = None) -> pa.Table:
+    """A list with its rows (N,) in another order, those of a query together, as its ranking.
+
+    places: their numbers, because every query keeps its rows; None: retrieval's.
+    """
+    places = listed["retrieval_rank"] if places is None else places
     return listed.take(pa.array(order)).set_column(
         listed.column_names.index("rank"), "rank", places
     )
@@ -121,6 +134,71 @@ def glance_order(run: Measured, listed: pa.Table) -> tuple[np.ndarray, int]:
     return screened_order(place, coarse_counts(probes, *keys)), probes.num_rows
 
 
+def pair_features(run: Measured) -> dict[tuple[str, str], list[float]]:
+    """What a probability may be learned from, of every matched pair of `long`."""
+    features = {}
+    for path in sorted((run.folder / "long/rounds/00/matches").iterdir()):
+        table = pq.read_table(path)
+        images = pq.read_table(path.parents[1] / "images" / path.name).to_pylist()
+        size = {image["image"]: (image["width"], image["height"]) for image in images}
+        points = [unragged(table[f"keypoints{side}"]) for side in (0, 1)]
+        inside, scores = unragged(table["inliers"]), unragged(table["scores"])
+        pairs = names_of(table.rename_columns({"image0": "query", "image1": "candidate"}))
+        for row, (one, other) in enumerate(
+            zip(table["image0"].to_pylist(), table["image1"].to_pylist(), strict=True)
+        ):
+            good = inside[row].astype(bool)
+            covered = min(
+                coverage(side[row][good], size[name]) if good.any() else 0.0
+                for side, name in zip(points, (one, other), strict=True)
+            )
+            matches, inliers = len(good), int(good.sum())
+            mean = float(scores[row].mean()) if matches else 0.0
+            counted = [np.log1p(inliers), np.log1p(matches), inliers / max(matches, 1)]
+            features[pairs[row]] = [*counted, mean, covered]
+    return features
+
+
+def coverage(points: np.ndarray, size: tuple[int, int]) -> float:
+    """The share of the cells of a photograph's grid that have a point (M, 2) in them."""
+    cells = np.clip((points / size * GRID).astype(int), 0, GRID - 1)
+    return len(np.unique(cells @ [GRID, 1])) / GRID**2
+
+
+def learned_order(run: Measured, glanced: pa.Table) -> np.ndarray:
+    """The rows (N,) of a screened list by probability, the matched candidates first.
+
+    Candidates that are not matched stay behind, in the order of the screening.
+    """
+    features = pair_features(run)
+    names, place = names_of(glanced), glanced["rank"].to_numpy()
+    rows = np.array([k for k, pair in enumerate(names) if place[k] <= BUDGET and pair in features])
+    x = np.array([[*features[names[k]], np.log(place[k])] for k in rows])
+    x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
+    listed = zip(glanced["query"].to_pylist(), glanced["candidate"].to_pylist(), strict=True)
+    true = np.array([candidate in run.positives[query] for query, candidate in listed])[rows]
+    sets = np.array([set_of(query) for query in glanced["query"].to_pylist()])[rows]
+    logit = np.full(len(names), -np.inf)
+    for name in np.unique(sets):
+        weights = fitted(x[sets != name], true[sets != name])
+        mine = sets == name
+        logit[rows[mine]] = x[mine] @ weights[:-1] + weights[-1]
+    return np.lexsort((place, -logit, np.cumsum(place == 1)))
+
+
+def fitted(x: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Weights (F + 1,) of a logistic regression of (N, F) features, the constant last."""
+    sign = np.where(true, 1.0, -1.0)
+
+    def loss(weights: np.ndarray) -> float:
+        logits = x @ weights[:-1] + weights[-1]
+        decay = WEIGHT_DECAY * float((weights[:-1] ** 2).sum())
+        return float(np.logaddexp(0, -sign * logits).mean()) + decay
+
+    found: np.ndarray = minimize(loss, np.zeros(x.shape[1] + 1), method="BFGS").x
+    return found
+
+
 def measure(run: Measured) -> dict[str, Any]:
     """All rankings of one deep list, their changes, and what each took."""
     summaries = {
@@ -133,9 +211,15 @@ def measure(run: Measured) -> dict[str, Any]:
     by_sift, sift_pairs = sift_order(run, listed, 2 * run.long_side)
     seconds["sift"] = round(time.monotonic() - started, 1)
     by_glances, glances = glance_order(run, listed)
-    for name, order in (("sift", by_sift), ("screened", by_glances)):
+    glanced = ranked(listed, by_glances)
+    by_learned = learned_order(run, glanced)
+    for name, ranking in (
+        ("sift", ranked(listed, by_sift)),
+        ("screened", glanced),
+        ("learned", ranked(glanced, by_learned, listed["retrieval_rank"])),
+    ):
         (run.folder / name).mkdir()
-        pq.write_table(ranked(listed, order), run.ranking(name))
+        pq.write_table(ranking, run.ranking(name))
     values = {"retrieval": by_set(run.ranking("short"), run.positives, before=True)}
     values |= {name: by_set(run.ranking(name), run.positives) for name in ROWS[1:]}
     return {
@@ -161,7 +245,7 @@ def measure(run: Measured) -> dict[str, Any]:
 
 def markdown(results: dict[str, Any]) -> str:
     """The table of results/reranking.md: mAP of every set in per cent, and the change."""
-    lines = [f"| set | {' | '.join(ROWS)} | long − short | long − sift |", "|---" * 8 + "|"]
+    lines = [f"| set | {' | '.join(ROWS)} | long − short | long − sift |", "|---" * 9 + "|"]
     for name, found in results["sets"].items():
         means = [f"{100 * found['measures'][row]['mAP']['mean']:.1f}" for row in ROWS]
         changes = [
