@@ -24,7 +24,6 @@ Brier       mean square of what is told less 1 for right matches and 0 for wrong
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
 import sys
 from dataclasses import asdict
@@ -42,7 +41,7 @@ from benchmarks.environment import write_results
 from benchmarks.quality.datasets import KINDS, Pair, load_pairs, load_view
 from benchmarks.quality.judging import POINT_PIXELS
 from eloftr import Matcher, load_matcher
-from eloftr.matching.probability import Calibration, regressors
+from eloftr.matching.probability import Calibration, file_sha256, regressors
 from eloftr.weights.locate import find_weights
 from pipeline.report.page.plots import BAR, GRID, INK, Plot
 
@@ -248,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     matcher = load_matcher(options.weights, "cpu")
-    sha256 = hashlib.sha256(find_weights(options.weights).read_bytes()).hexdigest()
+    sha256 = file_sha256(find_weights(options.weights))
     most = QUICK_PAIRS if options.quick else PAIRS
     calibration, results = compare(
         gather(matcher, options.data, options.sets, LONG_SIDE, most), sha256

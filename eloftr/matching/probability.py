@@ -9,14 +9,16 @@ numbers and judges them (Platt, "Probabilistic outputs for support vector machin
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from eloftr.errors import ArgumentError, CheckpointError
-from eloftr.weights.locate import WEIGHTS_FILE, read_json, resolve
+from eloftr.weights.locate import find_weights, read_json, resolve
 
 CALIBRATION_FILE = "calibration.json"  # beside the weights that it is of
 LEAST = 1e-4  # of a score and of what it lacks to 1, so that logits are finite
@@ -38,10 +40,12 @@ class Calibration:
     def load(cls, model: str | Path) -> Calibration:
         """Read the file beside the weights that a name stands for.
 
-        Raises CheckpointError where there is none or it holds something else.
+        Raises CheckpointError where there is none, it holds something else, or it is of other
+        weights.
         """
-        path = resolve(model, [CALIBRATION_FILE])
-        file = (path.parent if path.name == WEIGHTS_FILE else path) / CALIBRATION_FILE
+        resolve(model, [CALIBRATION_FILE])  # of a hub id, it is downloaded
+        weights = find_weights(model)
+        file = weights.with_name(CALIBRATION_FILE)
         if not file.is_file():
             raise CheckpointError(
                 f"{model}: has no {CALIBRATION_FILE} beside its weights, so its scores have no "
@@ -51,12 +55,18 @@ class Calibration:
         values = read_json(file)
         try:
             numbers = {name: float(values[name]) for name in ("intercept", "score", "matches")}
-            return cls(**numbers, weights_sha256=str(values["weights_sha256"]))
+            found = cls(**numbers, weights_sha256=str(values["weights_sha256"]))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{file}: is no calibration ({error!r}); write it again with "
                 "benchmarks/quality/calibration.py --save."
             ) from error
+        if found.weights_sha256 != file_sha256(weights):
+            raise CheckpointError(
+                f"{file}: is the calibration of other weights than {weights.name}; write it again "
+                "with benchmarks/quality/calibration.py --save."
+            )
+        return found
 
     def save(self, folder: Path) -> None:
         """Write the file into the folder of the weights."""
@@ -67,6 +77,14 @@ class Calibration:
         numbers = np.array([self.intercept, self.score, self.matches])
         logits = regressors(scores) @ numbers
         return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+
+
+_load = lru_cache(maxsize=4)(Calibration.load)  # a run has many pairs and one file of weights
+
+
+def file_sha256(weights: Path) -> str:
+    """What a calibration knows its weights by."""
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def regressors(scores: np.ndarray) -> np.ndarray:
@@ -85,7 +103,7 @@ def match_probabilities(scores: np.ndarray, model: str | Path = "small") -> np.n
     model: the weights that found the matches, as for `load_matcher`.
     Returns (M,) float32, 0…1, in the order of the scores; a higher score has a higher probability.
     Raises ArgumentError for scores that are not (M,) numbers from 0 to 1, CheckpointError for
-    weights without a calibration.
+    weights without a calibration of their own.
     """
     values = np.asarray(scores)
     if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
@@ -93,4 +111,4 @@ def match_probabilities(scores: np.ndarray, model: str | Path = "small") -> np.n
             f"Scores of shape {values.shape}: give those of one pair, (M,) numbers from 0 to 1; "
             "similarities of the variant opt have no probabilities."
         )
-    return Calibration.load(model).probabilities(values)
+    return _load(str(model)).probabilities(values)
