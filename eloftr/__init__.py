@@ -31,6 +31,7 @@ _HOME = {
     "load_matcher": "matching.loading",
     "load_model": "hf.modeling",
     "match": "matching.loading",
+    "match_probabilities": "matching.probability",
     "pipeline": "hf.keypoint_pipeline",
     "register_with_transformers": "hf",
     "save_model": "weights.writing",

@@ -28,7 +28,10 @@ SOURCES = [
     "tests",
 ]
 INSTALLED = ["eloftr", "pipeline"]
-DATA = ["eloftr/weights/small/config.json", "eloftr/weights/small/model.safetensors"]
+DATA = [
+    f"eloftr/weights/small/{name}"
+    for name in ("calibration.json", "config.json", "model.safetensors")
+]
 ASSETS = {
     f"pipeline/report/page/assets/{path.name}"
     for path in (PROJECT / "pipeline" / "report" / "page" / "assets").iterdir()

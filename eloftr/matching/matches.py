@@ -17,7 +17,8 @@ class Matches:
 
     keypoints0, keypoints1 (M, 2) float32: (x, y), pixels of each array, centre of the top-left
     pixel at (0, 0)
-    scores (M,) float32: dual-softmax probability 0…1 (variant "full") or raw similarity ("opt")
+    scores (M,) float32: dual softmax, 0…1 (variant "full"), or raw similarity ("opt");
+    `match_probabilities` says how likely a match is right
     images: the two that `match` read, for `draw`; None otherwise
     """
 

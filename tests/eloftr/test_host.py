@@ -323,7 +323,11 @@ def test_loading_draws_no_random_numbers_and_fills_every_weight() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["eloftr", "eloftr.errors", "eloftr.matching.resizing", "eloftr.hf.image_loading"]
+    "module",
+    [
+        *("eloftr", "eloftr.errors", "eloftr.hf.image_loading"),
+        *("eloftr.matching.probability", "eloftr.matching.resizing"),
+    ],
 )
 def test_what_needs_no_network_does_not_load_torch(module: str) -> None:
     used = "eloftr.EloftrError, eloftr.__version__"
