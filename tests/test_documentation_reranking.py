@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from pictures import write_views
 from test_documentation import PROJECT, Command, commands, section, shape, tables_of
 
-from benchmarks.quality import reranking
+from benchmarks.quality import reranking, screening
 from pipeline.cli import main
 
 
@@ -48,10 +49,15 @@ def test_every_command_before_matching_prints_what_the_document_shows(
     ) == [*("candidates.parquet", "candidates.trec", "photos.npz", "queries.npz")]
 
 
-def test_the_measured_numbers_are_those_of_the_results(capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        reranking.main(["--table", str(PROJECT / "benchmarks" / "results" / "reranking.json")]) == 0
-    )
-    assert tables_of(section("benchmarks/results/reranking.md", "Measured")) == tables_of(
+@pytest.mark.parametrize(
+    ("script", "title"), [(reranking, "Measured"), (screening, "Long lists")], ids=str
+)
+def test_the_measured_numbers_are_those_of_the_results(
+    script: ModuleType, title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = script.__name__.rpartition(".")[2]
+    results = PROJECT / "benchmarks" / "results" / f"{name}.json"
+    assert script.main(["--table", str(results)]) == 0
+    assert tables_of(section("benchmarks/results/reranking.md", title)) == tables_of(
         capsys.readouterr().out
     )

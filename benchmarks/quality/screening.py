@@ -298,7 +298,14 @@ def main(arguments: list[str] | None = None) -> int:
             name: getattr(options, name) for name in ("queries", "long_side", "executor")
         }
         write_results(
-            options.out, results, "torch", "pycolmap", "pyarrow", "numpy", "pillow", "opencv"
+            options.out,
+            results,
+            "torch",
+            "pycolmap",
+            "pyarrow",
+            "numpy",
+            "pillow",
+            "opencv-python-headless",
         )
     return 0
 
