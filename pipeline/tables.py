@@ -101,7 +101,7 @@ PROBES = _schema(
     ("image0", pa.string()),
     ("image1", pa.string()),
     ("turn", pa.int16()),  # degrees clockwise by which image 1 was turned against image 0
-    ("num_matches", pa.int32()),
+    ("num_matches", pa.int32()),  # null where an image could not be read
     # By how much image 0 was enlarged against image 1. Older files do not have it: 1.
     ("scale", pa.float32()),
 )

@@ -105,10 +105,21 @@ def match_probabilities(scores: np.ndarray, model: str | Path = "small") -> np.n
     Raises ArgumentError for scores that are not (M,) numbers from 0 to 1, CheckpointError for
     weights without a calibration of their own.
     """
-    values = np.asarray(scores)
-    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+    try:
+        values = np.asarray(scores, np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:  # what numpy and torch raise
         raise ArgumentError(
-            f"Scores of shape {values.shape}: give those of one pair, (M,) numbers from 0 to 1; "
-            "similarities of the variant opt have no probabilities."
+            f"Scores that are no real numbers ({error}): give those of one pair, (M,) "
+            "numbers from 0 to 1."
+        ) from error
+    if values.ndim != 1:
+        raise ArgumentError(
+            f"Scores of shape {values.shape}: give those of one pair, (M,) numbers from 0 to 1."
+        )
+    wrong = values[~((values >= 0) & (values <= 1))]
+    if len(wrong):
+        raise ArgumentError(
+            f"Scores like {wrong[0]:g}: give numbers from 0 to 1; similarities of the variant opt "
+            "have no probabilities."
         )
     return _load(str(model)).probabilities(values)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.events import Event, Listener, Progress, counted, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
@@ -49,14 +50,19 @@ def plan_run(
     executor: Executor,
     actors: Actors = DEFAULT_ACTORS,
     listen: Listener = nobody,
+    probed: bool = False,
 ) -> Run:
     """Read and check everything that a run needs, and report its plan as an event.
+
+    probed: the shards that have PROBES are those that are done.
 
     Writes nothing. Raises as `Run` does, and ExecutorError for more actors than there is room for.
     """
     capacity = executor.capacity()
     run = Run(options, device_of(executor, actors), listen)
     counts = run.counts()
+    if probed:
+        counts = {**counts, "done": len(run.plan.shards) - len(_unprobed(run))}
     actors.resolved(capacity, max(1, counts["shards"]))  # raises before anything is written
     listen(Event("plan", plan_line(counts), {**counts}))
     if not run.resumed:
@@ -142,21 +148,52 @@ def probe_photographs(
 ) -> pa.Table:
     """Count the coarse matches of every pair of a run, and return PROBES of all.
 
-    The run folder gets a plan, and `probes/` in place of matches. A command that was stopped goes
-    on where it was. Raises as `match_photographs`.
+    The run folder gets a plan, `probes/` in place of matches, and failures of images. A command
+    that was stopped goes on where it was. Raises as `match_photographs`.
     """
-    run = plan_run(options, executor, actors, listen)
-    shards = planned_shards(run.plan.shards)
+    run = plan_run(options, executor, actors, listen, probed=True)
     with Lease(run.folder) as lease:
         run.begin()
-        done = {*run.folder.names("probes")}
-        left = [shard for shard in shards if probe_file(shard.shard) not in done]
+        left = _unprobed(run)
         work = _Work(run, executor, actors, listen, MatchShard, lease)
         progress = Progress(sum(len(shard.pairs) for shard in left), listen=listen)
         for pairs in work.probed(left, options.matching.long_side, equalised=False):
             progress.advance(pairs)
-    tables = [run.folder.read_table(probe_file(shard.shard)) for shard in shards]
-    return pa.concat_tables([PROBES.empty_table(), *tables])
+    return _all_probes(run)
+
+
+def estimate_probes(
+    options: RunOptions,
+    executor: Executor,
+    actors: Actors = DEFAULT_ACTORS,
+    listen: Listener = nobody,
+) -> pa.Table | None:
+    """PROBES of a run all of whose pairs were counted; None, and the cost as an event, else.
+
+    Writes nothing. The cost is that of whole matches, which is far more. Raises as `plan_run`.
+    """
+    run = plan_run(options, executor, actors, listen, probed=True)
+    left = pa.array([shard.shard for shard in _unprobed(run)], pa.string())
+    if not len(left):
+        return _all_probes(run)
+    shards = run.plan.shards
+    matching = run.options.matching
+    cost = timed_cost(run.model, str(matching.dtype), matching.long_side)
+    pending = shards.filter(pc.is_in(shards["shard"], value_set=left))
+    line = cost_line(cost, matching.long_side, pending)
+    listen(Event("estimate", f"glances take less than whole matches, and these {line}"))
+    return None
+
+
+def _unprobed(run: Run) -> list[PlannedShard]:
+    done = {*run.folder.names("probes")}
+    shards = planned_shards(run.plan.shards)
+    return [shard for shard in shards if probe_file(shard.shard) not in done]
+
+
+def _all_probes(run: Run) -> pa.Table:
+    names = [probe_file(shard) for shard in run.plan.shards["shard"].to_pylist()]
+    return pa.concat_tables([PROBES.empty_table(), *map(run.folder.read_table, names)])
 
 
 def note_files(run: Run, listen: Listener) -> None:

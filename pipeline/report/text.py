@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pipeline.events import duration
+from pipeline.events import counted, duration
 from pipeline.masks.folder import masks_line
 from pipeline.match.detail.passes import DetailSummary
 from pipeline.match.run import RunSummary, Session
@@ -56,6 +56,7 @@ def rerank_text(result: RerankSummary, output: str) -> str:
     text = aligned(
         [
             ("queries", f"{result['queries']:,}, {result['candidates']:,} candidates"),
+            *([("glances", counted(result["glances"], "pair"))] if result["glances"] else []),
             (
                 "pairs",
                 f"{result['pairs']:,} of {result['planned_pairs']:,} matched, "

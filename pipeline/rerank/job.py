@@ -34,8 +34,14 @@ import pyarrow.csv
 from pipeline.errors import RunError
 from pipeline.events import Event, Listener, counted, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor
-from pipeline.match.job import estimate_run, match_photographs, probe_photographs
+from pipeline.match.job import (
+    estimate_probes,
+    estimate_run,
+    match_photographs,
+    probe_photographs,
+)
 from pipeline.match.options import RunOptions
+from pipeline.match.plan import PLAN_FAILURES
 from pipeline.match.turns.tries import settled_matches
 from pipeline.rerank.options import RerankOptions
 from pipeline.rerank.ranking import decided, order, pair_keys, pair_scores, support
@@ -43,6 +49,7 @@ from pipeline.rerank.results import judged, publish_results, ranking_table
 from pipeline.rerank.screen import coarse_counts, screened_order, screening
 from pipeline.rerank.task import ROUNDS_FOLDER, RerankTask
 from pipeline.store.folder import Folder
+from pipeline.tables import FAILURES
 from pipeline.vocabulary import CandidateStatus, Score
 
 FIRST_ROUND = 5  # candidates of a query
@@ -56,7 +63,7 @@ SCORE_COLUMNS: dict[str, tuple[str, ...]] = {
 
 # Carries out one round: options of the matching job → its summary, or the counts of its plan.
 RoundMatcher = Callable[[RunOptions], Any]
-# Looks at all pairs of a run → PROBES; for a dry run as `RoundMatcher`.
+# Looks at all pairs of a run → PROBES; for a dry run None where some are left.
 Screener = Callable[[RunOptions], Any]
 
 
@@ -71,13 +78,14 @@ def round_sizes(longest: int, adaptive: bool) -> list[int]:
 class RerankSummary(TypedDict):
     """Counts of a reranking.
 
-    pairs: matched pairs. saved_pairs: planned pairs that were not needed. failed: number of failed
-    candidates by reason.
+    glances: pairs that a screening looked at. pairs: matched pairs. saved_pairs: planned pairs that
+    were not needed. failed: number of failed candidates by reason.
     """
 
     queries: int
     candidates: int
     duplicate_candidates: int
+    glances: int
     unusable_lines: int
     planned_pairs: int
     pairs: int
@@ -117,7 +125,7 @@ def rerank_candidates(
     """Rerank with all rounds on one executor, see `rerank_with`. A dry run returns None."""
     how: dict[str, Any] = {"executor": executor, "actors": actors, "listen": listen}
     match = partial(estimate_run if dry_run else match_photographs, **how)
-    screen = partial(estimate_run if dry_run else probe_photographs, **how)
+    screen = partial(estimate_probes if dry_run else probe_photographs, **how)
     return rerank_with(options, match, listen, dry_run, screen)
 
 
@@ -140,7 +148,7 @@ def rerank_with(
 
     match: carries out one round, a run of the matching job, as `match_photographs` does. For a dry
         run it only plans, as `estimate_run` does.
-    screen: looks at all pairs, as `probe_photographs` does; for a dry run as `match`.
+    screen: looks at all pairs, as `probe_photographs` does; for a dry run `estimate_probes`.
     dry_run: plan the first round that is not done, and an upper bound of what may come after it.
         Nothing is written and None is returned.
 
@@ -152,8 +160,7 @@ def rerank_with(
     task = RerankTask(options)
     folder = _rerank_folder(options)
     listen(Event("candidates", task.described(), task.counts()))
-    if options.screen:
-        _screen(task, screen, listen, dry_run)
+    glances = _screen(task, screen, listen, dry_run) if options.screen else 0
     candidates, counts = task.candidates, task.counts()
     found, tables, history = support(candidates, task.pairs, None), [], []
     session: Counter[str] = Counter()
@@ -203,6 +210,7 @@ def rerank_with(
         "queries": counts["queries"],
         "candidates": counts["candidates"],
         "duplicate_candidates": counts["duplicates"],
+        "glances": glances,
         "unusable_lines": counts["unusable"],
         "planned_pairs": counts["pairs"],
         "pairs": matched,
@@ -221,21 +229,32 @@ def rerank_with(
     return Reranking(task, ranking, queries_table, summary)
 
 
-def _screen(task: RerankTask, screen: Screener | None, listen: Listener, dry_run: bool) -> None:
-    """Look at all pairs of the task, and give it the order that follows.
+def _screen(task: RerankTask, screen: Screener | None, listen: Listener, dry_run: bool) -> int:
+    """Look at all pairs of the task, give it the order that follows, and return their number.
 
-    A dry run cannot know that order. It counts on in retrieval's, which has as many candidates.
+    A dry run does not know that order until all glances are done. It counts on in retrieval's.
     """
     assert screen is not None
     keys = np.unique(task.pairs[task.pairs >= 0])
     text = f"screening: a glance at {counted(len(keys), 'pair')}"
     listen(Event("screening", text, {"pairs": len(keys)}))
-    probes = screen(screening(task.run(SCREEN_FOLDER, keys)))
-    if dry_run:
+    glances = screening(task.run(SCREEN_FOLDER, keys))
+    probes = screen(glances)
+    if probes is None:
+        text = "what glances will choose is not known; the following counts retrieval's first"
+        listen(Event("later", text))
         task.keep_budget()
-        return
+        return len(keys)
+    task.set_aside(_unreadable(Folder(glances.output, glances.storage)))
     found = pair_keys(task.names, probes["image0"], probes["image1"])
     task.screened(screened_order(task.candidates.rank, coarse_counts(probes, found, task.pairs)))
+    return len(keys)
+
+
+def _unreadable(folder: Folder) -> pa.Table:
+    """FAILURES of the images that glances could not read, an image once or more."""
+    tables = [folder.read_table(name) for name in folder.names("failures") if name != PLAN_FAILURES]
+    return pa.concat_tables([FAILURES.empty_table(), *tables])
 
 
 def _scores_of_run(folder: Folder, names: pa.Array, score: str) -> list[pa.Table]:

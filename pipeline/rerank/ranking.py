@@ -133,7 +133,8 @@ def order(
 ) -> Order:
     """Order the candidates of every query by their support.
 
-    saturation, gate: see the head of this module; the gate is in inliers. None means without.
+    saturation, gate: see the head of this module; the gate is in inliers. None means without, and
+        so does a gate of 0: other scores may lead with fewer inliers.
     """
     starts = candidates.starts[:-1]
     query = np.cumsum(candidates.rank == 1) - 1
@@ -141,7 +142,7 @@ def order(
     by_support = np.lexsort((candidates.rank, -score, found.failed, query))
     leader, first = by_support[starts], np.lexsort((candidates.rank, found.failed, query))[starts]
     margin = found.inliers[leader] - found.inliers[first]
-    gated = (leader != first) & (margin < (-np.inf if gate is None else gate))
+    gated = (leader != first) & (margin < (gate or -np.inf))
     later = np.ones(len(query), bool)
     later[first[gated]] = False
     by_gate = np.lexsort((candidates.rank, -score, later, found.failed, query))

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from pipeline.match.options import RunOptions
 
 SCREEN_LONG_SIDE = 160  # pixels of the longer side that is looked at
-# Of a shard. A glance takes a tenth of an encode, so a shard has many pairs for each of its images.
+# Of a shard, unless the options say else. A glance takes a tenth of an encode, so a shard has many
+# pairs for each of its images.
 SCREENED_IMAGES, SCREENED_PAIRS = 128, 1024
 # Added to the counts of a query's candidates, as a share of their mean: no candidate is hopeless
 # for its count alone.
@@ -32,8 +33,8 @@ def screening(options: RunOptions) -> RunOptions:
     return replace(
         options,
         matching=replace(options.matching, long_side=side),
-        max_images=SCREENED_IMAGES,
-        max_pairs=SCREENED_PAIRS,
+        max_images=options.max_images or SCREENED_IMAGES,
+        max_pairs=options.max_pairs or SCREENED_PAIRS,
         turns=0,
         scales=0,
         yaw=None,
@@ -42,29 +43,31 @@ def screening(options: RunOptions) -> RunOptions:
 
 
 def coarse_counts(probes: pa.Table, keys: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Coarse matches of every candidate, (N,) int64, 0 where its pair was not looked at.
+    """Coarse matches of every candidate, (N,) int64, −1 where there is no count of its pair.
 
     probes: PROBES. keys: (P,) key of the pair of each of its rows. pairs: (N,) key of the pair of
     every candidate, −1 for none.
     """
     row = pc.fill_null(pc.index_in(pa.array(pairs), value_set=pa.array(keys)), -1).to_numpy()
-    counts = probes["num_matches"].to_numpy().astype(np.int64)
-    found: np.ndarray = np.append(counts, 0)[row]  # −1 takes the 0
+    counts = pc.fill_null(probes["num_matches"], -1).to_numpy().astype(np.int64)
+    found: np.ndarray = np.append(counts, -1)[row]  # row −1 takes the last
     return found
 
 
 def screened_order(place: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The rows (N,) of all candidates, those of a query together and the likeliest first.
 
-    place: (N,) of retrieval, from 1 for each query. counts: (N,) coarse matches.
+    place: (N,) of retrieval, from 1 for each query. counts: (N,) coarse matches, −1 for candidates
+    that cannot be matched. These come last.
 
     A likelihood is (c + COUNT_OFFSET) / √(p + PLACE_OFFSET), for the count c in means of its query
     and the place p of retrieval. It depends on the candidates of one query alone. Where no
     candidate of a query has a match, retrieval's order stays.
     """
     query = np.cumsum(place == 1) - 1
-    mean = np.bincount(query, counts) / np.bincount(query)
+    good = counts >= 0
+    mean = np.bincount(query, counts * good) / np.maximum(np.bincount(query, good), 1)
     share = counts / np.where(mean > 0, mean, 1)[query]
     likelihood = (share + COUNT_OFFSET) / np.sqrt(place + PLACE_OFFSET)
-    order: np.ndarray = np.lexsort((place, -likelihood, query))
+    order: np.ndarray = np.lexsort((place, -likelihood, ~good, query))
     return order

@@ -100,6 +100,19 @@ class RerankTask:
         self.pairs, self.true = self.pairs[order], self.true[order]
         self.keep_budget()
 
+    def set_aside(self, failures: pa.Table) -> None:
+        """Give the reasons of FAILURES of images to the candidates that need these, and no pair."""
+        row = pc.index_in(self.names, value_set=failures["image0"])
+        reason = failures["reason"].combine_chunks().take(row)
+        sides = (
+            pa.array(side, mask=self.pairs < 0) for side in np.divmod(self.pairs, len(self.names))
+        )
+        found = pc.coalesce(*(reason.take(side) for side in sides))
+        self.pairs = np.where(found.is_valid().to_numpy(zero_copy_only=False), -1, self.pairs)
+        self.candidates = replace(
+            self.candidates, reason=pc.coalesce(self.candidates.reason, found)
+        )
+
     def keep_budget(self) -> None:
         """Leave out the pairs beyond the budget.
 

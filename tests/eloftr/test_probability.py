@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from eloftr import ArgumentError, CheckpointError, match_probabilities
 from eloftr.matching.probability import CALIBRATION_FILE, Calibration, file_sha256
@@ -54,6 +56,24 @@ def test_the_ends_of_the_scale_are_finite() -> None:
 def test_what_is_no_score_is_refused(scores: list) -> None:
     with pytest.raises(ArgumentError, match="numbers from 0 to 1"):
         match_probabilities(np.array(scores))
+
+
+@pytest.mark.parametrize(
+    ("scores", "named"),
+    [
+        (["a"], "'a'"),
+        ([None, 0.5], "nan"),
+        ([[0.1], [0.1, 0.2]], "inhomogeneous"),
+        ([0.5 + 1j], "complex"),
+        (torch.tensor([0.5], requires_grad=True), "requires grad"),
+        ([0.3, 25.4], "25.4"),
+        ([[0.3]], r"\(1, 1\)"),
+    ],
+    ids=str,
+)
+def test_the_sentence_names_what_is_wrong(scores: Any, named: str) -> None:
+    with pytest.raises(ArgumentError, match=named):
+        match_probabilities(scores)
 
 
 def test_weights_without_a_calibration_have_no_probabilities(

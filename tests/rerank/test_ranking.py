@@ -45,6 +45,13 @@ def known(*inliers: int | None, failed: tuple[int, ...] = ()) -> Support:
     )
 
 
+def test_without_a_gate_a_leader_with_fewer_inliers_leads() -> None:
+    """As one with a greater sum of scores may."""
+    few = replace(known(90, 40), score=np.array([1.0, 2.0], np.float32))
+    assert order(candidates(2), few, gate=0).rank.tolist() == [2, 1]
+    assert order(candidates(2), few, gate=25).rank.tolist() == [1, 2]
+
+
 def test_support_orders_and_retrieval_breaks_ties() -> None:
     found = order(candidates(6), known(0, 40, 90, 40, 0, None))
     assert found.rank.tolist() == [4, 2, 1, 3, 5, 6]

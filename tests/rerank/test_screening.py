@@ -32,6 +32,8 @@ def places(*sizes: int) -> np.ndarray:
 
 
 def test_the_order_follows_counts_and_places_of_one_query_alone() -> None:
+    unread = screened_order(places(4), np.array([-1, 0, -1, 7]))
+    assert unread.tolist() == [3, 1, 0, 2]
     order = screened_order(places(5, 3), np.array([0, 2, 90, 3, 1, 5, 5, 5]))
     assert order.tolist()[0] == 2
     assert sorted(order.tolist()[:5]) == [0, 1, 2, 3, 4]
@@ -58,17 +60,18 @@ def test_a_batch_of_glances_counts_what_each_of_them_does(tmp_path: Path) -> Non
     pairs = np.array([(i, j) for i in range(5) for j in range(i + 1, 5)], np.int32)
     read = ReadShard(Folder(str(tmp_path)), ImageLimits(), 96)
     shard = read(PlannedShard("0", names, pairs))
-    _, found = ProbeShard(load_model("small"), "float32")(shard)
+    _, found, failures = ProbeShard(load_model("small"), "float32")(shard)
     matcher = load_matcher("small", device="cpu")
     pixels = dict(zip(shard.read, shard.pixels, strict=True))
     expected = [
         matcher.count_matches(*(matcher.encode(pixels[k][None]) for k in pair))[0]
         if 4 not in pair
-        else 0
+        else None
         for pair in pairs.tolist()
     ]
     assert found["num_matches"].to_pylist() == expected
-    assert max(expected) > 0
+    assert any(expected)
+    assert failures["image0"].to_pylist() == ["4.png"]
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,7 @@ def test_all_pairs_are_looked_at_and_the_likeliest_are_matched(
     assert pa.concat_tables(probes).num_rows == 28  # of 29 candidates, one of which has no file
     assert summary["pairs"] == summary["planned_pairs"] <= 3 * BUDGET
     assert summary["options"]["screen"] is True
+    assert summary["glances"] == 28
     measures = summary["evaluation"]["measures"]
     assert measures["screened"]["mAP"]["mean"] > measures["retrieval"]["mAP"]["mean"]
     assert measures["reranked"]["mAP"]["mean"] >= measures["screened"]["mAP"]["mean"]
@@ -130,6 +134,15 @@ def test_all_pairs_are_looked_at_and_the_likeliest_are_matched(
         (row["query"], row["candidate"]): (row["retrieval_rank"], row["retrieval_score"])
         for row in rows
     } == before
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert {row["candidate"]: row["reason"] for row in failed} == {
+        "cut.jpg": "truncated",
+        "gone.jpg": "unknown_image",
+    }
+    assert {row["rank"] for row in failed} == {10, 11}  # and they took no place of the budget
+    assert summary["failed"] == {"truncated": 1, "unknown_image": 1}
+    matched = [row["query"] for row in rows if row["num_inliers"] is not None]
+    assert [matched.count(name) for name in sorted(set(matched))] == [BUDGET] * 3
     queries = pq.read_table(output / "queries.parquet").to_pylist()
     first = {key[0]: key[1] for key, (rank, _) in before.items() if rank == 1}
     assert {row["query"]: row["first_before"] for row in queries} == first
@@ -151,6 +164,24 @@ def test_a_screening_that_is_stopped_goes_on_to_the_same_bytes(
     rerank(place, tmp_path / "run", kept_executor, progress=nobody)
     assert results(tmp_path / "run") == results(whole[0])
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_a_dry_run_of_what_is_done_knows_the_order(
+    place: Path, whole: tuple[Path, dict[str, Any]], kept_executor: Executor
+) -> None:
+    told: list[Event] = []
+    rerank(place, whole[0], kept_executor, dry_run=True, progress=told.append)
+    plans = [event.fields for event in told if event.name == "plan"]
+    assert [plan["done"] == plan["shards"] for plan in plans] == [True, True]
+    assert plans[1]["pairs"] == whole[1]["pairs"]
+
+
+def test_no_gate_is_none_whatever_the_score(
+    place: Path, whole: tuple[Path, dict[str, Any]], kept_executor: Executor
+) -> None:
+    for score in ("ratio", "sum"):
+        found = rerank(place, whole[0], kept_executor, score=score, gate=0)
+        assert found["gated_queries"] == 0
 
 
 def test_a_dry_run_tells_the_cost_of_both_and_writes_nothing(

@@ -6,7 +6,7 @@ PlannedShard: image 0 and image 1 in several views → ReadShard → ProbeShard 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +53,14 @@ def planned_ladder(
     return PlannedShard(name, list(names), np.array(pairs, np.int32), views)
 
 
+class Probed(NamedTuple):
+    """A probed shard: its name, PROBES, and FAILURES of the images that could not be read."""
+
+    shard: str
+    probes: pa.Table
+    failures: pa.Table
+
+
 class ProbeShard:
     """Count the coarse matches of every pair of views, with a model on this process's device."""
 
@@ -64,11 +72,11 @@ class ProbeShard:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.matcher = Matcher(model, device, getattr(torch, dtype))
 
-    def __call__(self, shard: DecodedShard, attempt: int = 1) -> tuple[str, pa.Table]:
-        """The name of the shard, and PROBES. A shard that its processes die of has no matches."""
+    def __call__(self, shard: DecodedShard, attempt: int = 1) -> Probed:
+        """Count the matches of one shard. One that its processes die of has none."""
         from eloftr.model import ImageFeatures
 
-        counts = np.zeros(len(shard.pairs), np.int32)
+        counts = np.full(len(shard.pairs), -1, np.int32)
         if attempt <= TRIES:
             row_of = {view: k for k, view in enumerate(shard.read)}
             features = [self.matcher.encode(pixels[None]) for pixels in shard.pixels]
@@ -83,10 +91,11 @@ class ProbeShard:
             names.take(pa.array(first)),
             names.take(pa.array(second)),
             pa.array(turns[second] - turns[first], pa.int16()),
-            pa.array(counts),
+            pa.array(counts, mask=counts < 0),
             pa.array(scales[first] / scales[second], pa.float32()),
         ]
-        return shard.shard, pa.Table.from_arrays(columns, schema=PROBES)
+        probes = pa.Table.from_arrays(columns, schema=PROBES)
+        return Probed(shard.shard, probes, shard.failures)
 
     def _batches(self, shard: DecodedShard) -> Iterator[list[int]]:
         """The pairs that could be read; those of a batch have one shape for each side."""
@@ -110,13 +119,14 @@ def probe_file(shard: str) -> str:
 
 
 class WriteProbe:
-    """Write the PROBES of a shard; returns how many pairs of views they hold."""
+    """Write what was found of a shard; returns how many pairs of views it has."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
 
-    def __call__(self, probed: tuple[str, pa.Table], attempt: int = 1) -> int:
-        """See the class. The file is the marker that the probe is done."""
-        name, table = probed
-        self.folder.publish_table(probe_file(name), table)
-        return int(table.num_rows)
+    def __call__(self, probed: Probed, attempt: int = 1) -> int:
+        """See the class. The file of PROBES is the marker that the probe is done."""
+        if probed.failures.num_rows:
+            self.folder.publish_table(f"failures/{probed.shard}.parquet", probed.failures)
+        self.folder.publish_table(probe_file(probed.shard), probed.probes)
+        return int(probed.probes.num_rows)

@@ -275,8 +275,9 @@ def likely(probes: pa.Table, names: pa.Array, tried: np.ndarray) -> np.ndarray:
 def best_turns(probes: pa.Table) -> dict[tuple[str, str], int]:
     """The turn of most matches, by the names of probed pairs. probes: PROBES, of several turns."""
     best: dict[tuple[str, str], tuple[int, int]] = {}
-    columns = (probes[name].to_pylist() for name in ("image0", "image1", "turn", "num_matches"))
-    for image0, image1, turn, count in zip(*columns, strict=True):
+    columns = (probes[name].to_pylist() for name in ("image0", "image1", "turn"))
+    counts = _counts(probes).tolist()
+    for image0, image1, turn, count in zip(*columns, counts, strict=True):
         best[image0, image1] = max(best.get((image0, image1), (-1, 0)), (count, -turn))
     return {pair: -turn % 360 for pair, (_, turn) in best.items()}
 
@@ -285,10 +286,16 @@ def _by_pair(probes: pa.Table, names: pa.Array) -> Iterator[Probed]:
     sides = [pc.index_in(probes[side], value_set=names).to_numpy() for side in ("image0", "image1")]
     pairs, which = np.unique(np.stack(sides, axis=1), axis=0, return_inverse=True)
     sizes = np.log2(pc.fill_null(probes["scale"], 1.0).to_numpy())
-    columns = probes["turn"].to_numpy(), sizes, probes["num_matches"].to_numpy()
+    columns = probes["turn"].to_numpy(), sizes, _counts(probes)
     for number, (i, j) in enumerate(pairs.tolist()):
         turn, size, count = (column[which == number] for column in columns)
         yield (i, j), turn, size, count
+
+
+def _counts(probes: pa.Table) -> np.ndarray:
+    """Coarse matches of every probe, 0 where an image could not be read."""
+    counts: np.ndarray = pc.fill_null(probes["num_matches"], 0).to_numpy()
+    return counts
 
 
 def _settled(angle: np.ndarray, part: np.ndarray) -> np.ndarray:

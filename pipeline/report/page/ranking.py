@@ -13,7 +13,8 @@ from pipeline.store.folder import Folder
 
 MOST_QUERIES = 500  # whose candidates stand in the page
 MOST_CANDIDATES = 20  # of a query
-ORDERS = ("retrieval", "reranked", "reranked without the gate")  # as a reranking names them
+# As a reranking names them.
+ORDERS = ("retrieval", "screened", "reranked", "reranked without the gate")
 
 
 def ranking_tables(folder: Folder) -> dict[str, Any] | None:
@@ -48,7 +49,11 @@ def ranking_tables(folder: Folder) -> dict[str, Any] | None:
         "truth": bool(judged),
         "level": LEVEL,
         # JSON files have their keys in the order of the alphabet.
-        "measures": {name: _in_order(judged["measures"][name]) for name in ORDERS if judged},
+        "measures": {
+            name: _in_order(judged["measures"][name])
+            for name in ORDERS
+            if name in judged.get("measures", {})
+        },
         "change": _in_order(judged.get("change", {})),
         "judged_queries": judged.get("queries", 0),
         "queries": [
