@@ -53,7 +53,7 @@ def planned_ladder(
     return PlannedShard(name, list(names), np.array(pairs, np.int32), views)
 
 
-class Probed(NamedTuple):
+class ProbedShard(NamedTuple):
     """A probed shard: its name, PROBES, and FAILURES of the images that could not be read."""
 
     shard: str
@@ -72,7 +72,7 @@ class ProbeShard:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.matcher = Matcher(model, device, getattr(torch, dtype))
 
-    def __call__(self, shard: DecodedShard, attempt: int = 1) -> Probed:
+    def __call__(self, shard: DecodedShard, attempt: int = 1) -> ProbedShard:
         """Count the matches of one shard. One that its processes die of has none."""
         from eloftr.model import ImageFeatures
 
@@ -95,7 +95,7 @@ class ProbeShard:
             pa.array(scales[first] / scales[second], pa.float32()),
         ]
         probes = pa.Table.from_arrays(columns, schema=PROBES)
-        return Probed(shard.shard, probes, shard.failures)
+        return ProbedShard(shard.shard, probes, shard.failures)
 
     def _batches(self, shard: DecodedShard) -> Iterator[list[int]]:
         """The pairs that could be read; those of a batch have one shape for each side."""
@@ -124,7 +124,7 @@ class WriteProbe:
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
 
-    def __call__(self, probed: Probed, attempt: int = 1) -> int:
+    def __call__(self, probed: ProbedShard, attempt: int = 1) -> int:
         """See the class. The file of PROBES is the marker that the probe is done."""
         if probed.failures.num_rows:
             self.folder.publish_table(f"failures/{probed.shard}.parquet", probed.failures)
