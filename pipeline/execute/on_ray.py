@@ -97,12 +97,12 @@ class RayExecutor:
         """Join the cluster or start a node. Raises ExecutorError where no cluster answers."""
         if ray.is_initialized():
             return
-        with _sigterm_handler_kept():
+        self.started = True  # what an interruption leaves half started is ended too
+        with _sigterm_kept():
             try:
                 _join_or_start(os.environ.get(CLUSTER), self.quiet)
             except SystemExit as error:  # raised by Ray's handler of SIGTERM while Ray starts
                 raise KeyboardInterrupt from error
-        self.started = True
 
     def capacity(self) -> Capacity:
         """The CPUs and GPUs of the cluster; before a node is started, those of this machine."""
@@ -318,14 +318,30 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
 
 
 @contextmanager
-def _sigterm_handler_kept() -> Iterator[None]:
-    """Put the handler of SIGTERM back, because Ray installs its own when it starts."""
+def _sigterm_kept() -> Iterator[None]:
+    """Put the handler of SIGTERM back, because Ray installs its own when it starts.
+
+    What Ray's handler raises can be lost, in a callback of Ray's core for one. A SIGTERM that came
+    meanwhile therefore goes to the handler that is put back.
+    """
     kept = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or kept is None:
+        yield
+        return
+    came, writer = socket.socketpair()
+    came.setblocking(False)
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread() and kept is not None:
-            signal.signal(signal.SIGTERM, kept)
+        signal.set_wakeup_fd(before)
+        signal.signal(signal.SIGTERM, kept)
+        writer.close()
+        with came:
+            numbers = came.recv(1 << 16)  # of signals, a byte each; empty where none came
+        if signal.SIGTERM in numbers:
+            signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -24,6 +25,22 @@ def test_a_ray_that_the_caller_started_is_used_and_left_running() -> None:
         executor.start()
         assert executor.capacity() == Capacity(2, 0)
     assert ray.is_initialized()
+
+
+def test_a_sigterm_that_ray_loses_while_it_starts_reaches_the_handler_of_before() -> None:
+    reached: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: reached.append(number))
+    try:
+        with on_ray._sigterm_kept():
+            signal.signal(signal.SIGTERM, lambda number, frame: None)  # as Ray's, and it loses it
+            signal.raise_signal(signal.SIGTERM)
+        assert reached == [signal.SIGTERM]
+        with on_ray._sigterm_kept():
+            pass
+        assert reached == [signal.SIGTERM]
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.usefixtures("embedded_ray")
