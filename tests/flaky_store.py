@@ -59,7 +59,7 @@ def flaky_store(endpoint: str, trouble: Trouble) -> Iterator[tuple[str, Counter[
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(error)))
                 self.end_headers()
-                self.wfile.write(error)
+                self.wfile.write(error if self.command != "HEAD" else b"")
                 return
             if word in ("reset", "hang"):
                 ended.wait(60 if word == "hang" else 0)

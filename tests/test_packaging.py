@@ -158,7 +158,7 @@ def test_the_base_needs_four_packages(metadata: Message) -> None:
 def test_every_extra_brings_what_its_name_says(metadata: Message) -> None:
     assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
     assert {"ray", "pyarrow", "fsspec", "scipy", "click"} <= of_extra(metadata, "pipeline").keys()
-    assert of_extra(metadata, "s3").keys() == {"s3fs"}
+    assert of_extra(metadata, "s3").keys() == {"s3fs", "obstore"}
     assert of_extra(metadata, "gs").keys() == {"gcsfs"}
     assert of_extra(metadata, "az").keys() == {"adlfs"}
     assert of_extra(metadata, "hub").keys() == {"huggingface-hub"}
