@@ -73,8 +73,9 @@ class KillsWorkers:
 
 
 def results(output: Path) -> dict[str, bytes]:
-    """All files below a folder but the report, with their bytes."""
-    files = (path for path in output.rglob("*") if path.is_file() and path.name != "report.txt")
+    """All files below a folder but the reports, which name places, with their bytes."""
+    told = ("report.txt", "summary.json")
+    files = (path for path in output.rglob("*") if path.is_file() and path.name not in told)
     return {str(path.relative_to(output)): path.read_bytes() for path in files}
 
 

@@ -11,7 +11,7 @@ from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.cameras.assign import SharedCamera
 
 # The files and folders beside a database that are made from it.
-MADE_FROM_IT = ("report.txt", "points.ply", "sparse", "mapped", "keypoints.parquet")
+MADE_FROM_IT = ("report.txt", "summary.json", "points.ply", "sparse", "mapped", "keypoints.parquet")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ RUN/run.json, images/, matches/ → OUTPUT/database.db, keypoints.parquet
                                 → OUTPUT/mapped/0 …  models as the mapper made them
                                 → OUTPUT/refine/0 …  measurements of their tracks
                                 → OUTPUT/sparse/0 …  COLMAP binary, the largest model first
-                                → OUTPUT/points.ply, report.txt
+                                → OUTPUT/points.ply, summary.json, report.txt
 
 Where OUTPUT is a URL, blocks and measurements are published as they are made, and the rest in the
 end, report.txt last.
@@ -13,7 +13,7 @@ end, report.txt last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +58,7 @@ from pipeline.reconstruct.summary import (
     ReconstructionSummary,
     doubtful_cameras,
     panorama_notes,
+    write_summary,
 )
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.world.frames import placed_world
@@ -130,7 +131,21 @@ def reconstruct_run(
             how = imported.mapping(mapper, threads), blocks, carrying
             return _mapped(imported, given, *how)
 
-        return carry_out(given, carrying, map_it, cameras, refine, threads)
+        asked = {
+            "runs": None if isinstance(source, Path) else [*source],
+            "database": source if isinstance(source, Path) else None,
+            "images": images,
+            "masks": masks,
+            "mapper": mapper,
+            "cameras": cameras or CameraOptions(),
+            "radius": radius,
+            "threads": threads,
+            "blocks": blocks,
+            "refine": refine,
+            "positions": positions,
+            "poses": poses,
+        }
+        return carry_out(given, carrying, map_it, cameras, refine, threads, asked)
 
 
 def carry_out(
@@ -140,8 +155,12 @@ def carry_out(
     cameras: CameraOptions | None,
     refine: RefineOptions | None,
     threads: int,
+    asked: Mapping[str, Any],
 ) -> ReconstructionSummary:
-    """Import what is given, map it by `map_it`, refine the models and deliver the results."""
+    """Import what is given, map it by `map_it`, refine the models and deliver the results.
+
+    asked: the options of the work, for `write_summary`.
+    """
     imported = imported_from(given, carrying)
     mapped = map_it(imported)
     freedom = _freedom(imported, cameras or CameraOptions(), threads)
@@ -153,7 +172,7 @@ def carry_out(
     )
     refined, notes = _refined(imported, mapped, given, refine, carrying, freedom)
     summary: ReconstructionSummary = carrying.colmap.ask(
-        _finish, given, imported, mapped, refined, notes
+        _finish, given, imported, mapped, refined, notes, asked
     )
     given.results.deliver(DELIVERED, carrying.listen)
     return replace(summary, output=given.results.shown)
@@ -316,8 +335,9 @@ def _finish(
     mapped: MappedModels,
     refined: list[Refined],
     notes: list[str],
+    asked: Mapping[str, Any],
 ) -> ReconstructionSummary:
-    """Publish the models and write the report."""
+    """Publish the models and write the summary."""
     target = given.target
     models = [opened_model(one.model) for one in refined]
     placed, worlds = _in_the_world(models, given.positions)
@@ -365,5 +385,5 @@ def _finish(
         unregistered=[name for name in names if name not in registered],
         notes=notes,
     )
-    (target / "report.txt").write_text(summary.text(), encoding="utf-8")
+    write_summary(target, summary, asked)
     return summary

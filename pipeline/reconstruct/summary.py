@@ -1,26 +1,36 @@
-"""The summary of a reconstruction, as numbers and as text."""
+"""The summary of a reconstruction, as numbers and as text, and the files that keep both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.extras import versions
 from pipeline.masks.folder import MaskCounts, masks_line
+from pipeline.match.run import SUMMARY_FILE
 from pipeline.reconstruct.cameras.adjust import used_cameras
 from pipeline.reconstruct.cameras.assign import SharedCamera
 from pipeline.reconstruct.cameras.focal import FocalDecision
 from pipeline.reconstruct.database import ImportSummary
 from pipeline.reconstruct.depth import Depth, listed
 from pipeline.reconstruct.refine.round import RoundSummary
+from pipeline.store import disk
+from pipeline.store.folder import Folder
 
 # Times a focal length of EXIF, from which a found one is no lens: EXIF's own is right to a tenth,
 # and a survey that looks straight down hardly determines it.
 DOUBTFUL = 1.5
 SHOWN_CAMERAS, SHOWN_IMAGES = 10, 20  # in the text of a summary
+REPORT_FILE = "report.txt"  # the last file of the results
+PACKAGES = ("eloftr-pipeline", "torch", "numpy", "scipy", "pycolmap", "pymetis")
 KINDS = {Depth.SCENE: "", Depth.PLANE: ", a plane", Depth.NONE: ", no depth"}
 
 
@@ -167,3 +177,33 @@ def _shared_cameras(shared: Sequence[SharedCamera]) -> list[str]:
     ]
     more = len(shared) - SHOWN_CAMERAS
     return [*lines, f"… {more} more cameras of several images"] if more > 0 else lines
+
+
+def write_summary(folder: Path, summary: Any, asked: Mapping[str, Any]) -> None:
+    """Write `summary.json`, and `report.txt` last.
+
+    summary: a dataclass with a `text`. Its `output` is left out, because results may be moved.
+    asked: the options of the work by name; folders are written without credentials.
+    """
+    made_with = {"python": platform.python_version(), **versions(PACKAGES)}
+    numbers = {name: value for name, value in _plain(summary).items() if name != "output"}
+    told = {"asked": _plain(asked), "versions": made_with, **numbers}
+    disk.replace(str(folder / SUMMARY_FILE), (json.dumps(told, indent=2) + "\n").encode())
+    (folder / REPORT_FILE).write_text(summary.text(), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """A value of options and summaries as JSON has it."""
+    if isinstance(value, Folder):
+        return value.shown
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | Set):
+        return [_plain(one) for one in (sorted(value) if isinstance(value, Set) else value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)

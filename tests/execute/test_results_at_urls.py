@@ -65,7 +65,8 @@ def store(s3: dict[str, str]) -> Iterator[Store]:
 
 def whole_of(folder: Path) -> dict[str, bytes]:
     """All files of a local result, the report too."""
-    return {**results(folder), "report.txt": (folder / "report.txt").read_bytes()}
+    told = ("report.txt", "summary.json")
+    return {**results(folder), **{name: (folder / name).read_bytes() for name in told}}
 
 
 def stop_at(when: str) -> Listener:

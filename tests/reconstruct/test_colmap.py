@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pipeline.reconstruct.merging import job as merging
 from pipeline.reconstruct.merging import merge
 from pipeline.reconstruct.merging.job import import_matches
 from pipeline.reconstruct.summary import doubtful_cameras
+from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.store.folder import Folder
 
 pytestmark = pytest.mark.usefixtures("kept_processes")
@@ -196,6 +198,13 @@ def test_mapping_finds_the_true_cameras(run: Path, scene: Scene) -> None:
     assert (run / "sfm" / "points.ply").read_bytes().startswith(b"ply")
     assert (run / "sfm" / "report.txt").read_text() == summary.text()
     assert "6 of 6 images registered" in summary.text()
+    told = json.loads((run / "sfm" / "summary.json").read_text())
+    assert told["asked"]["runs"] == [str(run)]
+    assert told["asked"]["refine"] == json.loads(json.dumps(asdict(RefineOptions())))
+    assert told["asked"]["cameras"] == {"model": "auto", "sharing": "auto", "intrinsics": []}
+    assert told["models"][0]["points"] == summary.models[0].points
+    assert told["versions"]["pycolmap"] == pycolmap.__version__
+    assert "output" not in told
     assert not [path for path in (run / "sfm").iterdir() if path.name.startswith(".")]
 
 

@@ -61,6 +61,10 @@ def test_tracks_become_sharp_and_long_and_cameras_exact(
     assert after.max() < before.max() / 5
     assert np.median(after) < np.median(before) / 10
     assert "mean track length" in (refined.output / "report.txt").read_text()
+    told = json.loads((refined.output / "summary.json").read_text())
+    assert told["asked"]["model"] == str(model)
+    assert told["asked"]["fixed_cameras"] is True
+    assert told["after"]["error"] == refined.after.error
 
 
 def test_the_given_model_and_known_cameras_stay(

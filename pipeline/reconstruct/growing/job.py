@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -320,9 +320,21 @@ def _reconstructed(
             return replace(mapped, notes=[*notes, *mapped.notes])
 
         try:
-            return carry_out(given, carrying, map_it, None, refine, request.threads)
+            return carry_out(
+                given, carrying, map_it, None, refine, request.threads, _asked(request)
+            )
         finally:
             remove(given.target / BEFORE)
+
+
+def _asked(request: GrowthRequest) -> dict[str, Any]:
+    """What was asked, without where the results go."""
+    told = {field.name: getattr(request, field.name) for field in fields(request)}
+    for name in ("output", "scratch"):
+        del told[name]
+    if not isinstance(request.pairs, str | None):
+        told["pairs"] = "a list"
+    return told
 
 
 def _unusable(run: Folder) -> list[str]:

@@ -11,6 +11,7 @@ from pipeline.events import Listener, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor
 from pipeline.execute.worker import Died, Worker
 from pipeline.masks.folder import MaskCounts, find_masks, masks_line
+from pipeline.match.run import SUMMARY_FILE
 from pipeline.photos.source import Folders
 from pipeline.reconstruct.cameras.adjust import check_threads
 from pipeline.reconstruct.carrying import Carrying
@@ -18,6 +19,7 @@ from pipeline.reconstruct.models.files import ModelFiles, files_of_model
 from pipeline.reconstruct.refine.adjust import Freedom
 from pipeline.reconstruct.refine.job import FILES_OF_A_MODEL, refine_model
 from pipeline.reconstruct.refine.round import RoundSummary
+from pipeline.reconstruct.summary import REPORT_FILE, write_summary
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.plan import read_scene
 from pipeline.reconstruct.tracks.scene import SparseModel
@@ -110,8 +112,8 @@ def refine_colmap_model(
 ) -> RefineSummary:
     """Refine the COLMAP model of a folder or a URL, which stays as it is.
 
-    output: a local folder or one at a URL. It gets the model, `points.ply` and `report.txt`;
-        `refine/` in it holds the measurements, with which a stopped command goes on.
+    output: a local folder or one at a URL. It gets the model, `points.ply`, `summary.json` and
+        `report.txt`; `refine/` in it holds the measurements, with which a stopped command goes on.
     masks: folder of masks of the photographs. The refined model observes nothing where they are 0.
     fixed_cameras: keep all intrinsics.
     threads: of the adjustment. With 1 the model is the same every time; −1 takes all cores.
@@ -148,8 +150,11 @@ def refine_colmap_model(
             masked=refined.masked,
             masks=None if found is None else found.counts,
         )
-        (target / "report.txt").write_text(summary.text(), encoding="utf-8")
-        results.deliver([*FILES_OF_A_MODEL, "points.ply", "report.txt"], listen)
+        of_files = {"model": given.shown, "images": photographs, "masks": masks}
+        how_long = {"fixed_cameras": fixed_cameras, "threads": threads}
+        write_summary(target, summary, {**of_files, "refine": options, **how_long})
+        names = [*FILES_OF_A_MODEL, "points.ply", SUMMARY_FILE, REPORT_FILE]
+        results.deliver(names, listen)
         return summary
 
 

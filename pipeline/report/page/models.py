@@ -10,8 +10,10 @@ from typing import Any
 
 from pipeline.errors import EloftrError
 from pipeline.events import counted
+from pipeline.match.run import SUMMARY_FILE
 from pipeline.reconstruct.models.files import ModelFiles
 from pipeline.reconstruct.models.job import ask_of_models
+from pipeline.reconstruct.summary import REPORT_FILE
 from pipeline.report.block_map import blocks_of_images
 from pipeline.report.page.scene import compared_data, scene_data
 from pipeline.report.page.thumbnails import PhotoSource
@@ -19,7 +21,6 @@ from pipeline.store.folder import Folder
 from pipeline.vocabulary import MEANINGS
 
 RESULTS = "sfm"  # where eloftr reconstruct writes in a run folder
-REPORT_FILE = "report.txt"  # of the results, their last file
 MOST_LISTED = 200  # names of images of a reason
 MOST_MODELS = 5  # of a run
 PHOTOGRAPH_BYTES = 2_000_000  # of the photographs of models
@@ -72,6 +73,14 @@ def reconstruction_text(results: Folder) -> str | None:
     if not results.exists(REPORT_FILE):
         return None
     return results.read_bytes(REPORT_FILE).decode(errors="replace")
+
+
+def reconstruction_asked(results: Folder) -> dict[str, Any]:
+    """What reconstruct was asked, by name; empty where it has not ended."""
+    if not results.exists(SUMMARY_FILE):
+        return {}
+    asked: dict[str, Any] = results.read_json(SUMMARY_FILE).get("asked", {})
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def registered_names(results: Folder, models: Mapping[str, Any], notes: list[str]) -> set[str]:

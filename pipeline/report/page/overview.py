@@ -34,6 +34,7 @@ MOST_TIMES = 500  # points of the curve of finished pairs
 FEW_INLIERS = 30  # of the median verified pair
 FEW_VERIFIED = 0.2  # of the matched pairs
 SPREAD = 99.5  # per cent of the values that the bins of a histogram cover
+MOST_SHOWN = 300  # letters of what an option was given
 
 
 def run_state(runs: Sequence[Folder], top: Folder) -> dict[str, Any]:
@@ -124,13 +125,15 @@ def _failures(runs: Sequence[Folder]) -> Iterator[dict[str, Any]]:
 
 
 def asked_of(described: dict[str, Any], prefix: str = "") -> list[list[str]]:
-    """What a run was asked, from its run.json: dotted names and values as text."""
+    """What was asked, from the JSON of a run or of models: dotted names, and values as text."""
     rows: list[list[str]] = []
     for name, value in described.items():
         if isinstance(value, dict):
             rows += asked_of(value, f"{prefix}{name}.") if name != "versions" else []
         else:
-            rows.append([f"{prefix}{name}".removeprefix("options."), str(value)])
+            text = str(value)
+            shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} …"
+            rows.append([f"{prefix}{name}".removeprefix("options."), shown])
     return rows
 
 

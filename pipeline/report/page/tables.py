@@ -18,6 +18,7 @@ from pipeline.report.page.graph import graph_table, image_table
 from pipeline.report.page.models import (
     compared_models_table,
     model_tables,
+    reconstruction_asked,
     reconstruction_text,
     registered_names,
     registered_table,
@@ -136,6 +137,7 @@ def report_tables(
     results = results or results_of(folder)
     if (told := reconstruction_text(results)) is not None:
         tables["reconstruction"] = told
+        tables["reconstruction_asked"] = overview.asked_of(reconstruction_asked(results))
     pictures: dict[str, Any] = {}
     if pictured:
         source = _photographs(runs, photographs)
