@@ -30,7 +30,7 @@ from pipeline.store.folder import Folder
 DOUBTFUL = 1.5
 SHOWN_CAMERAS, SHOWN_IMAGES = 10, 20  # in the text of a summary
 REPORT_FILE = "report.txt"  # the last file of the results
-PACKAGES = ("eloftr-pipeline", "torch", "numpy", "scipy", "pycolmap", "pymetis")
+MODEL_PACKAGES = ("eloftr-pipeline", "torch", "numpy", "scipy", "pycolmap", "pymetis")
 KINDS = {Depth.SCENE: "", Depth.PLANE: ", a plane", Depth.NONE: ", no depth"}
 
 
@@ -185,7 +185,7 @@ def write_summary(folder: Path, summary: Any, asked: Mapping[str, Any]) -> None:
     summary: a dataclass with a `text`. Its `output` is left out, because results may be moved.
     asked: the options of the work by name; folders are written without credentials.
     """
-    made_with = {"python": platform.python_version(), **versions(PACKAGES)}
+    made_with = {"python": platform.python_version(), **versions(MODEL_PACKAGES)}
     numbers = {name: value for name, value in _plain(summary).items() if name != "output"}
     told = {"asked": _plain(asked), "versions": made_with, **numbers}
     disk.replace(str(folder / SUMMARY_FILE), (json.dumps(told, indent=2) + "\n").encode())

@@ -45,6 +45,10 @@ class RerankOptions:
     def __post_init__(self) -> None:
         if self.score not in tuple(Score):
             raise ArgumentError(f"score {self.score!r}: choose {', '.join(Score)}.")
+        counts = {"budget": self.budget, "top": self.top, "draw": self.draw}
+        for name, count in counts.items():
+            if not isinstance(count, int | None):
+                raise ArgumentError(f"{name}={count!r}: give a whole number.")
         least = min(value for value in (self.budget, self.top, 1) if value is not None)
         if least < 1 or self.draw < 0:
             raise ArgumentError(

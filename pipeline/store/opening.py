@@ -1,6 +1,6 @@
 """Open the fsspec filesystem of a URL, with its options and, of S3, with quick reads.
 
-obstore reads objects of S3 at a twentieth of what a read by s3fs costs, which
+obstore reads objects of S3 at a tenth of what a read by s3fs costs, which
 `benchmarks/speed/object_store.py` measures. Everything else is asked of s3fs, and so is every
 object that obstore does not read. Answers and errors are therefore those of s3fs.
 """

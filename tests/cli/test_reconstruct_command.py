@@ -42,7 +42,7 @@ def test_a_run_becomes_database_model_points_and_report(run: Path, tmp_path: Pat
     }
     model = {"cameras.bin", "images.bin", "points3D.bin", "rigs.bin", "frames.bin"}
     assert names == {
-        *("database.db", "keypoints.parquet", "points.ply", "report.txt"),
+        *("database.db", "keypoints.parquet", "points.ply", "report.txt", "summary.json"),
         *(f"sparse/0/{name}" for name in model),
     }
 

@@ -387,6 +387,7 @@ def test_an_object_store_gives_the_same_ranking(
         ({"top": 1}, "needs a saturation"),
         ({"top": 0, "saturation": 10.0}, "at least 1"),
         ({"budget": 0}, "at least 1"),
+        ({"budget": 4.5}, "budget=4.5: give a whole number"),
         ({"saturation": 0.0}, "above 0"),
         ({"draw": -1}, "not negative"),
     ],
