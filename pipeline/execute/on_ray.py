@@ -63,6 +63,11 @@ CPUS_ALONE = 1.0
 # Data takes all tasks of a dataset at once, and the blocks of 1,000,000 images would be 210 GB.
 WAVE = 4
 OBJECT_STORE = 1 << 30  # bytes on an embedded node: some tens of shards of decoded images
+# What a client of gRPC says first, with no settings of its own (RFC 9113, section 3.4), and how an
+# answer begins: three bytes of length, and the kind of its frame.
+HTTP2_BEGINS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+FRAME_HEAD, SETTINGS = 9, b"\x04"
+ANSWER = 10.0  # seconds to wait for it
 
 
 class RayExecutor:
@@ -365,7 +370,14 @@ def _silence(quiet: bool) -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where no server listens at `host:port`; Ray would try for many minutes."""
+    """Raise OSError where no server of gRPC listens at `host:port`; Ray would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=30).close()
+    if not host or not port.isdigit():
+        return
+    with socket.create_connection((host, int(port)), timeout=30) as door:
+        if os.environ.get("RAY_USE_TLS", "0").lower() not in ("", "0", "false"):
+            return  # it speaks after a handshake only
+        door.settimeout(ANSWER)
+        door.sendall(HTTP2_BEGINS)
+        if door.recv(FRAME_HEAD)[3:4] != SETTINGS:
+            raise OSError("what answers there is no Ray")

@@ -8,10 +8,11 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import combinations
 from pathlib import Path
@@ -249,6 +250,28 @@ def test_a_wrong_ray_address_ends_with_code_two_and_one_sentence(
     assert time.monotonic() - started < 20  # Ray by itself tries for a quarter of an hour
     assert re.fullmatch(
         r"eloftr match: RAY_ADDRESS=127\.0\.0\.1:\d+: no Ray cluster [^\n]+\n",
+        capsys.readouterr().err,
+    )
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_an_address_at_which_something_else_listens_is_refused_too(
+    speaks: bool,
+    here: Path,
+    served: Callable[[Path], str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pipeline.execute import on_ray
+
+    monkeypatch.setattr(on_ray, "ANSWER", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = served(here) if speaks else f"ray://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", place.removeprefix("http://"))
+        assert exit_code("--images", "photos", "--output", "refused") == 2
+    why = "what answers there is no Ray" if speaks else "timed out"
+    assert re.fullmatch(
+        rf"eloftr match: RAY_ADDRESS=[^ ]+: no Ray cluster answers there \({why}\); [^\n]+\n",
         capsys.readouterr().err,
     )
 
