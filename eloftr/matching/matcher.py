@@ -152,9 +152,15 @@ class Matcher:
         (rounded to multiples of 32).
         batch_size: pairs that go through the network at once; default by device and shape; changes
         no result.
-        Raises ArgumentError for lists of different lengths and for arrays that are not uint8 (H,
-        W).
+        Raises ArgumentError for what are no lists, for lists of different lengths and for arrays
+        that are not uint8 (H, W).
         """
+        for side in (images0, images1):
+            if isinstance(side, str) or not hasattr(side, "__len__"):
+                raise ArgumentError(
+                    f"{type(side).__name__}: give two lists of uint8 grey arrays; eloftr.match "
+                    "takes two photographs."
+                )
         if len(images0) != len(images1):
             raise ArgumentError(
                 f"{len(images0)} images against {len(images1)}: give two lists of the same length."
