@@ -23,7 +23,6 @@ Brier       mean square of what is told less 1 for right matches and 0 for wrong
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from dataclasses import asdict
@@ -37,7 +36,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from benchmarks.quality.datasets import KINDS, Pair, load_pairs, load_view
 from benchmarks.quality.judging import POINT_PIXELS
 from eloftr import Matcher, load_matcher
@@ -231,16 +230,13 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of the sets with ground truth")
     add("--sets", nargs="+", default=list(KINDS), help="default: all")
     add("--weights", default="small", help="by name or path (default: %(default)s)")
     add("--others", type=int, default=6, help="pairs a set at other sizes (default: %(default)s)")
     add("--quick", action="store_true", help="2 pairs a set, at one size")
-    add("--out", type=Path, help="write the results as JSON")
     add("--plot", type=Path, help="draw the reliability, as SVG or a picture")
     add("--save", type=Path, help="write the calibration into this folder, that of the weights")
     options = parser.parse_args(arguments)

@@ -20,7 +20,6 @@ photographs. The other gates show how much hangs on it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -36,7 +35,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 import pipeline
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from eloftr import load_model
 from pipeline.execute.choose import EXECUTORS
 from pipeline.pairs.descriptors import Descriptors, describe_images
@@ -296,9 +295,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", type=Path, help="folder of the photographs and retrieval.json")
@@ -315,7 +312,6 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="8 queries of two sets, 6 candidates each from these sets, 160 pixels",
     )
-    add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     if options.table:
         print(markdown(json.loads(options.table.read_text())), end="")

@@ -19,7 +19,6 @@ A difference is of the same queries, with an interval of its own.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -35,7 +34,7 @@ from scipy.optimize import minimize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from benchmarks.quality.reranking import ALL, Measured, by_set, retrieve, set_of, timed
 from benchmarks.quality.sift import detect_sift, match_sift
 from eloftr import Matches
@@ -259,9 +258,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", type=Path, help="folder of the photographs and retrieval.json")
@@ -270,7 +267,6 @@ def main(arguments: list[str] | None = None) -> int:
     add("--long-side", type=int, default=320, help="of what the network sees, pixels (%(default)s)")
     add("--executor", choices=EXECUTORS, default="auto", help="(default: %(default)s)")
     add("--keep", type=Path, help="empty folder for candidates and runs (default: a temporary one)")
-    add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     if options.table:
         print(markdown(json.loads(options.table.read_text())), end="")

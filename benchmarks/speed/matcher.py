@@ -46,7 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import PROJECT, commit, peak_memory, versions
+from benchmarks.environment import PROJECT, argument_parser, commit, peak_memory, versions
 from benchmarks.speed.images import Pairs, all_pairs, near_pairs, windows
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
 from eloftr.matching.matcher import DTYPES, Matcher, pairs_at_once
@@ -333,9 +333,7 @@ def add_what_is_timed(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     add(
         "--weights",
@@ -362,7 +360,6 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="fewer images, one round, one pair for pair-by-pair methods",
     )
-    add("--out", type=Path, help="write the results as JSON")
     add("--peak-of", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.peak_of:

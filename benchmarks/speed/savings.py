@@ -11,7 +11,6 @@ where they are not.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -31,6 +30,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
+from benchmarks.environment import argument_parser
 from benchmarks.speed.images import Pairs, all_pairs, near_pairs, windows
 from benchmarks.speed.matcher import (
     Ours,
@@ -304,9 +304,7 @@ def compare(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     add(
         "--weights",
@@ -316,7 +314,6 @@ def main(arguments: list[str] | None = None) -> int:
     add_what_is_timed(parser)
     add("--rounds", type=int, default=3, help="turns of both (default: %(default)s)")
     add("--quick", action="store_true", help="fewer images, one round")
-    add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     rounds = 1 if options.quick else options.rounds
     device, dtype = torch.device(options.device), DTYPES[options.dtype]

@@ -12,7 +12,6 @@ run.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -30,6 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
+from benchmarks.environment import argument_parser
 from benchmarks.speed.images import Pairs, near_pairs, windows
 from benchmarks.speed.matcher import (
     add_what_is_timed,
@@ -118,9 +118,7 @@ def limit(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     add(
         "--weights",
@@ -130,7 +128,6 @@ def main(arguments: list[str] | None = None) -> int:
     add_what_is_timed(parser)
     add("--rounds", type=int, default=5, help="turns of both (default: %(default)s)")
     add("--quick", action="store_true", help="one round")
-    add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     rounds = 1 if options.quick else options.rounds
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
