@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -34,12 +33,19 @@ from scipy.optimize import minimize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import argument_parser, write_results
-from benchmarks.quality.reranking import ALL, Measured, by_set, retrieve, set_of, timed
+from benchmarks.environment import write_results
+from benchmarks.quality.reranking import (
+    ALL,
+    Measured,
+    by_set,
+    rankings_parser,
+    retrieved,
+    set_of,
+    timed,
+)
 from benchmarks.quality.sift import detect_sift, match_sift
 from eloftr import Matches
 from eloftr.matching.resizing import to_original
-from pipeline.execute.choose import EXECUTORS
 from pipeline.match.match import matches_table
 from pipeline.match.options import VerificationOptions
 from pipeline.match.read import ReadShard
@@ -51,6 +57,7 @@ from pipeline.rerank.screen import coarse_counts, screened_order
 from pipeline.store.folder import Folder
 from pipeline.tables import unragged
 
+IMAGES = ("image0", "image1")  # columns of PROBES and of MATCHES
 DEPTH, BUDGET = 100, 20
 ROWS = ("retrieval", "short", "sift", "screened", "long", "learned")
 GRID = 4  # cells of a side of a photograph, of which inliers cover some
@@ -101,10 +108,12 @@ def ranked(listed: pa.Table, order: np.ndarray, places: pa.ChunkedArray | None =
     )
 
 
-def names_of(listed: pa.Table) -> list[tuple[str, str]]:
-    """The two images of every row, in the order of their names."""
-    sides = listed["query"].to_pylist(), listed["candidate"].to_pylist()
-    return [(min(pair), max(pair)) for pair in zip(*sides, strict=True)]
+def names_of(
+    table: pa.Table, sides: tuple[str, str] = ("query", "candidate")
+) -> list[tuple[str, str]]:
+    """The images of every row in two columns, in the order of their names."""
+    both = (table[side].to_pylist() for side in sides)
+    return [(min(pair), max(pair)) for pair in zip(*both, strict=True)]
 
 
 def sift_order(run: Measured, listed: pa.Table, long_side: int) -> tuple[np.ndarray, int]:
@@ -124,10 +133,7 @@ def glance_order(run: Measured, listed: pa.Table) -> tuple[np.ndarray, int]:
     number: dict[tuple[str, str], int] = {}
     keys = [
         np.array([number.setdefault(pair, len(number)) for pair in pairs])
-        for pairs in (
-            names_of(probes.rename_columns({"image0": "query", "image1": "candidate"})),
-            names_of(listed),
-        )
+        for pairs in (names_of(probes, IMAGES), names_of(listed))
     ]
     place = listed["retrieval_rank"].to_numpy()
     return screened_order(place, coarse_counts(probes, *keys)), probes.num_rows
@@ -142,7 +148,7 @@ def pair_features(run: Measured) -> dict[tuple[str, str], list[float]]:
         size = {image["image"]: (image["width"], image["height"]) for image in images}
         points = [unragged(table[f"keypoints{side}"]) for side in (0, 1)]
         inside, scores = unragged(table["inliers"]), unragged(table["scores"])
-        pairs = names_of(table.rename_columns({"image0": "query", "image1": "candidate"}))
+        pairs = names_of(table, IMAGES)
         for row, (one, other) in enumerate(
             zip(table["image0"].to_pylist(), table["image1"].to_pylist(), strict=True)
         ):
@@ -258,31 +264,12 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argument_parser(__doc__)
-    add = parser.add_argument
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", type=Path, help="folder of the photographs and retrieval.json")
-    what.add_argument("--table", type=Path, metavar="JSON", help="print the table of these results")
-    add("--queries", type=int, help="a seeded sample of so many (default: all)")
-    add("--long-side", type=int, default=320, help="of what the network sees, pixels (%(default)s)")
-    add("--executor", choices=EXECUTORS, default="auto", help="(default: %(default)s)")
-    add("--keep", type=Path, help="empty folder for candidates and runs (default: a temporary one)")
-    options = parser.parse_args(arguments)
+    options = rankings_parser(__doc__).parse_args(arguments)
     if options.table:
         print(markdown(json.loads(options.table.read_text())), end="")
         return 0
-    data = options.data.resolve()
-    labels = json.loads((data / "retrieval.json").read_text())
-    queries, database = sorted(labels["queries"]), labels["database"]
-    if options.queries:
-        chosen = np.random.default_rng(0).choice(queries, options.queries, replace=False)
-        queries = sorted(chosen.tolist())
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = (options.keep or Path(scratch)).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        retrieve(data, queries, database, DEPTH, folder)
-        how = options.long_side, options.executor
-        results = measure(Measured(data, folder, labels["positives"], *how))
+    with retrieved(options, DEPTH) as (run, _):
+        results = measure(run)
     for name, found in results["sets"].items():
         print(f"\n{name}: {found['queries']} queries")
         print(table_text({**found["measures"], **found["changes"]}), end="")
