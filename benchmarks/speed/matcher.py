@@ -316,9 +316,14 @@ def measure(options: Any, weights: Path) -> dict[str, Any]:
     return sizes
 
 
-def add_what_is_timed(parser: argparse.ArgumentParser) -> None:
-    """Add the options --device, --dtype and --photographs."""
+def timing_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with --weights, --device, --dtype, --photographs and --out."""
+    parser = argument_parser(doc)
     add = parser.add_argument
+    add(
+        "--weights",
+        help="checkpoint folder with Hugging Face keys (default: of the published size)",
+    )
     add(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
@@ -330,15 +335,12 @@ def add_what_is_timed(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of what the images are cut from (default: generated textures)",
     )
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argument_parser(__doc__)
+    parser = timing_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--weights",
-        help="checkpoint folder with Hugging Face keys (default: of the published size)",
-    )
     add(
         "--size",
         type=shape_of,
@@ -347,7 +349,6 @@ def main(arguments: list[str] | None = None) -> int:
         help="WIDTHxHEIGHT … (default: 640x480)",
     )
     add("--methods", nargs="+", choices=METHODS, default=METHODS, help="(default: all)")
-    add_what_is_timed(parser)
     add("--rounds", type=int, default=5, help="turns of every method (default: %(default)s)")
     add(
         "--sample",
