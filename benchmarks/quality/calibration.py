@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 from benchmarks.environment import argument_parser, write_results
 from benchmarks.quality.datasets import KINDS, Pair, load_pairs, load_view
 from benchmarks.quality.judging import POINT_PIXELS
+from benchmarks.quality.regression import PRIOR, logistic
 from eloftr import Matcher, load_matcher
 from eloftr.matching.probability import Calibration, file_sha256, regressors
 from eloftr.weights.locate import find_weights
@@ -49,7 +50,6 @@ PAIRS, QUICK_PAIRS = 12, 2  # of a set, at most
 A_PAIR_APART = 7  # of so many pairs of one set
 OTHER_SIDES = (320, 896)
 BINS = 15
-PRIOR = 1e-6  # keeps the fit finite where a number parts right from wrong without a fault
 DECIMALS = 4  # of the numbers of the regression
 APART = "apart"
 
@@ -102,16 +102,7 @@ def fit(pairs: list[Judged], sha256: str) -> Calibration:
     pairs = [pair for pair in pairs if len(pair.scores)]
     x = np.concatenate([regressors(pair.scores) for pair in pairs])
     y = np.concatenate([pair.right for pair in pairs])
-    weight = _alike(pairs)
-    numbers = np.zeros(x.shape[1])
-    for _ in range(50):  # Newton's method
-        p = 1 / (1 + np.exp(-x @ numbers))
-        slope, curve = x.T @ (weight * (y - p)), (x.T * (weight * p * (1 - p))) @ x
-        slope, curve = slope - PRIOR * numbers, curve + PRIOR * np.eye(len(curve))
-        step = np.linalg.solve(curve, slope)
-        numbers += step
-        if np.abs(step).max() < 1e-9:
-            break
+    numbers = logistic(x, y, _alike(pairs), np.full(x.shape[1], PRIOR))
     intercept, score, matches = numbers.round(DECIMALS).tolist()
     return Calibration(intercept, score, matches, sha256)
 

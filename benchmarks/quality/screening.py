@@ -29,11 +29,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy.optimize import minimize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 from benchmarks.environment import write_results
+from benchmarks.quality.regression import PRIOR, logistic
 from benchmarks.quality.reranking import (
     ALL,
     Measured,
@@ -61,7 +61,7 @@ IMAGES = ("image0", "image1")  # columns of PROBES and of MATCHES
 DEPTH, BUDGET = 100, 20
 ROWS = ("retrieval", "short", "sift", "screened", "long", "learned")
 GRID = 4  # cells of a side of a photograph, of which inliers cover some
-WEIGHT_DECAY = 0.01
+WEIGHT_DECAY = 0.02
 CHANGES = (
     *(("short", "retrieval"), ("screened", "retrieval")),
     *(("long", "short"), ("long", "sift"), ("learned", "long")),
@@ -179,29 +179,16 @@ def learned_order(run: Measured, glanced: pa.Table) -> np.ndarray:
     names, place = names_of(glanced), glanced["rank"].to_numpy()
     rows = np.array([k for k, pair in enumerate(names) if place[k] <= BUDGET and pair in features])
     x = np.array([[*features[names[k]], np.log(place[k])] for k in rows])
-    x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
+    x = np.column_stack([(x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9), np.ones(len(x))])
+    decay = np.append(np.full(x.shape[1] - 1, WEIGHT_DECAY), PRIOR)  # of the constant last
     listed = zip(glanced["query"].to_pylist(), glanced["candidate"].to_pylist(), strict=True)
     true = np.array([candidate in run.positives[query] for query, candidate in listed])[rows]
     sets = np.array([set_of(query) for query in glanced["query"].to_pylist()])[rows]
     logit = np.full(len(names), -np.inf)
     for name in np.unique(sets):
-        weights = fitted(x[sets != name], true[sets != name])
         mine = sets == name
-        logit[rows[mine]] = x[mine] @ weights[:-1] + weights[-1]
+        logit[rows[mine]] = x[mine] @ logistic(x[~mine], true[~mine], 1 / (~mine).sum(), decay)
     return np.lexsort((place, -logit, np.cumsum(place == 1)))
-
-
-def fitted(x: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Weights (F + 1,) of a logistic regression of (N, F) features, the constant last."""
-    sign = np.where(true, 1.0, -1.0)
-
-    def loss(weights: np.ndarray) -> float:
-        logits = x @ weights[:-1] + weights[-1]
-        decay = WEIGHT_DECAY * float((weights[:-1] ** 2).sum())
-        return float(np.logaddexp(0, -sign * logits).mean()) + decay
-
-    found: np.ndarray = minimize(loss, np.zeros(x.shape[1] + 1), method="BFGS").x
-    return found
 
 
 def measure(run: Measured) -> dict[str, Any]:
