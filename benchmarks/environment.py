@@ -1,7 +1,10 @@
-"""What a result was measured with: versions, commit, memory. Needs nothing but Python."""
+"""What all benchmarks share: their arguments, what a result was measured with, how it is written.
+Needs nothing but Python.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -11,6 +14,24 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def argument_parser(
+    doc: str | None, out: str | None = "write the results as JSON", allow_abbrev: bool = True
+) -> argparse.ArgumentParser:
+    """A parser of the arguments of a script, with the option --out.
+
+    doc: what the script says of itself, which --help prints as it stands. out: what --help says of
+    --out; None: the script writes no results.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=allow_abbrev,
+    )
+    if out is not None:
+        parser.add_argument("--out", type=Path, help=out)
+    return parser
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -23,7 +23,6 @@ Brier       mean square of what is told less 1 for right matches and 0 for wrong
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from dataclasses import asdict
@@ -37,9 +36,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from benchmarks.quality.datasets import KINDS, Pair, load_pairs, load_view
 from benchmarks.quality.judging import POINT_PIXELS
+from benchmarks.quality.regression import PRIOR, logistic
 from eloftr import Matcher, load_matcher
 from eloftr.matching.probability import Calibration, file_sha256, regressors
 from eloftr.weights.locate import find_weights
@@ -50,7 +50,6 @@ PAIRS, QUICK_PAIRS = 12, 2  # of a set, at most
 A_PAIR_APART = 7  # of so many pairs of one set
 OTHER_SIDES = (320, 896)
 BINS = 15
-PRIOR = 1e-6  # keeps the fit finite where a number parts right from wrong without a fault
 DECIMALS = 4  # of the numbers of the regression
 APART = "apart"
 
@@ -103,16 +102,7 @@ def fit(pairs: list[Judged], sha256: str) -> Calibration:
     pairs = [pair for pair in pairs if len(pair.scores)]
     x = np.concatenate([regressors(pair.scores) for pair in pairs])
     y = np.concatenate([pair.right for pair in pairs])
-    weight = _alike(pairs)
-    numbers = np.zeros(x.shape[1])
-    for _ in range(50):  # Newton's method
-        p = 1 / (1 + np.exp(-x @ numbers))
-        slope, curve = x.T @ (weight * (y - p)), (x.T * (weight * p * (1 - p))) @ x
-        slope, curve = slope - PRIOR * numbers, curve + PRIOR * np.eye(len(curve))
-        step = np.linalg.solve(curve, slope)
-        numbers += step
-        if np.abs(step).max() < 1e-9:
-            break
+    numbers = logistic(x, y, _alike(pairs), np.full(x.shape[1], PRIOR))
     intercept, score, matches = numbers.round(DECIMALS).tolist()
     return Calibration(intercept, score, matches, sha256)
 
@@ -231,16 +221,13 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of the sets with ground truth")
     add("--sets", nargs="+", default=list(KINDS), help="default: all")
     add("--weights", default="small", help="by name or path (default: %(default)s)")
     add("--others", type=int, default=6, help="pairs a set at other sizes (default: %(default)s)")
     add("--quick", action="store_true", help="2 pairs a set, at one size")
-    add("--out", type=Path, help="write the results as JSON")
     add("--plot", type=Path, help="draw the reliability, as SVG or a picture")
     add("--save", type=Path, help="write the calibration into this folder, that of the weights")
     options = parser.parse_args(arguments)

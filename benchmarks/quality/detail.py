@@ -20,7 +20,6 @@ Pairs are those of pairs.json where a set has poses, else the 12 nearest by GPS,
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 import pipeline
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from benchmarks.quality.datasets import KINDS, Pair, load_pairs
 from benchmarks.quality.reconstruction import load_truth, measure
 from benchmarks.quality.surveys import models_of, pairs_of
@@ -148,14 +147,11 @@ def row(name: str, setting: str, record: Record, first: Record) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of the sets, each with a folder images")
     add("--sets", nargs="+", default=SETS, help="(default: %(default)s)")
     add("--passes", nargs="+", default=PASSES, help="long side:detail (default: %(default)s)")
-    add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     results: dict[str, dict[str, Record]] = {}
     for name in options.sets:

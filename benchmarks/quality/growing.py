@@ -14,7 +14,6 @@ measured    observations of both rounds of refining together, without those that
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -28,7 +27,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 import pipeline
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from benchmarks.quality.reconstruction import load_truth, measure, say
 from pipeline.match.turns.tries import settled_matches
 from pipeline.store.folder import Folder
@@ -160,14 +159,11 @@ def shown(results: Record) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help=f"folder that holds {SET}")
     add("--work", type=Path, help="keep runs and models here, and go on with them")
     add("--judge", action="store_true", help="only compare the models that --work holds")
-    add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         work = options.work or Path(scratch)

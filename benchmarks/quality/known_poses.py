@@ -43,8 +43,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
@@ -58,10 +56,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 import pipeline
-from benchmarks.environment import PROJECT
 from benchmarks.quality.quality import environment
 from benchmarks.quality.reconstruction import CAMERA, load_truth, say
-from eloftr.errors import ArgumentError, EloftrError
+from benchmarks.quality.sets import add_matching, aligned, chosen, exit_code, report, sets_parser
+from eloftr.errors import ArgumentError
 from pipeline.demo.truth import DemoTruth
 from pipeline.extras import import_pycolmap
 from pipeline.photos.cameras.intrinsics import Intrinsics
@@ -320,20 +318,16 @@ def table(sets: dict[str, dict[str, Record]]) -> str:
                     f"{record['below_1_px'] / 1000:.1f}",
                 ]
             )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return aligned(rows)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Triangulate, measure, print the table, write the JSON and return what it holds."""
-    data = options.data or Path(os.environ.get("ELOFTR_DATA") or PROJECT.parent / "shared" / "data")
-    names = [name.strip() for name in options.sets.split(",")]
-    loaded = {name: load_truth(data / name) for name in names}
+    folders = chosen(options)
+    loaded = {name: load_truth(folder) for name, folder in folders.items()}
     for name, (_, cameras) in loaded.items():
         if len(cameras) > 1:
-            raise ArgumentError(f"{data / name}: has {len(cameras)} cameras; give sets of one.")
+            raise ArgumentError(f"{folders[name]}: has {len(cameras)} cameras; give sets of one.")
     from eloftr import load_matcher
 
     measured_with = environment(options.weights, load_matcher(options.weights))
@@ -350,35 +344,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             sets[name] = {key: measure(models[key], truth, out, camera) for key in TITLES}
     settings = {"long_side": options.long_side, "radius": RADIUS, "correlation": CORRELATION}
     results = {"settings": settings, "environment": measured_with, "sets": sets}
-    print(table(sets))
-    if options.out is not None:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    report(results, table(sets), options.out)
     return results
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)")
-    add("--sets", default=",".join(SETS), help="comma-separated (default: %(default)s)")
-    add("--weights", default="small", help="checkpoint, by name or path (default: %(default)s)")
-    add(
-        "--long-side",
-        type=int,
-        default=640,
-        help="longer side of what we match, pixels (default: %(default)s)",
-    )
-    add("--out", type=Path, help="write the numbers, the settings and the versions as JSON")
-    try:
-        run(parser.parse_args(arguments))
-    except EloftrError as error:
-        print(f"known_poses: {error}", file=sys.stderr)
-        return 2
-    return 0
+    parser = sets_parser(__doc__, SETS, "write the numbers, the settings and the versions as JSON")
+    add_matching(parser)
+    return exit_code("known_poses", run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ ms         CPU time of placing a query, beside matching: median / largest
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -41,9 +40,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 import pipeline
-from benchmarks.environment import PROJECT
 from benchmarks.quality.quality import environment
 from benchmarks.quality.reconstruction import Record, load_truth, say
+from benchmarks.quality.sets import chosen, exit_code, report, sets_parser
 from pipeline.demo.truth import DemoTruth, Pose
 from pipeline.extras import import_pycolmap
 from pipeline.pairs.plan import plan
@@ -68,9 +67,9 @@ CANDIDATES = 6
 class SplitSet:
     """A set in a working folder, with the folders of its images and its models."""
 
-    def __init__(self, name: str, data: Path, work: Path, every: int) -> None:
+    def __init__(self, name: str, source: Path, work: Path, every: int) -> None:
         self.name, self.work = name, work / name
-        self.truth, cameras = load_truth(data / name)
+        self.truth, cameras = load_truth(source)
         self.camera = min(cameras)
         names = sorted(self.truth.poses)[::every]
         self.queries = names[THIRD]
@@ -79,7 +78,7 @@ class SplitSet:
             folder = self.work / "images" / part
             folder.mkdir(parents=True, exist_ok=True)
             for one in some:
-                shutil.copy(data / name / "images" / one, folder / one)
+                shutil.copy(source / "images" / one, folder / one)
 
     def images(self, part: str) -> str:
         """The folder of some of the images: full, db or q."""
@@ -240,12 +239,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the sets, print the table, write the JSON and return what it holds."""
     from eloftr import load_matcher
 
-    data = options.data or Path(os.environ.get("ELOFTR_DATA") or PROJECT.parent / "shared" / "data")
-    names = options.sets.split(",")
+    folders = chosen(options)
+    names = list(folders)
     sets: dict[str, dict[str, Record]] = {}
     with TemporaryDirectory() as made:
         work = Path(made) if options.work is None else options.work.resolve()
-        split = {name: SplitSet(name, data, work, 2 if name == "fox50" else 1) for name in names}
+        split = {
+            name: SplitSet(name, folder, work, 2 if name == "fox50" else 1)
+            for name, folder in folders.items()
+        }
         for row, name in enumerate(names):
             foreign = split[names[0 if row else 1]]
             sets[name] = {
@@ -256,28 +258,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             print(table({name: sets[name]}), file=sys.stderr, flush=True)
     measured_with = {**environment("small", load_matcher("small")), "cores": os.cpu_count()}
     results = {"environment": measured_with, "candidates": CANDIDATES, "sets": sets}
-    print(table(sets))
-    if options.out is not None:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    report(results, table(sets), options.out)
     return results
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    out, listed = "write the errors of every image as JSON", "comma-separated, two or more"
+    parser = sets_parser(__doc__, SETS, out, listed)
     add = parser.add_argument
-    add("--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)")
-    add(
-        "--sets", default=",".join(SETS), help="comma-separated, two or more (default: %(default)s)"
-    )
     add("--kinds", default="known,unknown", help="of cameras (default: %(default)s)")
     add("--work", type=Path, help="folder of models and runs, which are kept and used again")
-    add("--out", type=Path, help="write the errors of every image as JSON")
-    run(parser.parse_args(arguments))
-    return 0
+    return exit_code("localization", run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

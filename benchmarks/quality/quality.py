@@ -32,7 +32,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -46,7 +45,7 @@ import PIL
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import PROJECT, commit, versions
+from benchmarks.environment import commit, versions
 from benchmarks.quality.datasets import (
     KINDS,
     RANSAC_CONFIDENCE,
@@ -71,8 +70,9 @@ from benchmarks.quality.judging import (
     summarise,
 )
 from benchmarks.quality.peers import PEER_PACKAGES, PEER_TITLES, Peer, load_peers, peer_methods
+from benchmarks.quality.sets import aligned, chosen, exit_code, report, sets_parser
 from benchmarks.quality.sift import RATIO, SiftFeatures, detect_sift, match_sift
-from eloftr.errors import ArgumentError, EloftrError
+from eloftr.errors import ArgumentError
 
 PAIRS_AT_ONCE = 8
 Method = tuple[Callable[[list[Pair]], list[Keypoints]], dict[str, View]]  # on views by name
@@ -233,12 +233,8 @@ def table(sets: dict[str, Any]) -> str:
                 "–" if values[0] is None else " / ".join(form.format(v * factor) for v in values)
             )
         rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join(
-        [f"Each cell: {' / '.join(titles[m] for m in methods)}", "", lines[0], rule, *lines[1:]]
-    )
+    cell = f"Each cell: {' / '.join(titles[method] for method in methods)}"
+    return f"{cell}\n\n{aligned(rows)}"
 
 
 def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
@@ -266,19 +262,9 @@ def environment(weights: str | None, matcher: Any | None) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = sets_parser(__doc__, KINDS, "write the table, every pair and the settings as JSON")
     parser.add_argument(
         "--weights", help="checkpoint, by name or path; without it SIFT is judged alone"
-    )
-    parser.add_argument(
-        "--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)"
-    )
-    parser.add_argument(
-        "--sets", default=",".join(KINDS), help="comma-separated (default: %(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="about 8 pairs of each set")
     parser.add_argument(
@@ -299,33 +285,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--peers", nargs="+", default=[], metavar="NAME", help=f"of {', '.join(PEER_TITLES)}"
     )
-    parser.add_argument(
-        "--out", type=Path, help="write the table, every pair and the settings as JSON"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        run(options)
-    except EloftrError as error:
-        print(f"quality: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("quality", run, parser.parse_args(arguments))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluate, print the table, write the JSON and return what it holds."""
     if options.long_side < 32:
         raise ArgumentError(f"--long-side {options.long_side}: at least 32 pixels are needed.")
-    data = options.data or Path(os.environ.get("ELOFTR_DATA") or PROJECT.parent / "shared" / "data")
-    names = [name.strip() for name in options.sets.split(",")]
-    pairs = {name: load_pairs(data / name, options.quick) for name in names}
-    digests = {name: digest(data / name) for name in names}
+    folders = chosen(options)
+    pairs = {name: load_pairs(folder, options.quick) for name, folder in folders.items()}
+    digests = {name: digest(folder) for name, folder in folders.items()}
     known = None
     if options.sift_from is not None:
         wanted = ["sift", "sift_full"] if options.sift_full else ["sift"]
         known = load_sift(
             options.sift_from, settings(options.long_side, options.pixels), digests, wanted
         )
-        for name in names:
+        for name in folders:
             if any(_names(pair) not in known[name] for pair in pairs[name]):
                 raise ArgumentError(
                     f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a --quick run?"
@@ -341,11 +317,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         options.weights, matcher
     )  # now: a training run may replace the file meanwhile
     sets = {}
-    for name in names:
+    for name, folder in folders.items():
         start = time.perf_counter()
         earlier = None if known is None else known[name]
         records = evaluate_set(
-            data / name,
+            folder,
             pairs[name],
             options.long_side,
             matcher,
@@ -376,9 +352,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "environment": measured_with,
         "sets": sets,
     }
-    print(table(sets))
-    if options.out is not None:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    report(results, table(sets), options.out)
     return results
 
 

@@ -50,9 +50,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 import pipeline
-from benchmarks.environment import PROJECT
 from benchmarks.quality.quality import environment
-from eloftr.errors import ArgumentError, EloftrError
+from benchmarks.quality.sets import add_matching, aligned, chosen, exit_code, report, sets_parser
+from eloftr.errors import ArgumentError
 from pipeline.demo.truth import DemoTruth, compare_with_truth
 from pipeline.events import Event
 from pipeline.extras import import_pycolmap
@@ -252,21 +252,17 @@ def table(sets: dict[str, dict[str, Record]]) -> str:
                 row.append(f"{np.median(errors):.3f} / {errors.max():.3f}" if len(errors) else "–")
             times = record.get("seconds", {}).values()
             rows.append([*row, " + ".join(f"{seconds:.0f}" for seconds in times)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return aligned(rows)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Reconstruct, print the table, write the JSON and return what it holds."""
-    data = options.data or Path(os.environ.get("ELOFTR_DATA") or PROJECT.parent / "shared" / "data")
-    names = [name.strip() for name in options.sets.split(",")]
-    loaded = {name: load_truth(data / name) for name in names}
+    folders = chosen(options)
+    loaded = {name: load_truth(folder) for name, folder in folders.items()}
     for name, (_, cameras) in loaded.items():
         if options.known_cameras and len(cameras) > 1:
             raise ArgumentError(
-                f"{data / name}: has {len(cameras)} cameras; --known-cameras is for sets of one."
+                f"{folders[name]}: has {len(cameras)} cameras; --known-cameras is for sets of one."
             )
     from eloftr import load_matcher
 
@@ -295,22 +291,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             sets[name] = {"ours": ours, "sift": reconstruct_sift(truth, work, camera)}
     settings = {name: getattr(options, name) for name in ("long_side", "mapper", "known_cameras")}
     results = {"settings": settings, "environment": measured_with, "sets": sets}
-    print(table(sets))
-    if options.out is not None:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+    report(results, table(sets), options.out)
     return results
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    out = "write the errors of every image, the settings and the versions as JSON"
+    parser = sets_parser(__doc__, SETS, out)
+    add_matching(parser)
     add = parser.add_argument
-    add("--data", type=Path, help="folder of the sets (default: $ELOFTR_DATA, then ../shared/data)")
-    add("--sets", default=",".join(SETS), help="comma-separated (default: %(default)s)")
-    add("--weights", default="small", help="checkpoint, by name or path (default: %(default)s)")
     add(
         "--mapper",
         choices=MAPPERS,
@@ -318,32 +307,16 @@ def main(arguments: list[str] | None = None) -> int:
         help="ours; SIFT's is incremental (default: %(default)s)",
     )
     add(
-        "--long-side",
-        type=int,
-        default=640,
-        help="longer side of what we match, pixels (default: %(default)s)",
-    )
-    add(
         "--known-cameras",
         action="store_true",
         help="both keep the true intrinsics; for sets of one camera",
-    )
-    add(
-        "--out",
-        type=Path,
-        help="write the errors of every image, the settings and the versions as JSON",
     )
     add(
         "--work",
         type=Path,
         help="keep databases, models and logs in this empty folder (default: they are deleted)",
     )
-    try:
-        run(parser.parse_args(arguments))
-    except EloftrError as error:
-        print(f"reconstruction: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("reconstruction", run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

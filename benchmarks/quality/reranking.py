@@ -25,6 +25,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 import pipeline
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from eloftr import load_model
 from pipeline.execute.choose import EXECUTORS
 from pipeline.pairs.descriptors import Descriptors, describe_images
@@ -295,10 +297,9 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def rankings_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser of what `retrieved` needs to know, or the results whose table is printed."""
+    parser = argument_parser(doc)
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", type=Path, help="folder of the photographs and retrieval.json")
@@ -306,40 +307,55 @@ def main(arguments: list[str] | None = None) -> int:
         "--table", type=Path, metavar="JSON", help="print the document's table of these results"
     )
     add("--queries", type=int, help="a seeded sample of so many (default: all)")
-    add("--top-k", type=int, default=20, help="candidates of a query (%(default)s)")
     add("--long-side", type=int, default=320, help="of what the network sees, pixels (%(default)s)")
     add("--executor", choices=EXECUTORS, default="auto", help="(default: %(default)s)")
     add("--keep", type=Path, help="empty folder for candidates and runs (default: a temporary one)")
+    return parser
+
+
+@contextmanager
+def retrieved(
+    options: argparse.Namespace, top_k: int, sets: int | None = None
+) -> Iterator[tuple[Measured, float]]:
+    """The candidates that `rankings_parser` is asked for, to be reranked while the context is open,
+    and the seconds of their retrieval; sets: of the first so many sets alone.
+    """
+    data = options.data.resolve()
+    labels = json.loads((data / "retrieval.json").read_text())
+    queries, database = sorted(labels["queries"]), labels["database"]
+    if sets is not None:
+        first = sorted({set_of(query) for query in queries})[:sets]
+        queries, database = (
+            [name for name in side if set_of(name) in first] for side in (queries, database)
+        )
+    if options.queries:
+        chosen = np.random.default_rng(0).choice(queries, options.queries, replace=False)
+        queries = sorted(chosen.tolist())
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (options.keep or Path(scratch)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        seconds = retrieve(data, queries, database, top_k, folder)
+        how = options.long_side, options.executor
+        yield Measured(data, folder, labels["positives"], *how), seconds
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = rankings_parser(__doc__)
+    add = parser.add_argument
+    add("--top-k", type=int, default=20, help="candidates of a query (%(default)s)")
     add(
         "--quick",
         action="store_true",
         help="8 queries of two sets, 6 candidates each from these sets, 160 pixels",
     )
-    add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     if options.table:
         print(markdown(json.loads(options.table.read_text())), end="")
         return 0
-    data = options.data.resolve()
-    labels = json.loads((data / "retrieval.json").read_text())
-    queries, database = sorted(labels["queries"]), labels["database"]
     if options.quick:
         options.queries, options.long_side, options.top_k = 8, 160, 6
-        sets = sorted({set_of(query) for query in queries})[:2]
-        queries, database = (
-            [name for name in side if set_of(name) in sets] for side in (queries, database)
-        )
-    if options.queries:
-        queries = sorted(
-            np.random.default_rng(0).choice(queries, options.queries, replace=False).tolist()
-        )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = (options.keep or Path(scratch)).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        retrieval = retrieve(data, queries, database, options.top_k, folder)
-        results = measure(
-            Measured(data, folder, labels["positives"], options.long_side, options.executor)
-        )
+    with retrieved(options, options.top_k, sets=2 if options.quick else None) as (run, retrieval):
+        results = measure(run)
     results["seconds"] = {"retrieval": retrieval, **results["seconds"]}
     for name, found in results["sets"].items():
         pairs = (results["pairs"][which][name] for which in ("all", "early"))

@@ -22,7 +22,6 @@ holds the same share as of all pairs.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -37,7 +36,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from benchmarks.speed.pipeline import match_without_ray
 from eloftr import EfficientLoFTRForKeypointMatching, load_model
 from eloftr.matching.resizing import resize
@@ -187,9 +186,7 @@ def against_matches(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with retrieval.json and its photographs"
     )
@@ -200,7 +197,6 @@ def main(arguments: list[str] | None = None) -> int:
         "--long-side", type=int, default=480, help="of the matched photographs (%(default)s)"
     )
     parser.add_argument("--weights", default="small")
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     model = load_model(options.weights).fuse()
     labels = against_labels(options.data, model)

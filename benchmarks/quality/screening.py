@@ -19,10 +19,8 @@ A difference is of the same queries, with an interval of its own.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,16 +29,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy.optimize import minimize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 from benchmarks.environment import write_results
-from benchmarks.quality.reranking import ALL, Measured, by_set, retrieve, set_of, timed
+from benchmarks.quality.regression import PRIOR, logistic
+from benchmarks.quality.reranking import (
+    ALL,
+    Measured,
+    by_set,
+    rankings_parser,
+    retrieved,
+    set_of,
+    timed,
+)
 from benchmarks.quality.sift import detect_sift, match_sift
 from eloftr import Matches
 from eloftr.matching.resizing import to_original
-from pipeline.execute.choose import EXECUTORS
 from pipeline.match.match import matches_table
 from pipeline.match.options import VerificationOptions
 from pipeline.match.read import ReadShard
@@ -52,10 +57,11 @@ from pipeline.rerank.screen import coarse_counts, screened_order
 from pipeline.store.folder import Folder
 from pipeline.tables import unragged
 
+IMAGES = ("image0", "image1")  # columns of PROBES and of MATCHES
 DEPTH, BUDGET = 100, 20
 ROWS = ("retrieval", "short", "sift", "screened", "long", "learned")
 GRID = 4  # cells of a side of a photograph, of which inliers cover some
-WEIGHT_DECAY = 0.01
+WEIGHT_DECAY = 0.02
 CHANGES = (
     *(("short", "retrieval"), ("screened", "retrieval")),
     *(("long", "short"), ("long", "sift"), ("learned", "long")),
@@ -102,10 +108,12 @@ def ranked(listed: pa.Table, order: np.ndarray, places: pa.ChunkedArray | None =
     )
 
 
-def names_of(listed: pa.Table) -> list[tuple[str, str]]:
-    """The two images of every row, in the order of their names."""
-    sides = listed["query"].to_pylist(), listed["candidate"].to_pylist()
-    return [(min(pair), max(pair)) for pair in zip(*sides, strict=True)]
+def names_of(
+    table: pa.Table, sides: tuple[str, str] = ("query", "candidate")
+) -> list[tuple[str, str]]:
+    """The images of every row in two columns, in the order of their names."""
+    both = (table[side].to_pylist() for side in sides)
+    return [(min(pair), max(pair)) for pair in zip(*both, strict=True)]
 
 
 def sift_order(run: Measured, listed: pa.Table, long_side: int) -> tuple[np.ndarray, int]:
@@ -125,10 +133,7 @@ def glance_order(run: Measured, listed: pa.Table) -> tuple[np.ndarray, int]:
     number: dict[tuple[str, str], int] = {}
     keys = [
         np.array([number.setdefault(pair, len(number)) for pair in pairs])
-        for pairs in (
-            names_of(probes.rename_columns({"image0": "query", "image1": "candidate"})),
-            names_of(listed),
-        )
+        for pairs in (names_of(probes, IMAGES), names_of(listed))
     ]
     place = listed["retrieval_rank"].to_numpy()
     return screened_order(place, coarse_counts(probes, *keys)), probes.num_rows
@@ -143,7 +148,7 @@ def pair_features(run: Measured) -> dict[tuple[str, str], list[float]]:
         size = {image["image"]: (image["width"], image["height"]) for image in images}
         points = [unragged(table[f"keypoints{side}"]) for side in (0, 1)]
         inside, scores = unragged(table["inliers"]), unragged(table["scores"])
-        pairs = names_of(table.rename_columns({"image0": "query", "image1": "candidate"}))
+        pairs = names_of(table, IMAGES)
         for row, (one, other) in enumerate(
             zip(table["image0"].to_pylist(), table["image1"].to_pylist(), strict=True)
         ):
@@ -174,29 +179,16 @@ def learned_order(run: Measured, glanced: pa.Table) -> np.ndarray:
     names, place = names_of(glanced), glanced["rank"].to_numpy()
     rows = np.array([k for k, pair in enumerate(names) if place[k] <= BUDGET and pair in features])
     x = np.array([[*features[names[k]], np.log(place[k])] for k in rows])
-    x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
+    x = np.column_stack([(x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9), np.ones(len(x))])
+    decay = np.append(np.full(x.shape[1] - 1, WEIGHT_DECAY), PRIOR)  # of the constant last
     listed = zip(glanced["query"].to_pylist(), glanced["candidate"].to_pylist(), strict=True)
     true = np.array([candidate in run.positives[query] for query, candidate in listed])[rows]
     sets = np.array([set_of(query) for query in glanced["query"].to_pylist()])[rows]
     logit = np.full(len(names), -np.inf)
     for name in np.unique(sets):
-        weights = fitted(x[sets != name], true[sets != name])
         mine = sets == name
-        logit[rows[mine]] = x[mine] @ weights[:-1] + weights[-1]
+        logit[rows[mine]] = x[mine] @ logistic(x[~mine], true[~mine], 1 / (~mine).sum(), decay)
     return np.lexsort((place, -logit, np.cumsum(place == 1)))
-
-
-def fitted(x: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Weights (F + 1,) of a logistic regression of (N, F) features, the constant last."""
-    sign = np.where(true, 1.0, -1.0)
-
-    def loss(weights: np.ndarray) -> float:
-        logits = x @ weights[:-1] + weights[-1]
-        decay = WEIGHT_DECAY * float((weights[:-1] ** 2).sum())
-        return float(np.logaddexp(0, -sign * logits).mean()) + decay
-
-    found: np.ndarray = minimize(loss, np.zeros(x.shape[1] + 1), method="BFGS").x
-    return found
 
 
 def measure(run: Measured) -> dict[str, Any]:
@@ -259,34 +251,12 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", type=Path, help="folder of the photographs and retrieval.json")
-    what.add_argument("--table", type=Path, metavar="JSON", help="print the table of these results")
-    add("--queries", type=int, help="a seeded sample of so many (default: all)")
-    add("--long-side", type=int, default=320, help="of what the network sees, pixels (%(default)s)")
-    add("--executor", choices=EXECUTORS, default="auto", help="(default: %(default)s)")
-    add("--keep", type=Path, help="empty folder for candidates and runs (default: a temporary one)")
-    add("--out", type=Path, help="write the results as JSON")
-    options = parser.parse_args(arguments)
+    options = rankings_parser(__doc__).parse_args(arguments)
     if options.table:
         print(markdown(json.loads(options.table.read_text())), end="")
         return 0
-    data = options.data.resolve()
-    labels = json.loads((data / "retrieval.json").read_text())
-    queries, database = sorted(labels["queries"]), labels["database"]
-    if options.queries:
-        chosen = np.random.default_rng(0).choice(queries, options.queries, replace=False)
-        queries = sorted(chosen.tolist())
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = (options.keep or Path(scratch)).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        retrieve(data, queries, database, DEPTH, folder)
-        how = options.long_side, options.executor
-        results = measure(Measured(data, folder, labels["positives"], *how))
+    with retrieved(options, DEPTH) as (run, _):
+        results = measure(run)
     for name, found in results["sets"].items():
         print(f"\n{name}: {found['queries']} queries")
         print(table_text({**found["measures"], **found["changes"]}), end="")

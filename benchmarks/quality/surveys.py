@@ -18,7 +18,6 @@ photographs of a set share one SIMPLE_RADIAL camera. SIFT is COLMAP's, at a long
 
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 import tempfile
@@ -34,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 import itertools
 
 import pipeline
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from pipeline.events import Event
 from pipeline.extras import import_pycolmap
 from pipeline.match.turns.between import wrapped
@@ -260,15 +259,12 @@ def line(name: str, method: str, record: Record) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of the sets, each with a folder images")
     add("--sets", nargs="+", choices=SETS, default=SETS, help="(default: all)")
     add("--weights", default="small", help="of the matcher (default: %(default)s)")
     add("--sift", action="store_true", help="SIFT on the same pairs, too")
-    add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     results: dict[str, dict[str, Record]] = {}
     for name in options.sets:

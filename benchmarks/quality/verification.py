@@ -14,7 +14,6 @@ seconds of all pairs of a kind, the best of `--rounds`, each way by turns
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import time
@@ -27,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from benchmarks.quality.datasets import KINDS, Pair, View, load_pairs, load_view
 from eloftr import Matcher, Matches, load_matcher
 from pipeline.match.options import VerificationOptions
@@ -133,9 +132,7 @@ def judge(same: list[Matched], apart: list[Matched], rounds: int) -> dict[str, d
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument(
         "--data", type=Path, required=True, help="folder of the sets with ground truth"
     )
@@ -143,7 +140,6 @@ def main(arguments: list[str] | None = None) -> int:
         "--rounds", type=int, default=3, help="turns of both ways (default: %(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="8 pairs a set, one round")
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     results = judge(
         *gather(options.data, options.quick), rounds=1 if options.quick else options.rounds

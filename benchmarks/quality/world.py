@@ -18,7 +18,6 @@ folder with a model is given.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable
@@ -30,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 import pipeline
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from benchmarks.quality.surveys import pairs_of
 from benchmarks.scale.scenes import Scene, survey
 from pipeline.errors import ReconstructionError
@@ -178,9 +177,7 @@ def by_control(model: Path, table: Path, output: Path) -> Record:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     sets = (*BY_EXIF, *BY_CONTROL)
     add("--data", type=Path, required=True, help="folder of the sets, each with a folder images")
@@ -189,7 +186,6 @@ def main(arguments: list[str] | None = None) -> int:
         "--models", nargs="*", default=[], metavar="SET=FOLDER", help="models that are made already"
     )
     add("--side", type=int, default=32, help="of the made survey (default: %(default)s)")
-    add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     given = dict(one.split("=", 1) for one in options.models)
     results: Record = {}

@@ -19,7 +19,6 @@ disk       the database, and everything below the output folder at its highest
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -36,7 +35,7 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import PROJECT, write_results
+from benchmarks.environment import PROJECT, argument_parser, write_results
 from pipeline import tables
 from pipeline.store.folder import Folder
 
@@ -317,9 +316,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument(
         "--pairs", type=int, nargs="+", default=[10_000, 100_000], help="sizes (%(default)s)"
     )
@@ -331,7 +328,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--scratch", type=Path, help="folder for runs and databases (default the temporary folder)"
     )
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     scratch = options.scratch or Path(tempfile.gettempdir())
     rows: list[dict[str, Any]] = []

@@ -34,7 +34,7 @@ import pycolmap
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from benchmarks.scale.scenes import Scene, survey
 from pipeline.events import Event
 from pipeline.reconstruct.similarity import umeyama
@@ -173,7 +173,7 @@ def measured(scene: Scene, folder: Path, blocks: str, final: str, processes: int
 
 def main() -> None:
     """Make surveys, map them, and print and write the table."""
-    command = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    command = argument_parser(__doc__)
     command.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     command.add_argument("--sides", type=int, nargs="+", default=[32, 64])
     command.add_argument("--one-up-to", type=int, default=32, help="side of the largest survey")
@@ -181,7 +181,6 @@ def main() -> None:
     command.add_argument("--final-adjustment", default="auto")
     command.add_argument("--processes", type=int, default=2)
     command.add_argument("--scratch", type=Path)
-    command.add_argument("--out", type=Path)
     options = command.parse_args()
     if options.child:
         database, output, blocks, final, processes = options.child

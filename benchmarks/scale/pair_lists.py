@@ -16,7 +16,6 @@ one: its memory is not counted.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import resource
 import sys
@@ -31,7 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from pipeline.pairs.descriptors import Descriptors
 from pipeline.pairs.formats import MOST, of_pairs, write_list
 from pipeline.pairs.pair_list import exhaustive
@@ -129,14 +128,11 @@ def measured(name: str, images: int) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument(
         "--only", nargs="+", choices=WORK, default=[*WORK], help="some of the lists"
     )
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     print(f"on {device}, {torch.get_num_threads()} threads")

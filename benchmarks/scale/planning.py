@@ -15,7 +15,6 @@ its bounds. Seconds are of one core.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import peak_memory, write_results
+from benchmarks.environment import argument_parser, peak_memory, write_results
 from pipeline.match.shards import Shard, encodes, lower_bound, plan_shards
 
 MAX_IMAGES, MAX_PAIRS = 128, 1024
@@ -117,11 +116,8 @@ def measure(name: str, images: int, pairs: np.ndarray) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="lists of up to 2,000 images")
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     sizes = {
         "exhaustive": (200, 1_415),

@@ -12,7 +12,6 @@ run, `sort_seconds` those of sorting all pairs that stand in the page.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 import pipeline
-from benchmarks.environment import PROJECT, peak_memory, write_results
+from benchmarks.environment import PROJECT, argument_parser, peak_memory, write_results
 from benchmarks.scale.importing import write_run
 from pipeline.store.folder import Folder
 
@@ -103,12 +102,11 @@ def measure(pairs: int, matches: int, photographs: int, scratch: Path | None) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--pairs", nargs="+", default=["50000:300", "1000000:20"])
     parser.add_argument("--photographs", type=int, default=1_000)
     parser.add_argument("--scratch", type=Path)
-    default = PROJECT / "benchmarks" / "results" / "report_page.json"
-    parser.add_argument("--out", type=Path, default=default)
+    parser.set_defaults(out=PROJECT / "benchmarks" / "results" / "report_page.json")
     given = parser.parse_args()
     rows = []
     for size in given.pairs:

@@ -18,7 +18,6 @@ A table stands in results/scale.md between `<!-- NAME -->` and `<!-- end of NAME
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -31,7 +30,7 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import PROJECT, write_results
+from benchmarks.environment import PROJECT, argument_parser, write_results
 from benchmarks.scale import importing, reconstruction_plan, streaming
 
 RESULTS = PROJECT / "benchmarks" / "results"
@@ -347,9 +346,7 @@ def document(mapping: Path = MAPPING) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, out=None)
     parser.add_argument(
         "--measure", type=Path, metavar="RUN", help="a finished run folder of real photographs"
     )

@@ -13,7 +13,6 @@ the executor's own books, the model's weights and torch.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -31,7 +30,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import PROJECT, peak_memory, write_results
+from benchmarks.environment import PROJECT, argument_parser, peak_memory, write_results
 from pipeline.events import Event
 from pipeline.execute.choose import make_executor
 from pipeline.match.job import match_photographs
@@ -176,9 +175,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument(
         "--pairs", type=int, nargs="+", default=[10_000, 100_000], help="sizes (%(default)s)"
     )
@@ -190,7 +187,6 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         help="folder for photographs and runs (default the temporary folder)",
     )
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     scratch = options.scratch or Path(tempfile.gettempdir())
     rows = [measure(count, options.executor, scratch) for count in options.pairs]

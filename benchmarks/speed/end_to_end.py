@@ -11,7 +11,6 @@ summary beside it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import PROJECT, write_results
+from benchmarks.environment import PROJECT, argument_parser, write_results
 
 INTERVAL = 2.0  # seconds; a look at every process costs about a tenth of one
 
@@ -78,11 +77,8 @@ def run(images: Path, output: Path, arguments: list[str]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     options, job_arguments = parser.parse_known_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         result = run(options.images.resolve(), Path(scratch) / "run", job_arguments)

@@ -46,7 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import PROJECT, commit, peak_memory, versions
+from benchmarks.environment import PROJECT, argument_parser, commit, peak_memory, versions
 from benchmarks.speed.images import Pairs, all_pairs, near_pairs, windows
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
 from eloftr.matching.matcher import DTYPES, Matcher, pairs_at_once
@@ -316,9 +316,14 @@ def measure(options: Any, weights: Path) -> dict[str, Any]:
     return sizes
 
 
-def add_what_is_timed(parser: argparse.ArgumentParser) -> None:
-    """Add the options --device, --dtype and --photographs."""
+def timing_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with --weights, --device, --dtype, --photographs and --out."""
+    parser = argument_parser(doc)
     add = parser.add_argument
+    add(
+        "--weights",
+        help="checkpoint folder with Hugging Face keys (default: of the published size)",
+    )
     add(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
@@ -330,17 +335,12 @@ def add_what_is_timed(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of what the images are cut from (default: generated textures)",
     )
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = timing_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--weights",
-        help="checkpoint folder with Hugging Face keys (default: of the published size)",
-    )
     add(
         "--size",
         type=shape_of,
@@ -349,7 +349,6 @@ def main(arguments: list[str] | None = None) -> int:
         help="WIDTHxHEIGHT … (default: 640x480)",
     )
     add("--methods", nargs="+", choices=METHODS, default=METHODS, help="(default: all)")
-    add_what_is_timed(parser)
     add("--rounds", type=int, default=5, help="turns of every method (default: %(default)s)")
     add(
         "--sample",
@@ -362,7 +361,6 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="fewer images, one round, one pair for pair-by-pair methods",
     )
-    add("--out", type=Path, help="write the results as JSON")
     add("--peak-of", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.peak_of:

@@ -11,7 +11,6 @@ each library's own way to ask for many objects at once. Every side's bytes are c
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import resource
@@ -29,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from pipeline.photos.exif import HEADER_THREADS
 from pipeline.store.folder import Folder
 
@@ -163,12 +162,9 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--objects", type=int, default=100_000, help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of every side (%(default)s)")
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         names = make_objects(Path(scratch), options.objects)

@@ -33,7 +33,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import PROJECT, write_results
+from benchmarks.environment import PROJECT, argument_parser, write_results
 from pipeline.match.finish import FinishShard
 from pipeline.match.match import MatchShard
 from pipeline.match.options import (
@@ -188,9 +188,7 @@ def report(found: dict[str, list[Turn]]) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument(
         "--rounds", type=int, default=3, help="turns of all three (default: %(default)s)"
@@ -202,7 +200,6 @@ def main(arguments: list[str] | None = None) -> int:
         help="of what the network sees, pixels (default: %(default)s)",
     )
     parser.add_argument("--quick", action="store_true", help="one round")
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     parser.add_argument("--loop-into", help=argparse.SUPPRESS)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -15,7 +15,6 @@ Pairs are neighbours in the folder's order; without a folder, windows of a gener
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -29,6 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
+from benchmarks.environment import argument_parser
 from benchmarks.speed.images import PairsToMatch, near_pairs, windows
 from benchmarks.speed.matcher import environment, published, shape_of
 from eloftr import load_model
@@ -90,9 +90,7 @@ def compare(expected: list[PairMatches], found: list[PairMatches]) -> dict[str, 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--weights", help="checkpoint (default: of the published size)")
     add("--images", type=Path, help="folder of photographs")
@@ -104,7 +102,6 @@ def main(arguments: list[str] | None = None) -> int:
         help="(default: %(default)s)",
     )
     add("--quick", action="store_true", help="three images")
-    add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     width, height = options.size
     images = photographs(options.images, height, width, 3 if options.quick else options.count)

@@ -12,7 +12,6 @@ MB         peak memory of the largest process
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import sys
@@ -29,7 +28,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 import pipeline
-from benchmarks.environment import commit, versions
+from benchmarks.environment import argument_parser, commit, versions
 from pipeline.events import Event
 from pipeline.extras import import_pycolmap
 
@@ -109,15 +108,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argument_parser(__doc__, allow_abbrev=False)
     parser.add_argument("--model", type=Path, required=True, help="folder of a COLMAP model")
     parser.add_argument("--images", type=Path, required=True, help="folder of its photographs")
     parser.add_argument("--long-sides", type=int, nargs="+", default=LONG_SIDES, help="pixels")
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     rows = []
     for long_side in options.long_sides:

@@ -34,12 +34,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 from benchmarks.speed.images import Pairs, all_pairs, near_pairs, windows
 from benchmarks.speed.matcher import (
     Ours,
-    add_what_is_timed,
     environment,
     flop_counter,
     published,
     seconds,
     shape_of,
+    timing_parser,
 )
 from eloftr import (
     EfficientLoFTRConfig,
@@ -303,20 +303,18 @@ def compare(
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def sides_parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
+    """A parser as `timing_parser`, with --size and --rounds of two sides by turns."""
+    parser = timing_parser(doc)
     add = parser.add_argument
-    add(
-        "--weights",
-        help="checkpoint folder with Hugging Face keys (default: of the published size)",
-    )
     add("--size", type=shape_of, default=(640, 480), help="WIDTHxHEIGHT (default: 640x480)")
-    add_what_is_timed(parser)
-    add("--rounds", type=int, default=3, help="turns of both (default: %(default)s)")
-    add("--quick", action="store_true", help="fewer images, one round")
-    add("--out", type=Path, help="write the results as JSON")
+    add("--rounds", type=int, default=rounds, help="turns of both (default: %(default)s)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = sides_parser(__doc__, rounds=3)
+    parser.add_argument("--quick", action="store_true", help="fewer images, one round")
     options = parser.parse_args(arguments)
     rounds = 1 if options.quick else options.rounds
     device, dtype = torch.device(options.device), DTYPES[options.dtype]

@@ -12,7 +12,6 @@ run.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -31,14 +30,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 from benchmarks.speed.images import Pairs, near_pairs, windows
-from benchmarks.speed.matcher import (
-    add_what_is_timed,
-    environment,
-    flop_counter,
-    published,
-    shape_of,
-)
-from benchmarks.speed.savings import SAVINGS, Side, Variant
+from benchmarks.speed.matcher import environment, flop_counter, published
+from benchmarks.speed.savings import SAVINGS, Side, Variant, sides_parser
 from eloftr import backbone, model, transformer
 from eloftr.fast import sparse_fusion
 from eloftr.matching.matcher import DTYPES, pairs_at_once
@@ -118,19 +111,8 @@ def limit(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add(
-        "--weights",
-        help="checkpoint folder with Hugging Face keys (default: of the published size)",
-    )
-    add("--size", type=shape_of, default=(640, 480), help="WIDTHxHEIGHT (default: 640x480)")
-    add_what_is_timed(parser)
-    add("--rounds", type=int, default=5, help="turns of both (default: %(default)s)")
-    add("--quick", action="store_true", help="one round")
-    add("--out", type=Path, help="write the results as JSON")
+    parser = sides_parser(__doc__, rounds=5)
+    parser.add_argument("--quick", action="store_true", help="one round")
     options = parser.parse_args(arguments)
     rounds = 1 if options.quick else options.rounds
     device, dtype = torch.device(options.device), DTYPES[options.dtype]

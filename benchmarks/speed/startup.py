@@ -10,7 +10,6 @@ matches must be equal byte for byte on all sides.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import os
@@ -26,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import PROJECT, write_results
+from benchmarks.environment import PROJECT, argument_parser, write_results
 
 PHOTOGRAPHS = 7
 # The same as the installed script, but of this checkout.
@@ -132,15 +131,12 @@ def table(found: dict[str, list[float]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument(
         "--images", type=Path, required=True, help="folder of at least seven photographs"
     )
     parser.add_argument("--before", type=Path, help="an older checkout to compare with")
     parser.add_argument("--rounds", type=int, default=5, help="runs of every side (%(default)s)")
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     before = options.before and options.before.resolve()
     with tempfile.TemporaryDirectory() as scratch:

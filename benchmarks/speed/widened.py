@@ -15,7 +15,6 @@ network. After Net2Net (Chen, Goodfellow, Shlens, ICLR 2016).
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
+from benchmarks.environment import argument_parser
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, load_model
 
 KEPT = ("fine_matching_slice_dim", "fine_matching_centered", "fine_matching_least_squares_radius")
@@ -140,9 +140,7 @@ def widened(narrow: EfficientLoFTRForKeypointMatching) -> EfficientLoFTRForKeypo
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, out=None)
     parser.add_argument("folder", type=Path, help="where the checkpoint is written")
     parser.add_argument("--weights", default="small", help="what is widened (default: %(default)s)")
     options = parser.parse_args(arguments)

@@ -32,7 +32,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from eloftr import EfficientLoFTRConfig, load_model
 from eloftr.errors import EloftrError
 from eloftr.training.evaluation import evaluate
@@ -97,11 +97,7 @@ def device_name(device: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argument_parser(__doc__, allow_abbrev=False)
     parser.add_argument("--photographs", type=Path, required=True, help="as for eloftr train")
     parser.add_argument("--run", type=Path, required=True, help="run folder of eloftr train")
     parser.add_argument("--minutes", type=float, required=True, help="of training; 0 for none")
@@ -114,7 +110,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--judged-size", type=int, default=224, help="their side, pixels (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, help="write the result as JSON")
     training = parser.add_argument_group("options of the training, as for eloftr train")
     for name, kind in training_types().items():
         training.add_argument(f"--{name.replace('_', '-')}", type=kind)

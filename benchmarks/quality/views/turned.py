@@ -19,7 +19,6 @@ one pair, so no chain of pairs tells how it was changed.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -36,7 +35,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # a script sees its own folder only
 
 import pipeline
-from benchmarks.environment import write_results
+from benchmarks.environment import argument_parser, write_results
 from benchmarks.quality.datasets import homogeneous, load_pairs, load_view
 from benchmarks.quality.sift import detect_sift, match_sift
 from pipeline.match.turns.tries import settled_matches
@@ -219,15 +218,12 @@ def measured(cases: list[Truth], weights: str) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of the sets, each with a folder images")
     add("--sets", nargs="+", choices=SETS, default=SETS, help="(default: all)")
     add("--pairs", type=int, default=2, help="of every set (default: %(default)s)")
     add("--weights", default="small", help="of the matcher (default: %(default)s)")
-    add("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args(arguments)
     cases = [case for name in options.sets for case in truths(options.data, name, options.pairs)]
     results = measured(cases, options.weights)
