@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 import pipeline
 from benchmarks.environment import commit, versions
 from benchmarks.quality.datasets import KINDS, Pair, load_pairs
-from benchmarks.quality.judging import AUC_DEGREES, intervals, summarise
+from benchmarks.quality.judging import AUC_DEGREES, Record, intervals, summarise
 from benchmarks.quality.quality import evaluate_set
 from benchmarks.quality.sets import add_matching, aligned, chosen, exit_code, report, sets_parser
 from eloftr import load_matcher
@@ -114,7 +114,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         of_sets = {}
         for name, pairs in sets.items():
             how = folders[name], pairs, options.long_side, matcher
-            records = [record["ours"] for record in evaluate_set(*how, known={})]
+            no_sift: dict[tuple[str, str], Record] = {_sides(pair): {} for pair in pairs}
+            records = [record["ours"] for record in evaluate_set(*how, known=no_sift)]
             good = sum(listed.get(pair) == name for pair in held)
             of_sets[name] = {
                 "pairs": len(pairs),

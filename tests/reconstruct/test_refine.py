@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -285,6 +286,39 @@ def test_views_of_one_lens_share_a_camera_and_its_principal_point_is_found(
     assert PRINCIPAL in lines[0]
     found = adjusted(shared, 0.5, freedom).views.cameras[1]
     assert np.allclose(found.params[1:3], (169, 114), atol=1.5)
+
+
+def scattered(rendered: Rendered, away: tuple[float, float], noise: float) -> SparseModel:
+    """1,500 points between the surfaces, seen with so many pixels of noise."""
+    scene, random = rendered.scene, np.random.default_rng(5)
+    views = scene.views
+    xyz = random.uniform(scene.xyz.min(0), scene.xyz.max(0), (1500, 3))
+    place = np.einsum("vij,pj->vpi", views.rotation, xyz) + views.shift[:, None]
+    xy = 300 * place[..., :2] / place[..., 2:] + [160, 120] + np.array(away)
+    inside = (np.abs(xy - [160, 120]) < [160, 120]).all(-1)
+    view, point = np.nonzero(inside & (inside.sum(0) > 1))
+    kept, rows = np.unique(point, return_inverse=True)
+    seen = xy[view, point] + random.normal(0, noise, (len(view), 2))
+    grey = np.zeros((len(kept), 3), np.uint8)
+    return replace(scene, xyz=xyz[kept], colour=grey, view=view, point=rows, xy=seen).sorted()
+
+
+@pytest.mark.parametrize(
+    ("away", "noise", "found"),
+    [((9.0, -6.0), 0.1, True), ((0.0, 0.0), 0.1, False), ((0.0, 0.0), 0.6, False)],
+)
+def test_a_principal_point_is_found_where_halves_agree_however_little_the_cost_falls(
+    away: tuple[float, float], noise: float, found: bool, tmp_path: Path
+) -> None:
+    rendered = render(tmp_path / "images", count=7)
+    scene = adjusted(scattered(rendered, away, noise), 0.5, Freedom())
+    decided, freedom, lines = decide_cameras(scene, 0.5, Freedom())
+    assert freedom.principal == ({1} if found else set())
+    if found:
+        (share,) = re.findall(r"principal point determined \(cost (0\.\d+) of", lines[0])
+        assert 0.95 < float(share) < 0.995
+        after = adjusted(decided, 0.5, freedom).views.cameras[1]
+        assert np.allclose(after.params[1:3], (169, 114), atol=1)
 
 
 def test_views_of_two_lenses_do_not_share_a_camera(tmp_path: Path) -> None:
