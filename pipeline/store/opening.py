@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import cache
 from typing import Any
 
@@ -45,6 +45,7 @@ PARTS_UNDERSTOOD = {
 # cannot do each read would ask for twice.
 ENOUGH = 5
 ASKED_AGAIN = timedelta(minutes=10)  # for credentials; botocore renews them so long before they end
+NO_REGION = (None, "aws-global")  # as botocore says where none is chosen
 
 
 def storage_options(text: str) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def _with_quick_reads(
         return S3Store(
             bucket,
             endpoint=meta.endpoint_url,
-            region=meta.region_name or "us-east-1",
+            region="us-east-1" if meta.region_name in NO_REGION else meta.region_name,
             client_options=client,
             retry_config={"max_retries": 0},  # `Folder` tries again
             **access,
@@ -206,8 +207,12 @@ def _access(options: dict[str, Any]) -> dict[str, Any] | None:
         names = {"key": "access_key_id", "secret": "secret_access_key", "token": "session_token"}
         return {theirs: options[ours] for ours, theirs in names.items() if options.get(ours)}
     import botocore.session
+    from botocore.exceptions import BotoCoreError
 
-    found = botocore.session.Session(profile=options.get("profile")).get_credentials()
+    try:
+        found = botocore.session.Session(profile=options.get("profile")).get_credentials()
+    except BotoCoreError:  # as of an unknown profile, which s3fs tells
+        return None
     if found is None:
         return None
 
@@ -217,7 +222,7 @@ def _access(options: dict[str, Any]) -> dict[str, Any] | None:
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
             "token": frozen.token,
-            "expires_at": datetime.now(UTC) + ASKED_AGAIN,
+            "expires_at": datetime.now(timezone.utc) + ASKED_AGAIN,
         }
 
     return {"credential_provider": credentials}

@@ -129,6 +129,20 @@ def test_credentials_and_endpoints_are_found_where_s3fs_finds_them(
     assert spy.read == []
 
 
+def test_an_unknown_profile_is_told_as_without_obstore(
+    s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"profile": "nobody", "endpoint_url": s3["endpoint_url"]}
+    folder = Folder("s3://bucket/told", options, attempts=1)
+    with pytest.raises(StorageError) as told:
+        folder.read_bytes("a")
+    for name in ("obstore", "obstore.store"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(StorageError) as without:
+        Folder("s3://bucket/told", options, attempts=1).read_bytes("a")
+    assert str(told.value) == str(without.value)
+
+
 def test_obstore_is_left_alone_after_some_failures_and_a_store_that_hangs_is_waited_for_once(
     s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
