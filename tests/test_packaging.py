@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -240,3 +241,52 @@ def test_the_command_names_the_extra_that_is_missing(arguments: list[str], unpac
     assert done.stdout == ""
     (sentence,) = done.stderr.splitlines()
     assert 'pip install "eloftr-pipeline[pipeline]"' in sentence
+
+
+# Of the standard library, names that Python 3.10 does not have.
+NEW_IN_3_11 = {
+    "asyncio": {"Runner", "TaskGroup", "timeout", "timeout_at"},
+    "contextlib": {"chdir"},
+    "datetime": {"UTC"},
+    "enum": {"EnumCheck", "FlagBoundary", "StrEnum", "member", "nonmember", "verify"},
+    "hashlib": {"file_digest"},
+    "itertools": {"batched"},
+    "math": {"cbrt", "exp2", "sumprod"},
+    "typing": {"LiteralString", "Never", "NotRequired", "Required", "Self", "TypeVarTuple"}
+    | {"Unpack", "assert_never", "assert_type", "dataclass_transform", "override"},
+    "wsgiref.types": {"*"},
+    "tomllib": {"*"},
+}
+
+
+def newer_names(source: str) -> set[str]:
+    """What a module imports, or takes of a module, that is in NEW_IN_3_11."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in NEW_IN_3_11:
+            new = NEW_IN_3_11[node.module]
+            found |= {one.name for one in node.names if one.name in new or "*" in new}
+        elif isinstance(node, ast.Import):
+            found |= {one.name for one in node.names if "*" in NEW_IN_3_11.get(one.name, ())}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found |= {node.attr} & NEW_IN_3_11.get(node.value.id, set())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("from datetime import UTC, datetime", {"UTC"}),
+        ("import tomllib", {"tomllib"}),
+        ("import asyncio\nasyncio.timeout(3)", {"timeout"}),
+        ("from datetime import datetime, timezone", set()),
+    ],
+)
+def test_names_of_a_newer_python_are_found(source: str, names: set[str]) -> None:
+    assert newer_names(source) == names
+
+
+def test_the_packages_use_nothing_that_the_oldest_python_lacks() -> None:
+    files = [*PROJECT.glob("eloftr/**/*.py"), *PROJECT.glob("pipeline/**/*.py")]
+    found = {str(path): newer_names(path.read_text()) for path in files}
+    assert {path: names for path, names in found.items() if names} == {}
