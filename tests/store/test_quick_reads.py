@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from flaky_store import flaky_store
 
@@ -123,6 +124,7 @@ def test_credentials_and_endpoints_are_found_where_s3fs_finds_them(
         monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
         options = {"profile": "survey"}
     Folder("s3://bucket/found", s3).publish("a", b"x")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # another test may have found none
     folder = Folder("s3://bucket/found", options)
     spy = Spy(folder, monkeypatch)
     assert folder.read_bytes("a") == b"x"
