@@ -156,7 +156,8 @@ class Matcher:
         that are not uint8 (H, W).
         """
         for side in (images0, images1):
-            if isinstance(side, str) or not hasattr(side, "__len__"):
+            single = isinstance(side, np.ndarray) and side.ndim == 2
+            if single or isinstance(side, str) or not hasattr(side, "__len__"):
                 raise ArgumentError(
                     f"{type(side).__name__}: give two lists of uint8 grey arrays; eloftr.match "
                     "takes two photographs."

@@ -69,12 +69,16 @@ class Console:
         self._text(json.dumps(summary, default=str) if self.as_json else text)
 
     def fail(self, sentence: object, code: ExitCode) -> ExitCode:
-        """Say what was in the way, and return the exit code."""
+        """Say what was in the way, without passwords of URLs, and return the exit code."""
+        from pipeline.store.retries import redacted  # what a command needs, and --help does not
+
         self.close()
+        told = str(sentence)
+        told = redacted(told) if "@" in told and "://" in told else told
         if self.as_json:
-            self._line("error", {"message": str(sentence), "exit_code": int(code)})
+            self._line("error", {"message": told, "exit_code": int(code)})
         else:
-            click.echo(f"{self.command}: {sentence}", err=True)
+            click.echo(f"{self.command}: {told}", err=True)
         return code
 
     def close(self) -> None:

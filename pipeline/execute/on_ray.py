@@ -297,7 +297,7 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
     if address:
         try:
             _knock(address)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter of a port beyond 65535
             cause = f"{CLUSTER}={address}: no Ray cluster answers there ({error})"
             raise ExecutorError(
                 f"{cause}; start it, or unset {CLUSTER} to use this machine alone."
@@ -305,6 +305,9 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
         try:
             with _silence(quiet):
                 ray.init(**options)
+        except ValueError as error:
+            cause = f"{CLUSTER}={address}: is no address of a cluster ({error})"
+            raise ExecutorError(f"{cause}; give host:port.") from error
         except ConnectionError as error:
             cure = "check that it has this version of Ray, and that this process has its token"
             raise ExecutorError(

@@ -24,6 +24,7 @@ from pipeline.reconstruct.depth import Depth, listed
 from pipeline.reconstruct.refine.round import RoundSummary
 from pipeline.store import disk
 from pipeline.store.folder import Folder
+from pipeline.store.retries import redacted
 
 # Times a focal length of EXIF, from which a found one is no lens: EXIF's own is right to a tenth,
 # and a survey that looks straight down hardly determines it.
@@ -206,4 +207,6 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in (sorted(value) if isinstance(value, Set) else value)]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else str(value)
+    if isinstance(value, str):
+        return redacted(value) if "://" in value else value
+    return value if isinstance(value, int | None) else str(value)

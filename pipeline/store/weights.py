@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from eloftr.config import NetworkConfig
+from eloftr.config import CONFIG_FILE, NetworkConfig
 from pipeline.errors import RunError
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
@@ -27,6 +28,8 @@ CHOSEN = (
 def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRForKeypointMatching:
     """A model from a bundled name, a local file or folder, a hub id, or a file at an fsspec URL.
 
+    The `config.json` beside a file at a URL counts as that beside a local one.
+
     Raises RunError where the URL cannot be read, and what `eloftr.load_model` raises.
     """
     from eloftr import load_model
@@ -44,6 +47,9 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
             raise RunError(
                 f"{shown}: the weights cannot be read ({cause}); check the URL."
             ) from error
+        # A store without the right to list refuses what is not there.
+        with suppress(FileNotFoundError, PermissionError):
+            (Path(scratch) / CONFIG_FILE).write_bytes(folder.read_bytes(CONFIG_FILE))
         return load_model(path)
 
 

@@ -276,6 +276,19 @@ def test_an_address_at_which_something_else_listens_is_refused_too(
     )
 
 
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", "127.0.0.1:abc", ":6379"])
+def test_an_address_that_is_none_is_one_sentence(
+    address: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert exit_code("--images", "photos", "--output", "refused") == 2
+    assert re.fullmatch(
+        rf"eloftr match: RAY_ADDRESS={address}: is no address of a cluster \([^\n]+\); "
+        r"give host:port\.\n",
+        capsys.readouterr().err,
+    )
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

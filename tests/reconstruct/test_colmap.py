@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from pipeline.execute.worker import Worker
 from pipeline.extras import import_pycolmap
 from pipeline.match.options import VerificationOptions
 from pipeline.match.verify import VerifyShard
+from pipeline.photos.cameras.intrinsics import read_intrinsics
 from pipeline.reconstruct import job
 from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.database import ImportSummary
 from pipeline.reconstruct.merging import job as merging
 from pipeline.reconstruct.merging import merge
 from pipeline.reconstruct.merging.job import import_matches
-from pipeline.reconstruct.summary import doubtful_cameras
+from pipeline.reconstruct.poses.options import PoseOptions
+from pipeline.reconstruct.summary import doubtful_cameras, write_summary
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.store.folder import Folder
 
@@ -653,3 +655,29 @@ def test_verification_options_do_not_leak_between_shards(scene: Scene) -> None:
     verify = VerifyShard(VerificationOptions(long_side=LONG_SIDE))
     tables = [verify(scene.matches_of([(0, 1)]), scene.images()) for _ in range(2)]
     assert tables[0].equals(tables[1])
+
+
+def test_a_summary_holds_no_password_of_a_url(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Summary:
+        output: str
+        notes: list[str]
+
+        def text(self) -> str:
+            return "told\n"
+
+    place = "http://user:hidden@store.example/poses.csv?key=hidden"
+    asked = {
+        "poses": PoseOptions(place),
+        "images": Folder("s3://bucket/photos", {"secret": "hidden"}),
+        "pairs": place,
+    }
+    write_summary(tmp_path, Summary("s3://key:hidden@bucket", ["a note"]), asked)
+    told = (tmp_path / "summary.json").read_text()
+    assert "hidden" not in told
+    assert json.loads(told)["asked"]["poses"]["file"] == "http://store.example/poses.csv"
+    assert json.loads(told)["notes"] == ["a note"]
+    camera = json.dumps({"model": "PINHOLE", "params": [800, 800, 360, 270]})
+    Folder("memory://user:hidden@place").publish("cameras.json", camera.encode())
+    (known,) = read_intrinsics("memory://user:hidden@place/cameras.json")
+    assert known.place.startswith("memory://place/cameras.json")

@@ -249,6 +249,16 @@ def test_options_of_a_store_reach_no_other(
             assert Folder(url, options).read_bytes("a.txt") == b"x"
 
 
+def test_a_range_is_one_of_servers_too_that_send_all(
+    served: Callable[[Path], str], tmp_path: Path
+) -> None:
+    (tmp_path / "ten").write_bytes(b"0123456789")  # Python's own server ignores ranges
+    for folder in (Folder(served(tmp_path)), Folder(str(tmp_path))):
+        assert folder.read_range("ten", 2, 5) == b"234"
+        assert folder.read_range("ten", 0, 4) == b"0123"
+        assert folder.read_range("ten", 6, 10) == b"6789"
+
+
 def test_every_trouble_of_a_store_is_tried_again_and_a_lasting_one_ends_in_a_sentence(
     s3: dict[str, str],
 ) -> None:

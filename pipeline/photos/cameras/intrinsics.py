@@ -149,7 +149,7 @@ def read_intrinsics(text: str) -> tuple[Intrinsics, ...]:
         )
     if not rows:
         raise ReconstructionError(f"{text}: holds no camera; give one with model and params.")
-    return tuple(_of_row(row, f"{text}, {place}") for place, row in rows)
+    return tuple(_of_row(row, f"{redacted(text)}, {place}") for place, row in rows)
 
 
 def read_text(file: str, what: str) -> str:
