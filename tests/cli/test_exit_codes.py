@@ -14,6 +14,8 @@ import pytest
 from job_process import PROJECT, eloftr
 from small_run import SMALL, Done
 
+from pipeline.cli.console import Console, ExitCode
+from pipeline.errors import ArgumentError
 from pipeline.store.folder import Folder
 from pipeline.store.lease import Lease
 
@@ -125,3 +127,14 @@ def test_a_run_folder_in_use_is_four(done: Done, tmp_path: Path) -> None:
     assert ended.returncode == 4, ended.stderr
     (line,) = ended.stderr.splitlines()
     assert f"another command, process {os.getpid()} on " in line
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_no_error_shows_the_password_of_a_url(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = "http://user:hidden@store.example/x.csv: is no table; correct it."
+    Console("eloftr match", as_json).fail(ArgumentError(sentence), ExitCode.UNUSABLE)
+    told = capsys.readouterr().err
+    assert "http://store.example/x.csv: is no table; correct it." in told
+    assert "hidden" not in told

@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.server
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,11 +20,13 @@ import pyarrow as pa
 import pytest
 from flaky_store import flaky_store
 
+from eloftr.weights.locate import resolve
 from pipeline.errors import ImageError, StorageError
 from pipeline.photos.source import read_image
 from pipeline.store.folder import Folder, FolderAbsentError
 from pipeline.store.opening import storage_options
 from pipeline.store.retries import redacted
+from pipeline.store.weights import load_weights
 from pipeline.tables import MATCHES, SHARDS
 
 
@@ -487,3 +490,18 @@ def test_twenty_thousand_names_are_listed_in_a_moment(tmp_path: Path) -> None:
     assert time.process_time() - start < 2
     assert names == [f"{k:05}.jpg" for k in range(20_000)]
     assert np.all(np.array(names[:-1]) < np.array(names[1:]))
+
+
+def test_weights_at_a_url_have_the_configuration_beside_them(
+    served: Callable[[Path], str], tmp_path: Path
+) -> None:
+    given = resolve("small")
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(given / name, tmp_path)
+    url = f"{served(tmp_path)}/model.safetensors"
+    assert load_weights(url, {}).config.to_dict() | {"_name_or_path": ""} == load_weights(
+        str(tmp_path / "model.safetensors"), {}
+    ).config.to_dict() | {"_name_or_path": ""}
+    assert load_weights(url, {}).config.fine_matching_least_squares_radius == 5
+    (tmp_path / "config.json").unlink()
+    assert load_weights(url, {}).config.hidden_size == 64
