@@ -72,8 +72,8 @@ def protocol_of(url: str) -> str:
 def open_filesystem(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a folder's URL, and the folder in it.
 
-    Raises StorageError where the driver is not installed, the URL is malformed, or the URL names no
-    bucket.
+    Raises StorageError where the driver is not installed, the URL is malformed or names no bucket,
+    and where the driver of S3 takes no option of such a name or value.
     """
     protocol, shown = protocol_of(url), redacted(url)
     if not protocol:
@@ -95,6 +95,12 @@ def open_filesystem(url: str, options: dict[str, Any]) -> tuple[fsspec.AbstractF
     if not root.strip("/"):
         raise StorageError(f"{shown}: names no bucket; give {protocol}://bucket/folder.")
     if protocol in ("s3", "s3a"):
+        try:
+            filesystem.connect()  # asks nobody, but finds out about options
+        except Exception as error:  # botocore has many of its own
+            raise StorageError(
+                f"{shown}: cannot be opened ({redacted(error)}); correct the storage options."
+            ) from error
         filesystem = _with_quick_reads(filesystem, _own_options(protocol, options))
     return filesystem, root.rstrip("/")
 

@@ -252,6 +252,22 @@ def test_options_of_a_store_reach_no_other(
             assert Folder(url, options).read_bytes("a.txt") == b"x"
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"endpoint": "http://127.0.0.1:9"},
+        {"region_name": "eu-west-1"},
+        {"endpoint_url": "127.0.0.1:9"},
+        {"profile": "nobody"},
+    ],
+)
+def test_options_that_the_driver_does_not_take_are_one_sentence_at_once(
+    wrong: dict[str, str],
+) -> None:
+    with pytest.raises(StorageError, match=r"^s3://bucket/x: cannot be opened \(.*\); correct the"):
+        Folder("s3://bucket/x", wrong).list()
+
+
 def test_a_range_is_one_of_servers_too_that_send_all(
     served: Callable[[Path], str], tmp_path: Path
 ) -> None:
