@@ -15,6 +15,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 
 from eloftr.errors import ArgumentError
 
+T = TypeVar("T")
 KINDS = {
     "homography16": "homography",
     "kusvod22": "epipolar",
@@ -111,6 +113,11 @@ class Pair:
     fundamental: np.ndarray | None = None  # (3, 3), p1ᵀ F p0 = 0
     cameras: Cameras | None = None
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of both images."""
+        return self.image0, self.image1
+
     def errors(self, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
         """How wrong each match is, (M,) in pixels of the original images.
 
@@ -193,8 +200,13 @@ def load_pairs(folder: Path, quick: bool = False) -> list[Pair]:
             for i in sorted(random.Random(SAMPLE_SEED).sample(range(len(rows)), LARGEST_SET))
         ]
     if quick:
-        rows = rows[:: -(-len(rows) // QUICK_SET)]
+        rows = thinned(rows, QUICK_SET)
     return [_pair(row, KINDS[folder.name]) for row in rows]
+
+
+def thinned(rows: list[T], most: int) -> list[T]:
+    """Every n-th of the rows, at most so many."""
+    return rows[:: -(-len(rows) // most)]
 
 
 def digest(folder: Path) -> str:

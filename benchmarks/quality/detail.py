@@ -53,7 +53,7 @@ def truth_of(folder: Path) -> dict[tuple[str, str], Pair]:
     """The pairs of a set with poses, by their names; of other sets none."""
     if KINDS.get(folder.name) != "pose":
         return {}
-    return {(pair.image0, pair.image1): pair for pair in load_pairs(folder)}
+    return {pair.names: pair for pair in load_pairs(folder)}
 
 
 def angle(pair: Pair) -> float:

@@ -120,7 +120,7 @@ def evaluate_set(
         known: SIFT's records of an earlier run by image names; nothing of SIFT is computed then.
         peers: other matchers by their names, which see the same views in colours.
     """
-    names = sorted({name for pair in pairs for name in _names(pair)})
+    names = sorted({name for pair in pairs for name in pair.names})
     views = {name: load_view(folder / "images" / name, long_side) for name in names}
     methods: dict[str, Method] = {}
     if matcher is not None:
@@ -154,10 +154,6 @@ def _tolerances(pair: Pair, views: tuple[View, View], pixels: str) -> tuple[floa
         np.diag(k)[:2] / scale for k, scale in zip(pair.cameras.intrinsics, scales, strict=True)
     ]
     return float(np.mean(scales)), RANSAC_PIXELS / float(np.mean(focals))
-
-
-def _names(pair: Pair) -> tuple[str, str]:
-    return pair.image0, pair.image1
 
 
 def settings(long_side: int, pixels: str) -> dict[str, Any]:
@@ -302,7 +298,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             options.sift_from, settings(options.long_side, options.pixels), digests, wanted
         )
         for name in folders:
-            if any(_names(pair) not in known[name] for pair in pairs[name]):
+            if any(pair.names not in known[name] for pair in pairs[name]):
                 raise ArgumentError(
                     f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a --quick run?"
                 )

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 
 import pipeline
 from benchmarks.environment import commit, versions
-from benchmarks.quality.datasets import KINDS, Pair, load_pairs
+from benchmarks.quality.datasets import KINDS, Pair, load_pairs, thinned
 from benchmarks.quality.judging import AUC_DEGREES, Record, intervals, summarise
 from benchmarks.quality.quality import evaluate_set
 from benchmarks.quality.sets import add_matching, aligned, chosen, exit_code, report, sets_parser
@@ -42,16 +42,11 @@ THRESHOLDS = (0.2, 0.1, 0.05)
 SEED = 0
 
 
-def sample(pairs: list[Pair], most: int) -> list[Pair]:
-    """At most so many of the pairs, evenly."""
-    return pairs[:: -(-len(pairs) // most)]
-
-
 def pairs_apart(sets: dict[str, list[Pair]], number: int) -> list[tuple[str, str]]:
     """Photographs of two sets, drawn at random, as `SET/images/NAME`."""
     drawn = random.Random(SEED)
     names = {
-        name: sorted({f"{name}/images/{side}" for pair in pairs for side in _sides(pair)})
+        name: sorted({f"{name}/images/{side}" for pair in pairs for side in pair.names})
         for name, pairs in sets.items()
     }
     if len(names) < 2:
@@ -61,10 +56,6 @@ def pairs_apart(sets: dict[str, list[Pair]], number: int) -> list[tuple[str, str
         first, second = sorted(drawn.sample(sorted(names), 2))
         apart.add((drawn.choice(names[first]), drawn.choice(names[second])))
     return sorted(apart)
-
-
-def _sides(pair: Pair) -> tuple[str, str]:
-    return pair.image0, pair.image1
 
 
 def verified(
@@ -99,7 +90,7 @@ def verified(
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Judge every threshold, print the table, write the JSON and return what it holds."""
     folders = chosen(options)
-    sets = {name: sample(load_pairs(folder), options.pairs) for name, folder in folders.items()}
+    sets = {name: thinned(load_pairs(folder), options.pairs) for name, folder in folders.items()}
     (data,) = {folder.parent for folder in folders.values()}
     apart = pairs_apart(sets, options.pairs)
     listed = {
@@ -114,7 +105,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         of_sets = {}
         for name, pairs in sets.items():
             how = folders[name], pairs, options.long_side, matcher
-            no_sift: dict[tuple[str, str], Record] = {_sides(pair): {} for pair in pairs}
+            no_sift: dict[tuple[str, str], Record] = {pair.names: {} for pair in pairs}
             records = [record["ours"] for record in evaluate_set(*how, known=no_sift)]
             good = sum(listed.get(pair) == name for pair in held)
             of_sets[name] = {

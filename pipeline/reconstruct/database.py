@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.extras import import_pycolmap
+from pipeline.match.run import SUMMARY_FILE
 from pipeline.reconstruct.cameras.assign import SharedCamera
 
 # The files and folders beside a database that are made from it.
-MADE_FROM_IT = ("report.txt", "summary.json", "points.ply", "sparse", "mapped", "keypoints.parquet")
+REPORT_FILE = "report.txt"  # the last one
+MADE_FROM_IT = (REPORT_FILE, SUMMARY_FILE, "points.ply", "sparse", "mapped", "keypoints.parquet")
 
 
 @dataclass(frozen=True)

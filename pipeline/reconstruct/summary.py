@@ -19,7 +19,7 @@ from pipeline.match.run import SUMMARY_FILE
 from pipeline.reconstruct.cameras.adjust import used_cameras
 from pipeline.reconstruct.cameras.assign import SharedCamera
 from pipeline.reconstruct.cameras.focal import FocalDecision
-from pipeline.reconstruct.database import ImportSummary
+from pipeline.reconstruct.database import REPORT_FILE, ImportSummary
 from pipeline.reconstruct.depth import Depth, listed
 from pipeline.reconstruct.refine.round import RoundSummary
 from pipeline.store import disk
@@ -30,7 +30,6 @@ from pipeline.store.retries import redacted
 # and a survey that looks straight down hardly determines it.
 DOUBTFUL = 1.5
 SHOWN_CAMERAS, SHOWN_IMAGES = 10, 20  # in the text of a summary
-REPORT_FILE = "report.txt"  # the last file of the results
 MODEL_PACKAGES = ("eloftr-pipeline", "torch", "numpy", "scipy", "pycolmap", "pymetis")
 KINDS = {Depth.SCENE: "", Depth.PLANE: ", a plane", Depth.NONE: ", no depth"}
 

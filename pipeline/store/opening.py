@@ -116,7 +116,7 @@ def _own_options(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
 def _with_quick_reads(
     filesystem: fsspec.AbstractFileSystem, options: dict[str, Any]
 ) -> fsspec.AbstractFileSystem:
-    """The filesystem of s3fs with quick reads, or itself where they cannot be had.
+    """The connected filesystem of s3fs with quick reads, or itself where they cannot be had.
 
     options: what the filesystem was made with.
     """
@@ -134,8 +134,7 @@ def _with_quick_reads(
 
     @cache
     def open_bucket(bucket: str, timeout: float | None) -> Any:
-        filesystem.connect()  # what botocore makes of options, environment and configuration
-        meta = filesystem.s3.meta
+        meta = filesystem.s3.meta  # what botocore made of options, environment and configuration
         client: Any = {"allow_http": meta.endpoint_url.startswith("http://")}
         if timeout is not None:
             client["timeout"] = timedelta(seconds=timeout)
@@ -213,12 +212,8 @@ def _access(options: dict[str, Any]) -> dict[str, Any] | None:
         names = {"key": "access_key_id", "secret": "secret_access_key", "token": "session_token"}
         return {theirs: options[ours] for ours, theirs in names.items() if options.get(ours)}
     import botocore.session
-    from botocore.exceptions import BotoCoreError
 
-    try:
-        found = botocore.session.Session(profile=options.get("profile")).get_credentials()
-    except BotoCoreError:  # as of an unknown profile, which s3fs tells
-        return None
+    found = botocore.session.Session(profile=options.get("profile")).get_credentials()
     if found is None:
         return None
 

@@ -33,6 +33,7 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
     Raises RunError where the URL cannot be read, and what `eloftr.load_model` raises.
     """
     from eloftr import load_model
+    from eloftr.weights.locate import WEIGHTS_FILE
 
     if "://" not in name_or_url:
         return load_model(name_or_url)
@@ -47,9 +48,10 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
             raise RunError(
                 f"{shown}: the weights cannot be read ({cause}); check the URL."
             ) from error
-        # A store without the right to list refuses what is not there.
-        with suppress(FileNotFoundError, PermissionError):
-            (Path(scratch) / CONFIG_FILE).write_bytes(folder.read_bytes(CONFIG_FILE))
+        if path.name == WEIGHTS_FILE:  # a file of another name has none
+            # A store without the right to list refuses what is not there.
+            with suppress(FileNotFoundError, PermissionError):
+                path.with_name(CONFIG_FILE).write_bytes(folder.read_bytes(CONFIG_FILE))
         return load_model(path)
 
 

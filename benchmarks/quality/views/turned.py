@@ -85,7 +85,7 @@ def truths(data: Path, name: str, count: int) -> Iterator[Truth]:
             yield drawn(file.stem, load_view(file, None).grey, np.random.default_rng(seed))
         return
     for pair in spread(load_pairs(data / name), count):
-        files = [data / name / "images" / one for one in (pair.image0, pair.image1)]
+        files = [data / name / "images" / one for one in pair.names]
         first, second = (load_view(file, None).grey for file in files)
         yield Truth("-".join(file.stem for file in files), (first, second), pair.errors)
 

@@ -15,11 +15,12 @@ from pipeline.match.run import SUMMARY_FILE
 from pipeline.photos.source import Folders
 from pipeline.reconstruct.cameras.adjust import check_threads
 from pipeline.reconstruct.carrying import Carrying
+from pipeline.reconstruct.database import REPORT_FILE
 from pipeline.reconstruct.models.files import ModelFiles, files_of_model
 from pipeline.reconstruct.refine.adjust import Freedom
 from pipeline.reconstruct.refine.job import FILES_OF_A_MODEL, refine_model
 from pipeline.reconstruct.refine.round import RoundSummary
-from pipeline.reconstruct.summary import REPORT_FILE, write_summary
+from pipeline.reconstruct.summary import write_summary
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.plan import read_scene
 from pipeline.reconstruct.tracks.scene import SparseModel
@@ -150,9 +151,15 @@ def refine_colmap_model(
             masked=refined.masked,
             masks=None if found is None else found.counts,
         )
-        of_files = {"model": given.shown, "images": photographs, "masks": masks}
-        how_long = {"fixed_cameras": fixed_cameras, "threads": threads}
-        write_summary(target, summary, {**of_files, "refine": options, **how_long})
+        asked = {
+            "model": given.shown,
+            "images": photographs,
+            "masks": masks,
+            "refine": options,
+            "fixed_cameras": fixed_cameras,
+            "threads": threads,
+        }
+        write_summary(target, summary, asked)
         names = [*FILES_OF_A_MODEL, "points.ply", SUMMARY_FILE, REPORT_FILE]
         results.deliver(names, listen)
         return summary

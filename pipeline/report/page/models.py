@@ -11,9 +11,9 @@ from typing import Any
 from pipeline.errors import EloftrError
 from pipeline.events import counted
 from pipeline.match.run import SUMMARY_FILE
+from pipeline.reconstruct.database import REPORT_FILE
 from pipeline.reconstruct.models.files import ModelFiles
 from pipeline.reconstruct.models.job import ask_of_models
-from pipeline.reconstruct.summary import REPORT_FILE
 from pipeline.report.block_map import blocks_of_images
 from pipeline.report.page.scene import compared_data, scene_data
 from pipeline.report.page.thumbnails import PhotoSource

@@ -34,7 +34,6 @@ MOST_TIMES = 500  # points of the curve of finished pairs
 FEW_INLIERS = 30  # of the median verified pair
 FEW_VERIFIED = 0.2  # of the matched pairs
 SPREAD = 99.5  # per cent of the values that the bins of a histogram cover
-MOST_SHOWN = 300  # letters of what an option was given
 
 
 def run_state(runs: Sequence[Folder], top: Folder) -> dict[str, Any]:
@@ -131,9 +130,7 @@ def asked_of(described: dict[str, Any], prefix: str = "") -> list[list[str]]:
         if isinstance(value, dict):
             rows += asked_of(value, f"{prefix}{name}.") if name != "versions" else []
         else:
-            text = str(value)
-            shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} …"
-            rows.append([f"{prefix}{name}".removeprefix("options."), shown])
+            rows.append([f"{prefix}{name}".removeprefix("options."), str(value)])
     return rows
 
 
