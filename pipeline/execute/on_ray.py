@@ -157,7 +157,8 @@ class RayExecutor:
         wave = WAVE * most if isinstance(tasks, MadeTasks) else len(tasks)
         waves = (tasks[begin : begin + wave] for begin in range(0, len(tasks), wave))
         make = partial(self._dataset, stages, actors.ranged, first, most, share)
-        return _results_of_waves(make, waves)
+        missing = most - capacity.cpus if len(stages) == 1 and not share else 0
+        return _results_of_waves(make, waves, missing)
 
     def _dataset(
         self,
@@ -269,10 +270,17 @@ def _unpack(row: pa.Table) -> Task:
 
 
 def _results_of_waves(
-    make: Callable[[Sequence[Task], Any], Any], waves: Iterable[Sequence[Task]]
+    make: Callable[[Sequence[Task], Any], Any], waves: Iterable[Sequence[Task]], missing: int
 ) -> Generator[Any, None, None]:
-    """The results of waves of tasks, one wave after the other. make: the dataset of a wave."""
+    """The results of waves of tasks, one wave after the other.
+
+    make: the dataset of a wave. missing: CPUs that tasks alone would have work for, and that are
+    not there. Tasks that do nothing ask an autoscaler for them. Ray Data asks by the pace at which
+    its tasks end: for none before the first has ended, and a block may take an hour.
+    """
     attempts = _attempts()
+    ask = ray.remote(lambda: None).options(num_cpus=CPUS_ALONE)
+    asked = [ask.remote() for _ in range(missing)]
     try:
         for wave in waves:
             rows = make(wave, attempts).iter_batches(
@@ -290,6 +298,8 @@ def _results_of_waves(
         raise ExecutorError(f"the cluster's nodes do not have this project; {cure}.") from error
     finally:
         ray.kill(attempts)
+        for one in asked:
+            ray.cancel(one)
 
 
 def _join_or_start(address: str | None, quiet: bool) -> None:

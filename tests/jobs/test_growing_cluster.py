@@ -27,7 +27,6 @@ HEAD = 51 * "f" + "00000"  # as Ray's provider of such nodes calls the head
 NODES = {
     "cluster_name": "growing",
     "max_workers": 2,
-    "idle_timeout_minutes": 0.05,
     "provider": {
         "type": "external",
         "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
@@ -87,16 +86,17 @@ def paths(folder: Path) -> str:
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[tuple[Job, str]]:
+def head(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Job, str]]:
     """A head of one CPU whose autoscaler adds up to two nodes that say they have a GPU; its
-    address.
+    address. The parameter is the minutes after which an idle node is given back.
     """
     port, folder = (
         free_port(),
         tempfile.mkdtemp(prefix="ray", dir="/tmp"),
     )  # a long path would not fit into sockets
     address = f"127.0.0.1:{port}"
-    nodes = {**NODES, "provider": {**NODES["provider"], "gcs_address": address}}
+    provider = {**NODES["provider"], "gcs_address": address}
+    nodes = {**NODES, "provider": provider, "idle_timeout_minutes": request.param}
     (tmp_path / "nodes.json").write_text(json.dumps(nodes))
     (tmp_path / "substituted.py").write_text(SLOW.format(grown=str(tmp_path / "has grown")))
     ports = (
@@ -130,6 +130,7 @@ def head(tmp_path: Path) -> Iterator[tuple[Job, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.parametrize("head", [0.05], indirect=True)
 def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(
     head: tuple[Job, str], place: Path, tmp_path: Path
 ) -> None:
@@ -150,8 +151,10 @@ def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(
     cluster.until(lambda: len(cluster.left("raylet/raylet")) == 1)
 
 
+# Ray Data sees what a new node has within 30 seconds.
+@pytest.mark.parametrize("head", [0.6], indirect=True)
 def test_a_range_of_blocks_gets_nodes(head: tuple[Job, str], tmp_path: Path) -> None:
-    """One CPU is there, and a block takes one."""
+    """One CPU is there, and a block takes one. Nodes come while the first block is mapped."""
     database, held = tmp_path / "given.db", tmp_path / "held"
     survey(6).write(database)
     held.mkdir()
@@ -165,6 +168,7 @@ def test_a_range_of_blocks_gets_nodes(head: tuple[Job, str], tmp_path: Path) -> 
         PYTHONPATH=paths(tmp_path),
     )
     job.until(lambda: len({path.name.split()[0] for path in held.iterdir()}) > 1)
+    assert not [*(tmp_path / "sfm/blocks/0/done").glob("*")]
     (held / "go on").touch()
     assert job.ended() == 0, job.out + job.err
     assert len([*(tmp_path / "sfm/blocks/0/done").iterdir()]) == 3
