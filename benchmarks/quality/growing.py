@@ -4,8 +4,7 @@
 
 Of fox50, every fifth photograph is held back, ten of fifty. The other forty are matched and
 reconstructed. Then the ten are added, and the model grows. The model to compare with is made from
-scratch of one run of all photographs. Candidates are the seven photographs that follow each in the
-order of names, which is that of the video.
+scratch of one run of all photographs. Candidates are the pairs of the set's own list.
 
 first, grown, one    the largest models of forty, of fifty grown, and of fifty in one run
 rotation, pairs, position    see `reconstruction.py`, against the poses of the set
@@ -14,6 +13,7 @@ measured    observations of both rounds of refining together, without those that
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -33,18 +33,15 @@ from pipeline.match.turns.tries import settled_matches
 from pipeline.store.folder import Folder
 from pipeline.tables import PAIRS
 
-SET, WINDOW, EVERY, FIRST = "fox50", 7, 5, 2
+SET, EVERY, FIRST = "fox50", 5, 2
 TARGET = 1.1
 Record = dict[str, Any]
 
 
-def candidates(names: list[str]) -> list[tuple[str, str]]:
-    """The photographs that follow each. names: sorted."""
-    return [
-        (name, other)
-        for row, name in enumerate(names)
-        for other in names[row + 1 : row + 1 + WINDOW]
-    ]
+def candidates(data: Path) -> list[tuple[str, str]]:
+    """The pairs of the set's list."""
+    listed = json.loads((data / SET / "pairs.json").read_text())
+    return sorted((pair["image0"], pair["image1"]) for pair in listed)
 
 
 def table(pairs: list[tuple[str, str]]) -> pa.Table:
@@ -85,7 +82,7 @@ def errors(record: Record) -> Record:
 def make(data: Path, work: Path) -> None:
     """Make the three models in a folder, below `run`, `grown` and `one`."""
     truth, _ = load_truth(data / SET)
-    pairs = candidates(sorted(truth.poses))
+    pairs = candidates(data)
     held = sorted(truth.poses)[FIRST::EVERY]
     photographs = work / "photographs"
     photographs.mkdir(parents=True, exist_ok=True)
@@ -118,9 +115,9 @@ def judged(data: Path, work: Path) -> Record:
     runs = [matched(folder) for folder in (work / "run", work / "grown" / "run")]
     registered = records["grown"].get("rotation_deg", {})
     return {
-        "settings": {"set": SET, "window": WINDOW, "held": held, "target": TARGET},
+        "settings": {"set": SET, "held": held, "target": TARGET},
         "pairs": {
-            "candidates": len(candidates(sorted(truth.poses))),
+            "candidates": len(candidates(data)),
             "first": len(runs[0]),
             "grown": len(runs[1]),
             "twice": len(runs[0] & runs[1]),

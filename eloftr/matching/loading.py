@@ -95,7 +95,7 @@ def load_matcher(
         raise ArgumentError(f"dtype {dtype!r} is unknown; choose {', '.join(DTYPES)}.")
     model = load_model(name_or_path)
     configure(model.config, variant, threshold, border_removal, least_squares)
-    return Matcher(model, device, number)
+    return Matcher(model, device, number, keep=False)
 
 
 _loaded = lru_cache(maxsize=2)(load_matcher)

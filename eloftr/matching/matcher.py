@@ -64,11 +64,14 @@ def float32_convolutions(device: torch.device, dtype: torch.dtype) -> Iterator[N
 class Matcher:
     """A fused copy of a model on a device. `load_matcher` makes one of weights by name.
 
-    The model that is handed in stays as it is. One matcher can serve several threads at once.
+    The model that is handed in stays as it is, unless `keep` is False: then it becomes the
+    matcher's, which saves the copy. One matcher can serve several threads at once.
     """
 
-    def __init__(self, model: MatchingNetwork, device: torch.device, dtype: torch.dtype) -> None:
-        fused = copy.deepcopy(model).eval().fuse().to(device, dtype)
+    def __init__(
+        self, model: MatchingNetwork, device: torch.device, dtype: torch.dtype, *, keep: bool = True
+    ) -> None:
+        fused = (copy.deepcopy(model) if keep else model).eval().fuse().to(device, dtype)
         self.model: MatchingNetwork = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
         self.dtype = dtype

@@ -176,6 +176,18 @@ def test_a_model_handed_to_a_matcher_stays_as_it_was(
     assert described(model) == before
 
 
+def test_a_matcher_that_takes_a_model_over_matches_like_one_that_copies_it(
+    model: EfficientLoFTRForKeypointMatching,
+) -> None:
+    both = [shifted(0)[0]], [shifted(0)[1]]
+    copying = Matcher(model, CPU, torch.float32)
+    taking = Matcher(copy.deepcopy(model), CPU, torch.float32, keep=False)
+    (expected,), (found,) = copying.match(*both), taking.match(*both)
+    assert len(expected.scores)
+    np.testing.assert_array_equal(found.keypoints1, expected.keypoints1)
+    assert Matcher(model, CPU, torch.float32, keep=False).model is model
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_a_model_handed_to_the_pipeline_stays_as_it_was(
     model: EfficientLoFTRForKeypointMatching, dtype: torch.dtype | None, files: list[list[Path]]
