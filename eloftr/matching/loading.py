@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,16 +30,20 @@ def configure(
 ) -> None:
     """Set the matching options of a configuration, in place.
 
-    The options are those of `load_matcher`. Raises ArgumentError for an unknown variant and a
-    radius below 0.
+    The options are those of `load_matcher`. Raises ArgumentError for an unknown variant, a
+    threshold that is not finite, and a border or a radius below 0.
     """
     if variant not in VARIANTS:
         raise ArgumentError(f"variant {variant!r} is unknown; choose {' or '.join(VARIANTS)}.")
     if variant != "full":
         config.coarse_matching_skip_softmax, config.coarse_matching_threshold = VARIANTS[variant]
     if threshold is not None:
+        if not math.isfinite(threshold):
+            raise ArgumentError(f"threshold={threshold}: give the lowest score, a finite number.")
         config.coarse_matching_threshold = threshold
     if border is not None:
+        if border < 0:
+            raise ArgumentError(f"border_removal={border}: a number of cells, 0 for none.")
         config.coarse_matching_border_removal = border
     if least_squares is not None:
         if least_squares < 0:
@@ -85,7 +90,7 @@ def load_matcher(
     least_squares: radius in pixels of the patches whose grey values have the last word on
     keypoints, 0 for none; default the weights' own: 5 for "small", none for the published ones.
     Raises CheckpointError where the weights cannot be read or do not fit, ArgumentError for an
-    unknown variant, dtype or device and a radius below 0.
+    unknown variant, dtype or device and for numbers out of range.
     """
     device = usable_device(device)
     number = DTYPES.get(

@@ -7,6 +7,8 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +61,22 @@ def float32_convolutions(device: torch.device, dtype: torch.dtype) -> Iterator[N
         ),
     ):
         yield
+
+
+def _check_numbers(size: Any, batch_size: Any) -> None:
+    """Raise ArgumentError where these cannot be the size and the batch size of `Matcher.match`."""
+    sides = size if isinstance(size, tuple | list) else (1, 1 if size is None else size)
+    if len(sides) != 2 or not all(map(_counts, sides)):
+        raise ArgumentError(
+            f"size={size!r}: give the longer side in pixels, or a pair (height, width)."
+        )
+    if batch_size is not None and not _counts(batch_size):
+        raise ArgumentError(f"batch_size={batch_size!r}: give at least one pair.")
+
+
+def _counts(number: object) -> bool:
+    """Whether this is a whole number above zero."""
+    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 1
 
 
 class Matcher:
@@ -155,9 +173,10 @@ class Matcher:
         (rounded to multiples of 32).
         batch_size: pairs that go through the network at once; default by device and shape; changes
         no result.
-        Raises ArgumentError for what are no lists, for lists of different lengths and for arrays
-        that are not uint8 (H, W).
+        Raises ArgumentError for what are no lists, for lists of different lengths, for arrays
+        that are not uint8 (H, W), and for a size or batch_size below 1 or of another kind.
         """
+        _check_numbers(size, batch_size)
         for side in (images0, images1):
             single = isinstance(side, np.ndarray) and side.ndim == 2
             if single or isinstance(side, str) or not hasattr(side, "__len__"):
@@ -212,10 +231,10 @@ class Matcher:
 
     def _shape(self, image: np.ndarray, size: tuple[int, int] | int | None) -> tuple[int, int]:
         height, width = image.shape
-        if isinstance(size, int):
-            height, width = (round(side * size / max(image.shape)) for side in (height, width))
-        elif size is not None:
+        if isinstance(size, tuple | list):
             height, width = size
+        elif size is not None:
+            height, width = (round(side * size / max(image.shape)) for side in (height, width))
         return nearest_shape(height, width, self.model.config.divisor)
 
     def _encode_arrays(

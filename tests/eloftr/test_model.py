@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from PIL import Image
 import eloftr.coarse_matching as coarse_matching
 from eloftr import EfficientLoFTRConfig, EfficientLoFTRForKeypointMatching, Matcher, load_matcher
 from eloftr.coarse_matching import match_coarse, similarity
+from eloftr.errors import ArgumentError
 from eloftr.fast.sparse_fusion import (
     BAND,
     INNER,
@@ -381,6 +384,42 @@ def test_odd_sizes_map_back_to_the_pixels_of_the_array() -> None:
     error = np.abs(scaled.keypoints1 - ((scaled.keypoints0 + 0.5) * 2 - 0.5))
     assert len(scaled) > 200
     assert np.median(error) < 0.4
+
+
+@pytest.mark.parametrize("size", [0, -5, "640", (0, 64), (64,), 64.0, (64, "a"), True])
+def test_a_size_that_is_none_is_refused_in_a_sentence(matcher: Matcher, size: Any) -> None:
+    image = texture(64, 64)
+    with pytest.raises(ArgumentError, match="give the longer side in pixels, or a pair"):
+        matcher.match([image], [image], size=size)
+
+
+@pytest.mark.parametrize("size", [np.int64(64), (np.int32(64), 64), [64, 64]])
+def test_whole_numbers_of_numpy_are_sizes(matcher: Matcher, size: Any) -> None:
+    image = texture(64, 64)
+    (expected,), (found,) = (matcher.match([image], [image], size=one) for one in (64, size))
+    np.testing.assert_array_equal(found.keypoints1, expected.keypoints1)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, "2", 1.5])
+def test_a_batch_without_pairs_is_refused_in_a_sentence(matcher: Matcher, batch_size: Any) -> None:
+    image = texture(64, 64)
+    with pytest.raises(ArgumentError, match="give at least one pair"):
+        matcher.match([image], [image], batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"threshold": float("nan")}, "threshold=nan: give the lowest score, a finite number."),
+        ({"threshold": float("inf")}, "threshold=inf: give the lowest score, a finite number."),
+        ({"border_removal": -1}, "border_removal=-1: a number of cells, 0 for none."),
+    ],
+)
+def test_numbers_that_would_match_nothing_or_anything_are_refused(
+    given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=f"^{re.escape(message)}$"):
+        load_matcher("small", "cpu", **given)
 
 
 def test_an_image_in_many_pairs_is_encoded_once_a_batch(
