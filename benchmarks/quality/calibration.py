@@ -37,7 +37,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 from benchmarks.environment import argument_parser, write_results
-from benchmarks.quality.datasets import KINDS, Pair, load_pairs, load_view
+from benchmarks.quality.datasets import LISTED, Pair, load_pairs, load_view
 from benchmarks.quality.judging import POINT_PIXELS
 from benchmarks.quality.regression import PRIOR, logistic
 from eloftr import Matcher, load_matcher
@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of the sets with ground truth")
-    add("--sets", nargs="+", default=list(KINDS), help="default: all")
+    add("--sets", nargs="+", default=list(LISTED), help="default: all")
     add("--weights", default="small", help="by name or path (default: %(default)s)")
     add("--others", type=int, default=6, help="pairs a set at other sizes (default: %(default)s)")
     add("--quick", action="store_true", help="2 pairs a set, at one size")

@@ -5,17 +5,19 @@ A set is a folder with `images/` and `pairs.json`, a list of objects:
     pts0, pts1         (N, 2) marked points, x and y in pixels of the original images
 or  K0, K1, T_0to1     intrinsics in pixels; 4×4 map from camera 0 to camera 1
     dist0, dist1       optional, OpenCV's k1 k2 p1 p2
-Pixel centres are at integers.
+Of a set without `pairs.json` all pairs count: `poses.json` has K, R, t and dist of every image,
+with x = R X + t in its camera. Pixel centres are at integers.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -24,7 +26,7 @@ from PIL import Image
 from eloftr.errors import ArgumentError
 
 T = TypeVar("T")
-KINDS = {
+LISTED = {  # sets with a list of pairs
     "homography16": "homography",
     "kusvod22": "epipolar",
     "fountain11": "pose",
@@ -32,6 +34,7 @@ KINDS = {
     "fox50": "pose",
     "temple19": "pose",
 }
+KINDS = {**LISTED, "sceaux11": "pose", "sacre_coeur17": "pose"}
 LARGEST_SET = 200  # pairs; a set with more is sampled
 SAMPLE_SEED = 0
 QUICK_SET = 8
@@ -182,18 +185,20 @@ def load_pairs(folder: Path, quick: bool = False) -> list[Pair]:
     `quick`.
 
     Raises:
-        ArgumentError: the folder is no known set, or its pairs.json is missing.
+        ArgumentError: the folder is no known set, or its list of pairs or poses is missing.
     """
     if folder.name not in KINDS:
         raise ArgumentError(
             f"{folder.name}: not a set with ground truth; known are {', '.join(KINDS)}."
         )
-    listing = folder / "pairs.json"
+    listing = _listing(folder)
     if not listing.is_file():
         raise ArgumentError(
             f"{listing}: no such file; give the folder that holds the sets with --data."
         )
     rows = json.loads(listing.read_text())
+    if folder.name not in LISTED:
+        rows = [_between(rows, *names) for names in itertools.combinations(sorted(rows), 2)]
     if len(rows) > LARGEST_SET:
         rows = [
             rows[i]
@@ -204,14 +209,35 @@ def load_pairs(folder: Path, quick: bool = False) -> list[Pair]:
     return [_pair(row, KINDS[folder.name]) for row in rows]
 
 
+def _listing(folder: Path) -> Path:
+    return folder / ("pairs.json" if folder.name in LISTED else "poses.json")
+
+
+def _between(poses: dict[str, dict[str, Any]], name0: str, name1: str) -> dict[str, Any]:
+    """The row of a pair, as a list of pairs has it."""
+    maps = []
+    for name in (name0, name1):
+        move = np.eye(4)
+        move[:3, :3], move[:3, 3] = poses[name]["R"], poses[name]["t"]
+        maps.append(move)
+    row: dict[str, Any] = {
+        "image0": name0,
+        "image1": name1,
+        "T_0to1": maps[1] @ np.linalg.inv(maps[0]),
+    }
+    for side, name in enumerate((name0, name1)):
+        row |= {f"K{side}": poses[name]["K"], f"dist{side}": poses[name]["dist"]}
+    return row
+
+
 def thinned(rows: list[T], most: int) -> list[T]:
     """Every n-th of the rows, at most so many."""
     return rows[:: -(-len(rows) // most)]
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of the pair list and the images of a set."""
-    total = hashlib.sha256((folder / "pairs.json").read_bytes())
+    """SHA-256 of the list of pairs or poses and the images of a set."""
+    total = hashlib.sha256(_listing(folder).read_bytes())
     for path in sorted((folder / "images").iterdir()):
         total.update(path.name.encode() + path.read_bytes())
     return total.hexdigest()

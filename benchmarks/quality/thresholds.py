@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 
 import pipeline
 from benchmarks.environment import commit, versions
-from benchmarks.quality.datasets import KINDS, Pair, load_pairs, thinned
+from benchmarks.quality.datasets import LISTED, Pair, load_pairs, thinned
 from benchmarks.quality.judging import AUC_DEGREES, Record, intervals, summarise
 from benchmarks.quality.quality import evaluate_set
 from benchmarks.quality.sets import add_matching, aligned, chosen, exit_code, report, sets_parser
@@ -147,7 +147,7 @@ def table_of(found: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     out = "write the numbers, the settings and the versions as JSON"
-    parser = sets_parser(__doc__, KINDS, out)
+    parser = sets_parser(__doc__, LISTED, out)
     add_matching(parser)
     add = parser.add_argument
     add("--thresholds", nargs="+", type=float, default=THRESHOLDS, help="(default: %(default)s)")

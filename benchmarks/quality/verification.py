@@ -27,7 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 from benchmarks.environment import argument_parser, write_results
-from benchmarks.quality.datasets import KINDS, Pair, View, load_pairs, load_view
+from benchmarks.quality.datasets import LISTED, Pair, View, load_pairs, load_view
 from eloftr import Matcher, Matches, load_matcher
 from pipeline.match.options import VerificationOptions
 from pipeline.match.verify import _Camera, two_view_geometry
@@ -67,7 +67,7 @@ def match(matcher: Matcher, views: tuple[View, View], pair: Pair | None) -> Matc
 def gather(data: Path, quick: bool) -> tuple[list[Matched], list[Matched]]:
     """Pairs of one set and pairs of two."""
     matcher = load_matcher("small", "cpu")
-    names = [name for name, kind in KINDS.items() if kind == "pose"]
+    names = [name for name, kind in LISTED.items() if kind == "pose"]
     views: dict[tuple[str, str], View] = {}
     same, apart = [], []
     for name in names:

@@ -95,6 +95,34 @@ def test_true_matches_under_distortion_have_no_error_and_give_the_pose() -> None
     assert translation < 0.05
 
 
+def test_without_a_list_the_pairs_of_a_set_are_all_pairs_of_its_poses(tmp_path: Path) -> None:
+    scene = np.random.default_rng(0).uniform([-2, -1.5, 4], [2, 1.5, 9], (50, 3))
+    poses, seen = {}, {}
+    for number, degrees in enumerate((0.0, 9.0, -14.0)):
+        turn, place = (
+            np.radians([[3.0], [degrees], [number]]),
+            np.array([[-0.4, 0.1, 0.2]]) * number,
+        )
+        name = f"{number}.jpg"
+        poses[name] = {
+            "K": INTRINSICS.tolist(),
+            "R": cv2.Rodrigues(turn)[0].tolist(),
+            "t": place[0].tolist(),
+            "dist": DISTORTION.tolist(),
+        }
+        seen[name] = cv2.projectPoints(scene, turn, place, INTRINSICS, DISTORTION)[0][:, 0]
+    (tmp_path / "sceaux11").mkdir()
+    (tmp_path / "sceaux11" / "poses.json").write_text(json.dumps(poses))
+    pairs = load_pairs(tmp_path / "sceaux11")
+    assert [pair.names for pair in pairs] == [
+        ("0.jpg", "1.jpg"),
+        ("0.jpg", "2.jpg"),
+        ("1.jpg", "2.jpg"),
+    ]
+    for pair in pairs:
+        assert pair.errors(*(seen[name] for name in pair.names)).max() < 0.01
+
+
 def test_pose_error_is_the_angle_between_estimate_and_truth() -> None:
     cameras = two_cameras(12.0)
     points0, points1 = seen_points(cameras)
