@@ -41,9 +41,13 @@ from pipeline.match.read import TRIES
 from pipeline.match.run import RunSummary
 from pipeline.pairs.pair_list import read_pairs
 from pipeline.photos.limits import ImageLimits
+from pipeline.reconstruct.cameras.assign import SharedCamera
+from pipeline.reconstruct.cameras.focal import FocalDecision
 from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.database import ImportSummary
-from pipeline.reconstruct.summary import ReconstructionSummary
+from pipeline.reconstruct.models.refining import RefineSummary
+from pipeline.reconstruct.refine.round import RoundSummary
+from pipeline.reconstruct.summary import ModelSummary, ReconstructionSummary
 from pipeline.store import lease
 from pipeline.store.folder import Folder
 from pipeline.store.opening import storage_options
@@ -494,6 +498,27 @@ def test_the_fields_of_the_json_files_are_described(finished: Path) -> None:
     session, stages = dict(rows)["session"], dict(rows)["stage_seconds"]
     assert all(name in session for name in summary["session"])
     assert all(name in stages for name in summary["stage_seconds"])
+
+
+def test_the_fields_of_the_summary_of_models_are_described() -> None:
+    head, *parts = tables_of(section("docs/run_folder.md", "sfm/summary.json"))
+    own = names_of(ReconstructionSummary) - {"output"}
+    assert {name for name, _ in head} == own | {"asked", "versions"}
+    for rows, kind in zip(parts, (ImportSummary, ModelSummary), strict=True):
+        assert {name for name, _ in rows} == names_of(kind)
+    for rows, name, kind in (
+        (head, "focal", FocalDecision),
+        (parts[0], "shared_cameras", SharedCamera),
+        (parts[1], "rounds", RoundSummary),
+    ):
+        assert names_of(kind) <= set(re.findall(r"`(\w+)`", dict(rows)[name]))
+    refined = section("docs/run_folder.md", "sfm/summary.json").rpartition("\n\n`eloftr refine`")[2]
+    assert names_of(RefineSummary) - {"output"} <= set(re.findall(r"`(\w+)`", refined))
+
+
+def names_of(kind: type) -> set[str]:
+    """The fields of a dataclass."""
+    return {field.name for field in fields(kind)}
 
 
 def described(heading: str) -> set[str]:
