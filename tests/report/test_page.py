@@ -28,6 +28,7 @@ from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.panoramas.sphere import Panorama
 from pipeline.report.page import pairs
 from pipeline.report.page.models import registered_table
+from pipeline.report.page.overview import asked_of
 from pipeline.report.page.page import embedded_json, page_of
 from pipeline.report.page.pairs import compared_pairs, pair_rows
 from pipeline.report.page.tables import report_tables
@@ -496,3 +497,8 @@ def test_the_page_is_made_of_its_tables_alone(runs: Path) -> None:
     page = page_of(report_tables(Folder(str(runs / "whole")), pictured=False)).decode()
     assert "<script>alert(2)" not in page
     assert page.count("</script>") == 10
+
+
+def test_what_was_asked_reads_as_text() -> None:
+    asked = {"runs": ["a", "b"], "refine": {"rounds": 2}, "versions": {"torch": "2"}}
+    assert asked_of(asked) == [["runs", "a, b"], ["refine.rounds", "2"]]

@@ -130,7 +130,8 @@ def asked_of(described: dict[str, Any], prefix: str = "") -> list[list[str]]:
         if isinstance(value, dict):
             rows += asked_of(value, f"{prefix}{name}.") if name != "versions" else []
         else:
-            rows.append([f"{prefix}{name}".removeprefix("options."), str(value)])
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            rows.append([f"{prefix}{name}".removeprefix("options."), text])
     return rows
 
 
