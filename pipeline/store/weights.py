@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from eloftr.config import CONFIG_FILE, NetworkConfig
 from pipeline.errors import RunError
@@ -26,9 +27,10 @@ CHOSEN = (
 
 
 def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRForKeypointMatching:
-    """A model from a bundled name, a local file or folder, a hub id, or a file at an fsspec URL.
+    """A model from a bundled name, a local file or folder, a hub id, or one at an fsspec URL.
 
-    The `config.json` beside a file at a URL counts as that beside a local one.
+    A URL whose last name has no ending is a folder. The `config.json` of a folder at a URL counts
+    as that of a local one.
 
     Raises RunError where the URL cannot be read, and what `eloftr.load_model` raises.
     """
@@ -37,6 +39,8 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
 
     if "://" not in name_or_url:
         return load_model(name_or_url)
+    if not Path(urlsplit(name_or_url).path).suffix:
+        name_or_url = f"{name_or_url.rstrip('/')}/{WEIGHTS_FILE}"
     folder, name = Folder.of_file(name_or_url, storage)
     shown = redacted(name_or_url)  # a signed URL holds a key behind the name
     with TemporaryDirectory() as scratch:

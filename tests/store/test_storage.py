@@ -21,7 +21,7 @@ import pytest
 from flaky_store import flaky_store
 
 from eloftr.weights.locate import resolve
-from pipeline.errors import ImageError, StorageError
+from pipeline.errors import ImageError, RunError, StorageError
 from pipeline.photos.source import read_image
 from pipeline.store.folder import Folder, FolderAbsentError
 from pipeline.store.opening import storage_options
@@ -521,3 +521,16 @@ def test_weights_at_a_url_have_the_configuration_beside_them(
     assert load_weights(url, {}).config.fine_matching_least_squares_radius == 5
     (tmp_path / "config.json").unlink()
     assert load_weights(url, {}).config.hidden_size == 64
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_folder_of_weights_at_a_url_is_one(
+    served: Callable[[Path], str], tmp_path: Path, slash: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(resolve("small") / name, tmp_path / "mine")
+    found = load_weights(f"{served(tmp_path)}/mine{slash}", {})
+    assert found.config.fine_matching_least_squares_radius == 5
+    with pytest.raises(RunError, match=r"none/model\.safetensors: the weights cannot be read"):
+        load_weights(f"{served(tmp_path)}/none{slash}", {})
