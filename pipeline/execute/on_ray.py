@@ -36,6 +36,7 @@ from pipeline.execute.executor import (
     Task,
     local_capacity,
 )
+from pipeline.execute.shares import ALONE, GROWING, Shares
 
 try:
     import ray
@@ -48,17 +49,6 @@ except ImportError as error:
         f'{cause}; pip install "eloftr-pipeline[pipeline]", or use --executor local.'
     ) from error
 
-# With these shares two tasks have room beside three actors on a node of one CPU. They need that
-# room when other nodes are lost and their actors start again on what is left. Ray serves actors
-# first, then the stages in their order, and it may leave a part of a node's last CPU unused where
-# no further task fits. Without room no task would be finished before all are read, and a killed run
-# would have nothing to go on with. The shares also differ, because Ray would otherwise fuse reading
-# into the actors, where reading would run between matches instead of beside them.
-TASK_CPUS, ACTOR_CPUS = 0.4, 0.05
-# A stage that is alone needs no room for others. Each of its tasks takes the whole CPU that it
-# computes on, and memory with it, and the demand for CPUs makes a cluster grow. A fixed number of
-# actors keeps its small shares, because those of a lost node start again on what is left.
-CPUS_ALONE = 1.0
 # Tasks for every process that are made at a time, where tasks are made when they are asked for. Ray
 # Data takes all tasks of a dataset at once, and the blocks of 1,000,000 images would be 210 GB.
 WAVE = 4
@@ -157,7 +147,7 @@ class RayExecutor:
         wave = WAVE * most if isinstance(tasks, MadeTasks) else len(tasks)
         waves = (tasks[begin : begin + wave] for begin in range(0, len(tasks), wave))
         make = partial(self._dataset, stages, actors.ranged, first, most, share)
-        missing = most - capacity.cpus if len(stages) == 1 and not share else 0
+        missing = 0 if share else most - capacity.cpus
         return _results_of_waves(make, waves, missing)
 
     def _dataset(
@@ -178,13 +168,8 @@ class RayExecutor:
             initial_size=first,
             max_tasks_in_flight_per_actor=4,
         )
-        alone = len(stages) == 1
-        task_cpus = CPUS_ALONE if alone else TASK_CPUS
-        actor_cpus = CPUS_ALONE if alone and ranged and not share else ACTOR_CPUS
-        # Without GPUs, reading is a hundredth of the work, and dozens of readers would take the
-        # CPUs from the actors that start beside them. The nodes that a range of actors waits for
-        # bring CPUs of their own for reading.
-        readers = most if alone else None if ranged else max(1, self.capacity().cpus // 2)
+        shares = Shares.of(len(stages) == 1, ranged and not share)
+        readers = shares.readers(most, self.capacity().cpus)
         first_tasks = ray.data.TaskPoolStrategy(None if share else readers)
         # `repartition` is not used, because its task wants a whole CPU and waits without end where
         # every node has one CPU and an actor.
@@ -200,13 +185,13 @@ class RayExecutor:
             work = {"fn_constructor_args": (stage, attempts), **one_row}
             if stage.holds_model:
                 dataset = dataset.map_batches(
-                    _Held, compute=pool, num_cpus=actor_cpus, num_gpus=share, **work
+                    _Held, compute=pool, num_cpus=shares.actor, num_gpus=share, **work
                 )
             else:
-                compute = first_tasks if number == 0 else None
+                compute = first_tasks if number == 0 or shares is GROWING else None
                 carried = _Carried(stage, attempts)
                 dataset = dataset.map_batches(
-                    carried.__call__, compute=compute, num_cpus=task_cpus, **one_row
+                    carried.__call__, compute=compute, num_cpus=shares.task, **one_row
                 )
         return dataset
 
@@ -274,12 +259,12 @@ def _results_of_waves(
 ) -> Generator[Any, None, None]:
     """The results of waves of tasks, one wave after the other.
 
-    make: the dataset of a wave. missing: CPUs that tasks alone would have work for, and that are
-    not there. Tasks that do nothing ask an autoscaler for them. Ray Data asks by the pace at which
-    its tasks end: for none before the first has ended, and a block may take an hour.
+    make: the dataset of a wave. missing: CPUs that there would be work for, and that are not there.
+    Tasks that do nothing ask an autoscaler for them. Ray Data asks by the pace at which its tasks
+    end: for none before the first has ended, and a block may take an hour.
     """
     attempts = _attempts()
-    ask = ray.remote(lambda: None).options(num_cpus=CPUS_ALONE)
+    ask = ray.remote(lambda: None).options(num_cpus=ALONE.task)
     asked = [ask.remote() for _ in range(missing)]
     try:
         for wave in waves:

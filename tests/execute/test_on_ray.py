@@ -54,6 +54,20 @@ def test_without_gpus_one_process_reads_for_two_cpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("embedded_ray")
+def test_a_range_without_gpus_has_an_actor_for_each_cpu_and_no_more(tmp_path: Path) -> None:
+    read, write = (Stage(name, partial(stages.plus, 1)) for name in ("read", "write"))
+    make = partial(stages.Crowd, partial(stages.plus, 1), tmp_path)
+    hold = Stage("hold", make, holds_model=True)
+    with make_executor("ray") as executor:
+        names = "abcdefghijklmnopqrstuvwx"
+        tasks = tasks_of(names, range(len(names)))
+        found = executor.run([read, hold, write], tasks, Actors.parse("1-8"))
+        assert sorted(found) == [*range(3, 27)]
+    crowds = {int(path.name.rpartition("-")[2]) for path in tmp_path.glob("at-once-*")}
+    assert max(crowds) == 2
+
+
+@pytest.mark.usefixtures("embedded_ray")
 @pytest.mark.parametrize(("actors", "most"), [("1", 1), ("1-8", 2)])
 def test_a_stage_alone_has_a_cpu_for_each_of_its_processes(
     tmp_path: Path, actors: str, most: int
@@ -98,11 +112,12 @@ WORKERS = """
 import os, tempfile, time, ray
 from pathlib import Path
 from pipeline.cli.app import _own_process
-from pipeline.execute.on_ray import TASK_CPUS, RayExecutor
+from pipeline.execute.on_ray import RayExecutor
+from pipeline.execute.shares import STEADY
 
 _own_process()  # as every command does
 
-@ray.remote(num_cpus=TASK_CPUS)
+@ray.remote(num_cpus=STEADY.task)
 def process(folder):
     (folder / str(os.getpid())).touch()
     deadline = time.monotonic() + 60

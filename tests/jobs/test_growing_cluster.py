@@ -151,6 +151,20 @@ def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(
     cluster.until(lambda: len(cluster.left("raylet/raylet")) == 1)
 
 
+@pytest.mark.parametrize("head", [0.6], indirect=True)
+def test_a_range_without_gpus_gets_a_cpu_for_each_actor(
+    head: tuple[Job, str], place: Path, tmp_path: Path
+) -> None:
+    cluster, address = head
+    how = {"RAY_OVERRIDE_RESOURCES": "{}", "RAY_ADDRESS": address, "PYTHONPATH": paths(tmp_path)}
+    job = start(place, "spread", "--actors", "1-3", program=("-c", DRIVEN), **how)
+    job.until(lambda: len(cluster.left("ray::MapWorker")) == 3)
+    assert len(cluster.left("raylet/raylet")) == 3
+    (tmp_path / "has grown").touch()
+    assert job.ended() == 0, job.out + job.err
+    check_whole(place / "spread", place / "quiet")
+
+
 # Ray Data sees what a new node has within 30 seconds.
 @pytest.mark.parametrize("head", [0.6], indirect=True)
 def test_a_range_of_blocks_gets_nodes(head: tuple[Job, str], tmp_path: Path) -> None:
