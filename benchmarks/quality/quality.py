@@ -56,6 +56,7 @@ from benchmarks.quality.datasets import (
     digest,
     load_pairs,
     load_view,
+    thinned,
 )
 from benchmarks.quality.judging import (
     AUC_DEGREES,
@@ -264,6 +265,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="about 8 pairs of each set")
     parser.add_argument(
+        "--pairs", type=int, help="at most so many pairs of each set (default: all)"
+    )
+    parser.add_argument(
         "--long-side", type=int, default=640, help="evaluated size in pixels (default: %(default)s)"
     )
     parser.add_argument(
@@ -288,8 +292,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluate, print the table, write the JSON and return what it holds."""
     if options.long_side < 32:
         raise ArgumentError(f"--long-side {options.long_side}: at least 32 pixels are needed.")
+    if options.pairs is not None and options.pairs < 1:
+        raise ArgumentError(f"--pairs {options.pairs}: at least one pair is needed.")
     folders = chosen(options)
     pairs = {name: load_pairs(folder, options.quick) for name, folder in folders.items()}
+    if options.pairs is not None:
+        pairs = {name: thinned(listed, options.pairs) for name, listed in pairs.items()}
     digests = {name: digest(folder) for name, folder in folders.items()}
     known = None
     if options.sift_from is not None:
@@ -300,7 +308,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for name in folders:
             if any(pair.names not in known[name] for pair in pairs[name]):
                 raise ArgumentError(
-                    f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a --quick run?"
+                    f"--sift-from {options.sift_from}: lacks pairs of {name}; was it a run of some "
+                    "pairs only?"
                 )
     cv2.setNumThreads(1)  # the order of sums, and so the result, must not depend on the machine
     matcher = None
@@ -345,6 +354,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     results = {
         "settings": settings(options.long_side, options.pixels),
         "quick": options.quick,
+        "most_pairs": options.pairs,
         "environment": measured_with,
         "sets": sets,
     }

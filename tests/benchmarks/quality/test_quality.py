@@ -257,6 +257,21 @@ def test_saved_sift_results_give_the_same_table_and_are_refused_elsewhere(
     assert "holds other images" in capsys.readouterr().err
 
 
+def test_some_pairs_of_a_set_can_be_judged(
+    homography_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = homography_set / "homography16"
+    (row,) = json.loads((folder / "pairs.json").read_text())
+    (folder / "pairs.json").write_text(json.dumps([row] * 5))
+    common = ["--data", str(homography_set), "--sets", "homography16", "--pairs"]
+    assert main([*common, "2", "--out", str(tmp_path / "out.json")]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["most_pairs"] == 2
+    assert len(result["sets"]["homography16"]["pairs"]) == 2
+    assert main([*common, "0"]) == 2
+    assert "at least one pair is needed" in capsys.readouterr().err
+
+
 def test_an_unknown_set_is_refused_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
