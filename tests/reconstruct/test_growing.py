@@ -290,6 +290,20 @@ def test_candidates_of_a_list_are_matched_where_no_run_has_them(
     assert not (tmp_path / "grown").exists()
 
 
+def test_the_command_ends_with_a_page_of_the_grown_model(
+    place: Place, grown: Grown, tmp_path: Path
+) -> None:
+    shutil.copytree(grown.output / "run", tmp_path / "grown" / "run")
+    where = "--model", place.model, "--images", grown.photos, "--output", tmp_path / "grown"
+    grow = [*map(str, ("grow", place.run, *where, "--refine", "none", "--executor", "local"))]
+    assert main([*grow, "--no-report"]) == 0
+    page = tmp_path / "grown" / "report.html"
+    assert not page.exists()
+    assert main(grow) == 0
+    assert b'<div id="model-view">' in page.read_bytes()
+    assert not (tmp_path / "grown" / "run" / "report.html").exists()
+
+
 def test_several_runs_are_compared_as_one(place: Place, grown: Grown, tmp_path: Path) -> None:
     runs = [Folder(place.run), Folder(str(grown.output / "run"))]
     found = compared_with_runs(runs, Folder(str(grown.photos)), lambda event: None)

@@ -12,6 +12,7 @@ from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import carried, dry_run_option
 from pipeline.cli.refining import chosen_options, refine_options
+from pipeline.cli.reporting import report_at_end, report_option
 from pipeline.reconstruct.growing.job import MEASURED
 
 GROW_DEFAULTS = pipeline.grow.__kwdefaults__ or {}
@@ -58,6 +59,7 @@ GROW_DEFAULTS = pipeline.grow.__kwdefaults__ or {}
     help="Which tracks are measured in the photographs: new ones and those of new images, all of "
     "them again, or none.",
 )
+@report_option
 @dry_run_option
 @refine_options
 @click.pass_obj
@@ -70,6 +72,7 @@ def command(
     executor: str,
     actors: str | None,
     storage: str,
+    reported: bool,
     **given: Any,
 ) -> ExitCode:
     """Add new photographs to a finished model: only what is new is matched and measured.
@@ -93,6 +96,8 @@ def command(
     if summary.reconstruction is None:
         console.finish(summary.text(), asdict(summary))
         return ExitCode.DONE
+    if reported and summary.run is not None:
+        report_at_end(console, summary.run, given["images"], output, carrying["storage"])
     results = summary.reconstruction.output
     console.finish(f"{summary.text()}results:  {results}\n", asdict(summary))
     return ExitCode.DONE if summary.reconstruction.models else ExitCode.NOTHING
