@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any
 
@@ -30,10 +32,14 @@ class Command(click.Command):
         self.params.append(click.Option(["--json", "as_json"], is_flag=True, help=what))
 
     def invoke(self, ctx: click.Context) -> ExitCode:
-        """Call the function. Exceptions that are not expected are bugs, and keep their traces."""
+        """Call the function. Exceptions that are not expected are bugs, and keep their traces.
+
+        What libraries print, as Ray does where a cluster has no CPU yet, goes to standard error.
+        """
         console = ctx.obj = Console(ctx.command_path, ctx.params.pop("as_json"))
         try:
-            return ExitCode(super().invoke(ctx))
+            with redirect_stdout(sys.stderr):
+                return ExitCode(super().invoke(ctx))
         except LeaseError as error:
             return console.fail(error, ExitCode.OCCUPIED)
         except EloftrError as error:

@@ -49,6 +49,7 @@ class Console:
 
     def __init__(self, command: str, as_json: bool = False) -> None:
         self.command, self.as_json = command, as_json
+        self.out = sys.stdout  # as it is now; what others print later goes elsewhere
         self.bar: tqdm[Any] | None = None  # of progress on a terminal
         self.shown = time.monotonic()  # when the latest line of progress was, elsewhere
 
@@ -59,7 +60,7 @@ class Console:
         elif self.as_json:
             self._line(event.name, event.fields or {"message": event.text})
         elif self.bar is not None:
-            self.bar.write(event.text, file=sys.stdout)
+            self.bar.write(event.text, file=self.out)
         else:
             self._text(event.text)
 
@@ -111,8 +112,8 @@ class Console:
 
     def _text(self, text: str) -> None:
         if text:
-            click.echo(text, nl=not text.endswith("\n"))
-            sys.stdout.flush()
+            click.echo(text, self.out, nl=not text.endswith("\n"))
+            self.out.flush()
 
     def _line(self, name: str, fields: Mapping[str, Any]) -> None:
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")

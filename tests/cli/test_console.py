@@ -3,13 +3,16 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 from datetime import datetime, timedelta
 
+import click
 import pytest
 from clock import Clock
 
 from pipeline import events
 from pipeline.cli import console
+from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
 from pipeline.events import Event, Progress
 
@@ -139,3 +142,24 @@ def test_text_goes_to_people(capsys: pytest.CaptureFixture[str]) -> None:
     shown.finish("one\ntwo\n", {"images": 3})
     assert shown.fail("it's over", ExitCode.STOPPED) == 3
     assert capsys.readouterr() == ("3 images\none\ntwo\n", "eloftr match: it's over\n")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_a_library_prints_is_not_on_standard_output(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command("work", cls=Command)
+    @click.pass_obj
+    def work(console: Console) -> ExitCode:
+        thread = threading.Thread(target=print, args=("(raylet) there are no CPUs",))
+        thread.start()
+        thread.join()
+        console(Event("plan", "1 pair", {"pairs": 1}))
+        console.finish("done", {"done": 1})
+        return ExitCode.DONE
+
+    work.main(["--json"] if as_json else [], standalone_mode=False)
+    print("after it")
+    out, err = capsys.readouterr()
+    assert out == ('{"done": 1}\n' if as_json else "1 pair\ndone\n") + "after it\n"
+    assert err.startswith("(raylet) there are no CPUs\n")
