@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.events import counted
 from pipeline.extras import versions
 from pipeline.masks.folder import MaskCounts, masks_line
 from pipeline.match.run import SUMMARY_FILE
@@ -134,7 +135,8 @@ class ReconstructionSummary:
         """Format the report, a few lines for a person."""
         data = self.database
         lines = [
-            f"database: {data.images} images, {data.cameras} cameras, {data.keypoints} keypoints",
+            f"database: {counted(data.images, 'image')}, {counted(data.cameras, 'camera')}, "
+            f"{data.keypoints} keypoints",
             f"pairs:    {data.verified} of {data.pairs} verified, {data.matches} inlier matches, "
             f"{data.merged_matches} with shared keypoints",
         ]
@@ -164,14 +166,14 @@ class ReconstructionSummary:
         lines += [f"left out: {count} {what}" for what, count in left_out.items() if count]
         if self.unregistered and self.models:
             shown = listed(self.unregistered, SHOWN_IMAGES)
-            lines.append(f"not registered: {len(self.unregistered)} images: {shown}")
+            lines.append(f"not registered: {counted(len(self.unregistered), 'image')}: {shown}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)]) + "\n"
 
 
 def _shared_cameras(shared: Sequence[SharedCamera]) -> list[str]:
     """A line for each of the first cameras of several images, or of given intrinsics."""
     lines = [
-        f"camera {camera.camera}: {camera.images} {'image' if camera.images == 1 else 'images'}, "
+        f"camera {camera.camera}: {counted(camera.images, 'image')}, "
         f"{'kept as given, ' if camera.fixed else ''}by {camera.why}"
         for camera in shared[:SHOWN_CAMERAS]
     ]

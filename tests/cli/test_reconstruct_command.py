@@ -79,7 +79,7 @@ def test_options_reach_the_reconstruction(job: Command, run: Path, tmp_path: Pat
         cwd=tmp_path,
     )
     assert done.returncode == 0
-    assert "4 images, 1 cameras" in done.stdout
+    assert "4 images, 1 camera," in done.stdout
     assert "focal length 800.0 px" in done.stdout
     assert (tmp_path / "other" / "sparse" / "0" / "images.bin").is_file()
 

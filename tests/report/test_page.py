@@ -220,7 +220,7 @@ def test_images_outside_the_model_are_listed_with_the_reason(whole: Opened) -> N
     assert whole.texts("#model details li") == ["cut.jpg", "lonely.jpg"]
     assert unusable in section
     assert "1 in no verified pair" in section
-    assert "not registered: 1 images: lonely.jpg" in whole.page.inner_text("#details .told")
+    assert "not registered: 1 image: lonely.jpg" in whole.page.inner_text("#details .told")
     # A photograph that cannot be used is not counted among those that found no pair.
     warnings = whole.texts(".warnings strong")
     assert warnings[:2] == ["1 image cannot be used.", "1 image is in no verified pair."]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import ArgumentError, ReconstructionError
+from pipeline.events import counted
 from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.depth import listed
 from pipeline.reconstruct.models.files import MadeModel, ModelFiles
@@ -117,7 +118,7 @@ def cropped(models: Sequence[Any], files: Sequence[ModelFiles], kept: KeptPart) 
         raise ReconstructionError(f"{source.shown}: has no point that is left; give a larger box.")
     left_out = sorted(image.name for number, image in registered.items() if number not in images)
     if left_out:
-        notes.append(f"left out: {len(left_out)} images, {listed(left_out)}")
+        notes.append(f"left out: {counted(len(left_out), 'image')}, {listed(left_out)}")
     return MadeModel(made, notes, source.world())
 
 

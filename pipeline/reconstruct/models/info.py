@@ -76,7 +76,7 @@ class ModelInfo:
             *(("camera", _camera_text(camera)) for camera in self.cameras[:SHOWN]),
         ]
         if len(self.cameras) > SHOWN:
-            lines.append(("", f"and {len(self.cameras) - SHOWN} cameras more"))
+            lines.append(("", f"and {counted(len(self.cameras) - SHOWN, 'camera')} more"))
         lines += [
             ("images", f"{self.images:,}, in {frames} of {rigs}"),
             ("points", f"{self.points:,}, seen {self.track_length:.2f} times on average"),
@@ -135,7 +135,7 @@ def _camera_info(number: int, camera: Any, taken: Counter[int]) -> CameraInfo:
 def _camera_text(camera: CameraInfo) -> str:
     return (
         f"{camera.number}, {camera.model}, {camera.width} × {camera.height}, focal length "
-        f"{camera.focal:.1f} px, {camera.images:,} images"
+        f"{camera.focal:.1f} px, {counted(camera.images, 'image')}"
     )
 
 

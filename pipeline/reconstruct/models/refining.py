@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ReconstructionError
-from pipeline.events import Listener, nobody
+from pipeline.events import Listener, counted, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor
 from pipeline.execute.worker import Died, Worker
 from pipeline.masks.folder import MaskCounts, find_masks, masks_line
@@ -55,7 +55,7 @@ class ModelCounts:
     def text(self) -> str:
         """One line for a person."""
         return (
-            f"{self.images} images, {self.points} points, mean track length "
+            f"{counted(self.images, 'image')}, {self.points} points, mean track length "
             f"{self.track_length:.2f}, mean reprojection error {self.error:.3f} px"
         )
 

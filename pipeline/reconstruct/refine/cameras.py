@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.events import counted
 from pipeline.reconstruct.refine.adjust import Freedom, adjusted, cost
 from pipeline.reconstruct.tracks.scene import ModelCamera, SparseModel
 
@@ -224,7 +225,7 @@ def is_determined(scene: SparseModel, number: int, loss: float, freedom: Freedom
 
 
 def _line(group: CameraGroup, camera: ModelCamera, taken: list[str], share: float) -> str:
-    views = f"{len(group.views)} images"
+    views = counted(len(group.views), "image")
     text = f"{views} of {camera.width}×{camera.height} px"
     text += " share one camera" if len(group.cameras) > 1 else f": camera {group.number}"
     if taken:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ReconstructionError
+from pipeline.events import counted
 from pipeline.masks.folder import Masks
 from pipeline.photos.source import Folders
 from pipeline.reconstruct.refine.adjust import Freedom, adjusted, fitting, steadied
@@ -56,7 +57,7 @@ class RoundSummary:
         lines = [first, *self.cameras]
         if self.weak:
             shown = ", ".join(self.weak[:5]) + (", …" if len(self.weak) > 5 else "")
-            lines.append(f"few windows were found in {len(self.weak)} images: {shown}")
+            lines.append(f"few windows were found in {counted(len(self.weak), 'image')}: {shown}")
         return lines
 
 
