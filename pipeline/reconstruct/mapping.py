@@ -17,6 +17,7 @@ from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.reconstruct.cameras.adjust import PriorPlace, adjust_robustly
 from pipeline.reconstruct.cameras.focal import FocalDecision, steady_focal
 from pipeline.reconstruct.database import remove
+from pipeline.store import disk
 
 MAPPERS = ("incremental", "global")
 MAPPED = "mapped"  # folder of the models as the mapper made them
@@ -122,6 +123,7 @@ def write_mapped(
                 colour_points(model, colours)
             (scratch / str(number)).mkdir(parents=True)
             model.write_binary(scratch / str(number))
+        disk.check_room(scratch)
         remove(output / MAPPED)
         if models:
             scratch.rename(output / MAPPED)
@@ -166,6 +168,7 @@ def publish_models(
             (scratch / "sparse" / str(number) / WORLD).write_bytes(world)
     if models:
         models[0].export_PLY(scratch / "points.ply")
+        disk.check_room(scratch)
         for name in ("points.ply", "sparse"):
             remove(output / name)
             (scratch / name).rename(output / name)
@@ -234,6 +237,7 @@ def _without_strays(model: Any, database: Path, scratch: Path, mapping: Any) -> 
     remove(before)
     before.mkdir()
     model.write_binary(before)
+    disk.check_room(before)
     found = pycolmap.incremental_mapping(database, scratch, scratch, mapping, input_path=before)
     again = max(found.values(), key=lambda other: other.num_reg_images(), default=model)
     remove_strays(again)

@@ -6,14 +6,16 @@ import os
 import re
 import tempfile
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
 import pyarrow as pa
 
-from pipeline.errors import StorageError
+from pipeline.errors import EloftrError, StorageError
 from pipeline.store.retries import redacted
 
+ROOM = 1 << 20  # bytes
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
@@ -104,6 +106,40 @@ def writable_folder(given: Path | str) -> Path:
             f"{folder}: cannot be written to ({error.strerror}); check folder and rights."
         ) from error
     return folder
+
+
+def check_room(folder: Path) -> None:
+    """Raise StorageError where a folder has no room for another mebibyte.
+
+    COLMAP does not notice a full disk: what it wrote before this call may be cut off.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(ROOM))
+            file.flush()
+            os.fsync(file.fileno())  # some file systems know no earlier
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be written: {error.strerror}; free space or check rights."
+        ) from error
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Around what may fail in a folder for want of room, and does not say so.
+
+    SQLite and COLMAP raise errors of other names. Where there is no room, they become StorageError.
+    """
+    try:
+        yield
+    except EloftrError:
+        raise
+    except Exception as error:
+        try:
+            check_room(folder)
+        except StorageError as full:
+            raise full from error
+        raise
 
 
 def file_in(path: str) -> str:

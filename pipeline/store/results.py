@@ -111,7 +111,8 @@ def opened_results(place: Folder | Path, scratch: str | Path | None = None) -> I
         temporary files.
 
     Raises ArgumentError for a scratch beside a local folder, and LeaseError where another
-    command works on the results, and StorageError where a folder cannot be opened or written to.
+    command works on the results, and StorageError where a folder cannot be opened or written to,
+    also while the work goes on.
     """
     if isinstance(place, Path) or place.local:
         if scratch is not None:
@@ -121,7 +122,7 @@ def opened_results(place: Folder | Path, scratch: str | Path | None = None) -> I
                 f"{shown}; leave it out, or give a URL for the results."
             )
         work = disk.writable_folder(place if isinstance(place, Path) else place.path())
-        with Lease(Folder(str(work))) as lease:
+        with Lease(Folder(str(work))) as lease, disk.full_disk_told(work):
             yield Results(work, lease.folder)
         return
     parent = disk.writable_folder(tempfile.gettempdir() if scratch is None else scratch)
@@ -130,5 +131,6 @@ def opened_results(place: Folder | Path, scratch: str | Path | None = None) -> I
     with (
         Lease(place),
         tempfile.TemporaryDirectory(prefix="eloftr-", dir=parent.resolve()) as made,
+        disk.full_disk_told(Path(made)),
     ):
         yield Results(Path(made), place)

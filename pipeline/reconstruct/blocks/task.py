@@ -20,6 +20,7 @@ from pipeline.events import nobody
 from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.blocks.graph import ViewGraph
 from pipeline.reconstruct.mapping import MAPPERS, MappingOptions, run_mapper
+from pipeline.store import disk
 
 LEAST_CORE = 0.9  # share of a block's core that its largest model has to hold
 MOST_ATTEMPTS = 2  # processes that may die at a block before it is given up
@@ -128,6 +129,7 @@ def _files(models: list[Any]) -> dict[str, bytes]:
             folder = Path(scratch) / str(number)
             folder.mkdir()
             model.write_binary(folder)
+            disk.check_room(folder)
         return {
             path.relative_to(scratch).as_posix(): path.read_bytes()
             for path in sorted(Path(scratch).glob("*/*"))

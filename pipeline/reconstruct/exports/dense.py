@@ -16,6 +16,7 @@ from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.exports.forms import NO_PINHOLE
 from pipeline.reconstruct.exports.photographs import unusable, without
 from pipeline.reconstruct.tracks.scene import SparseModel
+from pipeline.store import disk
 
 ORIENTATION_TAG = 0x0112  # the tag of EXIF, a number of 2 bytes
 
@@ -45,6 +46,7 @@ def write_dense(
     model = folder / "model"
     model.mkdir()
     kept.made().write_binary(model)
+    disk.check_room(model)
     import_pycolmap().undistort_images(folder, model, photographs)
     for path in model.iterdir():
         path.unlink()

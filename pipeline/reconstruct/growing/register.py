@@ -29,6 +29,7 @@ from pipeline.reconstruct.mapping import SOFT, MappedModels, MappingOptions, kee
 from pipeline.reconstruct.models.files import ModelFiles
 from pipeline.reconstruct.summary import SHOWN_IMAGES
 from pipeline.reconstruct.tracks.scene import SparseModel
+from pipeline.store import disk
 
 BEFORE = ".before"  # folder of the given model in the numbers of the new database
 # The adjustment of new images ends where a step lowers the cost by less than this share, and the
@@ -81,6 +82,7 @@ def grow_database(
     if growth.measured:
         before.mkdir()
         seed.scene.made().write_binary(before)
+        disk.check_room(before)
     kept = keep_models([made], target, mapping, colours)
     there = before if growth.measured else None
     return replace(kept, notes=_missing(made, graph), before=there, principal=seed.principal)

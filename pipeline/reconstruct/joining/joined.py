@@ -42,6 +42,7 @@ from pipeline.reconstruct.mapping import (
 )
 from pipeline.reconstruct.positions.fit import Anchors, Fit
 from pipeline.reconstruct.positions.trusted import TrustedPositions
+from pipeline.store import disk
 
 # The adjustment ends where a step lowers the cost by less than this share: at first, when tracks
 # are not whole yet, and in the end. A joined model is bent over its whole length, which costs
@@ -189,6 +190,7 @@ def unsettled(
     for folder, model in zip(folders, models, strict=True):
         folder.mkdir(parents=True)
         model.write_binary(folder)
+        disk.check_room(folder)
     return Unsettled(folders, notes)
 
 

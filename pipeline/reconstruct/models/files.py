@@ -121,6 +121,7 @@ def write_made(made: MadeModel, work: Path) -> None:
     folder.mkdir()
     made.model.write_binary(folder)
     made.model.export_PLY(folder / POINTS)
+    disk.check_room(folder)
     if made.world is not None:
         (folder / WORLD).write_bytes(made.world)
 

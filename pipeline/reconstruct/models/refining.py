@@ -24,6 +24,7 @@ from pipeline.reconstruct.summary import write_summary
 from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.plan import read_scene
 from pipeline.reconstruct.tracks.scene import SparseModel
+from pipeline.store import disk
 from pipeline.store.folder import Folder
 from pipeline.store.results import opened_results
 
@@ -188,6 +189,7 @@ def _publish(model: Path, output: Path) -> ModelCounts:
     scratch.mkdir()
     made.write_binary(scratch)
     made.export_PLY(scratch / "points.ply")
+    disk.check_room(scratch)
     for path in sorted(scratch.iterdir()):
         path.replace(output / path.name)
     scratch.rmdir()

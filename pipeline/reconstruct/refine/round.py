@@ -23,6 +23,7 @@ from pipeline.reconstruct.tracks.options import RefineOptions
 from pipeline.reconstruct.tracks.photographs import scale
 from pipeline.reconstruct.tracks.plan import read_scene
 from pipeline.reconstruct.tracks.scene import SparseModel
+from pipeline.store import disk
 from pipeline.store.folder import Folder
 
 UNSEEN = "its windows were found in fewer than half of the images"
@@ -176,4 +177,5 @@ def _write(scene: SparseModel, target: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     scratch.mkdir(parents=True)
     scene.made().write_binary(scratch)
+    disk.check_room(scratch)
     scratch.rename(target)
