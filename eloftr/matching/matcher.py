@@ -172,7 +172,7 @@ class Matcher:
         nearest such shape; an integer makes it the longer side; (height, width) is taken as it is
         (rounded to multiples of 32).
         batch_size: pairs that go through the network at once; default by device and shape; changes
-        no result.
+        no result beyond rounding.
         Raises ArgumentError for what are no lists, for lists of different lengths, for arrays
         that are not uint8 (H, W), and for a size or batch_size below 1 or of another kind.
         """

@@ -13,6 +13,7 @@ from eloftr.config import CONFIG_FILE
 from eloftr.errors import CheckpointError
 
 WEIGHTS_FILE = "model.safetensors"
+PICKLED = (".ckpt", ".pth", ".pt", ".bin")  # files of other kinds
 BUNDLED = Path(__file__).parent
 
 
@@ -50,10 +51,9 @@ def resolve(
     files: those of a hub id that are downloaded. Raises CheckpointError where there is nothing of
     that name.
     """
-    path = Path(name_or_path)
-    if path.exists():
+    path, name = Path(name_or_path), str(name_or_path)
+    if name and path.exists():  # no name is not the current folder
         return path
-    name = str(name_or_path)
     if name in bundled_names():
         return BUNDLED / name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.suffix:

@@ -19,11 +19,10 @@ from eloftr.config import CONFIG_FILE
 from eloftr.errors import CheckpointError
 from eloftr.model import Network
 from eloftr.weights.key_map import from_original_keys, is_original
-from eloftr.weights.locate import WEIGHTS_FILE, read_json
+from eloftr.weights.locate import PICKLED, WEIGHTS_FILE, read_json
 
 # Tables of positions, derived from sizes alone; some forks of the original store them.
 POSITIONS = ".rope_pos_enc."
-PICKLED = (".ckpt", ".pth", ".pt", ".bin")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -17,9 +17,12 @@ def closing(executor: str | Executor) -> Any:
 
 
 def chosen_actors(given: str | int | Actors | None) -> Actors:
-    """How many processes hold the model, from the argument `actors` of a function."""
+    """How many processes hold the model, from the argument `actors` of a function.
+
+    Raises ArgumentError for what is none of these.
+    """
     from pipeline.execute.executor import Actors
 
-    if given is None or isinstance(given, str | int):
-        return Actors.parse(None if given is None else str(given))
-    return given
+    if isinstance(given, Actors):
+        return given
+    return Actors.parse(None if given is None else str(given))

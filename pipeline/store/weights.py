@@ -29,18 +29,20 @@ CHOSEN = (
 def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRForKeypointMatching:
     """A model from a bundled name, a local file or folder, a hub id, or one at an fsspec URL.
 
-    A URL whose last name has no ending is a folder. The `config.json` of a folder at a URL counts
-    as that of a local one.
+    A URL is of a folder, unless its last name ends as a file of weights does. The `config.json` of
+    a folder at a URL counts as that of a local one.
 
     Raises RunError where the URL cannot be read, and what `eloftr.load_model` raises.
     """
     from eloftr import load_model
-    from eloftr.weights.locate import WEIGHTS_FILE
+    from eloftr.weights.locate import PICKLED, WEIGHTS_FILE
 
     if "://" not in name_or_url:
         return load_model(name_or_url)
-    if not Path(urlsplit(name_or_url).path).suffix:
-        name_or_url = f"{name_or_url.rstrip('/')}/{WEIGHTS_FILE}"
+    parts = urlsplit(name_or_url)
+    if not parts.path.endswith((Path(WEIGHTS_FILE).suffix, *PICKLED)):
+        inside = f"{parts.path.rstrip('/')}/{WEIGHTS_FILE}"
+        name_or_url = parts._replace(path=inside).geturl()  # what signs a URL stays behind the path
     folder, name = Folder.of_file(name_or_url, storage)
     shown = redacted(name_or_url)  # a signed URL holds a key behind the name
     with TemporaryDirectory() as scratch:

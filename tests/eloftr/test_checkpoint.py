@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from eloftr import (
     save_model,
 )
 from eloftr.weights.key_map import from_original_keys, to_original_keys
+from eloftr.weights.locate import resolve
 
 SMALL = EfficientLoFTRConfig(
     stage_num_blocks=[1, 1, 2, 2],
@@ -166,3 +168,10 @@ def test_a_fused_model_is_not_saved(
 ) -> None:
     with pytest.raises(CheckpointError, match="save before fuse"):
         save_model(model.fuse(), tmp_path)
+
+
+def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(resolve("small"), tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="no such file, folder or bundled name"):
+        load_model("")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from pipeline.errors import ArgumentError, ExecutorError
 from pipeline.execute import executor
 from pipeline.execute.executor import Actors, Capacity, local_capacity
+from pipeline.front.carrying import chosen_actors
 
 MANY = 1000  # tasks
 
@@ -102,3 +104,9 @@ executor.GPU_DRIVERS = ({str(tmp_path / "absent")!r},)
 sys.exit(executor.local_capacity().gpus or "torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("given", [(1, 2), [1, 2], 1.5, True])
+def test_what_is_no_number_of_actors_is_refused_in_a_sentence(given: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"actors are a number or a range as 1-8, not .*\."):
+        chosen_actors(given)

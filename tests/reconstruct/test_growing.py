@@ -304,6 +304,17 @@ def test_the_command_ends_with_a_page_of_the_grown_model(
     assert not (tmp_path / "grown" / "run" / "report.html").exists()
 
 
+def test_without_a_new_pair_the_page_is_of_the_first_run(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fewer = place.photographs(tmp_path / "photos", place.old[1:])
+    where = "--model", place.model, "--images", fewer, "--output", tmp_path / "grown"
+    grow = [*map(str, ("grow", place.run, *where, "--refine", "none", "--executor", "local"))]
+    assert main(grow) == 0
+    assert "grown:" not in capsys.readouterr().out
+    assert b'<div id="model-view">' in (tmp_path / "grown" / "report.html").read_bytes()
+
+
 def test_several_runs_are_compared_as_one(place: Place, grown: Grown, tmp_path: Path) -> None:
     runs = [Folder(place.run), Folder(str(grown.output / "run"))]
     found = compared_with_runs(runs, Folder(str(grown.photos)), lambda event: None)

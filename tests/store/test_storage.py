@@ -534,3 +534,14 @@ def test_a_folder_of_weights_at_a_url_is_one(
     assert found.config.fine_matching_least_squares_radius == 5
     with pytest.raises(RunError, match=r"none/model\.safetensors: the weights cannot be read"):
         load_weights(f"{served(tmp_path)}/none{slash}", {})
+
+
+@pytest.mark.parametrize("name", ["weights.v2", "weights.v2/", "weights.v2/?token=x"])
+def test_a_folder_of_weights_may_have_a_dot_and_its_url_a_query(
+    served: Callable[[Path], str], tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(resolve("small"), tmp_path / "weights.v2")
+    found = load_weights(f"{served(tmp_path)}/{name}", {})
+    assert found.config.fine_matching_least_squares_radius == 5
+    if "?" not in name:
+        assert load_weights(f"{tmp_path.as_uri()}/{name}", {}).config.hidden_size == 64

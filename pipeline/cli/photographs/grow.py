@@ -96,8 +96,9 @@ def command(
     if summary.reconstruction is None:
         console.finish(summary.text(), asdict(summary))
         return ExitCode.DONE
-    if reported and summary.run is not None:
-        report_at_end(console, summary.run, given["images"], output, carrying["storage"])
+    if reported:
+        shown = summary.run or run[0]  # the latter, where no pair is new
+        report_at_end(console, shown, given["images"], output, carrying["storage"])
     results = summary.reconstruction.output
     console.finish(f"{summary.text()}results:  {results}\n", asdict(summary))
     return ExitCode.DONE if summary.reconstruction.models else ExitCode.NOTHING

@@ -47,7 +47,8 @@ class GrowthSummary:
         if self.reconstruction is None:
             return "\n".join(lines) + "\n"
         fresh = len(self.new) + len(self.changed)
-        lines.append(f"grown:    {len(self.registered)} of {fresh} are in the model")
+        if fresh:
+            lines.append(f"grown:    {len(self.registered)} of {fresh} are in the model")
         return "\n".join(lines) + "\n" + self.reconstruction.text()
 
 
