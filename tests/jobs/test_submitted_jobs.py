@@ -253,9 +253,9 @@ def test_a_cluster_of_one_cpu_is_enough_and_reading_is_a_stage_of_its_own(
     job = in_cluster["plain"]
     assert job.code == 0, job.out + job.err
     assert len(rows(job.run)) == COUNT * (COUNT - 1) // 2
-    stages = re.findall(r"Operator \d+ (.*?):", job.out)
+    stages = re.findall(r"Operator \d+ (.*?):", job.err)  # standard output is the command's
     read, match, finish = stages[-3:]
-    assert match == "MapBatches(_Held)", job.out
+    assert match == "MapBatches(_Held)", job.err
     assert read == finish == "MapBatches(_Carried.__call__)"
 
 
