@@ -20,8 +20,7 @@ class Shares:
     def of(cls, alone: bool, grows: bool) -> Shares:
         """The shares of stages.
 
-        alone: there is one stage. grows: its actors, or those of one of several, are a range
-        without GPUs.
+        alone: there is one stage. grows: the actors are a range without GPUs.
         """
         if alone:
             return ALONE_GROWING if grows else ALONE

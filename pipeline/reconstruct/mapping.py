@@ -122,8 +122,7 @@ def write_mapped(
             if colours is not None:
                 colour_points(model, colours)
             (scratch / str(number)).mkdir(parents=True)
-            model.write_binary(scratch / str(number))
-        disk.check_room(scratch)
+            disk.write_whole(model, scratch / str(number))
         remove(output / MAPPED)
         if models:
             scratch.rename(output / MAPPED)
@@ -161,14 +160,13 @@ def publish_models(
     scratch = output / ".publishing"
     remove(scratch)
     for number, model in enumerate(models):
-        (scratch / "sparse" / str(number)).mkdir(parents=True)
-        model.write_binary(scratch / "sparse" / str(number))
+        folder = scratch / "sparse" / str(number)
+        folder.mkdir(parents=True)
+        disk.write_whole(model, folder, None if number else scratch / "points.ply")
         world = worlds[number] if worlds else None
         if world is not None:
-            (scratch / "sparse" / str(number) / WORLD).write_bytes(world)
+            (folder / WORLD).write_bytes(world)
     if models:
-        models[0].export_PLY(scratch / "points.ply")
-        disk.check_room(scratch)
         for name in ("points.ply", "sparse"):
             remove(output / name)
             (scratch / name).rename(output / name)
@@ -236,8 +234,7 @@ def _without_strays(model: Any, database: Path, scratch: Path, mapping: Any) -> 
     before = scratch / "before"
     remove(before)
     before.mkdir()
-    model.write_binary(before)
-    disk.check_room(before)
+    disk.write_whole(model, before)
     found = pycolmap.incremental_mapping(database, scratch, scratch, mapping, input_path=before)
     again = max(found.values(), key=lambda other: other.num_reg_images(), default=model)
     remove_strays(again)

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
+from typing import Any
 
 import pyarrow as pa
 
@@ -124,6 +125,18 @@ def check_room(folder: Path) -> None:
         ) from error
 
 
+def write_whole(model: Any, folder: Path, points: Path | None = None) -> None:
+    """Write a COLMAP model, a `pycolmap.Reconstruction`, whole into a folder that is there.
+
+    points: file for its points as PLY, in the same folder or beside it. Raises StorageError, see
+    `check_room`.
+    """
+    model.write_binary(folder)
+    if points is not None:
+        model.export_PLY(points)
+    check_room(folder)
+
+
 @contextmanager
 def full_disk_told(folder: Path) -> Iterator[None]:
     """Around what may fail in a folder for want of room, and does not say so.
@@ -134,11 +147,8 @@ def full_disk_told(folder: Path) -> Iterator[None]:
         yield
     except EloftrError:
         raise
-    except Exception as error:
-        try:
-            check_room(folder)
-        except StorageError as full:
-            raise full from error
+    except Exception:
+        check_room(folder)
         raise
 
 

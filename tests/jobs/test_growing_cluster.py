@@ -85,6 +85,10 @@ def paths(folder: Path) -> str:
     return os.pathsep.join(map(str, (folder, PROJECT, PROJECT / "tests")))
 
 
+# Ray Data sees what a new node has within 30 seconds, so an idle one has to live longer.
+LASTING = pytest.mark.parametrize("head", [0.6], indirect=True)
+
+
 @pytest.fixture
 def head(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Job, str]]:
     """A head of one CPU whose autoscaler adds up to two nodes that say they have a GPU; its
@@ -151,7 +155,7 @@ def test_a_pool_gets_nodes_with_gpus_does_its_work_and_gives_them_back(
     cluster.until(lambda: len(cluster.left("raylet/raylet")) == 1)
 
 
-@pytest.mark.parametrize("head", [0.6], indirect=True)
+@LASTING
 def test_a_range_without_gpus_gets_a_cpu_for_each_actor(
     head: tuple[Job, str], place: Path, tmp_path: Path
 ) -> None:
@@ -165,8 +169,7 @@ def test_a_range_without_gpus_gets_a_cpu_for_each_actor(
     check_whole(place / "spread", place / "quiet")
 
 
-# Ray Data sees what a new node has within 30 seconds.
-@pytest.mark.parametrize("head", [0.6], indirect=True)
+@LASTING
 def test_a_range_of_blocks_gets_nodes(head: tuple[Job, str], tmp_path: Path) -> None:
     """One CPU is there, and a block takes one. Nodes come while the first block is mapped."""
     database, held = tmp_path / "given.db", tmp_path / "held"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,3 +78,28 @@ def test_a_model_that_is_cut_off_is_never_published(
     disk(ROOM)
     pipeline.transform_model(model, output, scale=2)
     assert (output / "points3D.bin").stat().st_size == (model / "points3D.bin").stat().st_size
+
+
+@pytest.mark.parametrize("form", ["colmap-binary", "ply"])
+def test_an_export_that_is_cut_off_is_never_published(
+    quiet: Path, disk: Callable[[int], Path], form: str
+) -> None:
+    output = disk(32 << 10) / "export"
+    with pytest.raises(StorageError, match=FULL):
+        pipeline.export_model(quiet / "sparse" / "0", output, format=form)
+    assert not (output / "export.json").exists()
+    disk(ROOM)
+    pipeline.export_model(quiet / "sparse" / "0", output, format=form)
+    assert (output / "export.json").is_file()
+
+
+def test_models_are_written_in_one_place() -> None:
+    """Else one of them would not be looked at. Exports are looked at as a whole."""
+    sources = Path(pipeline.__file__).parent
+    writing = {
+        path.relative_to(sources).as_posix()
+        for path in sources.rglob("*.py")
+        if re.search(r"\.(write_binary|export_PLY)\b", path.read_text())
+    }
+    exports = {"reconstruct/exports/job.py", "reconstruct/exports/nerf.py"}
+    assert writing == {"store/disk.py", *exports}

@@ -128,8 +128,7 @@ def _files(models: list[Any]) -> dict[str, bytes]:
         for number, model in enumerate(models):
             folder = Path(scratch) / str(number)
             folder.mkdir()
-            model.write_binary(folder)
-            disk.check_room(folder)
+            disk.write_whole(model, folder)
         return {
             path.relative_to(scratch).as_posix(): path.read_bytes()
             for path in sorted(Path(scratch).glob("*/*"))

@@ -45,8 +45,7 @@ def write_dense(
         )
     model = folder / "model"
     model.mkdir()
-    kept.made().write_binary(model)
-    disk.check_room(model)
+    disk.write_whole(kept.made(), model)
     import_pycolmap().undistort_images(folder, model, photographs)
     for path in model.iterdir():
         path.unlink()

@@ -27,6 +27,7 @@ from pipeline.reconstruct.exports.openmvg import write_openmvg
 from pipeline.reconstruct.exports.photographs import ABSENT, gathered, without
 from pipeline.reconstruct.models.files import ModelFiles
 from pipeline.reconstruct.tracks.scene import SparseModel
+from pipeline.store import disk
 from pipeline.store.folder import Folder
 from pipeline.store.lease import LOCK
 from pipeline.store.results import Results, opened_results
@@ -254,6 +255,7 @@ def _written(task: _Task) -> ExportSummary:
         assert task.database is not None
         left_out, counts = write_hloc(scene.views.names, task.run, task.database, task.folder)
         scene = without(scene, left_out)
+    disk.check_room(task.folder)
     sizes = len(scene.views), len(scene.xyz), len(scene.point)
     return ExportSummary(task.shown, task.form, *sizes, left_out, counts, notes)
 

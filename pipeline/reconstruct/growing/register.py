@@ -81,8 +81,7 @@ def grow_database(
     remove(before)
     if growth.measured:
         before.mkdir()
-        seed.scene.made().write_binary(before)
-        disk.check_room(before)
+        disk.write_whole(seed.scene.made(), before)
     kept = keep_models([made], target, mapping, colours)
     there = before if growth.measured else None
     return replace(kept, notes=_missing(made, graph), before=there, principal=seed.principal)

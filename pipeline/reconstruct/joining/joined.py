@@ -189,8 +189,7 @@ def unsettled(
     folders = {target / SCRATCH / str(number): by for number, by in enumerate(chosen)}
     for folder, model in zip(folders, models, strict=True):
         folder.mkdir(parents=True)
-        model.write_binary(folder)
-        disk.check_room(folder)
+        disk.write_whole(model, folder)
     return Unsettled(folders, notes)
 
 

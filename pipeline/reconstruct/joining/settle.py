@@ -5,10 +5,10 @@ joined model → what each block alone tells of shared cameras → their intrins
                   ↑ poses extrapolated out of the last rounds ← taken together ┘
              → tracks completed, observations that do not fit left out → rounds once more
 
-A block adjusts the images of its core and ring, and all points that these see; other images that
-see these points stay. Only the poses of its core are taken over, so that what its edge holds too
-tightly hardly counts (restricted additive Schwarz). Bends over many blocks would take many rounds;
-the extrapolation (Anderson's) finds them in a few.
+A block adjusts the images of its core and its ring, and all points that these see. Other images
+that see these points stay where they are. Only the poses of its core are taken over, so that what
+is held too tightly at the edge of a block hardly counts (restricted additive Schwarz). Bends over
+many blocks would take many rounds; the extrapolation (Anderson's) finds them in a few.
 """
 
 from __future__ import annotations
@@ -203,8 +203,7 @@ def take_over(
         complete_tracks(model, tracks, mapping.max_error)
     leave_out_misfits(model, mapping.max_error)
     model.update_point_3d_errors()
-    model.write_binary(folder)
-    disk.check_room(folder)
+    disk.write_whole(model, folder)
     return opened_scene(folder)
 
 
@@ -383,8 +382,9 @@ def _extrapolated(
     given, found: before and after each of the last rounds. unit: length as large as one radian.
     """
     first = found[0].rotation
-    place = partial(_coordinates, first=first, unit=unit)
-    x, y = (np.array([*map(place, side)]) for side in (given, found))
+    x, y = (
+        np.array([_coordinates(views, first, unit) for views in side]) for side in (given, found)
+    )
     change = y - x
     steps = np.diff(change, axis=0)
     share = np.linalg.lstsq(steps.T, change[-1], rcond=1e-8)[0]

@@ -119,9 +119,7 @@ def write_made(made: MadeModel, work: Path) -> None:
     folder = work / MADE
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    made.model.write_binary(folder)
-    made.model.export_PLY(folder / POINTS)
-    disk.check_room(folder)
+    disk.write_whole(made.model, folder, folder / POINTS)
     if made.world is not None:
         (folder / WORLD).write_bytes(made.world)
 

@@ -187,9 +187,7 @@ def _publish(model: Path, output: Path) -> ModelCounts:
     scratch = output / ".model"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    made.write_binary(scratch)
-    made.export_PLY(scratch / "points.ply")
-    disk.check_room(scratch)
+    disk.write_whole(made, scratch, scratch / "points.ply")
     for path in sorted(scratch.iterdir()):
         path.replace(output / path.name)
     scratch.rmdir()

@@ -176,6 +176,5 @@ def _write(scene: SparseModel, target: Path) -> None:
     for folder in (scratch, target):
         shutil.rmtree(folder, ignore_errors=True)
     scratch.mkdir(parents=True)
-    scene.made().write_binary(scratch)
-    disk.check_room(scratch)
+    disk.write_whole(scene.made(), scratch)
     scratch.rename(target)

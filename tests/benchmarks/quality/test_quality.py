@@ -99,10 +99,8 @@ def test_without_a_list_the_pairs_of_a_set_are_all_pairs_of_its_poses(tmp_path: 
     scene = np.random.default_rng(0).uniform([-2, -1.5, 4], [2, 1.5, 9], (50, 3))
     poses, seen = {}, {}
     for number, degrees in enumerate((0.0, 9.0, -14.0)):
-        turn, place = (
-            np.radians([[3.0], [degrees], [number]]),
-            np.array([[-0.4, 0.1, 0.2]]) * number,
-        )
+        turn = np.radians([[3.0], [degrees], [number]])
+        place = np.array([[-0.4, 0.1, 0.2]]) * number
         name = f"{number}.jpg"
         poses[name] = {
             "K": INTRINSICS.tolist(),
