@@ -44,8 +44,8 @@ class TrainingOptions:
     over as large a share of them as `decay` is of `steps`.
     batch: pairs a step. size: side of the views, pixels. easy: share of the pairs, 0 to 1, that are
     easier than all others.
-    autocast: "bfloat16" where the hardware has it, None for float32. threads: of PyTorch, while the
-    run lasts; None leaves them as they are.
+    autocast: "bfloat16" where the hardware has it, else "float32", as None is. threads: of PyTorch,
+    while the run lasts; None leaves them as they are.
     start: weights of the same configuration that a new run starts from; None draws random ones.
     only: "fine" trains the refinement alone. Backbone and transformer stay as they are, norms too,
     so coarse matches do. "coarse" trains the transformer and the stages of the backbone below half
@@ -89,9 +89,9 @@ class TrainingOptions:
             raise ArgumentError(
                 f"only={self.only}: the other parts need weights; name them with start."
             )
-        if self.autocast not in (None, "bfloat16"):
+        if self.autocast not in (None, "float32", "bfloat16"):
             raise ArgumentError(
-                f"autocast={self.autocast!r}: only bfloat16 trains without scaled gradients."
+                f"autocast={self.autocast!r}: only bfloat16 and float32 need no scaled gradients."
             )
         if self.device != "cpu" and not (
             self.device.startswith("cuda") and torch.cuda.is_available()

@@ -17,7 +17,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from eloftr.training.synthetic.photometric import Appearance, develop, random_appearance
+from eloftr.training.synthetic.photometric import (
+    RESTYLED,
+    Appearance,
+    develop,
+    random_appearance,
+)
 from eloftr.training.synthetic.placement import random_change
 from eloftr.training.synthetic.views import MIN_VISIBLE, Pair, Views, list_photographs, split
 
@@ -289,6 +294,7 @@ def test_faint_views_keep_a_share_of_their_contrast() -> None:
 
 PLAIN = Appearance(
     faint=1.0,
+    tone=None,
     shade=None,
     shadow=None,
     shadow_gain=0.0,
@@ -324,6 +330,24 @@ def test_blur_is_a_normalised_gaussian() -> None:
     y, x = torch.meshgrid(torch.arange(-16.0, 17), torch.arange(-16.0, 17), indexing="ij")
     expected = torch.exp(-(x**2 + y**2) / (2 * 1.2**2))
     torch.testing.assert_close(developed, 255 * expected / expected.sum(), atol=0.05, rtol=0)
+
+
+def test_a_tone_curve_is_straight_between_its_nodes() -> None:
+    tone = np.array([0.1, 0.9, 0.3, 0.3, 1.0, 0.0], dtype=np.float32)
+    given = torch.linspace(0, 255, 64 * 64).view(1, 64, 64)
+    [developed] = develop(given, [replace(PLAIN, tone=tone)])
+    expected = np.interp(given.numpy(), np.linspace(0, 255, len(tone)), 255 * tone)
+    np.testing.assert_allclose(developed.numpy(), expected[0], atol=0.01)
+
+
+def test_some_views_have_other_tones_than_the_photograph() -> None:
+    rng = np.random.default_rng(0)
+    tones = [random_appearance(rng, 0.1, False).tone for _ in range(400)]
+    curves = [tone for tone in tones if tone is not None]
+    assert len(curves) == pytest.approx(RESTYLED * len(tones), rel=0.2)
+    assert all(curve.min() >= 0 and curve.max() <= 1 for curve in curves)
+    falling = [curve for curve in curves if np.diff(curve).min() < -0.1]
+    assert 0.2 < len(falling) / len(curves) < 0.95  # no camera alone does that
 
 
 def test_noise_is_of_its_seed_and_of_the_deviation_asked_for() -> None:

@@ -20,6 +20,11 @@ from eloftr.training.synthetic.noise import random_nodes, smooth_fields
 
 REACH = 5  # pixels, of the widest blur
 BLOCK = 8  # pixels, of JPEG
+# Share of the views whose grey levels follow a curve of their own, which may fall where it should
+# rise, and the number of its nodes.
+RESTYLED = 0.25
+TONES = 6
+STRONG_LIGHT = 0.2  # share of the views in uneven light where it is far more uneven
 # JPEG's table for luminance at quality 50 (ITU-T T.81, annex K.1).
 QUANTISATION = np.array(
     [
@@ -50,13 +55,14 @@ class Glare:
 class Appearance:
     """What happens to a view, whose grey levels are 0 to 1 here. None: that does not happen.
 
-    faint: share of the contrast that haze leaves. shade: nodes of the logarithm of uneven light.
-    shadow: nodes that are positive where `shadow_gain` is added to the light. gamma, contrast and
-    exposure: of the camera. blur: sigma in pixels. noise: its deviation, drawn by `seed`. quality:
-    of JPEG.
+    faint: share of the contrast that haze leaves. tone: grey levels that evenly spaced ones become.
+    shade: nodes of the logarithm of uneven light. shadow: nodes that are positive where
+    `shadow_gain` is added to the light. gamma, contrast and exposure: of the camera. blur: sigma in
+    pixels. noise: its deviation, drawn by `seed`. quality: of JPEG.
     """
 
     faint: float
+    tone: np.ndarray | None
     shade: np.ndarray | None
     shadow: np.ndarray | None
     shadow_gain: float
@@ -77,9 +83,13 @@ def random_appearance(rng: np.random.Generator, difficulty: float, faint: bool) 
     it has little contrast, as haze, fields and water have.
     """
     kept = math.exp(rng.uniform(math.log(0.1), math.log(0.5))) if faint else 1.0
-    shade = shadow = glare = blur = noise = quality = None
+    tone = shade = shadow = glare = blur = noise = quality = None
+    if rng.random() < RESTYLED:  # another season, lamps at night, another film
+        bend = rng.uniform(0.1, 0.3) * rng.standard_normal(TONES)
+        tone = (np.linspace(0, 1, TONES) + bend).clip(0, 1).astype(np.float32)
     if rng.random() < 0.5:  # uneven light
-        shade = rng.uniform(0, 0.35) * random_nodes(rng, int(rng.integers(2, 5)))
+        strongest = 1.0 if rng.random() < STRONG_LIGHT else 0.35
+        shade = rng.uniform(0, strongest) * random_nodes(rng, int(rng.integers(2, 5)))
     if rng.random() < 0.2:  # a cast shadow, or a patch of sun
         shadow = rng.uniform(4, 40) * random_nodes(rng, int(rng.integers(3, 6)))
     if rng.random() < 0.1:  # glare or a spot on the lens
@@ -101,6 +111,7 @@ def random_appearance(rng: np.random.Generator, difficulty: float, faint: bool) 
         quality = int(rng.integers(25, 95))
     return Appearance(
         faint=kept,
+        tone=tone,
         shade=shade,
         shadow=shadow,
         shadow_gain=rng.uniform(-0.6, 0.4),
@@ -122,6 +133,7 @@ def develop(images: Tensor, appearances: Sequence[Appearance]) -> Tensor:
     """
     images = (images / 255).clamp(0, 1)
     images = _spread(images, _column(images, [a.faint for a in appearances]), None)
+    _change(images, appearances, "tone", _restyle)
     _change(images, appearances, "shade", _shade)
     _change(images, appearances, "shadow", _cast)
     _change(images, appearances, "glare", _glare)
@@ -167,6 +179,16 @@ def _spread(images: Tensor, contrast: Tensor, exposure: Tensor | None) -> Tensor
     # A photographer does not burn most of the picture out.
     exposure = exposure.minimum(0.75 / mean.clamp(min=0.01))
     return (images - mean) * contrast + mean * exposure
+
+
+def _restyle(images: Tensor, appearances: list[Appearance]) -> Tensor:
+    """Grey levels by the views' tone curves, straight between their nodes."""
+    tones = on_device(np.stack([a.tone for a in appearances if a.tone is not None]), images.device)
+    place = images.clamp(0, 1) * (TONES - 1)
+    lower = place.long().clamp(max=TONES - 2)
+    below = tones.gather(1, lower.flatten(1)).view_as(images)
+    above = tones.gather(1, lower.flatten(1) + 1).view_as(images)
+    return below + (place - lower) * (above - below)
 
 
 def _shade(images: Tensor, appearances: list[Appearance]) -> Tensor:
