@@ -156,10 +156,7 @@ def map_sift(images: Path, output: Path, camera: str | None) -> dict[str, float]
     reader = pycolmap.ImageReaderOptions(camera_model=model, camera_params=params)
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = 0
-    mapping = pycolmap.IncrementalPipelineOptions(
-        random_seed=0, min_model_size=MIN_ALIGNED, extract_colors=False
-    )
-    mapping.mapper.random_seed = mapping.triangulation.random_seed = 0
+    mapping = mapping_options()
     if camera is not None:
         mapping.ba_refine_focal_length = mapping.ba_refine_extra_params = False
         mapping.mapper.abs_pose_refine_focal_length = (
@@ -181,8 +178,22 @@ def map_sift(images: Path, output: Path, camera: str | None) -> dict[str, float]
     if found:
         target = output / "sparse" / "0"
         target.mkdir(parents=True)
-        max(found.values(), key=lambda m: (m.num_reg_images(), m.num_points3D())).write(target)
+        largest(found).write(target)
     return dict(zip(("features", "matching", "mapping"), np.diff(times).tolist(), strict=True))
+
+
+def mapping_options() -> Any:
+    """COLMAP's defaults, but fixed seeds, and models from three images on."""
+    options = import_pycolmap().IncrementalPipelineOptions(
+        random_seed=0, min_model_size=MIN_ALIGNED, extract_colors=False
+    )
+    options.mapper.random_seed = options.triangulation.random_seed = 0
+    return options
+
+
+def largest(models: dict[int, Any]) -> Any:
+    """The model of most images, and of these that of most points."""
+    return max(models.values(), key=lambda m: (m.num_reg_images(), m.num_points3D()))
 
 
 def measure(model: Path, truth: DemoTruth) -> Record:

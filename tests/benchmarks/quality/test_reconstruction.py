@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from synthetic_run import Scene
+from yard_set import write_yard
 
 import pipeline
 from benchmarks.quality.reconstruction import (
@@ -24,13 +25,10 @@ from benchmarks.quality.reconstruction import (
     reconstruct_sift,
     table,
 )
-from pipeline.demo.scene import make_demo_scene
 from pipeline.demo.truth import DemoTruth
 from pipeline.extras import import_pycolmap
 
 pytestmark = pytest.mark.usefixtures("kept_processes")
-
-SIZE = (320, 240)
 
 
 class Measured(NamedTuple):
@@ -44,24 +42,9 @@ class Measured(NamedTuple):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of the benchmark: four views of the demo scene, with poses.json as the real sets have
-    it.
-    """
-    truth = make_demo_scene(tmp_path_factory.mktemp("scene") / "demo", views=4, size=SIZE)
-    folder = tmp_path_factory.mktemp("data") / "yard4"
-    shutil.copytree(truth.images, folder / "images")
-    rows = {
-        name: {
-            "K": truth.K[name].tolist(),
-            "R": R.tolist(),
-            "t": t.tolist(),
-            "w": SIZE[0],
-            "h": SIZE[1],
-        }
-        for name, (R, t) in truth.poses.items()
-    }
-    (folder / "poses.json").write_text(json.dumps(rows))
-    return folder
+    """A set of four photographs."""
+    scratch, folder = tmp_path_factory.mktemp("scene"), tmp_path_factory.mktemp("data") / "yard4"
+    return write_yard(folder, scratch, views=4)
 
 
 @pytest.fixture(scope="module")
