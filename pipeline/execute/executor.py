@@ -79,7 +79,7 @@ class Actors:
 
     def __post_init__(self) -> None:
         if self.first is not None and not 1 <= self.first <= (self.most or 0):
-            given = f"{self.first}-{self.most}"
+            given = str(self.first) if self.first == self.most else f"{self.first}-{self.most}"
             raise ArgumentError(
                 f"actors must be at least 1, and a range from the smaller: not {given}."
             )
@@ -93,7 +93,7 @@ class Actors:
         """Actors from a text, `4` or `1-8`, or None. Raises ArgumentError for other texts."""
         if text is None:
             return cls(gpus=gpus)
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+        found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", text)
         if not found:
             raise ArgumentError(f"actors are a number or a range as 1-8, not {text!r}.")
         return cls(int(found[1]), int(found[2] or found[1]), gpus)

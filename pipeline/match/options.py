@@ -129,7 +129,7 @@ def parsed_turns(text: str) -> int:
     """
     if text in ("auto", "off"):
         return DEFAULT_TURNS if text == "auto" else 0
-    number = int(text) if text.isdecimal() else 0
+    number = int(text) if text.isascii() and text.isdecimal() else 0
     if not 4 <= number <= 36:
         raise ArgumentError(f"turns {text!r}: give auto, off or a number from 4 to 36.")
     return number
@@ -142,7 +142,7 @@ def parsed_scales(text: str) -> int:
     """
     if text in ("auto", "off"):
         return DEFAULT_SCALES if text == "auto" else 0
-    number = int(text) if text.isdecimal() else 0
+    number = int(text) if text.isascii() and text.isdecimal() else 0
     if not 1 <= number <= len(LADDER):
         raise ArgumentError(f"scales {text!r}: give auto, off or a number from 1 to {len(LADDER)}.")
     return number

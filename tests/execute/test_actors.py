@@ -74,7 +74,8 @@ def test_actors_that_would_wait_for_ever_are_refused(
     ("text", "gpus", "message"),
     [
         ("many", None, "a number or a range as 1-8, not 'many'"),
-        ("0", None, "actors must be at least 1"),
+        ("0", None, "actors must be at least 1, and a range from the smaller: not 0[.]"),
+        ("３", None, "a number or a range"),
         ("8-2", None, "a range from the smaller: not 8-2"),
         ("-2", None, "a number or a range"),
         (None, 1.5, "a part of one or whole ones, not 1.5"),

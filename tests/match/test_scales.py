@@ -208,7 +208,7 @@ def test_a_probe_likes_the_turn_of_most_matches() -> None:
 
 def test_scales_are_auto_off_or_a_number() -> None:
     assert (parsed_scales("auto"), parsed_scales("off"), parsed_scales("2")) == (4, 0, 2)
-    for wrong in ("0", "7", "-1", "many", ""):
+    for wrong in ("0", "7", "-1", "many", "", "２"):
         with pytest.raises(ArgumentError, match="give auto, off or a number from 1 to 6"):
             parsed_scales(wrong)
 

@@ -135,7 +135,7 @@ def test_angles_are_found_among_wrong_pairs() -> None:
 
 def test_turns_are_auto_off_or_a_number() -> None:
     assert (parsed_turns("auto"), parsed_turns("off"), parsed_turns("12")) == (8, 0, 12)
-    for wrong in ("3", "37", "-8", "many", ""):
+    for wrong in ("3", "37", "-8", "many", "", "１２"):
         with pytest.raises(ArgumentError, match="give auto, off or a number from 4 to 36"):
             parsed_turns(wrong)
 
