@@ -73,7 +73,8 @@ def merge_keypoints(
     order = _sorted_by(
         keys, weights.view(np.uint32), np.ascontiguousarray(xy).view(np.uint64).ravel()
     )
-    image, unit, keys = image[order], unit[order], keys[order]
+    # Rows are taken several times faster than indexed.
+    image, unit, keys = image[order], unit.take(order, axis=0), keys[order]
     weight = np.maximum(weights[order], np.finfo(np.float32).tiny).astype(np.float64)
 
     # A bin is a quarter of the radius wide. Bins are as precise as single observations, and there
@@ -90,7 +91,8 @@ def merge_keypoints(
     total = np.bincount(winner_of, weight, len(winners))
     mean = _weighted_mean(unit, weight, winner_of, total)
     count = np.bincount(winner_of, minlength=len(winners))
-    square = np.bincount(winner_of, ((unit - mean[winner_of]) ** 2).sum(axis=1), len(winners))
+    off = unit - mean.take(winner_of, axis=0)
+    square = np.bincount(winner_of, off[:, 0] ** 2 + off[:, 1] ** 2, len(winners))
     scale = radius[bin_image[winners]]
     # Winners are ordered by image.
     offsets = np.searchsorted(bin_image[winners], np.arange(len(radius) + 1))
@@ -230,14 +232,15 @@ def _couples(
     right_end, below_end = (np.searchsorted(cell, cell + step, "right") for step in (1, BELOW + 1))
     stops = np.stack([right_end, below_end], axis=1)
     lengths = stops - starts
-    ends = np.cumsum(lengths.sum(axis=1))
+    compared = lengths[:, 0] + lengths[:, 1]
+    ends = np.cumsum(compared)
     x, y = np.ascontiguousarray(xy.T)
     begin = 0
     while begin < len(cell):
         done = ends[begin - 1] if begin else 0
         end = max(begin + 1, int(np.searchsorted(ends, done + CHUNK, "right")))
         chunk = lengths[begin:end].ravel()
-        row = np.repeat(np.arange(begin, end), lengths[begin:end].sum(axis=1))
+        row = np.repeat(np.arange(begin, end), compared[begin:end])
         first = starts[begin:end].ravel() - (np.cumsum(chunk) - chunk)
         other = np.repeat(first, chunk) + np.arange(len(row))
         square = (x[row] - x[other]) ** 2 + (y[row] - y[other]) ** 2
