@@ -165,10 +165,10 @@ class MatchingNetwork(Network):
                 f"multiples of {divisor}; "
                 "resize it first (Matcher.match does)."
             )
-        half, quarter, coarse = self.efficientloftr.backbone(images)
-        return ImageFeatures(
-            images, self.efficientloftr.local_feature_transformer.encode(coarse), quarter, half
-        )
+        half, quarter, coarse = self.efficientloftr.backbone(images.to(self.dtype))
+        # The transformer has the type of the images where `Matcher` keeps it from a coarser one.
+        coarse = self.efficientloftr.local_feature_transformer.encode(coarse.to(images.dtype))
+        return ImageFeatures(images, coarse, quarter, half)
 
     def match(
         self, features0: ImageFeatures, features1: ImageFeatures, kept: Kept | None = None
@@ -182,7 +182,7 @@ class MatchingNetwork(Network):
             empty = coarse0.new_empty(0, 2, dtype=torch.float32)
             return PairMatches(cells, empty, empty, scores)
         maps0, maps1 = (
-            (coarse, features.quarter, features.half)
+            (coarse.to(features.half.dtype), features.quarter, features.half)
             for coarse, features in ((coarse0, features0), (coarse1, features1))
         )
         parts = groups(maps0, maps1, cells)

@@ -263,6 +263,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--weights", help="checkpoint, by name or path; without it SIFT is judged alone"
     )
+    parser.add_argument(
+        "--dtype", help="of our network: float32, bfloat16, float16 (default: the device's)"
+    )
     parser.add_argument("--quick", action="store_true", help="about 8 pairs of each set")
     parser.add_argument(
         "--pairs", type=int, help="at most so many pairs of each set (default: all)"
@@ -316,7 +319,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.weights is not None:
         from eloftr import load_matcher
 
-        matcher = load_matcher(options.weights)
+        matcher = load_matcher(options.weights, dtype=options.dtype)
     peers = load_peers(options.peers)
     measured_with = environment(
         options.weights, matcher

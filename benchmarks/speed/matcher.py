@@ -13,6 +13,7 @@ overlapping  eight images of one photograph, each with its four nearest: every p
              than half; on a GPU of each of 16 photographs
 
 ours          every image encoded once; the pairs then matched from the encodings
+bfloat16      the same in that type, only where `--methods` names it
 plain         the documented `forward` of our model, pair by pair, not fused
 transformers  its class, pair by pair; missing where the package is absent
 
@@ -26,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -62,7 +62,8 @@ LISTS = {
 QUICK_LISTS = {"exhaustive": all_pairs(2), "overlapping": near_pairs(4, 3)}
 
 
-METHODS = ("ours", "plain", "transformers")
+METHODS = ("ours", "bfloat16", "plain", "transformers")
+OWN = METHODS[:2]
 
 
 class Ours:
@@ -108,8 +109,8 @@ def method(
     name: str, weights: Path, device: torch.device, dtype: torch.dtype
 ) -> Callable[[np.ndarray, Pairs], int]:
     """Raises ImportError for transformers where that is absent."""
-    if name == "ours":
-        return Ours(weights, device, dtype)
+    if name in OWN:
+        return Ours(weights, device, torch.bfloat16 if name == "bfloat16" else dtype)
     if name == "plain":
         return Forward(load_model(weights), device, dtype)
     from transformers import EfficientLoFTRForKeypointMatching as Theirs
@@ -141,7 +142,7 @@ def speeds(
     """
     device = torch.device(options.device)
     sample = {
-        name: pairs if name == "ours" else pairs[:: max(1, len(pairs) // options.sample)]
+        name: pairs if name in OWN else pairs[:: max(1, len(pairs) // options.sample)]
         for name in methods
     }
     matches = {
@@ -271,13 +272,21 @@ def print_rates(title: str, rates: dict[str, Any]) -> None:
     """A line for each method: pairs a second, matches a pair, and how much faster ours is."""
     for way, rate in rates.items():
         spread = f"{min(rate['rounds']):.3f} to {max(rate['rounds']):.3f}"
-        ours = rates.get("ours", {"rounds": [math.nan] * len(rate["rounds"])})["rounds"]
-        ratio = statistics.median(o / r for o, r in zip(ours, rate["rounds"], strict=True))
+        ratios = [
+            f"{own} is {ratio(rates[own]['rounds'], rate['rounds']):.2f} times as fast"
+            for own in OWN
+            if own in rates
+        ]
         print(
             f"{title} {way:13} {rate['pairs_per_second']:8.3f} pairs/s ({spread})  "
-            f"{rate['matches']:6.0f} matches a pair  ours is {ratio:.2f} times as fast",
+            f"{rate['matches']:6.0f} matches a pair  {', '.join(ratios)}",
             flush=True,
         )
+
+
+def ratio(rates: list[float], others: list[float]) -> float:
+    """The median of how many times as fast one method is as another, round by round."""
+    return statistics.median(rate / other for rate, other in zip(rates, others, strict=True))
 
 
 def measure(options: Any, weights: Path) -> dict[str, Any]:
@@ -348,7 +357,13 @@ def main(arguments: list[str] | None = None) -> int:
         default=[(640, 480)],
         help="WIDTHxHEIGHT … (default: 640x480)",
     )
-    add("--methods", nargs="+", choices=METHODS, default=METHODS, help="(default: all)")
+    add(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=[name for name in METHODS if name != "bfloat16"],
+        help="(default: all but bfloat16)",
+    )
     add("--rounds", type=int, default=5, help="turns of every method (default: %(default)s)")
     add(
         "--sample",

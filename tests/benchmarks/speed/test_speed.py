@@ -110,13 +110,18 @@ def test_the_matcher_s_benchmark_writes_what_it_prints(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--quick", "--size", "96x64", "--device", "cpu", "--weights", str(weights)]
-    assert matcher.main([*command, "--out", str(tmp_path / "results.json")]) == 0
+    command += ["--methods", *matcher.METHODS, "--out", str(tmp_path / "results.json")]
+    assert matcher.main(command) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     size = results["sizes"]["96x64"]
     assert {"exhaustive", "overlapping"} == size["lists"].keys()
     assert size["lists"]["exhaustive"]["pairs"] == 6
     ours = size["lists"]["overlapping"]["methods"]["ours"]
-    assert f"{ours['pairs_per_second']:8.3f} pairs/s" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{ours['pairs_per_second']:8.3f} pairs/s" in printed
+    assert "bfloat16 is 1.00 times as fast" in printed  # as itself
+    half_digits = size["lists"]["overlapping"]["methods"]["bfloat16"]
+    assert half_digits["matches"] == pytest.approx(ours["matches"], rel=0.1)
     assert size["peak_bytes"]["ours"] > 100e6
     half = 48 * 32  # one 3×3 of 1 → 8 channels there is the least of the backbone
     assert size["operations"]["image: backbone"] > 2 * 9 * 8 * half
