@@ -36,7 +36,7 @@ from pipeline.execute.executor import (
     Task,
     local_capacity,
 )
-from pipeline.execute.shares import ALONE, GROWING, Shares
+from pipeline.execute.shares import ALONE, Shares
 
 try:
     import ray
@@ -188,7 +188,7 @@ class RayExecutor:
                     _Held, compute=pool, num_cpus=shares.actor, num_gpus=share, **work
                 )
             else:
-                compute = first_tasks if number == 0 or shares is GROWING else None
+                compute = first_tasks if number == 0 or shares.all_limited else None
                 carried = _Carried(stage, attempts)
                 dataset = dataset.map_batches(
                     carried.__call__, compute=compute, num_cpus=shares.task, **one_row

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 class Shares:
     """CPUs of a task and of an actor, and how many tasks of the first stage there are at a time.
 
-    reading: for each actor; of STEADY, for each CPU of the cluster. With GPUs there is no limit.
+    reading: for each actor, or with `by_cpus` for each CPU of the cluster. With GPUs there is no
+    limit. all_limited: whether the other stages have no more tasks than the first one.
     """
 
     task: float
     actor: float
     reading: float
+    by_cpus: bool = False
+    all_limited: bool = False
 
     @classmethod
     def of(cls, alone: bool, grows: bool) -> Shares:
@@ -28,7 +31,7 @@ class Shares:
 
     def readers(self, most: int, cpus: int) -> int:
         """Tasks of the first stage at a time. most: actors. cpus: of the cluster."""
-        return max(1, int(self.reading * (cpus if self is STEADY else most)))
+        return max(1, int(self.reading * (cpus if self.by_cpus else most)))
 
 
 # With these shares two tasks have room beside three actors on a node of one CPU. They need that
@@ -40,12 +43,12 @@ class Shares:
 #
 # Without GPUs, reading is a hundredth of the work, and dozens of readers would take the CPUs from
 # the actors that start beside them.
-STEADY = Shares(task=0.4, actor=0.05, reading=1 / 2)
+STEADY = Shares(task=0.4, actor=0.05, reading=1 / 2, by_cpus=True)
 # A stage that is alone needs no room for others. Each of its tasks takes the whole CPU that it
 # computes on, and memory with it, and the demand for CPUs makes a cluster grow. A fixed number of
 # actors keeps its small shares, because those of a lost node start again on what is left.
 ALONE = Shares(task=1.0, actor=STEADY.actor, reading=1)
 ALONE_GROWING = Shares(task=1.0, actor=1.0, reading=1)
 # A range of actors without GPUs has one for each CPU, and a cluster grows for it. A little is left
-# for the other stages. All of them have a number of tasks, else Ray Data keeps CPUs for them.
-GROWING = Shares(task=0.02, actor=0.95, reading=1 / 16)
+# for the other stages, whose tasks are limited, else Ray Data keeps CPUs for them.
+GROWING = Shares(task=0.02, actor=0.95, reading=1 / 16, all_limited=True)
