@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -29,16 +30,28 @@ CHOSEN = (
 def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRForKeypointMatching:
     """A model from a bundled name, a local file or folder, a hub id, or one at an fsspec URL.
 
-    A URL is of a folder, unless its last name ends as a file of weights does. The `config.json` of
-    a folder at a URL counts as that of a local one.
-
     Raises RunError where the URL cannot be read, and what `eloftr.load_model` raises.
     """
     from eloftr import load_model
+
+    with weights_here(name_or_url, storage) as here:
+        return load_model(here)
+
+
+@contextmanager
+def weights_here(name_or_url: str, storage: dict[str, Any]) -> Iterator[str]:
+    """What `eloftr` takes for weights: the name itself, or a copy of those at an fsspec URL.
+
+    A URL is of a folder, unless its last name ends as a file of weights does. The `config.json` of
+    a folder at a URL counts as that of a local one. The copy lasts as long as the context.
+
+    Raises RunError where the URL cannot be read.
+    """
+    if "://" not in name_or_url:
+        yield name_or_url
+        return
     from eloftr.weights.locate import PICKLED, WEIGHTS_FILE
 
-    if "://" not in name_or_url:
-        return load_model(name_or_url)
     parts = urlsplit(name_or_url)
     if not parts.path.endswith((Path(WEIGHTS_FILE).suffix, *PICKLED)):
         inside = f"{parts.path.rstrip('/')}/{WEIGHTS_FILE}"
@@ -58,7 +71,7 @@ def load_weights(name_or_url: str, storage: dict[str, Any]) -> EfficientLoFTRFor
             # A store without the right to list refuses what is not there.
             with suppress(FileNotFoundError, PermissionError):
                 path.with_name(CONFIG_FILE).write_bytes(folder.read_bytes(CONFIG_FILE))
-        return load_model(path)
+        yield str(path)
 
 
 def weights_digest(model: EfficientLoFTRForKeypointMatching) -> str:

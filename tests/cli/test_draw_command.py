@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 from small_run import Done
 
+from eloftr.weights.locate import resolve
 from pipeline.cli import main
 from pipeline.report.pictures import BAD, GOOD
 
@@ -36,6 +39,25 @@ def test_two_images_become_a_picture_of_their_matches(
     summary = json.loads(capsys.readouterr().out)
     assert 0 < summary["matches"] < found
     assert summary["pictures"] == [str(output)]
+
+
+def test_weights_may_lie_at_a_url(
+    photos: Path,
+    served: Callable[[Path], str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(resolve("small"), tmp_path / "mine")
+    two = (photos / "view 0.jpg", photos / "view 1.jpg", "--long-side", 192, "--json")
+    url = served(tmp_path)
+    found = []
+    for weights in ("small", f"{url}/mine"):
+        output = tmp_path / "matches.png"
+        assert code(*two, "--output", output, "--weights", weights) == 0
+        found.append(json.loads(capsys.readouterr().out)["matches"])
+    assert found[0] == found[1] > 50
+    assert code(*two, "--output", tmp_path / "no.png", "--weights", f"{url}/none") == 2
+    assert "none/model.safetensors: the weights cannot be read" in capsys.readouterr().err
 
 
 def test_images_without_a_match_are_drawn_and_end_with_code_one(

@@ -40,7 +40,9 @@ TRACK_USAGE = "--track draws the model of a run; give --run."
     help="Picture to write, whose ending chooses the format; with --run alone, a folder of them.",
 )
 @click.option(
-    "--weights", default=DEFAULTS["weights"], help="Bundled name, file, folder or hub id."
+    "--weights",
+    default=DEFAULTS["weights"],
+    help="Bundled name, checkpoint file or folder, URL or hub id.",
 )
 @click.option(
     "--long-side",
@@ -120,10 +122,12 @@ def _draw_two(
     console: Console, image0: str, image1: str, output: Path, given: dict[str, Any]
 ) -> ExitCode:
     from eloftr import match  # loads torch, which pictures of a run do not need
+    from pipeline.store.weights import weights_here
 
     _check_ending(output)
     long_side, threshold = given["long_side"], given["threshold"]
-    found = match(image0, image1, given["weights"], size=long_side, threshold=threshold)
+    with weights_here(given["weights"], storage_options(given["storage"])) as weights:
+        found = match(image0, image1, weights, size=long_side, threshold=threshold)
     _save(found.draw(most=given["lines"]), output)
     text = f"{len(found)} matches, drawn in {output}"
     console.finish(text, {"matches": len(found), "pictures": [output]})
