@@ -95,10 +95,13 @@ def sift_methods(folder: Path, views: dict[str, View], full: bool) -> dict[str, 
     return methods
 
 
-def match_with(matcher: Any, views: dict[str, View], pairs: list[Pair]) -> list[Keypoints]:
-    found = matcher.match(
-        [views[pair.image0].grey for pair in pairs], [views[pair.image1].grey for pair in pairs]
+def match_with(
+    matcher: Any, looks: int, views: dict[str, View], pairs: list[Pair]
+) -> list[Keypoints]:
+    sides = (
+        [views[name].grey for name in side] for side in zip(*(p.names for p in pairs), strict=True)
     )
+    found = matcher.match(*sides, looks=looks)
     return [(matches.keypoints0, matches.keypoints1) for matches in found]
 
 
@@ -111,6 +114,7 @@ def evaluate_set(
     sift_full: bool = False,
     known: dict[tuple[str, str], Record] | None = None,
     peers: dict[str, Peer] | None = None,
+    looks: int = 1,
 ) -> list[Record]:
     """Every method on every pair: one record a pair, with a record for each method by its name.
 
@@ -120,12 +124,13 @@ def evaluate_set(
         sift_full: also SIFT on the full-size images, judged by the same thresholds.
         known: SIFT's records of an earlier run by image names; nothing of SIFT is computed then.
         peers: other matchers by their names, which see the same views in colours.
+        looks: of our matcher at a pair, at most.
     """
     names = sorted({name for pair in pairs for name in pair.names})
     views = {name: load_view(folder / "images" / name, long_side) for name in names}
     methods: dict[str, Method] = {}
     if matcher is not None:
-        methods["ours"] = partial(match_with, matcher, views), views
+        methods["ours"] = partial(match_with, matcher, looks, views), views
     if known is None:
         methods |= sift_methods(folder, views, sift_full)
     for method, match in peer_methods(peers or {}, folder, views).items():
@@ -266,6 +271,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", help="of our network: float32, bfloat16, float16 (default: the device's)"
     )
+    parser.add_argument(
+        "--looks", type=int, default=1, help="of ours at a pair, at most (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="about 8 pairs of each set")
     parser.add_argument(
         "--pairs", type=int, help="at most so many pairs of each set (default: all)"
@@ -337,6 +345,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             options.sift_full,
             earlier,
             peers,
+            options.looks,
         )
         methods = [key for key in records[0] if key not in ("image0", "image1")]
         summary = {method: summarise([record[method] for record in records]) for method in methods}
@@ -358,6 +367,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "settings": settings(options.long_side, options.pixels),
         "quick": options.quick,
         "most_pairs": options.pairs,
+        "looks": options.looks,
         "environment": measured_with,
         "sets": sets,
     }

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from eloftr.errors import ArgumentError
+from eloftr.matching.looks import mapped, rectification, warped
 from eloftr.matching.matches import Matches
 from eloftr.matching.resizing import nearest_shape, resize, to_original
 from eloftr.model import ImageFeatures, Kept, MatchingNetwork
@@ -63,8 +64,8 @@ def float32_convolutions(device: torch.device, dtype: torch.dtype) -> Iterator[N
         yield
 
 
-def _check_numbers(size: Any, batch_size: Any) -> None:
-    """Raise ArgumentError where these cannot be the size and the batch size of `Matcher.match`."""
+def _check_numbers(size: Any, batch_size: Any, looks: Any) -> None:
+    """Raise ArgumentError where these cannot be the numbers that `Matcher.match` takes."""
     sides = size if isinstance(size, tuple | list) else (1, 1 if size is None else size)
     if len(sides) != 2 or not all(map(_counts, sides)):
         raise ArgumentError(
@@ -72,6 +73,8 @@ def _check_numbers(size: Any, batch_size: Any) -> None:
         )
     if batch_size is not None and not _counts(batch_size):
         raise ArgumentError(f"batch_size={batch_size!r}: give at least one pair.")
+    if not _counts(looks):
+        raise ArgumentError(f"looks={looks!r}: give at least one look.")
 
 
 def _counts(number: object) -> bool:
@@ -118,7 +121,13 @@ class Matcher:
         # From pinned memory the copy to a GPU goes on beside its work.
         if self.device.type == "cuda" and not pixels.is_cuda:
             pixels = pixels.pin_memory()
-        pixels = pixels.to(self.device, non_blocking=True)[:, None].to(self.pixel_dtype).div_(255)
+        return self._encoded(
+            pixels.to(self.device, non_blocking=True).to(self.pixel_dtype).div_(255)
+        )
+
+    def _encoded(self, grey: Tensor) -> ImageFeatures:
+        """Features of images (B, H, W) on the device, values 0…1."""
+        pixels = grey[:, None]
         with float32_convolutions(self.device, self.dtype):
             return self.model.encode(pixels.contiguous(memory_format=torch.channels_last))
 
@@ -129,11 +138,13 @@ class Matcher:
         features1: ImageFeatures,
         *,
         kept: tuple[np.ndarray, np.ndarray] | None = None,
+        looks: int = 1,
     ) -> list[Matches]:
         """Match B encoded images with B others; coordinates in pixels of the network's input.
 
         kept: of both sides (B, H/8, W/8) bool, the cells in which matches may begin and end. None:
-        all.
+        all. Further looks obey that of the first side alone.
+        looks: how often a pair is looked at, at most; see `match`.
         """
         with float32_convolutions(self.device, self.dtype):
             found = self.model.match(features0, features1, self._kept(kept))
@@ -141,7 +152,42 @@ class Matcher:
         ends = np.cumsum(counts.numpy())[:-1]
         columns = (found.keypoints0, found.keypoints1, found.scores)
         split = [np.split(column.float().cpu().numpy(), ends) for column in columns]
-        return [Matches(*rows) for rows in zip(*split, strict=True)]
+        first = [Matches(*rows) for rows in zip(*split, strict=True)]
+        return self._looked_again(features0, features1, kept, first, looks) if looks > 1 else first
+
+    def _looked_again(
+        self,
+        features0: ImageFeatures,
+        features1: ImageFeatures,
+        kept: tuple[np.ndarray, np.ndarray] | None,
+        found: list[Matches],
+        looks: int,
+    ) -> list[Matches]:
+        """The matches of the look of each pair with which the most agree."""
+        shape = features0.images.shape[2], features0.images.shape[3]
+        last = np.array(features1.images.shape[:1:-1]) - 1
+        views = {n: rectification(one.keypoints0, one.keypoints1) for n, one in enumerate(found)}
+        for _ in range(looks - 1):
+            open_views = {n: view for n, view in views.items() if view is not None}
+            if not open_views:
+                break
+            members = [*open_views]
+            grey = [warped(features1.images[n, 0], open_views[n], shape) for n in members]
+            seen = self.match_features(
+                features0[torch.tensor(members, device=self.device)],
+                self._encoded(torch.stack(grey).to(self.pixel_dtype)),
+                kept=kept and (kept[0][members], np.ones_like(kept[0][members])),
+            )
+            views = {}
+            for (n, view), one in zip(open_views.items(), seen, strict=True):
+                back = mapped(view.to1, one.keypoints1.astype(np.float64))
+                inside = ((back >= 0) & (back <= last)).all(axis=1)
+                back = back[inside].astype(np.float32)
+                new = Matches(one.keypoints0[inside], back, one.scores[inside])
+                again = rectification(new.keypoints0, new.keypoints1)
+                if again is not None and again.agreeing > view.agreeing:
+                    found[n], views[n] = new, again
+        return found
 
     @torch.inference_mode()
     def count_matches(
@@ -172,6 +218,7 @@ class Matcher:
         *,
         size: tuple[int, int] | int | None = None,
         batch_size: int | None = None,
+        looks: int = 1,
     ) -> list[Matches]:
         """Match images0[n] with images1[n].
 
@@ -182,10 +229,14 @@ class Matcher:
         (rounded to multiples of 32).
         batch_size: pairs that go through the network at once; default by device and shape; changes
         no result beyond rounding.
+        looks: how often a pair is looked at, at most. In every look after the first, image 1 is
+        warped by the homography of the matches before, so that both images look more alike. The
+        look counts with which the most matches agree. It costs an encoding of image 1 for each
+        pair, where matches tell a homography.
         Raises ArgumentError for what are no lists, for lists of different lengths, for arrays
         that are not uint8 (H, W), and for a size or batch_size below 1 or of another kind.
         """
-        _check_numbers(size, batch_size)
+        _check_numbers(size, batch_size, looks)
         for side in (images0, images1):
             single = isinstance(side, np.ndarray) and side.ndim == 2
             if single or isinstance(side, str) or not hasattr(side, "__len__"):
@@ -229,7 +280,9 @@ class Matcher:
                 batch = members[start : start + at_once]
                 features0 = self._encode_arrays([images0[n] for n in batch], shapes)
                 features1 = self._encode_arrays([images1[n] for n in batch], shapes)
-                for n, found in zip(batch, self.match_features(features0, features1), strict=True):
+                for n, found in zip(
+                    batch, self.match_features(features0, features1, looks=looks), strict=True
+                ):
                     image0, image1 = images0[n], images1[n]
                     results[n] = Matches(
                         to_original(found.keypoints0, shapes[id(image0)], image0.shape),

@@ -17,6 +17,7 @@ from pipeline.match.options import (
     LEAST_LONG_SIDE,
     LEAST_MIN_INLIERS,
     MOST_LONG_SIDE,
+    MOST_LOOKS,
     VerificationOptions,
 )
 from pipeline.photos.limits import ImageLimits
@@ -80,6 +81,14 @@ MATCHING = (
         "--batch-size",
         type=click.IntRange(min=1),
         help="Pairs that go through the network at once.  [default: by device]",
+    ),
+    click.option(
+        "--looks",
+        type=click.IntRange(1, MOST_LOOKS),
+        default=DEFAULTS["looks"],
+        metavar="N",
+        help="How often a pair is looked at, at most; looks after the first see its second "
+        "photograph as the first one sees the place.",
     ),
     click.option(
         "--min-inliers",

@@ -35,6 +35,7 @@ def match(
     long_side: int = DEFAULT_LONG_SIDE,
     dtype: str | None = None,
     batch_size: int | None = None,
+    looks: int = 1,
     turns: str = "auto",
     scales: str = "auto",
     yaw: str | Path | pa.Table | None = None,
@@ -68,6 +69,8 @@ def match(
     long_side: longer side in pixels of what the network sees.
     dtype: number format of the network. None chooses by device.
     batch_size: pairs at once. None chooses by device. It changes no result.
+    looks: how often a pair is looked at, at most. A look after the first sees image 1 warped as
+        image 0 sees it.
     turns: how many turns are probed where photographs may be turned against each other, as `12`;
         `auto` for 8, `off` for none.
     scales: how many ratios of sizes are probed where one photograph may show the scene larger, of
@@ -243,7 +246,9 @@ def run_options(given: dict[str, Any]) -> Any:
     same += ["ignore_case", "strip_prefix"]
     return RunOptions(
         **{name: _plain(given[name]) for name in same},
-        matching=MatchingOptions(given["long_side"], given["dtype"], given["batch_size"]),
+        matching=MatchingOptions(
+            given["long_side"], given["dtype"], given["batch_size"], given["looks"]
+        ),
         limits=given["limits"] or ImageLimits(),
         verification=replace(verification, long_side=given["long_side"]),
         turns=parsed_turns(given["turns"]),

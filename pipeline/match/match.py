@@ -82,7 +82,7 @@ class MatchShard:
         self.matcher = Matcher(
             model, device, getattr(torch, options.dtype or DEFAULT_DTYPE[device.type])
         )
-        self.batch_size = options.batch_size
+        self.batch_size, self.looks = options.batch_size, options.looks
         self.threads = 1  # of Python; each works on batches of its own, so results do not change
         self.smaller = 1  # divides the batch size, and grows where memory was short
         self.largest = 0  # size of the largest batch of the shard
@@ -169,7 +169,8 @@ class MatchShard:
         def of_batch(members: list[int]) -> dict[int, Matches]:
             sides = [[row_of[view] for view in side] for side in shard.pairs[members].T]
             joined = (ImageFeatures.cat([features[k] for k in side]) for side in sides)
-            results = self.matcher.match_features(*joined, kept=shard.kept(sides))
+            kept = shard.kept(sides)
+            results = self.matcher.match_features(*joined, kept=kept, looks=self.looks)
             return {
                 pair: _in_original(matches, [placed(k0), placed(k1)])
                 for pair, k0, k1, matches in zip(members, *sides, results, strict=True)

@@ -28,6 +28,7 @@ DEFAULT_TURNS = 8  # evenly spread, at which pairs are probed
 LADDER = (2.0, 1 / 2, 3.0, 1 / 3, 4.0, 1 / 4)
 DEFAULT_SCALES = 4  # steps of the ladder, at which pairs are probed
 LEAST_LONG_SIDE, MOST_LONG_SIDE = 32, 8192  # pixels
+MOST_LOOKS = 5  # at a pair; the third one changes little
 MOST_DETAIL = 2  # finer passes; the last one has 4 times the resolution of the first
 LEAST_MIN_INLIERS = 8  # a fundamental matrix fits any 7 matches
 DTYPES = ("float32", "bfloat16", "float16")
@@ -41,11 +42,13 @@ class MatchingOptions:
     dtype: number format of the network. None chooses by device, once for a run.
     batch_size: pairs that go through the network at once. None chooses by device and shape. It
         changes no result, and is halved where memory is short.
+    looks: how often a pair is looked at, at most, see `eloftr.Matcher.match`.
     """
 
     long_side: int = DEFAULT_LONG_SIDE
     dtype: str | None = None
     batch_size: int | None = None
+    looks: int = 1
 
     def __post_init__(self) -> None:
         if not LEAST_LONG_SIDE <= self.long_side <= MOST_LONG_SIDE:
@@ -55,6 +58,8 @@ class MatchingOptions:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ArgumentError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if not 1 <= self.looks <= MOST_LOOKS:
+            raise ArgumentError(f"looks must be from 1 to {MOST_LOOKS}, not {self.looks}.")
         if self.dtype not in (None, *DTYPES):
             raise ArgumentError(f"dtype {self.dtype!r}: choose {', '.join(DTYPES)}.")
 

@@ -212,6 +212,10 @@ class Cost:
     encode: float
     match: float
 
+    def looked(self, looks: int) -> Cost:
+        """With so many looks at a pair. Each after the first encodes an image and matches again."""
+        return replace(self, match=looks * self.match + (looks - 1) * self.encode)
+
     def text(self, encodes: float, pairs: float) -> str:
         """The time of so many, for a person."""
         seconds = duration(encodes * self.encode + pairs * self.match)

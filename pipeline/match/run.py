@@ -61,6 +61,7 @@ PACKAGES = ("torch", "numpy", "pillow", "pyarrow", "pycolmap", "ray", "fsspec")
 UNLESS = {
     "options.detail": 0,
     "options.panoramas": PanoramaMode.AUTO.value,
+    "options.looks": 1,
     "masks.folder": None,
     "masks.files": None,
     "intrinsics": None,
@@ -178,7 +179,9 @@ class Run:
 
     def _describe(self) -> dict[str, Any]:
         options, config = self.options, self.model.config
-        mode, cameras = options.panoramas, options.intrinsics
+        cameras = options.intrinsics
+        others = {"detail": options.detail, "panoramas": options.panoramas}
+        others["looks"] = options.matching.looks
         described = {
             "images": self.source.shown,
             "plan": _digest(self.plan.names, self.plan.pairs.pairs),
@@ -196,17 +199,13 @@ class Run:
                 "verification": asdict(options.verification),
                 "preprocessing": PREPROCESSING,
                 "schemas": tables.VERSION,
-                **({"detail": options.detail} if options.detail else {}),
-                **({} if options.panoramas == PanoramaMode.AUTO else {"panoramas": mode}),
+                **{k: v for k, v in others.items() if v != UNLESS[f"options.{k}"]},
             },
         }
         return described if self.masks is None else described | {"masks": self.masks.described()}
 
     def _check_same(self, before: dict[str, Any]) -> None:
-        """Refuse to mix results of different runs.
-
-        Every entry except the versions must equal what the folder was made with.
-        """
+        """Refuse to mix results of runs that differ in anything but the versions."""
         flat = {**UNLESS, **_flat(before)}
         for name, now in {**UNLESS, **_flat(self.description)}.items():
             then = flat.get(name)

@@ -58,9 +58,10 @@ def masked(points: np.ndarray | Sequence[Any], kept: np.ndarray) -> np.ndarray:
     return np.asarray(~kept[y, x])
 
 
-@pytest.fixture(scope="module")
-def stage() -> MatchShard:
-    return MatchShard(load_model("small"), MatchingOptions(SIZE[0]))
+@pytest.fixture(scope="module", params=[1, 2])
+def stage(request: pytest.FixtureRequest) -> MatchShard:
+    """What matches a shard, with so many looks at a pair."""
+    return MatchShard(load_model("small"), MatchingOptions(SIZE[0], looks=request.param))
 
 
 @pytest.mark.parametrize("skip_softmax", [False, True])

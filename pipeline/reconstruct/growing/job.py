@@ -229,7 +229,9 @@ def _run_options(
         variant="opt" if told.get("skip_softmax") else "full",
         threshold=told.get("threshold"),
         least_squares=told.get("least_squares"),
-        matching=MatchingOptions(told["long_side"], told.get("dtype")),
+        matching=MatchingOptions(
+            told["long_side"], told.get("dtype"), looks=int(told.get("looks", 1))
+        ),
         limits=ImageLimits(**told.get("limits", {})),
         verification=verification,
         storage=request.images.options,

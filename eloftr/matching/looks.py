@@ -1,0 +1,197 @@
+"""Further looks at a pair: image 1 as image 0 sees it.
+
+Views from far apart show one place slanted and at other sizes, and the network was trained on what
+looks more alike. The matches of a first look tell a homography. Image 1 is warped by it and matched
+again, and the matches are taken back to where they lie in image 1. A scene need not be flat: a
+plane through most of it takes the greater part of the difference away.
+
+Rectification before matching goes back to view synthesis (Morel and Yu, ASIFT, 2009; Mishkin et
+al., MODS, 2015). Here the view is not searched for, because the first look tells it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEAST_MATCHES = 12  # of a look, below which they tell nothing
+REACH = 10.0  # pixels from where the homography takes a match that agrees with it
+DRAWS, HYPOTHESES = 8000, 1500  # samples of four matches, and how many good ones are tried
+SCORED = 200  # matches by which they are compared, evenly taken
+REFITS = 4  # by all matches that agree
+MOST_STRETCH = 5.0  # a view that is larger or smaller by more shows nothing the network knows
+SAMPLE = 4
+
+
+@dataclass(frozen=True)
+class Rectification:
+    """How image 1 is taken into the view of image 0.
+
+    to0, to1: (3, 3) of homogeneous pixels, from image 1 to image 0 and back. stretch: pixels of
+    image 1 for one of image 0, the greater of both directions. agreeing: matches within REACH.
+    """
+
+    to0: np.ndarray
+    to1: np.ndarray
+    stretch: float
+    agreeing: int
+
+
+def rectification(points0: np.ndarray, points1: np.ndarray) -> Rectification | None:
+    """The homography that most matches agree with, or None where they tell none that is sane.
+
+    points0, points1: (M, 2) pixels. The result depends on the matches and their order alone.
+    """
+    if len(points0) < LEAST_MATCHES:
+        return None
+    points0, points1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
+    few = np.linspace(0, len(points0) - 1, min(len(points0), SCORED)).round().astype(int)
+    candidates = _hypotheses(points0, points1)
+    if not len(candidates):
+        return None
+    best = candidates[_worth(candidates, points0[few], points1[few]).argmax()]
+    most = _worth(best, points0, points1)
+    for _ in range(REFITS):
+        near = _off(best, points0, points1) < REACH
+        if near.sum() < LEAST_MATCHES:
+            return None
+        fitted = _fit(points0[near], points1[near])
+        worth = _worth(fitted, points0, points1)
+        if worth <= most:
+            break
+        best, most = fitted, worth
+    near = _off(best, points0, points1) < REACH
+    if near.sum() < LEAST_MATCHES:
+        return None
+    to1 = np.linalg.inv(best)
+    stretch = _stretch(to1, points0[near].mean(axis=0))
+    return None if stretch is None else Rectification(best, to1, stretch, int(near.sum()))
+
+
+def mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(..., M, 2): points (M, 2) by homographies (..., 3, 3); NaN where they lie behind a view."""
+    x, y, depth = _moved(homography, points)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        both = np.stack([x / depth, y / depth], axis=-1)
+    found: np.ndarray = np.where(depth[..., None] > 0, both, np.nan)
+    return found
+
+
+def _moved(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(3, ..., M): homogeneous coordinates, by one product for all homographies."""
+    product = homography[..., :2].reshape(-1, 2) @ points.T + homography[..., 2].reshape(-1, 1)
+    apart: np.ndarray = np.moveaxis(product.reshape(*homography.shape[:-1], -1), -2, 0)
+    return apart
+
+
+def warped(image1: Tensor, view: Rectification, shape: tuple[int, int]) -> Tensor:
+    """Image 1 (H, W), values 0…1, in the view of image 0 of this shape; black outside."""
+    device, image = image1.device, image1.float()[None, None]
+    height, width = shape
+    x = torch.arange(width, dtype=torch.float64, device=device)
+    y = torch.arange(height, dtype=torch.float64, device=device)[:, None]
+    to1 = torch.from_numpy(view.to1).to(device)
+    u, v, w = (row[0] * x + (row[1] * y + row[2]) for row in to1)
+    behind = w <= 0
+    u, v = u / w, v / w
+    for _ in range(round(np.log2(max(view.stretch, 1.0)))):  # so that nothing aliases
+        if min(image.shape[2:]) < 2:
+            break
+        image = F.avg_pool2d(image, 2)
+        u, v = (u - 0.5) / 2, (v - 0.5) / 2
+    rows, columns = image.shape[2:]
+    sides = u / max(columns - 1, 1), v / max(rows - 1, 1)
+    grid = torch.stack([torch.where(behind, -9.0, 2 * side - 1).clamp(-9, 9) for side in sides], -1)
+    found: Tensor = F.grid_sample(image, grid.float()[None], align_corners=True)[0, 0]
+    return found
+
+
+def _hypotheses(points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
+    """(N, 3, 3): homographies, image 1 to image 0, through four matches each."""
+    draw = np.random.default_rng(0).integers(len(points0), size=(DRAWS, SAMPLE))
+    one, other = points1[draw], points0[draw]
+    # Corners of three must turn alike in both images, and not lie on a line.
+    turns = [_corners(side) for side in (one, other)]
+    good = (turns[0] * turns[1] > 0).all(axis=1) & (np.abs(turns).min(axis=(0, 2)) > 1)
+    draw = draw[good][:HYPOTHESES]
+    move0, move1 = _normal(points0), _normal(points1)
+    x, y = np.moveaxis(mapped(move1, points1)[draw], 2, 0)
+    u, v = np.moveaxis(mapped(move0, points0)[draw], 2, 0)
+    system = np.zeros((len(draw), 2 * SAMPLE, 8))
+    system[:, 0::2, 0], system[:, 0::2, 1], system[:, 0::2, 2] = x, y, 1
+    system[:, 1::2, 3], system[:, 1::2, 4], system[:, 1::2, 5] = x, y, 1
+    system[:, 0::2, 6], system[:, 0::2, 7] = -u * x, -u * y
+    system[:, 1::2, 6], system[:, 1::2, 7] = -v * x, -v * y
+    right = np.stack([u, v], axis=2).reshape(len(draw), 2 * SAMPLE, 1)
+    regular = np.abs(np.linalg.det(system)) > 1e-12
+    solved = np.linalg.solve(system[regular], right[regular])[:, :, 0]
+    whole = np.concatenate([solved, np.ones((len(solved), 1))], axis=1).reshape(-1, 3, 3)
+    found: np.ndarray = np.linalg.inv(move0) @ whole @ move1
+    return found
+
+
+def _corners(four: np.ndarray) -> np.ndarray:
+    """(N, 4): twice the signed areas of the triangles of four points (N, 4, 2)."""
+    areas = []
+    for left_out in range(SAMPLE):
+        a, b, c = (four[:, k] for k in range(SAMPLE) if k != left_out)
+        (ux, uy), (vx, vy) = (b - a).T, (c - a).T
+        areas.append(ux * vy - uy * vx)
+    return np.stack(areas, axis=1)
+
+
+def _normal(points: np.ndarray) -> np.ndarray:
+    """(3, 3): moves points to a mean of zero and a mean distance of one."""
+    middle = points.mean(axis=0)
+    scale = 1 / max(np.linalg.norm(points - middle, axis=1).mean(), 1e-9)
+    return np.array([[scale, 0, -scale * middle[0]], [0, scale, -scale * middle[1]], [0, 0, 1]])
+
+
+def _fit(points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
+    """The homography of least squares, image 1 to image 0, of the algebraic error (Hartley)."""
+    move0, move1 = _normal(points0), _normal(points1)
+    (x, y), (u, v) = mapped(move1, points1).T, mapped(move0, points0).T
+    nothing, one = np.zeros_like(x), np.ones_like(x)
+    rows = np.concatenate(
+        [
+            np.stack([x, y, one, nothing, nothing, nothing, -u * x, -u * y, -u], axis=1),
+            np.stack([nothing, nothing, nothing, x, y, one, -v * x, -v * y, -v], axis=1),
+        ]
+    )
+    whole = np.linalg.eigh(rows.T @ rows)[1][:, 0].reshape(3, 3)
+    either = np.linalg.inv(move0) @ whole @ move1
+    # Of the two signs the one with which matches lie before the view.
+    found: np.ndarray = either * np.sign(either[2] @ np.append(points1.mean(axis=0), 1))
+    return found
+
+
+def _off(homography: np.ndarray, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
+    """(..., M): pixels in image 0 from where homographies take the points of image 1."""
+    x, y, depth = _moved(homography, points1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        off = np.sqrt((x / depth - points0[:, 0]) ** 2 + (y / depth - points0[:, 1]) ** 2)
+    found: np.ndarray = np.where(depth > 0, off, np.inf)
+    return found
+
+
+def _worth(homography: np.ndarray, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
+    """(...): how many matches agree with homographies, near ones counting more."""
+    off = _off(homography, points0, points1) / REACH
+    worth: np.ndarray = np.maximum(1 - off**2, 0).sum(axis=-1)
+    return worth
+
+
+def _stretch(to1: np.ndarray, centre: np.ndarray) -> float | None:
+    """Pixels of image 1 for one of image 0 around a point; None where the view is no sane one."""
+    around = mapped(to1, centre + np.array([[1, 0], [-1, 0], [0, 1], [0, -1]]))
+    if not np.isfinite(around).all():
+        return None
+    steps = np.stack([around[0] - around[1], around[2] - around[3]], axis=1) / 2
+    most, least = np.linalg.svd(steps, compute_uv=False)
+    if np.linalg.det(steps) <= 0 or most > MOST_STRETCH or least < 1 / MOST_STRETCH:
+        return None
+    return float(most)
