@@ -114,16 +114,18 @@ def match(
     size: int | None = 640,
     threshold: float | None = None,
     device: str | None = None,
+    looks: int = 1,
 ) -> Matches:
     """Match two images: `match("a.jpg", "b.jpg").draw()`. The two latest models stay loaded.
 
     image0, image1: paths, URLs or Pillow images. size: the longer side they are matched at, pixels;
     None is their own.
-    model, threshold, device: as for `load_matcher`.
+    model, threshold, device: as for `load_matcher`. looks: as for `Matcher.match`.
     Returns Matches in pixels of the images, turned upright by their EXIF orientation.
     Raises ImageReadError where an image cannot be read, CheckpointError where the model cannot.
     """
     images = load_image(image0), load_image(image1)
     grey0, grey1 = (np.asarray(image.convert("L")) for image in images)
-    (found,) = _loaded(str(model), device, threshold=threshold).match([grey0], [grey1], size=size)
+    matcher = _loaded(str(model), device, threshold=threshold)
+    (found,) = matcher.match([grey0], [grey1], size=size, looks=looks)
     return replace(found, images=images)

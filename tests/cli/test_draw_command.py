@@ -34,6 +34,9 @@ def test_two_images_become_a_picture_of_their_matches(
     found = int(capsys.readouterr().out.split()[0])
     assert found > 50
     assert Image.open(output).size == (2 * 192, 144)
+    again = ("--long-side", 192, "--looks", 2, "--json")
+    assert code(*two, "--output", output, *again) == 0
+    assert json.loads(capsys.readouterr().out)["matches"] > found  # two views of one slanted plane
     few = ("--long-side", 192, "--threshold", 0.9, "--json")
     assert code(*two, "--output", output, *few) == 0
     summary = json.loads(capsys.readouterr().out)

@@ -13,6 +13,7 @@ from pipeline.cli.console import Console, ExitCode
 from pipeline.cli.options import DEFAULTS, LONG_SIDES, storage_option
 from pipeline.errors import ArgumentError, RunError, StorageError
 from pipeline.execute.worker import call
+from pipeline.match.options import MOST_LOOKS
 from pipeline.report.matches import SEVERAL, draw_pairs
 from pipeline.store.folder import Folder
 from pipeline.store.opening import storage_options
@@ -53,6 +54,13 @@ TRACK_USAGE = "--track draws the model of a run; give --run."
 )
 @click.option(
     "--threshold", type=float, help="Lowest score of a match.  [default: the weights' own]"
+)
+@click.option(
+    "--looks",
+    type=click.IntRange(1, MOST_LOOKS),
+    default=DEFAULTS["looks"],
+    metavar="N",
+    help="How often two images are looked at, at most, see eloftr match.",
 )
 @click.option(
     "--lines",
@@ -125,9 +133,9 @@ def _draw_two(
     from pipeline.store.weights import weights_here
 
     _check_ending(output)
-    long_side, threshold = given["long_side"], given["threshold"]
+    how = {"size": given["long_side"], "threshold": given["threshold"], "looks": given["looks"]}
     with weights_here(given["weights"], storage_options(given["storage"])) as weights:
-        found = match(image0, image1, weights, size=long_side, threshold=threshold)
+        found = match(image0, image1, weights, **how)
     _save(found.draw(most=given["lines"]), output)
     text = f"{len(found)} matches, drawn in {output}"
     console.finish(text, {"matches": len(found), "pictures": [output]})
