@@ -65,7 +65,7 @@ def rectification(points0: np.ndarray, points1: np.ndarray) -> Rectification | N
             break
         best, most = fitted, worth
     near = _off(best, points0, points1) < REACH
-    if near.sum() < LEAST_MATCHES:
+    if near.sum() < LEAST_MATCHES or not np.linalg.det(best):
         return None
     to1 = np.linalg.inv(best)
     stretch = _stretch(to1, points0[near].mean(axis=0))

@@ -7,12 +7,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pictures import texture, views
 from PIL import Image
 
 from eloftr import Matcher, load_matcher
 from eloftr.errors import ArgumentError
-from eloftr.matching.looks import LEAST_MATCHES, Rectification, mapped, rectification, warped
+from eloftr.matching.looks import (
+    LEAST_MATCHES,
+    MOST_STRETCH,
+    Rectification,
+    mapped,
+    rectification,
+    warped,
+)
 from eloftr.matching.matches import Matches
 
 TO0 = np.array([[0.9, 0.15, 12.0], [-0.1, 1.1, -8.0], [4e-4, 2e-4, 1.0]])
@@ -62,6 +71,27 @@ def test_where_matches_tell_no_sane_view_there_is_none() -> None:
         (points0[:0], points1[:0]),
     ):
         assert rectification(one, other) is None
+
+
+@given(
+    st.integers(LEAST_MATCHES, 60),
+    st.sampled_from([2, 5, 40]),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+def test_matches_on_a_grid_tell_a_view_or_none(
+    count: int, side: int, seed: int, alike: bool
+) -> None:
+    """Many lie on one line or at one place, as cells do."""
+    rng = np.random.default_rng(seed)
+    points0 = 8.0 * rng.integers(0, side, (count, 2))
+    points1 = points0 if alike else 8.0 * rng.integers(0, side, (count, 2))
+    view = rectification(points0, points1)
+    if view is not None:
+        assert np.isfinite(view.to0).all()
+        assert np.isfinite(view.to1).all()
+        assert view.agreeing >= LEAST_MATCHES
+        assert view.stretch <= MOST_STRETCH
 
 
 def test_an_image_is_warped_to_where_its_points_belong() -> None:
