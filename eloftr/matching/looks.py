@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_MATCHES = 12  # of a look, below which they tell nothing
-REACH = 10.0  # pixels from where the homography takes a match that agrees with it
+REACH = 1 / 64  # of image 0's longer side, from where the homography takes a match that agrees
 DRAWS, HYPOTHESES = 8000, 1500  # samples of four matches, and how many good ones are tried
 SCORED = 200  # matches by which they are compared, evenly taken
 REFITS = 4  # by all matches that agree
@@ -32,7 +32,7 @@ class Rectification:
     """How image 1 is taken into the view of image 0.
 
     to0, to1: (3, 3) of homogeneous pixels, from image 1 to image 0 and back. stretch: pixels of
-    image 1 for one of image 0, the greater of both directions. agreeing: matches within REACH.
+    image 1 for one of image 0, the greater of both directions. agreeing: matches within reach.
     """
 
     to0: np.ndarray
@@ -41,10 +41,11 @@ class Rectification:
     agreeing: int
 
 
-def rectification(points0: np.ndarray, points1: np.ndarray) -> Rectification | None:
+def rectification(points0: np.ndarray, points1: np.ndarray, reach: float) -> Rectification | None:
     """The homography that most matches agree with, or None where they tell none that is sane.
 
-    points0, points1: (M, 2) pixels. The result depends on the matches and their order alone.
+    points0, points1: (M, 2) pixels. reach: pixels in image 0 from where the homography takes a
+    match that agrees. The result depends on the matches and their order alone.
     """
     if len(points0) < LEAST_MATCHES:
         return None
@@ -53,18 +54,18 @@ def rectification(points0: np.ndarray, points1: np.ndarray) -> Rectification | N
     candidates = _hypotheses(points0, points1)
     if not len(candidates):
         return None
-    best = candidates[_worth(candidates, points0[few], points1[few]).argmax()]
-    most = _worth(best, points0, points1)
+    best = candidates[_worth(candidates, points0[few], points1[few], reach).argmax()]
+    most = _worth(best, points0, points1, reach)
     for _ in range(REFITS):
-        near = _off(best, points0, points1) < REACH
+        near = _off(best, points0, points1) < reach
         if near.sum() < LEAST_MATCHES:
             return None
         fitted = _fit(points0[near], points1[near])
-        worth = _worth(fitted, points0, points1)
+        worth = _worth(fitted, points0, points1, reach)
         if worth <= most:
             break
         best, most = fitted, worth
-    near = _off(best, points0, points1) < REACH
+    near = _off(best, points0, points1) < reach
     if near.sum() < LEAST_MATCHES or not np.linalg.det(best):
         return None
     to1 = np.linalg.inv(best)
@@ -178,9 +179,11 @@ def _off(homography: np.ndarray, points0: np.ndarray, points1: np.ndarray) -> np
     return found
 
 
-def _worth(homography: np.ndarray, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
+def _worth(
+    homography: np.ndarray, points0: np.ndarray, points1: np.ndarray, reach: float
+) -> np.ndarray:
     """(...): how many matches agree with homographies, near ones counting more."""
-    off = _off(homography, points0, points1) / REACH
+    off = _off(homography, points0, points1) / reach
     worth: np.ndarray = np.maximum(1 - off**2, 0).sum(axis=-1)
     return worth
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eloftr.errors import ArgumentError
-from eloftr.matching.looks import mapped, rectification, warped
+from eloftr.matching.looks import REACH, mapped, rectification, warped
 from eloftr.matching.matches import Matches
 from eloftr.matching.resizing import nearest_shape, resize, to_original
 from eloftr.model import ImageFeatures, Kept, MatchingNetwork
@@ -166,7 +166,10 @@ class Matcher:
         """The matches of the look of each pair with which the most agree."""
         shape = features0.images.shape[2], features0.images.shape[3]
         last = np.array(features1.images.shape[:1:-1]) - 1
-        views = {n: rectification(one.keypoints0, one.keypoints1) for n, one in enumerate(found)}
+        reach = REACH * max(shape)
+        views = {
+            n: rectification(one.keypoints0, one.keypoints1, reach) for n, one in enumerate(found)
+        }
         for _ in range(looks - 1):
             open_views = {n: view for n, view in views.items() if view is not None}
             if not open_views:
@@ -184,7 +187,7 @@ class Matcher:
                 inside = ((back >= 0) & (back <= last)).all(axis=1)
                 back = back[inside].astype(np.float32)
                 new = Matches(one.keypoints0[inside], back, one.scores[inside])
-                again = rectification(new.keypoints0, new.keypoints1)
+                again = rectification(new.keypoints0, new.keypoints1, reach)
                 if again is not None and again.agreeing > view.agreeing:
                     found[n], views[n] = new, again
         return found

@@ -40,14 +40,14 @@ def told(count: int, wrong: int = 0, noise: float = 0.0) -> tuple[np.ndarray, np
 @pytest.mark.parametrize(("wrong", "noise"), [(0, 0.0), (300, 0.0), (300, 1.0)])
 def test_most_matches_tell_the_homography(wrong: int, noise: float) -> None:
     points0, points1 = told(400, wrong, noise)
-    view = rectification(points0, points1)
+    view = rectification(points0, points1, 10)
     assert view is not None
     grid = np.stack(np.meshgrid([50, 300, 550], [50, 220, 390]), -1).reshape(-1, 2).astype(float)
     off = np.linalg.norm(mapped(view.to0, grid) - mapped(TO0, grid), axis=1)
     assert off.max() < 0.01 + 2 * noise
     np.testing.assert_allclose(mapped(view.to1, mapped(view.to0, grid)), grid, atol=1e-6)
     assert 400 - wrong <= view.agreeing <= 400 - wrong + 12  # some agree by chance
-    again = rectification(points0, points1)
+    again = rectification(points0, points1, 10)
     assert again is not None
     np.testing.assert_array_equal(view.to0, again.to0)
 
@@ -70,7 +70,7 @@ def test_where_matches_tell_no_sane_view_there_is_none() -> None:
         (points0, 8 * points1),
         (points0[:0], points1[:0]),
     ):
-        assert rectification(one, other) is None
+        assert rectification(one, other, 10) is None
 
 
 @given(
@@ -86,7 +86,7 @@ def test_matches_on_a_grid_tell_a_view_or_none(
     rng = np.random.default_rng(seed)
     points0 = 8.0 * rng.integers(0, side, (count, 2))
     points1 = points0 if alike else 8.0 * rng.integers(0, side, (count, 2))
-    view = rectification(points0, points1)
+    view = rectification(points0, points1, 10)
     if view is not None:
         assert np.isfinite(view.to0).all()
         assert np.isfinite(view.to1).all()
