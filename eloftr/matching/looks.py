@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_MATCHES = 12  # of a look, below which they tell nothing
-REACH = 1 / 64  # of image 0's longer side, from where the homography takes a match that agrees
+AGREEMENT = 1 / 64  # of image 0's longer side, from where the homography takes a match that agrees
 DRAWS, HYPOTHESES = 8000, 1500  # samples of four matches, and how many good ones are tried
 SCORED = 200  # matches by which they are compared, evenly taken
 REFITS = 4  # by all matches that agree

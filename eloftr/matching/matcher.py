@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eloftr.errors import ArgumentError
-from eloftr.matching.looks import REACH, mapped, rectification, warped
+from eloftr.matching.looks import AGREEMENT, mapped, rectification, warped
 from eloftr.matching.matches import Matches
 from eloftr.matching.resizing import nearest_shape, resize, to_original
 from eloftr.model import ImageFeatures, Kept, MatchingNetwork
@@ -166,7 +166,7 @@ class Matcher:
         """The matches of the look of each pair with which the most agree."""
         shape = features0.images.shape[2], features0.images.shape[3]
         last = np.array(features1.images.shape[:1:-1]) - 1
-        reach = REACH * max(shape)
+        reach = AGREEMENT * max(shape)
         views = {
             n: rectification(one.keypoints0, one.keypoints1, reach) for n, one in enumerate(found)
         }
