@@ -210,8 +210,9 @@ def test_a_matcher_is_judged_beside_sift_on_the_same_images(homography_set: Path
 
     class Exact:
         def match(
-            self, images0: list[np.ndarray], images1: list[np.ndarray]
+            self, images0: list[np.ndarray], images1: list[np.ndarray], looks: int
         ) -> list[SimpleNamespace]:
+            assert looks == 3
             shapes.extend(image.shape for image in images0 + images1)
             assert pairs[0].homography is not None
             keypoints0 = np.random.default_rng(5).uniform(50, 400, (40, 2)).astype(np.float32)
@@ -223,7 +224,7 @@ def test_a_matcher_is_judged_beside_sift_on_the_same_images(homography_set: Path
                 SimpleNamespace(keypoints0=keypoints0, keypoints1=keypoints1, scores=np.ones(40))
             ]
 
-    [record] = evaluate_set(homography_set / "homography16", pairs, 416, Exact())
+    [record] = evaluate_set(homography_set / "homography16", pairs, 416, Exact(), looks=3)
     assert shapes == [(416, 416), (416, 416)]
     assert record["ours"]["share"] == 0.75
     assert record["sift"]["matches"] > 50
