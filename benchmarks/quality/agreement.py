@@ -38,9 +38,6 @@ import copy
 import itertools
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,18 +47,21 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees its own folder only
 
 import pipeline
+from benchmarks.quality.datasets import epipolar_residuals
 from benchmarks.quality.quality import environment
 from benchmarks.quality.reconstruction import (
     MIN_ALIGNED,
+    error_cells,
+    in_own_process,
     largest,
     load_truth,
     mapping_options,
-    relative_errors,
+    pose_errors,
     say,
 )
 from benchmarks.quality.sets import add_matching, aligned, chosen, exit_code, report, sets_parser
 from eloftr.errors import ArgumentError
-from pipeline.demo.truth import DemoTruth, compare_with_truth
+from pipeline.demo.truth import DemoTruth
 from pipeline.extras import import_pycolmap
 from pipeline.match.turns.tries import settled_matches
 from pipeline.reconstruct.cameras.options import CameraOptions
@@ -76,10 +76,10 @@ Record = dict[str, Any]
 Points = dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]  # of both images, COLMAP's origin
 
 
-def halves(names: list[str], seed: int = 0) -> tuple[list[tuple[str, str]], ...]:
+def halves(names: list[str]) -> tuple[list[tuple[str, str]], ...]:
     """All pairs of the images, dealt out to two lists at random."""
     pairs = list(itertools.combinations(sorted(names), 2))
-    order = np.random.default_rng(seed).permutation(len(pairs))
+    order = np.random.default_rng(0).permutation(len(pairs))
     return tuple([pairs[k] for k in np.sort(order[half::2])] for half in (0, 1))
 
 
@@ -97,9 +97,8 @@ def map_ours(images: Path, pairs: Path, work: Path, single: bool, options: Any) 
     found = work / "model" / "sparse"
     if found.is_dir():
         found.rename(work / "sparse")
-    columns = [table for _, table in settled_matches(Folder(str(work / "run")), MATCHES)]
     points: Points = {}
-    for table in columns:
+    for _, table in settled_matches(Folder(str(work / "run")), MATCHES):
         sides = [unragged(table[name]) for name in ("keypoints0", "keypoints1", "inliers")]
         for row, one, other, inliers in zip(table.to_pylist(), *sides, strict=True):
             if row["num_inliers"]:
@@ -140,13 +139,6 @@ def map_sift(images: Path, pairs: Path, work: Path, single: bool) -> Points:
                     keypoints[other][found[:, 1]],
                 )
     return points
-
-
-def _sift_of(pool: ProcessPoolExecutor, images: Path, *what: Any) -> Points:
-    try:
-        return pool.submit(map_sift, images, *what).result()
-    except BrokenProcessPool as error:
-        raise ArgumentError(f"{images}: pycolmap's process died on these images.") from error
 
 
 class Model:
@@ -191,12 +183,9 @@ def sampson(
     turn = pose1[:, :3] @ pose0[:, :3].T
     x, y, z = pose1[:, 3] - turn @ pose0[:, 3]
     essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ turn
-    ones = np.ones((len(points0), 1))
-    lines1 = np.hstack([points0, ones]) @ essential.T
-    lines0 = np.hstack([points1, ones]) @ essential
-    off = np.einsum("ni,ni->n", np.hstack([points1, ones]), lines1)
-    slope = (lines0[:, :2] ** 2).sum(1) / focal0**2 + (lines1[:, :2] ** 2).sum(1) / focal1**2
-    distances: np.ndarray = np.abs(off) / np.sqrt(slope)
+    to_lines = epipolar_residuals(essential, points0, points1) * [[focal0], [focal1]]
+    apart = np.maximum(np.hypot(*to_lines), np.finfo(float).tiny)
+    distances: np.ndarray = np.abs(to_lines.prod(axis=0)) / apart
     return distances
 
 
@@ -208,12 +197,7 @@ def agreement(models: tuple[Model, Model]) -> Record:
         return record
     first, second = ({name: model.poses[name] for name in names} for model in models)
     poses = {name: (matrix[:, :3], matrix[:, 3]) for name, matrix in first.items()}
-    truth = DemoTruth(Path(), (0, 0), {}, poses)
-    errors = compare_with_truth({name: (m[:, :3], m[:, 3]) for name, m in second.items()}, truth)
-    record["rotation_deg"] = dict(zip(errors.names, errors.rotation.tolist(), strict=True))
-    record["pairs_deg"] = relative_errors(second, truth)
-    record["position"] = dict(zip(errors.names, errors.position.tolist(), strict=True))
-    return record
+    return record | pose_errors(second, DemoTruth(Path(), (0, 0), {}, poses))
 
 
 def held_out(
@@ -243,20 +227,18 @@ def compare(images: Path, names: list[str], single: bool, work: Path, options: A
     """The record of each method on one set."""
     points: dict[str, list[Points]] = {method: [] for method in TITLES}
     models: dict[str, list[Model]] = {method: [] for method in TITLES}
-    # SIFT has a process of its own, which a bad input may kill.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        for half, pairs in enumerate(halves(names)):
-            listed = work / f"pairs_{half}.txt"
-            listed.write_text("".join(f"{one} {other}\n" for one, other in pairs))
-            for method in TITLES:
-                folder = work / f"{method}_{half}"
-                folder.mkdir()
-                what = images, listed, folder, single
-                if method == "ours":
-                    points[method].append(map_ours(*what, options))
-                else:
-                    points[method].append(_sift_of(pool, *what))
-                models[method].append(Model(folder / "sparse" / "0"))
+    for half, pairs in enumerate(halves(names)):
+        listed = work / f"pairs_{half}.txt"
+        listed.write_text("".join(f"{one} {other}\n" for one, other in pairs))
+        for method in TITLES:
+            folder = work / f"{method}_{half}"
+            folder.mkdir()
+            what = images, listed, folder, single
+            if method == "ours":
+                points[method].append(map_ours(*what, options))
+            else:
+                points[method].append(in_own_process(map_sift, *what))
+            models[method].append(Model(folder / "sparse" / "0"))
     pair = {method: (both[0], both[1]) for method, both in models.items()}
     judged = held_out(pair, {method: (both[0], both[1]) for method, both in points.items()})
     return {
@@ -273,9 +255,7 @@ def table(sets: dict[str, Record]) -> str:
         for method, record in methods.items():
             registered = " + ".join(map(str, record["registered"]))
             row = [name, TITLES[method], f"{registered} of {record['of']}"]
-            for key, factor in (("rotation_deg", 1), ("pairs_deg", 1), ("position", 100)):
-                errors = factor * np.array(list(record.get(key, {}).values()))
-                row.append(f"{np.median(errors):.3f} / {errors.max():.3f}" if len(errors) else "–")
+            row += error_cells(record)
             for judge in TITLES:
                 median = record["held_out"][judge].get("median")
                 row.append("–" if median is None else f"{median:.3f} px")

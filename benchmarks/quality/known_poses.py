@@ -44,9 +44,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,7 +55,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a script sees it
 
 import pipeline
 from benchmarks.quality.quality import environment
-from benchmarks.quality.reconstruction import CAMERA, load_truth, say
+from benchmarks.quality.reconstruction import (
+    CAMERA,
+    in_own_process,
+    load_truth,
+    mapping_options,
+    say,
+)
 from benchmarks.quality.sets import add_matching, aligned, chosen, exit_code, report, sets_parser
 from eloftr.errors import ArgumentError
 from pipeline.demo.truth import DemoTruth
@@ -124,10 +128,8 @@ def triangulate_ours(
 def triangulate_sift(truth: DemoTruth, kept: list[str], work: Path, camera: str) -> dict[str, Path]:
     """Models of SIFT, made in a process of its own, which a bad input may kill."""
     write_poses(truth, work / "poses.csv")
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        what = truth.images.resolve(), kept, truth.poses, work, camera
-        found: dict[str, Path] = pool.submit(map_sift_points, *what).result()
-    return found
+    what = truth.images.resolve(), kept, truth.poses, work, camera
+    return in_own_process(map_sift_points, *what)
 
 
 def map_sift_points(
@@ -160,8 +162,7 @@ def map_sift_points(
             pose = pycolmap.Rigid3d(pycolmap.Rotation3d(rotation), shift)
             made.frames[image.frame_id].rig_from_world = pose
             made.register_frame(image.frame_id)
-        how = pycolmap.IncrementalPipelineOptions(random_seed=0, extract_colors=False)
-        how.mapper.random_seed = how.triangulation.random_seed = 0
+        how = mapping_options()
         how.triangulation.ignore_two_view_tracks = only_longer
         found[key] = work / key
         found[key].mkdir()

@@ -36,6 +36,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -43,7 +44,7 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -66,6 +67,7 @@ CAMERA = "SIMPLE_RADIAL"
 MIN_ALIGNED = 3  # images: fewer centres fix no similarity
 
 Record = dict[str, Any]
+Result = TypeVar("Result")
 
 
 def load_truth(folder: Path) -> tuple[DemoTruth, set[str]]:
@@ -132,14 +134,20 @@ def say(event: Event) -> None:
 
 def reconstruct_sift(truth: DemoTruth, work: Path, camera: str | None) -> Record:
     """COLMAP's own pipeline into work/sift, in a process of its own, which a bad input may kill."""
+    seconds = in_own_process(map_sift, truth.images.resolve(), work / "sift", camera)
+    return {**measure(work / "sift" / "sparse" / "0", truth), "seconds": seconds}
+
+
+def in_own_process(work: Callable[..., Result], images: Path, *what: Any) -> Result:
+    """What COLMAP makes of images, in a process that a bad input may kill.
+
+    Raises ArgumentError where it does.
+    """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            seconds = pool.submit(map_sift, truth.images.resolve(), work / "sift", camera).result()
+            return pool.submit(work, images, *what).result()
         except BrokenProcessPool as error:
-            raise ArgumentError(
-                f"{truth.images}: pycolmap's process died on these images."
-            ) from error
-    return {**measure(work / "sift" / "sparse" / "0", truth), "seconds": seconds}
+            raise ArgumentError(f"{images}: pycolmap's process died on these images.") from error
 
 
 def map_sift(images: Path, output: Path, camera: str | None) -> dict[str, float]:
@@ -213,13 +221,18 @@ def measure(model: Path, truth: DemoTruth) -> Record:
     if summary.images >= MIN_ALIGNED:
         registered = (reconstruction.images[number] for number in reconstruction.reg_image_ids())
         matrices = {image.name: image.cam_from_world().matrix() for image in registered}
-        errors = compare_with_truth(
-            {name: (m[:, :3], m[:, 3]) for name, m in matrices.items()}, truth
-        )
-        record["rotation_deg"] = dict(zip(errors.names, errors.rotation.tolist(), strict=True))
-        record["pairs_deg"] = relative_errors(matrices, truth)
-        record["position"] = dict(zip(errors.names, errors.position.tolist(), strict=True))
+        record |= pose_errors(matrices, truth)
     return record
+
+
+def pose_errors(matrices: dict[str, np.ndarray], truth: DemoTruth) -> Record:
+    """rotation_deg, pairs_deg and position of poses (3, 4), each by name."""
+    errors = compare_with_truth({name: (m[:, :3], m[:, 3]) for name, m in matrices.items()}, truth)
+    return {
+        "rotation_deg": dict(zip(errors.names, errors.rotation.tolist(), strict=True)),
+        "pairs_deg": relative_errors(matrices, truth),
+        "position": dict(zip(errors.names, errors.position.tolist(), strict=True)),
+    }
 
 
 def relative_errors(matrices: dict[str, np.ndarray], truth: DemoTruth) -> dict[str, float]:
@@ -258,12 +271,19 @@ def table(sets: dict[str, dict[str, Record]]) -> str:
                 ("reprojection_px", "{:.3f}"),
             ):
                 row.append(form.format(record[key]) if key in record else "–")
-            for key, factor in (("rotation_deg", 1), ("pairs_deg", 1), ("position", 100)):
-                errors = factor * np.array(list(record.get(key, {}).values()))
-                row.append(f"{np.median(errors):.3f} / {errors.max():.3f}" if len(errors) else "–")
+            row += error_cells(record)
             times = record.get("seconds", {}).values()
             rows.append([*row, " + ".join(f"{seconds:.0f}" for seconds in times)])
     return aligned(rows)
+
+
+def error_cells(record: Record) -> list[str]:
+    """Median and worst of what `pose_errors` gives, positions in %; – where there is nothing."""
+    cells = []
+    for key, factor in (("rotation_deg", 1), ("pairs_deg", 1), ("position", 100)):
+        errors = factor * np.array(list(record.get(key, {}).values()))
+        cells.append(f"{np.median(errors):.3f} / {errors.max():.3f}" if len(errors) else "–")
+    return cells
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

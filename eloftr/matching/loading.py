@@ -82,7 +82,8 @@ def load_matcher(
     name_or_path: a bundled name ("small"), a folder, a file (original or Hugging Face keys) or a
     hub id.
     device: default CUDA where there is one, else the CPU. dtype: "float32", "bfloat16" or
-    "float16"; default float32 on a CPU and float16 on CUDA.
+    "float16"; default float32 on a CPU and float16 on CUDA. In bfloat16 on a CPU the transformer
+    stays in float32.
     variant: "full" (dual softmax, threshold 0.2) or "opt" (the efficiency variant: no softmax,
     threshold 25).
     threshold: lowest score of a match; default the variant's. border_removal: cells at the edge

@@ -73,7 +73,7 @@ def merge_keypoints(
     order = _sorted_by(
         keys, weights.view(np.uint32), np.ascontiguousarray(xy).view(np.uint64).ravel()
     )
-    # Rows are taken several times faster than indexed.
+    # Taking rows is faster than indexing them.
     image, unit, keys = image[order], unit.take(order, axis=0), keys[order]
     weight = np.maximum(weights[order], np.finfo(np.float32).tiny).astype(np.float64)
 
