@@ -33,6 +33,21 @@ def texture(width: int, height: int, seed: int) -> Image.Image:
     return image
 
 
+def slanted_views() -> list[Image.Image]:
+    """Three views of 288×224 of one texture, from ahead and from two sides, which have few matches
+    with each other at a first look.
+    """
+    width, height = 288, 224
+    ground, how = texture(2 * width, 2 * height, 5), Image.Transform.PERSPECTIVE
+    cameras = (
+        (1.4, 0, 86.4, 0, 1.4, 67.2, 0, 0),
+        (2.148, -0.433, 27.2, 0.698, 1.331, -25.6, 0, 0),
+        (2.148, 0.433, -69.7, -0.698, 1.331, 175.4, 0, 0),
+    )
+    smooth = Image.Resampling.BICUBIC
+    return [ground.transform((width, height), how, camera, smooth) for camera in cameras]
+
+
 def views(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[Image.Image]:
     """Overlapping views of one texture, each through a gentle homography.
 

@@ -14,6 +14,7 @@ pooled      of the logistic regression of eloftr/matching/probability.py, fitted
 left out    the same, fitted without the pairs that have a photograph of the judged set; those of
             two sets are judged without any of their kind
 size N      pooled, of matches at another longer side, with --others pairs a set
+looks N     pooled, of matches with up to so many looks at a pair, as `eloftr match` has them
 
 ECE         mean distance between what is told and the share of right matches, over 15 bins of as
             many matches each: of all matches, and with every pair counting alike
@@ -44,6 +45,7 @@ from eloftr import Matcher, load_matcher
 from eloftr.matching.probability import Calibration, file_sha256, regressors
 from eloftr.weights.locate import find_weights
 from pipeline.report.page.plots import BAR, GRID, INK, Plot
+from pipeline.vocabulary import DEFAULT_LOOKS
 
 LONG_SIDE = 640
 PAIRS, QUICK_PAIRS = 12, 2  # of a set, at most
@@ -74,7 +76,7 @@ def spread(pairs: list[Pair], most: int) -> list[Pair]:
 
 
 def gather(
-    matcher: Matcher, data: Path, names: list[str], long_side: int, most: int
+    matcher: Matcher, data: Path, names: list[str], long_side: int, most: int, looks: int = 1
 ) -> list[Judged]:
     """Match pairs of the sets, and pairs of photographs of two sets."""
     chosen = [(name, pair) for name in names for pair in spread(load_pairs(data / name), most)]
@@ -88,7 +90,7 @@ def gather(
     ]
     judged = []
     for at0, at1, pair in couples:
-        (found,) = matcher.match([views[at0].grey], [views[at1].grey])
+        (found,) = matcher.match([views[at0].grey], [views[at1].grey], looks=looks)
         right = np.zeros(len(found), bool)
         if pair is not None:
             points0 = views[at0].to_original(found.keypoints0)
@@ -204,7 +206,11 @@ def table(results: dict[str, Any]) -> str:
     lines = [f"{'':14} {'':9} matches  right   told    ECE  of pairs   Brier  of share"]
     rows = {"all": results["all"], **results["sets"]}
     found = [(name, way, row[way]) for name, row in rows.items() for way in results["all"]]
-    found += [(f"size {side}", "pooled", row) for side, row in results["sizes"].items()]
+    found += [
+        (f"{kind} {number}", "pooled", row)
+        for kind in ("size", "looks")
+        for number, row in results[kind].items()
+    ]
     for name, way, row in found:
         lines.append(
             f"{name:14} {way:9} {row['matches']:7,}  {row['right']:.3f}  {row['told']:.3f}  "
@@ -239,11 +245,14 @@ def main(arguments: list[str] | None = None) -> int:
     calibration, results = compare(
         gather(matcher, options.data, options.sets, LONG_SIDE, most), sha256
     )
-    results["sizes"] = {}
-    for side in () if options.quick else OTHER_SIDES:
-        pairs = gather(matcher, options.data, options.sets, side, options.others)
+    others = [("size", side, options.others, 1) for side in OTHER_SIDES]
+    others.append(("looks", DEFAULT_LOOKS, most, DEFAULT_LOOKS))
+    results |= {"size": {}, "looks": {}}
+    for kind, number, few, looks in () if options.quick else others:
+        side = number if kind == "size" else LONG_SIDE
+        pairs = gather(matcher, options.data, options.sets, side, few, looks)
         told = [calibration.probabilities(pair.scores) for pair in pairs]
-        results["sizes"][side] = {"pairs": len(pairs), **judge(pairs, told)}
+        results[kind][number] = {"pairs": len(pairs), **judge(pairs, told)}
     print(table(results))
     print(calibration)
     if options.save:

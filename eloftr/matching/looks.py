@@ -19,10 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_MATCHES = 12  # of a look, below which they tell nothing
+SEEN_WELL = 1 / 5  # of image 0's cells have a match: such a pair is not looked at again
+CHANGED = 1 / 10  # of a view, below which it is too like a shift for a look to find more
 AGREEMENT = 1 / 64  # of image 0's longer side, from where the homography takes a match that agrees
-DRAWS, HYPOTHESES = 8000, 1500  # samples of four matches, and how many good ones are tried
+DRAWS, HYPOTHESES = 8000, 1500  # most samples of four matches, and how many good ones are tried
+AT_ONCE = 250  # of the samples
+POLISHED = 3  # of the hypotheses at once, the best ones
+MISSED = 1e-6  # chance that no sample had four right matches, at which the search ends
 SCORED = 200  # matches by which they are compared, evenly taken
-REFITS = 4  # by all matches that agree
+REFITS = 4  # by all matches that agree, at the end
 MOST_STRETCH = 5.0  # a view that is larger or smaller by more shows nothing the network knows
 SAMPLE = 4
 
@@ -33,12 +38,15 @@ class Rectification:
 
     to0, to1: (3, 3) of homogeneous pixels, from image 1 to image 0 and back. stretch: pixels of
     image 1 for one of image 0, the greater of both directions. agreeing: matches within reach.
+    change: how far it is from a shift. Without their means, the points of the agreeing matches lie
+    in image 1 off those in image 0 by this share of their spread, root mean square.
     """
 
     to0: np.ndarray
     to1: np.ndarray
     stretch: float
     agreeing: int
+    change: float
 
 
 def rectification(points0: np.ndarray, points1: np.ndarray, reach: float) -> Rectification | None:
@@ -50,27 +58,20 @@ def rectification(points0: np.ndarray, points1: np.ndarray, reach: float) -> Rec
     if len(points0) < LEAST_MATCHES:
         return None
     points0, points1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
-    few = np.linspace(0, len(points0) - 1, min(len(points0), SCORED)).round().astype(int)
-    candidates = _hypotheses(points0, points1)
-    if not len(candidates):
+    best = _best_of_samples(points0, points1, reach)
+    if best is None:
         return None
-    best = candidates[_worth(candidates, points0[few], points1[few], reach).argmax()]
-    most = _worth(best, points0, points1, reach)
-    for _ in range(REFITS):
-        near = _off(best, points0, points1) < reach
-        if near.sum() < LEAST_MATCHES:
-            return None
-        fitted = _fit(points0[near], points1[near])
-        worth = _worth(fitted, points0, points1, reach)
-        if worth <= most:
-            break
-        best, most = fitted, worth
+    best, _ = _refitted(best, points0, points1, reach, REFITS)
     near = _off(best, points0, points1) < reach
     if near.sum() < LEAST_MATCHES or not np.linalg.det(best):
         return None
-    to1 = np.linalg.inv(best)
-    stretch = _stretch(to1, points0[near].mean(axis=0))
-    return None if stretch is None else Rectification(best, to1, stretch, int(near.sum()))
+    to1, centre0 = np.linalg.inv(best), points0[near].mean(axis=0)
+    stretch = _stretch(to1, centre0)
+    if stretch is None:
+        return None
+    spread0, spread1 = points0[near] - centre0, points1[near] - points1[near].mean(axis=0)
+    change = np.sqrt(((spread1 - spread0) ** 2).sum() / max((spread0**2).sum(), 1e-9))
+    return Rectification(best, to1, stretch, int(near.sum()), float(change))
 
 
 def mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -111,14 +112,57 @@ def warped(image1: Tensor, view: Rectification, shape: tuple[int, int]) -> Tenso
     return found
 
 
-def _hypotheses(points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
-    """(N, 3, 3): homographies, image 1 to image 0, through four matches each."""
-    draw = np.random.default_rng(0).integers(len(points0), size=(DRAWS, SAMPLE))
+def _best_of_samples(points0: np.ndarray, points1: np.ndarray, reach: float) -> np.ndarray | None:
+    """The homography, image 1 to image 0, that most matches agree with.
+
+    It is one through four matches, or fitted to what agrees with one of the best of these (locally
+    optimised RANSAC, Chum, Matas and Kittler 2003).
+    """
+    few = np.linspace(0, len(points0) - 1, min(len(points0), SCORED)).round().astype(int)
+    few0, few1 = points0[few], points1[few]
+    random = np.random.default_rng(0)
+    best, most, tried = None, 0.0, 0
+    for drawn in range(AT_ONCE, DRAWS + 1, AT_ONCE):
+        draw = random.integers(len(points0), size=(AT_ONCE, SAMPLE))
+        candidates = _hypotheses(points0, points1, draw)
+        if not len(candidates):
+            continue
+        tried += len(candidates)
+        worth = _worth(candidates, few0, few1, reach)
+        for candidate in candidates[np.argsort(-worth)[:POLISHED]]:
+            refitted, agreeing = _refitted(candidate, few0, few1, reach, 1)
+            if agreeing > most:
+                best, most = refitted, agreeing
+        right = 0.0 if best is None else np.mean(_off(best, few0, few1) < reach)
+        if tried >= HYPOTHESES or (1 - right**SAMPLE) ** drawn <= MISSED:
+            break
+    return best
+
+
+def _refitted(
+    homography: np.ndarray, points0: np.ndarray, points1: np.ndarray, reach: float, times: int
+) -> tuple[np.ndarray, float]:
+    """The homography fitted to what agrees with it, so often or while more agrees; its worth."""
+    most = float(_worth(homography, points0, points1, reach))
+    for _ in range(times):
+        near = _off(homography, points0, points1) < reach
+        if near.sum() <= SAMPLE:
+            break
+        fitted = _fit(points0[near], points1[near])
+        worth = float(_worth(fitted, points0, points1, reach))
+        if worth <= most:
+            break
+        homography, most = fitted, worth
+    return homography, most
+
+
+def _hypotheses(points0: np.ndarray, points1: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """(N, 3, 3): homographies, image 1 to image 0, through samples (M, 4) of matches."""
     one, other = points1[draw], points0[draw]
     # Corners of three must turn alike in both images, and not lie on a line.
     turns = [_corners(side) for side in (one, other)]
     good = (turns[0] * turns[1] > 0).all(axis=1) & (np.abs(turns).min(axis=(0, 2)) > 1)
-    draw = draw[good][:HYPOTHESES]
+    draw = draw[good]
     move0, move1 = _normal(points0), _normal(points1)
     x, y = np.moveaxis(mapped(move1, points1)[draw], 2, 0)
     u, v = np.moveaxis(mapped(move0, points0)[draw], 2, 0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eloftr.errors import ArgumentError
-from eloftr.matching.looks import AGREEMENT, mapped, rectification, warped
+from eloftr.matching.looks import AGREEMENT, CHANGED, SEEN_WELL, mapped, rectification, warped
 from eloftr.matching.matches import Matches
 from eloftr.matching.resizing import nearest_shape, resize, to_original
 from eloftr.model import ImageFeatures, Kept, MatchingNetwork
@@ -167,29 +167,34 @@ class Matcher:
         shape = features0.images.shape[2], features0.images.shape[3]
         last = np.array(features1.images.shape[:1:-1]) - 1
         reach = AGREEMENT * max(shape)
-        views = {
-            n: rectification(one.keypoints0, one.keypoints1, reach) for n, one in enumerate(found)
-        }
+        enough = SEEN_WELL * features0.coarse[0, 0].numel()
+        views = {}
+        for n, one in enumerate(found):
+            if len(one.scores) < enough:
+                view = rectification(one.keypoints0, one.keypoints1, reach)
+                if view is not None and view.change >= CHANGED:
+                    views[n] = view
         for _ in range(looks - 1):
-            open_views = {n: view for n, view in views.items() if view is not None}
-            if not open_views:
+            if not views:
                 break
-            members = [*open_views]
-            grey = [warped(features1.images[n, 0], open_views[n], shape) for n in members]
+            members = [*views]
+            grey = [warped(features1.images[n, 0], views[n], shape) for n in members]
             seen = self.match_features(
                 features0[torch.tensor(members, device=self.device)],
                 self._encoded(torch.stack(grey).to(self.pixel_dtype)),
                 kept=kept and (kept[0][members], np.ones_like(kept[0][members])),
             )
-            views = {}
-            for (n, view), one in zip(open_views.items(), seen, strict=True):
+            before, views = views, {}
+            for (n, view), one in zip(before.items(), seen, strict=True):
                 back = mapped(view.to1, one.keypoints1.astype(np.float64))
                 inside = ((back >= 0) & (back <= last)).all(axis=1)
                 back = back[inside].astype(np.float32)
                 new = Matches(one.keypoints0[inside], back, one.scores[inside])
                 again = rectification(new.keypoints0, new.keypoints1, reach)
                 if again is not None and again.agreeing > view.agreeing:
-                    found[n], views[n] = new, again
+                    found[n] = new
+                    if len(new.scores) < enough:
+                        views[n] = again
         return found
 
     @torch.inference_mode()
@@ -234,8 +239,9 @@ class Matcher:
         no result beyond rounding.
         looks: how often a pair is looked at, at most. In every look after the first, image 1 is
         warped by the homography of the matches before, so that both images look more alike. The
-        look counts with which the most matches agree. It costs an encoding of image 1 for each
-        pair, where matches tell a homography.
+        look counts with which the most matches agree. A look costs an encoding of image 1. It is
+        left out where no homography is told, and where a fifth of image 0's cells (of 8×8 pixels)
+        have matches already.
         Raises ArgumentError for what are no lists, for lists of different lengths, for arrays
         that are not uint8 (H, W), and for a size or batch_size below 1 or of another kind.
         """

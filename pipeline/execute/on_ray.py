@@ -89,7 +89,7 @@ class RayExecutor:
             self.started = False
 
     def start(self) -> None:
-        """Join the cluster or start a node. Raises ExecutorError where no cluster answers."""
+        """Join the cluster or start a node. Raises ExecutorError where neither succeeds."""
         if ray.is_initialized():
             return
         self.started = True  # what an interruption leaves half started is ended too
@@ -316,8 +316,12 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
     if here not in paths.split(os.pathsep):
         joined = os.pathsep.join(path for path in (here, paths) if path)
         options["runtime_env"] = {"env_vars": {"PYTHONPATH": joined}}
-    with _silence(quiet):
-        ray.init(address="local", **options)
+    try:
+        with _silence(quiet):
+            ray.init(address="local", **options)
+    except Exception as error:  # Ray has no type of its own for a node that does not start
+        cure = "free CPUs and memory, or work without it by --executor local"
+        raise ExecutorError(f"Ray does not start on this machine ({error}); {cure}.") from error
 
 
 @contextmanager

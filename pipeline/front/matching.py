@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.events import Listener, nobody
 from pipeline.extras import need_extra
 from pipeline.front.carrying import chosen_actors, closing
-from pipeline.vocabulary import DEFAULT_LONG_SIDE, DEFAULT_VARIANT, DEFAULT_WEIGHTS
+from pipeline.vocabulary import (
+    DEFAULT_LONG_SIDE,
+    DEFAULT_LOOKS,
+    DEFAULT_VARIANT,
+    DEFAULT_WEIGHTS,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +40,7 @@ def match(
     long_side: int = DEFAULT_LONG_SIDE,
     dtype: str | None = None,
     batch_size: int | None = None,
-    looks: int = 1,
+    looks: int = DEFAULT_LOOKS,
     turns: str = "auto",
     scales: str = "auto",
     yaw: str | Path | pa.Table | None = None,
@@ -69,8 +74,8 @@ def match(
     long_side: longer side in pixels of what the network sees.
     dtype: number format of the network. None chooses by device.
     batch_size: pairs at once. None chooses by device. It changes no result.
-    looks: how often a pair is looked at, at most. A look after the first sees image 1 warped as
-        image 0 sees it.
+    looks: how often a pair is looked at, at most, see `eloftr.Matcher.match`. A look after the
+        first sees image 1 warped as image 0 sees it; a pair with many matches has one look.
     turns: how many turns are probed where photographs may be turned against each other, as `12`;
         `auto` for 8, `off` for none.
     scales: how many ratios of sizes are probed where one photograph may show the scene larger, of

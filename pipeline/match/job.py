@@ -84,8 +84,8 @@ def estimate_run(
     run = plan_run(options, executor, actors, listen)
     matching = run.options.matching
     cost = timed_cost(run.model, str(matching.dtype), matching.long_side)
-    looked = cost.looked(matching.looks)
-    listen(Event("estimate", cost_line(looked, matching.long_side, run.pending())))
+    line = cost_line(cost, matching.long_side, run.pending(), matching.looks)
+    listen(Event("estimate", line))
     counts = run.counts()
     if options.turns or options.scales:
         survey = bool(np.isfinite(run.headings()).any())

@@ -14,6 +14,7 @@ from pipeline.photos.cameras.intrinsics import Intrinsics
 from pipeline.photos.limits import ImageLimits
 from pipeline.vocabulary import (
     DEFAULT_LONG_SIDE,
+    DEFAULT_LOOKS,
     DEFAULT_VARIANT,
     DEFAULT_WEIGHTS,
     GeometryModel,
@@ -28,7 +29,7 @@ DEFAULT_TURNS = 8  # evenly spread, at which pairs are probed
 LADDER = (2.0, 1 / 2, 3.0, 1 / 3, 4.0, 1 / 4)
 DEFAULT_SCALES = 4  # steps of the ladder, at which pairs are probed
 LEAST_LONG_SIDE, MOST_LONG_SIDE = 32, 8192  # pixels
-MOST_LOOKS = 5  # at a pair; the third one changes little
+MOST_LOOKS = 5  # at a pair
 MOST_DETAIL = 2  # finer passes; the last one has 4 times the resolution of the first
 LEAST_MIN_INLIERS = 8  # a fundamental matrix fits any 7 matches
 DTYPES = ("float32", "bfloat16", "float16")
@@ -48,7 +49,7 @@ class MatchingOptions:
     long_side: int = DEFAULT_LONG_SIDE
     dtype: str | None = None
     batch_size: int | None = None
-    looks: int = 1
+    looks: int = DEFAULT_LOOKS
 
     def __post_init__(self) -> None:
         if not LEAST_LONG_SIDE <= self.long_side <= MOST_LONG_SIDE:

@@ -206,7 +206,10 @@ def plan_notes(
 
 @dataclass(frozen=True)
 class Cost:
-    """What work costs on one device of this kind. encode, match: seconds of one, as timed here."""
+    """What work costs on one device of this kind.
+
+    encode, match: seconds of one, as timed here, with one look at a pair.
+    """
 
     device: str
     encode: float
@@ -218,8 +221,11 @@ class Cost:
 
     def text(self, encodes: float, pairs: float) -> str:
         """The time of so many, for a person."""
-        seconds = duration(encodes * self.encode + pairs * self.match)
-        return f"about {seconds} on one {self.device} like this one"
+        return f"about {self.time(encodes, pairs)} on one {self.device} like this one"
+
+    def time(self, encodes: float, pairs: float) -> str:
+        """The time of so many."""
+        return duration(encodes * self.encode + pairs * self.match)
 
 
 def timed_cost(model: EfficientLoFTRForKeypointMatching, dtype: str, long_side: int) -> Cost:
@@ -227,18 +233,21 @@ def timed_cost(model: EfficientLoFTRForKeypointMatching, dtype: str, long_side: 
     return Cost(*call(_timed, model, dtype, long_side))
 
 
-def cost_line(cost: Cost, long_side: int, pending: pa.Table) -> str:
-    """What the pending shards cost, in one line."""
+def cost_line(cost: Cost, long_side: int, pending: pa.Table, looks: int = 1) -> str:
+    """What the pending shards cost, in one line, with so many looks at a pair at most."""
     height, width = bucket(4, 3, long_side)
     images, pairs = (
         int(pc.sum(pc.list_value_length(pending[name])).as_py() or 0)
         for name in ("images", "pairs")
     )
-    return (
+    once = (
         f"{images:,} encodes and {pairs:,} pairs to do: {cost.text(images, pairs)} "
         f"({cost.encode:.3f} s an encode, {cost.match:.3f} s a pair at {width}×{height}), "
         "and less where pairs do not overlap"
     )
+    if looks == 1:
+        return once
+    return f"{once}; {cost.looked(looks).time(images, pairs)} with {looks} looks at every pair"
 
 
 def _timed(

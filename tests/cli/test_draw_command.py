@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import slanted_views
 from PIL import Image
 from small_run import Done
 
@@ -34,14 +35,25 @@ def test_two_images_become_a_picture_of_their_matches(
     found = int(capsys.readouterr().out.split()[0])
     assert found > 50
     assert Image.open(output).size == (2 * 192, 144)
-    again = ("--long-side", 192, "--looks", 2, "--json")
-    assert code(*two, "--output", output, *again) == 0
-    assert json.loads(capsys.readouterr().out)["matches"] > found  # two views of one slanted plane
     few = ("--long-side", 192, "--threshold", 0.9, "--json")
     assert code(*two, "--output", output, *few) == 0
     summary = json.loads(capsys.readouterr().out)
     assert 0 < summary["matches"] < found
     assert summary["pictures"] == [str(output)]
+
+
+def test_views_from_two_sides_are_looked_at_again_unless_told_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = [tmp_path / "left.png", tmp_path / "right.png"]
+    for path, seen in zip(two, slanted_views()[1:], strict=True):
+        seen.save(path)
+    how = ("--output", tmp_path / "matches.png", "--long-side", 288, "--json")
+    found = []
+    for looks in ((), ("--looks", 3), ("--looks", 1)):
+        assert code(*two, *how, *looks) == 0
+        found.append(json.loads(capsys.readouterr().out)["matches"])
+    assert found[0] == found[1] > 3 * found[2] > 50
 
 
 def test_weights_may_lie_at_a_url(

@@ -37,7 +37,7 @@ def test_a_run_folder_tells_its_plan_and_how_much_is_done(
     assert text.startswith(f"photographs:  {done.place / 'photos'}\n")
     assert "plan:         6 pairs in 1 shard\n" in text
     assert "done:         6 pairs in 1 shard\n" in text
-    assert "options:      long_side 192, dtype float32\n" in text
+    assert "options:      long_side 192, dtype float32, looks 3\n" in text
     assert "verified:     3 pairs" in text
     assert main(["info", str(done.place / "run"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

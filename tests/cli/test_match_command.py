@@ -254,6 +254,19 @@ def test_a_wrong_ray_address_ends_with_code_two_and_one_sentence(
     )
 
 
+def test_a_ray_that_does_not_start_is_one_sentence(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 30)))  # for sockets of Unix
+    assert exit_code("--images", "photos", "--output", "refused", "--executor", "ray") == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"eloftr match: Ray does not start on this machine \([^\n]+\); [^\n]+ --executor local\.",
+        printed[-1],
+    )
+    assert not any("Traceback" in line for line in printed)
+
+
 @pytest.mark.parametrize("speaks", [True, False])
 def test_an_address_at_which_something_else_listens_is_refused_too(
     speaks: bool,

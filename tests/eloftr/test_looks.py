@@ -4,6 +4,8 @@ look finds.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,15 +19,17 @@ from eloftr.errors import ArgumentError
 from eloftr.matching.looks import (
     LEAST_MATCHES,
     MOST_STRETCH,
+    SEEN_WELL,
     Rectification,
     mapped,
     rectification,
     warped,
 )
 from eloftr.matching.matches import Matches
+from eloftr.model import ImageFeatures
 
 TO0 = np.array([[0.9, 0.15, 12.0], [-0.1, 1.1, -8.0], [4e-4, 2e-4, 1.0]])
-SLANTED = np.array([[0.55, 0.1, 40.0], [-0.05, 1.05, 10.0], [-9e-4, 1e-4, 1.0]])  # 0 to 1
+SLANTED = np.array([[0.4, 0.1, 40.0], [0.2, 1.05, 10.0], [-9e-4, 1e-4, 1.0]])  # 0 to 1
 
 
 def told(count: int, wrong: int = 0, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -35,6 +39,12 @@ def told(count: int, wrong: int = 0, noise: float = 0.0) -> tuple[np.ndarray, np
     points0 = mapped(TO0, points1) + rng.normal(0, noise, (count, 2))
     points0[:wrong] = rng.uniform((0, 0), (600, 440), (wrong, 2))
     return points0.astype(np.float32), points1.astype(np.float32)
+
+
+def by_hand(points0: np.ndarray, points1: np.ndarray) -> np.floating[Any]:
+    """How far these points are from being shifted alone."""
+    spread0, spread1 = points0 - points0.mean(axis=0), points1 - points1.mean(axis=0)
+    return np.sqrt(np.square(spread1 - spread0).sum() / np.square(spread0).sum())
 
 
 @pytest.mark.parametrize(("wrong", "noise"), [(0, 0.0), (300, 0.0), (300, 1.0)])
@@ -47,6 +57,7 @@ def test_most_matches_tell_the_homography(wrong: int, noise: float) -> None:
     assert off.max() < 0.01 + 2 * noise
     np.testing.assert_allclose(mapped(view.to1, mapped(view.to0, grid)), grid, atol=1e-6)
     assert 400 - wrong <= view.agreeing <= 400 - wrong + 12  # some agree by chance
+    assert view.change == pytest.approx(float(by_hand(points0[wrong:], points1[wrong:])), rel=0.1)
     again = rectification(points0, points1, 10)
     assert again is not None
     np.testing.assert_array_equal(view.to0, again.to0)
@@ -100,7 +111,7 @@ def test_an_image_is_warped_to_where_its_points_belong() -> None:
 
     y, x = np.mgrid[:120, :160].astype(float)
     to1 = np.linalg.inv(TO0)
-    view = Rectification(TO0, to1, 1.2, 0)
+    view = Rectification(TO0, to1, 1.2, 0, 0.3)
     found = warped(torch.tensor(waves(x, y)), view, (96, 128)).numpy()
     y, x = np.mgrid[:96, :128].astype(float)
     at = mapped(to1, np.stack([x.ravel(), y.ravel()], axis=1)).reshape(96, 128, 2)
@@ -115,7 +126,7 @@ def test_what_a_view_shows_smaller_does_not_alias() -> None:
     stripes = torch.zeros(64, 64)
     stripes[:, ::2] = 1
     to1 = np.diag([4.0, 4.0, 1.0])
-    found = warped(stripes, Rectification(np.linalg.inv(to1), to1, 4.0, 0), (16, 16))
+    found = warped(stripes, Rectification(np.linalg.inv(to1), to1, 4.0, 0, 3.0), (16, 16))
     assert (found[2:-2, 2:-2] - 0.5).abs().max() < 0.01
 
 
@@ -180,6 +191,33 @@ def test_later_looks_begin_in_kept_places_alone(
     (whole,) = matcher.match_features(features0, features1, looks=2)
     assert 20 < len(found) < len(whole)
     assert (found.keypoints0[:, 0] >= 20 * 8 - 8).all()  # a window of refinement
+
+
+def test_a_pair_that_is_seen_well_or_is_only_shifted_has_one_look(
+    matcher: Matcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground = np.asarray(texture(640, 512, 3))
+    shifted = ground[40:296, 200:520], ground[60:316, 296:616]
+    turned = np.asarray(Image.fromarray(ground).rotate(10, Image.Resampling.BICUBIC))
+    seen_well = ground[128:384, 160:480], turned[128:384, 160:480]
+    hidden = shifted[1].copy()
+    hidden[:, 60:] = 128  # what is left has few matches
+    encoded: list[int] = []
+    encode = matcher._encoded
+
+    def counted(grey: torch.Tensor) -> ImageFeatures:
+        encoded.append(len(grey))
+        return encode(grey)
+
+    monkeypatch.setattr(matcher, "_encoded", counted)
+    for pair, few in ((shifted, False), (seen_well, False), ((shifted[0], hidden), True)):
+        (once,) = matcher.match([pair[0]], [pair[1]], looks=1)
+        assert (len(once) < SEEN_WELL * 32 * 40) == few
+        assert len(once) > LEAST_MATCHES
+        encoded.clear()
+        (thrice,) = matcher.match([pair[0]], [pair[1]], looks=3)
+        assert encoded == [1, 1]
+        np.testing.assert_array_equal(once.keypoints1, thrice.keypoints1)
 
 
 def test_one_look_is_the_default_and_views_alike_lose_nothing(matcher: Matcher) -> None:

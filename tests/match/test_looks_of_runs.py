@@ -7,27 +7,20 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from job_process import rows, tables
-from pictures import texture
-from PIL import Image
+from pictures import slanted_views
 
 import pipeline
 from pipeline.cli import main
 from pipeline.errors import ArgumentError, RunError
 from pipeline.match.options import MOST_LOOKS, MatchingOptions
-from pipeline.match.plan import Cost
+from pipeline.match.plan import Cost, cost_line
 
 pytestmark = pytest.mark.usefixtures("kept_processes")
 
 QUICK: dict[str, Any] = {"long_side": 288, "executor": "local", "turns": "off", "scales": "off"}
-SIZE = 288, 224
-# What three cameras see of a texture, from ahead and from two sides.
-VIEWS = (
-    (1, 0, 20, 0, 1, 20, 0, 0),
-    (1.5, 0.1, 0, 0.45, 1.3, -20, 2.2e-3, 0),
-    (0.7, -0.1, 60, -0.35, 1.1, 40, -1.0e-3, 0),
-)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +28,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`photos` that show one place slanted, and runs of them with one look and with two."""
     place = tmp_path_factory.mktemp("looks")
     (place / "photos").mkdir()
-    ground = texture(2 * SIZE[0], 2 * SIZE[1], 5)
-    for number, view in enumerate(VIEWS):
-        seen = ground.transform(SIZE, Image.Transform.PERSPECTIVE, view, Image.Resampling.BICUBIC)
+    for number, seen in enumerate(slanted_views()):
         seen.save(place / "photos" / f"view {number}.jpg", quality=95)
-    pipeline.match(place / "photos", place / "once", **QUICK)
+    pipeline.match(place / "photos", place / "once", looks=1, **QUICK)
     pipeline.match(place / "photos", place / "twice", looks=2, **QUICK)
     return place
 
@@ -52,8 +43,8 @@ def test_two_looks_find_more_inliers(place: Path) -> None:
     assert all(second >= 0.9 * first for first, second in zip(*found, strict=True))
     for row in twice:
         for x, y in row["keypoints1"]:
-            assert -0.5 <= x <= SIZE[0] - 0.5
-            assert -0.5 <= y <= SIZE[1] - 0.5
+            assert -0.5 <= x <= 287.5
+            assert -0.5 <= y <= 223.5
 
 
 def test_a_run_says_how_often_it_looked_where_it_did_so_again(place: Path, tmp_path: Path) -> None:
@@ -62,23 +53,27 @@ def test_a_run_says_how_often_it_looked_where_it_did_so_again(place: Path, tmp_p
     ]
     assert "looks" not in options[0]
     assert options[1]["looks"] == 2
-    with pytest.raises(RunError, match="looks was 2, now 1"):
+    with pytest.raises(RunError, match="looks was 2, now 3"):
         pipeline.match(place / "photos", place / "twice", **QUICK)
     pipeline.match(place / "photos", tmp_path / "again", looks=2, **QUICK)
     assert tables(tmp_path / "again") == tables(place / "twice")
 
 
-def test_a_dry_run_counts_the_looks(
+def test_a_dry_run_tells_the_cost_of_one_look_and_of_all(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert Cost("CPU core", 2.0, 3.0).looked(1) == Cost("CPU core", 2.0, 3.0)
     assert Cost("CPU core", 2.0, 3.0).looked(3) == Cost("CPU core", 2.0, 13.0)
+    pending = pa.table({"images": [["a", "b", "c"]], "pairs": [["a b", "a c"]]})
+    once, often = (cost_line(Cost("CPU core", 2.0, 3.0), 640, pending, n) for n in (1, 3))
+    assert "to do: about 12 s on one CPU core" in once
+    assert often == f"{once}; 32 s with 3 looks at every pair"
     command = ["match", "--images", str(place / "photos"), "--output", str(tmp_path / "run")]
-    assert main([*command, "--long-side", "288", "--looks", "5", "--dry-run"]) == 0
-    printed = re.search(r"\(([\d.]+) s an encode, ([\d.]+) s a pair", capsys.readouterr().out)
-    assert printed is not None
-    encode, match = map(float, printed.groups())
-    assert match > 4 * encode > 0
+    for looks, told in ((["--looks", "5"], "5 looks"), ([], "3 looks"), (["--looks", "1"], "")):
+        assert main([*command, "--long-side", "288", "--dry-run", *looks]) == 0
+        printed = capsys.readouterr().out
+        assert re.search(r"\([\d.]+ s an encode, [\d.]+ s a pair", printed)
+        assert ("looks" in printed, told in printed) == (bool(told), True)
     assert not (tmp_path / "run").exists()
 
 

@@ -225,7 +225,7 @@ def test_failures_that_passed_leave_no_trace(tmp_path: Path) -> None:
             {"matching": MatchingOptions(LONG_SIDE, dtype="bfloat16")},
             "dtype was float32, now bfloat16",
         ),
-        ({"matching": MatchingOptions(LONG_SIDE, looks=2)}, "looks was 1, now 2"),
+        ({"matching": MatchingOptions(LONG_SIDE, looks=2)}, "looks was 3, now 2"),
         ({"variant": "opt"}, "skip_softmax was False, now True"),
         ({"threshold": 0.5}, "threshold was 0.2, now 0.5"),
         ({"least_squares": 0}, "least_squares was 5, now 0"),

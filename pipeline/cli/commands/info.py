@@ -26,6 +26,7 @@ from pipeline.store.folder import Folder
 from pipeline.store.opening import storage_options
 
 DISTRIBUTION = "eloftr-pipeline"
+SHOWN_OPTIONS = ("long_side", "dtype", "looks")  # of a run, the last one absent where it is 1
 
 
 @click.command("info", cls=Command)
@@ -132,14 +133,14 @@ def run_contents(run: Folder) -> dict[str, Any]:
 
 def run_text(found: dict[str, Any], shown: str) -> str:
     """The same for a person."""
-    options = found["options"]
+    options = {"looks": 1, **found["options"]}
     plan = _amount(found["pairs"], found["shards"])
     text = aligned(
         [
             ("photographs", str(found["images"])),
             ("plan", plan),
             ("done", _amount(found["done_pairs"], found["done_shards"])),
-            ("options", ", ".join(f"{name} {options[name]}" for name in ("long_side", "dtype"))),
+            ("options", ", ".join(f"{name} {options[name]}" for name in SHOWN_OPTIONS)),
             ("weights", str(found["weights"])),
             ("made with", ", ".join(f"{name} {of}" for name, of in found["versions"].items())),
         ]
