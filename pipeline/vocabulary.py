@@ -246,4 +246,4 @@ class Device(Word):
 DEFAULT_WEIGHTS = "small"  # the bundled ones
 DEFAULT_VARIANT = "full"  # of the network, with its softmax
 DEFAULT_LONG_SIDE = 640  # pixels of the longer side that the network sees
-DEFAULT_LOOKS = 3  # at a pair, at most; a fourth changes little
+DEFAULT_LOOKS = 3  # at a pair, at most

@@ -34,8 +34,8 @@ def texture(width: int, height: int, seed: int) -> Image.Image:
 
 
 def slanted_views() -> list[Image.Image]:
-    """Three views of 288×224 of one texture, from ahead and from two sides, which have few matches
-    with each other at a first look.
+    """Three views of 288×224 of one texture, from ahead and from two sides, of which the last two
+    have few matches at a first look.
     """
     width, height = 288, 224
     ground, how = texture(2 * width, 2 * height, 5), Image.Transform.PERSPECTIVE

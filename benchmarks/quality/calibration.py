@@ -206,11 +206,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [f"{'':14} {'':9} matches  right   told    ECE  of pairs   Brier  of share"]
     rows = {"all": results["all"], **results["sets"]}
     found = [(name, way, row[way]) for name, row in rows.items() for way in results["all"]]
-    found += [
-        (f"{kind} {number}", "pooled", row)
-        for kind in ("size", "looks")
-        for number, row in results[kind].items()
-    ]
+    found += [(name, "pooled", row) for name, row in results["others"].items()]
     for name, way, row in found:
         lines.append(
             f"{name:14} {way:9} {row['matches']:7,}  {row['right']:.3f}  {row['told']:.3f}  "
@@ -245,14 +241,13 @@ def main(arguments: list[str] | None = None) -> int:
     calibration, results = compare(
         gather(matcher, options.data, options.sets, LONG_SIDE, most), sha256
     )
-    others = [("size", side, options.others, 1) for side in OTHER_SIDES]
-    others.append(("looks", DEFAULT_LOOKS, most, DEFAULT_LOOKS))
-    results |= {"size": {}, "looks": {}}
-    for kind, number, few, looks in () if options.quick else others:
-        side = number if kind == "size" else LONG_SIDE
-        pairs = gather(matcher, options.data, options.sets, side, few, looks)
+    others = {f"size {side}": (side, options.others, 1) for side in OTHER_SIDES}
+    others[f"looks {DEFAULT_LOOKS}"] = LONG_SIDE, most, DEFAULT_LOOKS
+    results["others"] = {}
+    for name, how in () if options.quick else others.items():
+        pairs = gather(matcher, options.data, options.sets, *how)
         told = [calibration.probabilities(pair.scores) for pair in pairs]
-        results[kind][number] = {"pairs": len(pairs), **judge(pairs, told)}
+        results["others"][name] = {"pairs": len(pairs), **judge(pairs, told)}
     print(table(results))
     print(calibration)
     if options.save:

@@ -240,8 +240,8 @@ class Matcher:
         looks: how often a pair is looked at, at most. In every look after the first, image 1 is
         warped by the homography of the matches before, so that both images look more alike. The
         look counts with which the most matches agree. A look costs an encoding of image 1. It is
-        left out where no homography is told, and where a fifth of image 0's cells (of 8×8 pixels)
-        have matches already.
+        left out where no homography is told, where image 1 shows little more than a shift, and
+        where a fifth of image 0's cells (of 8×8 pixels) have matches already.
         Raises ArgumentError for what are no lists, for lists of different lengths, for arrays
         that are not uint8 (H, W), and for a size or batch_size below 1 or of another kind.
         """
