@@ -2,7 +2,7 @@
 # `make test PYTHON=python3.12 CONSTRAINTS=` runs the tests with another interpreter and the newest packages.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
-WORKERS ?= 2 # processes that share the tests, a file each; 0 runs them in pytest's own process
+WORKERS ?= 3 # processes that share the tests, a file each; 0 runs them in pytest's own process
 BIN := .venv/bin
 PINNED := $(addprefix --constraint ,$(CONSTRAINTS))
 

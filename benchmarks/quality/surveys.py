@@ -265,6 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--sets", nargs="+", choices=SETS, default=SETS, help="(default: all)")
     add("--weights", default="small", help="of the matcher (default: %(default)s)")
     add("--sift", action="store_true", help="SIFT on the same pairs, too")
+    add("--work", type=Path, help="folder that keeps the runs and models of each set, as NAME")
     options = parser.parse_args(arguments)
     results: dict[str, dict[str, Record]] = {}
     for name in options.sets:
@@ -275,7 +276,8 @@ def main(arguments: list[str] | None = None) -> int:
         table = headings_of(folder, names).table(names)
         headings = dict(zip(names, table["heading"].to_pylist(), strict=True))
         with tempfile.TemporaryDirectory() as scratch:
-            work = Path(scratch)
+            work = (options.work or Path(scratch)) / name
+            work.mkdir(parents=True)
             found = {"ours": ours(images, pairs, headings, work, options.weights)}
             if options.sift:
                 found["sift"] = sift(images, pairs, headings, work)

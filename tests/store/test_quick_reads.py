@@ -159,7 +159,7 @@ def test_obstore_is_left_alone_after_some_failures_and_a_store_that_hangs_is_wai
     with flaky_store(s3["endpoint_url"], trouble) as (endpoint, made):
         options = {**s3, "config_kwargs": {"retries": {"max_attempts": 0}}}
         options["endpoint_url"] = endpoint
-        folder = Folder("s3://bucket/failing", options, attempts=1, pause=0.01, patience=2)
+        folder = Folder("s3://bucket/failing", options, attempts=1, pause=0.01, patience=5)
         spy = Spy(folder, monkeypatch)
         with pytest.raises(StorageError, match="no answer in 1 tries"):
             folder.read_bytes("hang")
