@@ -56,6 +56,13 @@ TURNED = _schema(
     ("scales", pa.list_(pa.float32())),
 )
 
+# Shards of pairs whose overlap other pairs tell: views as in TURNED, and how the photographs lie.
+GUIDED = _schema(
+    *((field.name, field.type) for field in TURNED),
+    # Of every pair the homography from image 0 to image 1, row-major.
+    ("guides", pa.list_(MATRIX)),
+)
+
 # Shards of a finer pass: views as in TURNED, and their tiles.
 TILED = _schema(
     *((field.name, field.type) for field in TURNED),
@@ -94,6 +101,9 @@ TURNS = _schema(
     # How much larger image 1 shows the scene than image 0 where both have the same longer side;
     # null: not verified, or an older file.
     ("scale", pa.float32()),
+    # From image 0 to image 1, of the plane that most inliers agree with, row-major; null: not
+    # verified, no such plane, or an older file.
+    ("homography", MATRIX),
 )
 
 # Matches of the coarse stage at a reduced size, at other turns and scales.

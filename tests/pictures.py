@@ -48,6 +48,21 @@ def slanted_views() -> list[Image.Image]:
     return [ground.transform((width, height), how, camera, smooth) for camera in cameras]
 
 
+def strip_views() -> list[Image.Image]:
+    """Three views of 288×224 of the ground along a strip. The middle one looks straight down, and
+    is turned. The others look along the strip to each other, and are turned against each other by
+    half a circle, so that what both see is small and slanted in both.
+    """
+    ground, how = texture(1152, 896, 5), Image.Transform.PERSPECTIVE
+    cameras = (
+        (1.02637, -0.93683, 278.716, 0, 0.354623, 298.609, 0, -0.00219913),
+        (0, 1.04167, 459.854, -1.04167, 0, 597.479, 0, 0),
+        (-1.02637, -1.59657, 873.284, 0, -2.32504, 597.391, 0, -0.00219913),
+    )
+    smooth = Image.Resampling.BICUBIC
+    return [ground.transform((288, 224), how, camera, smooth) for camera in cameras]
+
+
 def views(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[Image.Image]:
     """Overlapping views of one texture, each through a gentle homography.
 

@@ -39,7 +39,8 @@ class Rectification:
     to0, to1: (3, 3) of homogeneous pixels, from image 1 to image 0 and back. stretch: pixels of
     image 1 for one of image 0, the greater of both directions. agreeing: matches within reach.
     change: how far it is from a shift. Without their means, the points of the agreeing matches lie
-    in image 1 off those in image 0 by this share of their spread, root mean square.
+    in image 1 off those in image 0 by this share of their spread, root mean square. It is 1 where
+    no matches tell it.
     """
 
     to0: np.ndarray
@@ -72,6 +73,18 @@ def rectification(points0: np.ndarray, points1: np.ndarray, reach: float) -> Rec
     spread0, spread1 = points0[near] - centre0, points1[near] - points1[near].mean(axis=0)
     change = np.sqrt(((spread1 - spread0) ** 2).sum() / max((spread0**2).sum(), 1e-9))
     return Rectification(best, to1, stretch, int(near.sum()), float(change))
+
+
+def guided(guide: np.ndarray, shape: tuple[int, int]) -> Rectification | None:
+    """A homography (3, 3) that is told beforehand, or None where it is not sane.
+
+    guide: from image 0 to image 1, of either sign. shape: (H, W) of image 0, around whose centre it
+        has to be sane.
+    """
+    centre = (np.array(shape[::-1]) - 1) / 2
+    to1 = guide * np.sign(guide[2] @ np.append(centre, 1))
+    stretch = _stretch(to1, centre) if np.linalg.det(to1) else None
+    return None if stretch is None else Rectification(np.linalg.inv(to1), to1, stretch, 0, 1.0)
 
 
 def mapped(homography: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from eloftr.errors import ArgumentError
-from eloftr.matching.looks import AGREEMENT, CHANGED, SEEN_WELL, mapped, rectification, warped
+from eloftr.matching.looks import (
+    AGREEMENT,
+    CHANGED,
+    SEEN_WELL,
+    Rectification,
+    guided,
+    mapped,
+    rectification,
+    warped,
+)
 from eloftr.matching.matches import Matches
 from eloftr.matching.resizing import nearest_shape, resize, to_original
 from eloftr.model import ImageFeatures, Kept, MatchingNetwork
@@ -139,21 +148,69 @@ class Matcher:
         *,
         kept: tuple[np.ndarray, np.ndarray] | None = None,
         looks: int = 1,
+        guides: np.ndarray | None = None,
     ) -> list[Matches]:
         """Match B encoded images with B others; coordinates in pixels of the network's input.
 
         kept: of both sides (B, H/8, W/8) bool, the cells in which matches may begin and end. None:
         all. Further looks obey that of the first side alone.
         looks: how often a pair is looked at, at most; see `match`.
+        guides: (B, 3, 3) homographies from image 0 to image 1, in these pixels, by which image 1 is
+        warped for the first look already. A pair whose guide is not sane has no matches.
         """
+        if guides is None:
+            first = self._first_look(features0, features1, kept)
+        else:
+            shape = features0.images.shape[2], features0.images.shape[3]
+            given = {n: guided(guide, shape) for n, guide in enumerate(guides)}
+            views = {n: view for n, view in given.items() if view is not None}
+            seen = self._through(features0, features1, kept, views)
+            points = np.empty((0, 2), np.float32)
+            nothing = Matches(points, points, np.empty(0, np.float32))
+            first = [seen.get(n, nothing) for n in given]
+        return self._looked_again(features0, features1, kept, first, looks) if looks > 1 else first
+
+    def _first_look(
+        self,
+        features0: ImageFeatures,
+        features1: ImageFeatures,
+        kept: tuple[np.ndarray, np.ndarray] | None,
+    ) -> list[Matches]:
+        """The matches of both images as they are."""
         with float32_convolutions(self.device, self.dtype):
             found = self.model.match(features0, features1, self._kept(kept))
         counts = torch.bincount(found.cells[:, 0], minlength=len(features0)).cpu()
         ends = np.cumsum(counts.numpy())[:-1]
         columns = (found.keypoints0, found.keypoints1, found.scores)
         split = [np.split(column.float().cpu().numpy(), ends) for column in columns]
-        first = [Matches(*rows) for rows in zip(*split, strict=True)]
-        return self._looked_again(features0, features1, kept, first, looks) if looks > 1 else first
+        return [Matches(*rows) for rows in zip(*split, strict=True)]
+
+    def _through(
+        self,
+        features0: ImageFeatures,
+        features1: ImageFeatures,
+        kept: tuple[np.ndarray, np.ndarray] | None,
+        views: dict[int, Rectification],
+    ) -> dict[int, Matches]:
+        """The matches of some pairs whose image 1 is warped into the view of image 0."""
+        if not views:
+            return {}
+        members = [*views]
+        shape = features0.images.shape[2], features0.images.shape[3]
+        last = np.array(features1.images.shape[:1:-1]) - 1
+        grey = [warped(features1.images[n, 0], view, shape) for n, view in views.items()]
+        seen = self._first_look(
+            features0[torch.tensor(members, device=self.device)],
+            self._encoded(torch.stack(grey).to(self.pixel_dtype)),
+            kept and (kept[0][members], np.ones_like(kept[0][members])),
+        )
+        found = {}
+        for (n, view), one in zip(views.items(), seen, strict=True):
+            back = mapped(view.to1, one.keypoints1.astype(np.float64))
+            inside = ((back >= 0) & (back <= last)).all(axis=1)
+            back = back[inside].astype(np.float32)
+            found[n] = Matches(one.keypoints0[inside], back, one.scores[inside])
+        return found
 
     def _looked_again(
         self,
@@ -164,9 +221,7 @@ class Matcher:
         looks: int,
     ) -> list[Matches]:
         """The matches of the look of each pair with which the most agree."""
-        shape = features0.images.shape[2], features0.images.shape[3]
-        last = np.array(features1.images.shape[:1:-1]) - 1
-        reach = AGREEMENT * max(shape)
+        reach = AGREEMENT * max(features0.images.shape[2:])
         enough = SEEN_WELL * features0.coarse[0, 0].numel()
         views = {}
         for n, one in enumerate(found):
@@ -175,23 +230,11 @@ class Matcher:
                 if view is not None and view.change >= CHANGED:
                     views[n] = view
         for _ in range(looks - 1):
-            if not views:
-                break
-            members = [*views]
-            grey = [warped(features1.images[n, 0], views[n], shape) for n in members]
-            seen = self.match_features(
-                features0[torch.tensor(members, device=self.device)],
-                self._encoded(torch.stack(grey).to(self.pixel_dtype)),
-                kept=kept and (kept[0][members], np.ones_like(kept[0][members])),
-            )
+            seen = self._through(features0, features1, kept, views)
             before, views = views, {}
-            for (n, view), one in zip(before.items(), seen, strict=True):
-                back = mapped(view.to1, one.keypoints1.astype(np.float64))
-                inside = ((back >= 0) & (back <= last)).all(axis=1)
-                back = back[inside].astype(np.float32)
-                new = Matches(one.keypoints0[inside], back, one.scores[inside])
+            for n, new in seen.items():
                 again = rectification(new.keypoints0, new.keypoints1, reach)
-                if again is not None and again.agreeing > view.agreeing:
+                if again is not None and again.agreeing > before[n].agreeing:
                     found[n] = new
                     if len(new.scores) < enough:
                         views[n] = again

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from pipeline.match.match import MatchedShard, set_aside
 from pipeline.match.options import VerificationOptions
 from pipeline.match.read import TRIES
-from pipeline.match.turns.between import scale_between, turn_between
+from pipeline.match.turns.between import homography_between, scale_between, turn_between
 from pipeline.match.verify import VerifyShard
 from pipeline.photos.cameras.intrinsics import Intrinsics
 from pipeline.store.folder import Folder
-from pipeline.tables import FAILURES, TURNS, unragged
+from pipeline.tables import FAILURES, MATRIX, TURNS, unragged
 from pipeline.vocabulary import PAIR_MEANINGS, VERIFIED, Reason, StageName, Status
 
 # StageName, reason and detail of a failure.
@@ -123,12 +123,16 @@ def turns_table(matches: pa.Table, images: pa.Table) -> pa.Table:
     turns = [None if both is None else turn_between(*both) for both in points]
     sizes = zip(*(images[name].to_pylist() for name in ("image", "width", "height")), strict=True)
     long_side = {name: max(size) for name, *size in sizes}
-    names = zip(matches["image0"].to_pylist(), matches["image1"].to_pylist(), strict=True)
+    names = [*zip(matches["image0"].to_pylist(), matches["image1"].to_pylist(), strict=True)]
     scales = [
         scale * long_side[name0] / long_side[name1]
         if both is not None and (scale := scale_between(*both))
         else None
         for (name0, name1), both in zip(names, points, strict=True)
+    ]
+    planes = [
+        None if both is None else homography_between(*both, long_side[name1])
+        for (_, name1), both in zip(names, points, strict=True)
     ]
     found = {
         "image0": matches["image0"],
@@ -137,6 +141,7 @@ def turns_table(matches: pa.Table, images: pa.Table) -> pa.Table:
         "turn": pa.array(turns, pa.float32()),
         "failed": pc.equal(matches["status"], Status.FAILED.value),
         "scale": pa.array(scales, pa.float32()),
+        "homography": pa.array(planes, MATRIX),
     }
     return pa.table([found[name] for name in TURNS.names], schema=TURNS)
 

@@ -170,7 +170,10 @@ class MatchShard:
             sides = [[row_of[view] for view in side] for side in shard.pairs[members].T]
             joined = (ImageFeatures.cat([features[k] for k in side]) for side in sides)
             kept = shard.kept(sides)
-            results = self.matcher.match_features(*joined, kept=kept, looks=self.looks)
+            guides = shard.guides_between(members, sides)
+            results = self.matcher.match_features(
+                *joined, kept=kept, looks=self.looks, guides=guides
+            )
             return {
                 pair: _in_original(matches, [placed(k0), placed(k1)])
                 for pair, k0, k1, matches in zip(members, *sides, results, strict=True)
@@ -318,6 +321,7 @@ def _part(shard: DecodedShard, members: list[int]) -> DecodedShard:
         images=shard.images.take(pa.array(kept, pa.int64())),
         pixels=[shard.pixels[k] for k in kept],
         shapes=[shard.shapes[k] for k in kept],
+        guides=None if shard.guides is None else shard.guides[members],
     )
 
 

@@ -32,7 +32,7 @@ from pipeline.match.shards import PlannedShard
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.panoramas.source import FaceFolder, read_picture
 from pipeline.photos.source import Folders
-from pipeline.photos.turns import View, turned
+from pipeline.photos.turns import View, canvas_from_original, turned
 from pipeline.store.folder import Folder
 from pipeline.tables import FAILURES, IMAGES
 from pipeline.vocabulary import Reason, StageName
@@ -71,6 +71,7 @@ class DecodedShard:
     failures: a row of FAILURES for every image that could not be read.
     seconds: by stage.
     masks: of the views whose image has masked pixels, as indices into `names`.
+    guides: as of `PlannedShard`.
     """
 
     shard: str
@@ -84,6 +85,7 @@ class DecodedShard:
     failures: pa.Table
     seconds: dict[str, float] = field(default_factory=dict)
     masks: dict[int, ViewMask] = field(default_factory=dict)
+    guides: np.ndarray | None = None
 
     def pairs_by_shapes(self) -> dict[tuple[tuple[int, int], tuple[int, int]], list[int]]:
         """The pairs whose images were both read, by the shapes of the pixels of their two sides."""
@@ -110,6 +112,26 @@ class DecodedShard:
             of_side = (self.masks[n].cells if n in self.masks else whole for n in numbers)
             cells.append(np.stack([*of_side]))
         return cells[0], cells[1]
+
+    def guides_between(self, members: list[int], sides: list[list[int]]) -> np.ndarray | None:
+        """The guides (P, 3, 3) of P pairs, from the pixels of image 0 to those of image 1.
+
+        members: the pairs. sides: as of `kept`. Returns None where none are told.
+        """
+        if self.guides is None:
+            return None
+        rows = self.images.to_pylist()
+        to0, to1 = (
+            np.stack(
+                [
+                    canvas_from_original(self.views[self.read[k]], self.shapes[k], rows[k])
+                    for k in side
+                ]
+            )
+            for side in sides
+        )
+        between: np.ndarray = to1 @ self.guides[members] @ np.linalg.inv(to0)
+        return between
 
 
 class ReadShard:
@@ -176,6 +198,7 @@ class ReadShard:
             pa.Table.from_pylist(failures, schema=FAILURES),
             {StageName.READ.value: time.monotonic() - started},
             {number: mask for number, (_, _, _, mask) in good if mask is not None},
+            shard.guides,
         )
 
     def read(self, name: str, view: View) -> ReadImage:

@@ -44,20 +44,23 @@ class Shard(NamedTuple):
 
 
 class PlannedShard(NamedTuple):
-    """A row of SHARDS or of TURNED.
+    """A row of SHARDS, of TURNED or of GUIDED.
 
     shard: its name. images: names, one for every view. pairs: (k, 2) int32, into `images`.
     views: of every one of `images`; empty where all are upright and at the scale of the run.
+    guides: (k, 3, 3) of every pair the homography from image 0 to image 1 that other pairs tell,
+    pixels of the originals; None where none is told.
     """
 
     shard: str
     images: list[str]
     pairs: np.ndarray
     views: tuple[View, ...] = ()
+    guides: np.ndarray | None = None
 
 
 def planned_shards(table: pa.Table) -> list[PlannedShard]:
-    """The rows of a table of SHARDS or of TURNED."""
+    """The rows of a table of SHARDS, of TURNED or of GUIDED."""
     columns = [table["shard"].to_pylist(), table["images"].to_pylist(), unragged(table["pairs"])]
     if "turns" in table.column_names:
         turns = unragged(table["turns"])
@@ -69,6 +72,8 @@ def planned_shards(table: pa.Table) -> list[PlannedShard]:
                 for both in zip(turns, scales, strict=True)
             ]
         )
+    if "guides" in table.column_names:
+        columns.append([row.reshape(-1, 3, 3) for row in unragged(table["guides"])])
     return [PlannedShard(*row) for row in zip(*columns, strict=True)]
 
 

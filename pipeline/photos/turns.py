@@ -9,8 +9,8 @@ that do not fit are cut off.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -90,6 +90,20 @@ def onto_canvas(keypoints: np.ndarray, turn: int, shape: tuple[int, ...]) -> np.
     )
     points: np.ndarray = (keypoints - here) @ _rotation(turn).T + there
     return points
+
+
+def canvas_from_original(
+    view: View, shape: tuple[int, int], original: Mapping[str, Any]
+) -> np.ndarray:
+    """(3, 3): pixels of the original → of the canvas of a view, both homogeneous.
+
+    shape: (h, w) of the network's pixels before they are turned. original: a row of IMAGES.
+    """
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    scale = np.array([shape[1] / original["width"], shape[0] / original["height"]])
+    zero, right, down = onto_canvas((corners + 0.5) * scale - 0.5, view.turn, shape)
+    affine = np.stack([right - zero, down - zero, zero], axis=1)
+    return np.concatenate([affine, [[0.0, 0.0, 1.0]]])
 
 
 def _rotation(turn: int) -> np.ndarray:

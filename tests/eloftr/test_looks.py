@@ -193,6 +193,26 @@ def test_later_looks_begin_in_kept_places_alone(
     assert (found.keypoints0[:, 0] >= 20 * 8 - 8).all()  # a window of refinement
 
 
+def test_a_guide_takes_the_place_of_a_first_look(
+    matcher: Matcher, slanted: tuple[np.ndarray, np.ndarray]
+) -> None:
+    ground, seen = slanted
+    features = [matcher.encode(image[None].repeat(2, axis=0)) for image in (ground, seen)]
+    behind = np.diag([1.0, 1.0, -1.0])
+    (once, _) = matcher.match_features(*features)
+    for sign in (1, -1):  # of one homography
+        guides = np.stack([sign * SLANTED, behind])
+        (first, nothing) = matcher.match_features(*features, guides=guides)
+        assert right(first) > 1.5 * right(once)
+        assert len(nothing) == 0
+    (third, nothing) = matcher.match_features(*features, guides=guides, looks=3)
+    assert right(third) >= right(first)
+    assert len(nothing) == 0
+    assert first.keypoints0.dtype == nothing.keypoints0.dtype == np.float32
+    nothing, _ = matcher.match_features(*features, guides=np.stack([0 * SLANTED, behind]))
+    assert len(nothing) == 0
+
+
 def test_a_pair_that_is_seen_well_or_is_only_shifted_has_one_look(
     matcher: Matcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,19 +118,23 @@ def test_the_table_of_turns_tells_scales(
     found = turns_table(verified, matched.images)
     assert found.schema == TURNS
     assert found["scale"].to_pylist()[0] == pytest.approx(1.25, abs=0.02)
+    (plane,) = found["homography"].to_pylist()
+    corner = np.reshape(plane, (3, 3)) @ [64, 48, 1]
+    np.testing.assert_allclose(corner[:2] / corner[2], [0, 0], atol=3)
 
 
 def test_turns_of_an_older_run_are_read_beside_newer_ones() -> None:
     rows = {"image0": ["a"], "image1": ["b"], "num_inliers": [90], "turn": [3.0]}
-    table = pa.table({**rows, "failed": [False], "scale": [2.0]}, schema=TURNS)
-    older = table.drop_columns("scale")
+    rest = {"failed": [False], "scale": [2.0], "homography": [[1.0] * 9]}
+    table = pa.table({**rows, **rest}, schema=TURNS)
+    older = table.drop_columns(["scale", "homography"])
     seen = Seen.of([older, older, table], pa.array(["a", "b"]))
     assert seen.pairs.tolist() == [[0, 1]]
     assert seen.part.tolist() == [0, 0]
 
 
 def seen_of(rows: list[tuple[str, str, int, float | None, float | None]], names: list[str]) -> Seen:
-    columns = [*zip(*((*row[:4], False, row[4]) for row in rows), strict=True)]
+    columns = [*zip(*((*row[:4], False, row[4], None) for row in rows), strict=True)]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, TURNS, strict=True)]
     return Seen.of([pa.Table.from_arrays(arrays, schema=TURNS)], pa.array(names))
 

@@ -141,7 +141,7 @@ def test_turns_are_auto_off_or_a_number() -> None:
 
 
 def seen_of(rows: list[tuple[str, str, int, float | None]], names: list[str]) -> Seen:
-    rows_of_turns = ((*row, False, None if row[3] is None else 1.0) for row in rows)
+    rows_of_turns = ((*row, False, None if row[3] is None else 1.0, None) for row in rows)
     columns = [*zip(*rows_of_turns, strict=True)]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, TURNS, strict=True)]
     return Seen.of([pa.Table.from_arrays(arrays, schema=TURNS)], pa.array(names))

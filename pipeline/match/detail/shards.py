@@ -55,7 +55,7 @@ class TiledPair(NamedTuple):
 def tiled_shards(table: pa.Table) -> list[TiledShard]:
     """The rows of a table of TILED."""
     columns = planned_shards(table), unragged(table["tiles"]), unragged(table["tile_pairs"])
-    return [TiledShard(*shard, *of_tiles) for shard, *of_tiles in zip(*columns, strict=True)]
+    return [TiledShard(*shard[:4], *of_tiles) for shard, *of_tiles in zip(*columns, strict=True)]
 
 
 def plan_tiles(

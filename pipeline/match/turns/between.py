@@ -1,4 +1,4 @@
-"""From the matches of one verified pair to the turn and scale of image 1 against image 0.
+"""From the matches of one verified pair to how image 1 lies against image 0.
 
 Angles are in degrees, clockwise. Every process that finishes shards imports this file and starts
 sooner without scipy, so the graph of all pairs has a file of its own.
@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.extras import import_pycolmap
+
 MOST_POINTS = 300  # of a pair; more would cost as much as its verification
 LINES = 16  # from every point of a pair to others
 OUTLYING_LINE = 10.0  # degrees from which a line counts little
 ROUNDS_OF_LINES = 5  # of reweighting
+PLANE = 1 / 64  # of the longer side, from where a plane takes a point that lies on it
+TRIALS = 500  # at most; the inliers of a pair are mostly right
 
 
 def turn_between(keypoints0: np.ndarray, keypoints1: np.ndarray) -> float:
@@ -41,6 +45,21 @@ def scale_between(keypoints0: np.ndarray, keypoints1: np.ndarray) -> float | Non
     """
     first, second = np.abs(_lines(keypoints0, keypoints1))
     return float(np.exp(np.median(np.log(second / first)))) if len(first) else None
+
+
+def homography_between(
+    keypoints0: np.ndarray, keypoints1: np.ndarray, long_side: int
+) -> np.ndarray | None:
+    """Where the plane that most points lie on takes points of image 0, (9,) row-major.
+
+    keypoints0, keypoints1: as of `turn_between`. long_side: of image 1, pixels. Of ground seen
+    from the air it tells where any point comes to lie, about. None where there is no such plane.
+    """
+    pycolmap = import_pycolmap()
+    options = pycolmap.RANSACOptions(random_seed=0, max_error=PLANE * long_side)
+    options.min_num_trials, options.max_num_trials = 0, TRIALS
+    found = pycolmap.estimate_homography_matrix(keypoints0, keypoints1, options)
+    return None if found is None else np.ravel(found["H"])
 
 
 def _lines(keypoints0: np.ndarray, keypoints1: np.ndarray) -> np.ndarray:

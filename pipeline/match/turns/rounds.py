@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +74,7 @@ class Seen:
     angle: np.ndarray  # (n,) of every image, in its part
     sizes: np.ndarray  # (n,) likewise, logarithms
     part: np.ndarray  # (n,) int, the part of every image
+    COLUMNS: ClassVar = ("image0", "image1", "num_inliers", "turn", "failed", "scale")  # of TURNS
 
     @classmethod
     def of(cls, tables: Sequence[pa.Table], names: pa.Array) -> Seen:
@@ -143,7 +145,7 @@ def again(seen: Seen, tried: np.ndarray, turning: bool = True, scaling: bool = T
     turn, size = seen.between()
     turned = turning & (np.abs(turn) > ALIKE)
     chosen = ~seen.failed & seen.together() & (turned | (scaling & _scaled(size)))
-    return _untried(_fitting(seen, chosen, turning, scaling), tried)
+    return _untried(fitting_views(seen, chosen, turning, scaling), tried)
 
 
 def is_survey(seen: Seen, headings: np.ndarray) -> bool:
@@ -169,7 +171,7 @@ def second_chances(
     again_tried: (T, 4) pairs that a later round has tried. The others: see `again`.
     """
     chosen = seen.open() & seen.together() & seen.have_neighbour()
-    return _untried(_fitting(seen, chosen, turning, scaling), again_tried)
+    return _untried(fitting_views(seen, chosen, turning, scaling), again_tried)
 
 
 def guessed(seen: Seen, headings: np.ndarray, sizes: np.ndarray, tried: np.ndarray) -> np.ndarray:
@@ -319,8 +321,11 @@ def _scaled(size: np.ndarray) -> np.ndarray:
     return differ
 
 
-def _fitting(seen: Seen, chosen: np.ndarray, turning: bool, scaling: bool) -> np.ndarray:
-    """(M, 6): the views that fit some pairs best, as far as turns and scales are searched."""
+def fitting_views(seen: Seen, chosen: np.ndarray, turning: bool, scaling: bool) -> np.ndarray:
+    """(M, 6): the views that fit some pairs best, as far as turns and scales are searched.
+
+    chosen: (N,) bool, of the pairs of `seen`.
+    """
     _, size = seen.between()
     angle = seen.angle if turning else np.zeros_like(seen.angle)
     return _views(seen.pairs[chosen], angle, np.where(scaling & _scaled(size), size, 0.0)[chosen])

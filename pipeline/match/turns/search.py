@@ -10,6 +10,7 @@ probes/<shard>.parquet   the coarse matches of pairs between parts, at every tur
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,13 @@ from pipeline.match.options import LADDER
 from pipeline.match.plan import SHARD_SIZES
 from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard, plan_views, planned_shards
+from pipeline.match.turns.chains import (
+    PLANE_COLUMNS,
+    IndexPair,
+    chained,
+    guided_table,
+    through_neighbours,
+)
 from pipeline.match.turns.gaps import across_gaps
 from pipeline.match.turns.probe import planned_ladder, planned_probe, probe_file
 from pipeline.match.turns.rounds import (
@@ -28,6 +36,7 @@ from pipeline.match.turns.rounds import (
     again,
     best_turns,
     by_headings,
+    fitting_views,
     guessed,
     is_scaled,
     is_survey,
@@ -68,7 +77,8 @@ class ViewSearch:
         names = pa.array(self.run.plan.names, pa.string())
         for number in range(1, MOST_ROUNDS + 1):
             earlier = [one for one in folder.names("turns") if round_of(one) < number]
-            seen = Seen.of([folder.read_table(one) for one in by_round(earlier)], names)
+            tables = [folder.read_table(one, Seen.COLUMNS) for one in by_round(earlier)]
+            seen = Seen.of(tables, names)
             name = f"plan/round_{number:02}.parquet"
             if folder.exists(name):
                 plan = folder.read_table(name)
@@ -102,8 +112,26 @@ class ViewSearch:
             most = most_probes(len(seen.pairs), is_scaled(seen))
             views = likely(self._ladder(seen, number, names, most), names, tried)
         if survey and not len(views):
+            guided = self._through_neighbours(seen, rounds, number)
+            if guided.num_rows:
+                return guided
             views = self._across_gaps(seen, headings, sizes)
         return self._shards(views, number)
+
+    def _through_neighbours(self, seen: Seen, rounds: Sequence[pa.Table], number: int) -> pa.Table:
+        """GUIDED of the open pairs of a survey that a neighbour tells the overlap of."""
+        names = pa.array(self.run.plan.names, pa.string())
+        folder, options = self.run.folder, self.run.options
+        asked: Counter[IndexPair] = Counter()
+        for plan in rounds:
+            if "guides" in plan.column_names:
+                tried = self._tried([plan], names)[:, :2].astype(int)
+                asked.update((i, j) for i, j in tried.tolist())
+        tables = (folder.read_table(one, PLANE_COLUMNS) for one in by_round(folder.names("turns")))
+        guides = chained(through_neighbours(seen, asked), tables, names)
+        chosen = np.array([(i, j) in guides for i, j in seen.pairs.tolist()], bool)
+        views = fitting_views(seen, chosen, options.turns > 0, options.scales > 0)
+        return guided_table(self._shards(views, number), self.run.plan.names, guides)
 
     def _across_gaps(self, seen: Seen, headings: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """(M, 6): new pairs of a survey that would join parts which its pairs do not join."""

@@ -1,0 +1,253 @@
+"""Pairs of a survey that a neighbour tells the overlap of: chains of planes, and their rounds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from job_process import tables
+from pictures import strip_views
+
+import pipeline
+from pipeline.events import Event
+from pipeline.match.match import to_original
+from pipeline.match.read import ReadShard
+from pipeline.match.shards import plan_views, planned_shards
+from pipeline.match.turns.between import homography_between
+from pipeline.match.turns.chains import (
+    CHAINS,
+    PLANE_COLUMNS,
+    chained,
+    guided_table,
+    through_neighbours,
+)
+from pipeline.match.turns.rounds import Seen
+from pipeline.photos.limits import ImageLimits
+from pipeline.photos.turns import canvas_from_original, unturned
+from pipeline.store.folder import Folder
+from pipeline.tables import GUIDED, TURNS
+
+pytestmark = pytest.mark.usefixtures("kept_processes")
+
+NAMES = pa.array(["a", "b", "c", "d", "e"])
+STRIP: dict[str, Any] = {"long_side": 288, "scales": "off", "executor": "local"}
+
+
+def planes(count: int) -> np.ndarray:
+    """(count, 3, 3): how so many photographs show the ground."""
+    rng = np.random.default_rng(7)
+    found = np.eye(3) + rng.normal(0, 0.2, (count, 3, 3))
+    found[:, 2, :2] /= 1000
+    found[:, :2, 2] *= 500
+    return found
+
+
+def between(i: int, j: int, sign: float = 1.0) -> np.ndarray:
+    """How image j shows what image i shows."""
+    of = planes(5)
+    return sign * of[j] @ np.linalg.inv(of[i])
+
+
+def turns(*given: tuple[str, str, int, np.ndarray | None]) -> pa.Table:
+    """TURNS of pairs: their names, inliers, and plane; an open pair has none of both."""
+    found = [
+        {
+            "image0": first,
+            "image1": second,
+            "num_inliers": inliers,
+            "turn": 0.0 if inliers else None,
+            "failed": False,
+            "scale": 1.0 if inliers else None,
+            "homography": None if plane is None else plane.ravel().tolist(),
+        }
+        for first, second, inliers, plane in given
+    ]
+    return pa.Table.from_pylist(found, schema=TURNS)
+
+
+def same_map(first: np.ndarray, second: np.ndarray) -> None:
+    """Whether two homographies are one, whatever their factors."""
+    points = np.array([[0.0, 0, 1], [300, 10, 1], [40, 200, 1], [310, 220, 1]])
+    ends = [points @ one.T for one in (first, second)]
+    found, expected = (end[:, :2] / end[:, 2:] for end in ends)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+# `a` and `b` are open, and both are verified with `c` and `d`; `e` is verified with `a` alone.
+GRAPH = (
+    ("a", "b", 0, None),
+    ("a", "c", 90, between(0, 2)),
+    ("c", "b", 40, between(2, 1, -3.0)),
+    ("d", "a", 70, between(3, 0)),
+    ("b", "d", 60, between(1, 3)),
+    ("a", "e", 300, between(0, 4)),
+    ("b", "e", 0, None),
+)
+
+
+def test_a_pair_is_seen_through_its_strongest_neighbours_one_a_round() -> None:
+    seen = Seen.of([turns(*GRAPH)], NAMES)
+    assert through_neighbours(seen, Counter()) == {(0, 1): 3}  # d, with 60 inliers; c has 40
+    assert through_neighbours(seen, Counter({(0, 1): 1})) == {(0, 1): 2}
+    assert through_neighbours(seen, Counter({(0, 1): CHAINS})) == {}
+
+
+def test_pairs_without_a_common_neighbour_or_of_two_parts_are_not_seen_through_one() -> None:
+    apart = turns(("a", "b", 0, None), ("a", "c", 90, between(0, 2)), ("b", "d", 0, None))
+    assert through_neighbours(Seen.of([apart], NAMES), Counter()) == {}
+    chain = turns(
+        ("a", "b", 50, None), ("b", "c", 50, None), ("c", "d", 50, None), ("a", "d", 0, None)
+    )
+    assert through_neighbours(Seen.of([chain], NAMES), Counter()) == {}
+
+
+@pytest.mark.parametrize("neighbour", [2, 3])
+def test_planes_are_chained_whatever_the_directions_of_their_pairs(neighbour: int) -> None:
+    worse = turns(("a", "c", 30, between(0, 4)), ("d", "a", 30, between(0, 4)))
+    for order in ([worse, turns(*GRAPH)], [turns(*GRAPH), worse]):  # of more inliers counts
+        found = chained({(0, 1): neighbour}, order, NAMES)
+        assert [*found] == [(0, 1)]
+        same_map(found[0, 1], between(0, 1))
+
+
+def test_a_pair_whose_neighbour_has_no_plane_is_left_out() -> None:
+    lacking = [(*row[:3], None) if row[0] == "d" else row for row in GRAPH]
+    assert chained({(0, 1): 3}, [turns(*lacking)], NAMES) == {}
+    assert chained({(0, 1): 2}, [turns(*lacking)], NAMES).keys() == {(0, 1)}
+    older = turns(*GRAPH).drop_columns("homography")
+    assert chained({(0, 1): 2}, [older], NAMES) == {}
+    assert chained({}, [], NAMES) == {}
+
+
+def test_a_plan_has_the_planes_of_its_pairs_in_its_own_order() -> None:
+    pairs = [(2, 3), (0, 3), (0, 1), (1, 2)]
+    views = np.array([(*pair, 0, 180, 0.25, -0.25) for pair in pairs])
+    plan = plan_views(NAMES.to_pylist(), views, 3, 2, "{:08}".format)
+    guides = {pair: between(*pair) for pair in pairs}
+    table = guided_table(plan, NAMES.to_pylist(), guides)
+    assert table.schema.equals(GUIDED, check_metadata=True)
+    found = set()
+    for shard in planned_shards(table):
+        assert shard.guides is not None
+        for (first, second), guide in zip(shard.pairs.tolist(), shard.guides, strict=True):
+            pair = tuple(NAMES.to_pylist().index(shard.images[k]) for k in (first, second))
+            same_map(guide, between(*pair))
+            found.add(pair)
+    assert found == set(pairs)
+    assert all(shard.guides is None for shard in planned_shards(plan))
+
+
+def test_the_plane_of_a_pair_is_that_of_most_points() -> None:
+    rng = np.random.default_rng(3)
+    points0 = rng.uniform(0, 640, (200, 2))
+    ends = np.column_stack([points0, np.ones(200)]) @ between(0, 1).T
+    points1 = ends[:, :2] / ends[:, 2:]
+    points1[:40] = rng.uniform(0, 640, (40, 2))
+    found = homography_between(points0.astype(np.float32), points1.astype(np.float32), 640)
+    assert found is not None
+    assert found.shape == (9,)
+    ends = np.column_stack([points0, np.ones(200)]) @ found.reshape(3, 3).T
+    off = np.linalg.norm(ends[:, :2] / ends[:, 2:] - points1, axis=1)
+    assert off[40:].max() < 0.1
+    again = homography_between(points0.astype(np.float32), points1.astype(np.float32), 640)
+    np.testing.assert_array_equal(found, again)
+    one = np.ones((30, 2), np.float32)
+    assert homography_between(one, one, 640) is None
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`strip`, and its run, `whole`."""
+    place = tmp_path_factory.mktemp("chains")
+    (place / "strip").mkdir()
+    for k, picture in enumerate(strip_views()):
+        picture.save(place / "strip" / f"{k}.png")
+    pipeline.match(place / "strip", place / "whole", **STRIP)
+    return place
+
+
+def guided_rounds(run: Path) -> list[pa.Table]:
+    plans = [pq.read_table(path) for path in sorted((run / "plan").glob("round_*"))]
+    return [plan for plan in plans if "guides" in plan.column_names]
+
+
+def test_a_pair_that_no_view_opens_is_matched_through_its_neighbour(place: Path) -> None:
+    (plan,) = guided_rounds(place / "whole")
+    assert plan.schema.equals(GUIDED, check_metadata=True)
+    assert plan["images"].to_pylist() == [["0.png", "2.png"]]
+    tries = [
+        row
+        for path in sorted((place / "whole" / "matches").iterdir())
+        for row in pq.read_table(path).to_pylist()
+        if (row["image0"], row["image1"]) == ("0.png", "2.png")
+    ]
+    *before, row = tries
+    assert not any(row["num_inliers"] for row in before)
+    assert row["num_inliers"] > 50
+    points0, points1 = (np.array(row[f"keypoints{side}"], float) for side in (0, 1))
+    true = np.array([[1.02637, -0.93683, 278.716], [0, 0.354623, 298.609], [0, -0.00219913, 1]])
+    other = np.array([[-1.02637, -1.59657, 873.284], [0, -2.32504, 597.391], [0, -0.00219913, 1]])
+    # Pillow's coordinates begin at the corner of the first pixel.
+    ground = (
+        np.column_stack([points0 + 0.5, np.ones(len(points0))]) @ (np.linalg.inv(other) @ true).T
+    )
+    off = np.linalg.norm(ground[:, :2] / ground[:, 2:] - 0.5 - points1, axis=1)
+    assert np.median(off[row["inliers"]]) < 1
+
+
+def test_a_run_that_is_stopped_before_such_a_round_goes_on_to_the_same_bytes(
+    place: Path, tmp_path: Path
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(event: Event) -> None:
+        if event.name == "turns" and guided_rounds(tmp_path / "run"):
+            raise Stop
+
+    where = place / "strip", tmp_path / "run"
+    with pytest.raises(Stop):
+        pipeline.match(*where, progress=stop, **STRIP)
+    pipeline.match(*where, **STRIP)
+    assert tables(tmp_path / "run") == tables(place / "whole")
+
+
+def test_finer_passes_keep_what_a_neighbour_told(place: Path, tmp_path: Path) -> None:
+    summary = pipeline.match(place / "strip", tmp_path / "run", detail=1, **STRIP)
+    assert summary["verified"] == 3
+
+
+def test_a_guide_joins_what_the_network_sees_of_both_photographs(
+    place: Path, tmp_path: Path
+) -> None:
+    """Turned by 30 degrees and at other scales, as pixels of the originals and back."""
+    views = np.array([(0, 1, 180, 30, 0.5, -0.5)])
+    plan = plan_views(["0.png", "1.png"], views, 4, 4, "{:08}".format)
+    table = guided_table(plan, ["0.png", "1.png"], {(0, 1): between(0, 1)})
+    (shard,) = planned_shards(table)
+    decoded = ReadShard(Folder(str(place / "strip")), ImageLimits(), 192)(shard)
+    (guide,) = decoded.guides_between([0], [[0], [1]])
+    seen = np.array([[20.0, 30.0], [100.0, 60.0]])
+    originals = [
+        to_original(unturned(seen, view.turn, shape), shape, (224, 288)).astype(float)
+        for view, shape in zip(decoded.views, decoded.shapes, strict=True)
+    ]
+    ends = np.column_stack([originals[0], np.ones(2)]) @ between(0, 1).T
+    ends = np.column_stack([ends[:, :2] / ends[:, 2:], np.ones(2)])
+    sizes = {"width": 288, "height": 224}
+    there = ends @ canvas_from_original(decoded.views[1], decoded.shapes[1], sizes).T
+    found = np.column_stack([seen, np.ones(2)]) @ guide.T
+    np.testing.assert_allclose(found[:, :2] / found[:, 2:], there[:, :2], atol=1e-3)
+    back = np.column_stack([originals[1], np.ones(2)])
+    back = back @ canvas_from_original(decoded.views[1], decoded.shapes[1], sizes).T
+    np.testing.assert_allclose(back[:, :2], seen, atol=1e-3)
+
+
+def test_tables_of_planes_are_read_in_these_columns_alone() -> None:
+    assert {*PLANE_COLUMNS} <= {*TURNS.names}
+    assert {*Seen.COLUMNS} == {*TURNS.names} - {"homography"}
