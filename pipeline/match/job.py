@@ -122,7 +122,8 @@ def match_photographs(
             for number, plan, known in search.rounds():
                 shards = planned_shards(run.pending(plan))
                 pairs = sum(len(shard.pairs) for shard in planned_shards(plan))
-                text = f"round {number}: {counted(pairs, 'pair')} again, in other views"
+                how = "through neighbours" if "guides" in plan.column_names else "in other views"
+                text = f"round {number}: {counted(pairs, 'pair')} again, {how}"
                 listen(Event("turns", text, {"round": number, "pairs": pairs}))
                 work.carry_out(shards, again=True, known=known)
         for number, plan, again in DetailPlan(run, work.device).rounds():
