@@ -321,7 +321,8 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
             ray.init(address="local", **options)
     except Exception as error:  # Ray has no type of its own for a node that does not start
         cure = "free CPUs and memory, or work without it by --executor local"
-        raise ExecutorError(f"Ray does not start on this machine ({error}); {cure}.") from error
+        text = " ".join(str(error).split())
+        raise ExecutorError(f"Ray does not start on this machine ({text}); {cure}.") from error
 
 
 @contextmanager

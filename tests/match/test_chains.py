@@ -121,6 +121,7 @@ def test_a_pair_whose_neighbour_has_no_plane_is_left_out() -> None:
     assert chained({(0, 1): 2}, [turns(*lacking)], NAMES).keys() == {(0, 1)}
     older = turns(*GRAPH).drop_columns("homography")
     assert chained({(0, 1): 2}, [older], NAMES) == {}
+    assert chained({(0, 1): 2}, [turns(("a", "b", 0, None))], NAMES) == {}
     assert chained({}, [], NAMES) == {}
 
 

@@ -59,7 +59,7 @@ def homography_between(
     options = pycolmap.RANSACOptions(random_seed=0, max_error=PLANE * long_side)
     options.min_num_trials, options.max_num_trials = 0, TRIALS
     found = pycolmap.estimate_homography_matrix(keypoints0, keypoints1, options)
-    return None if found is None else np.ravel(found["H"])
+    return np.ravel(found["H"]) if found is not None and np.linalg.det(found["H"]) else None
 
 
 def _lines(keypoints0: np.ndarray, keypoints1: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import coo_array
 
 from pipeline.match.turns.rounds import Seen
 from pipeline.match.turns.tries import SIDES
@@ -31,19 +32,26 @@ def through_neighbours(seen: Seen, asked: Counter[IndexPair]) -> dict[IndexPair,
     asked: how many neighbours a pair was seen through before. That neighbour comes next whose two
     pairs, the weaker of them, have most inliers.
     """
-    verified = ~np.isnan(seen.turn)
-    inliers: dict[int, dict[int, int]] = {}
-    for (i, j), number in zip(
-        seen.pairs[verified].tolist(), seen.inliers[verified].tolist(), strict=True
-    ):
-        inliers.setdefault(i, {})[j] = inliers.setdefault(j, {})[i] = number
+    verified, count = ~np.isnan(seen.turn), len(seen.part)
+    i, j = seen.pairs[verified].T
+    inliers = seen.inliers[verified]
+    ends = np.append(i, j), np.append(j, i)
+    graph = coo_array((np.append(inliers, inliers), ends), (count, count)).tocsr()
+    graph.sort_indices()
+
+    def of(image: int) -> tuple[np.ndarray, np.ndarray]:
+        """The partners of an image, and its inliers with each."""
+        row = slice(*graph.indptr[image : image + 2])
+        return graph.indices[row], graph.data[row]
+
     found = {}
     for i, j in seen.pairs[seen.open() & seen.together()].tolist():
-        of_i, of_j = inliers.get(i, {}), inliers.get(j, {})
-        common = sorted(of_i.keys() & of_j.keys(), key=lambda k: (-min(of_i[k], of_j[k]), k))
+        (partners0, inliers0), (partners1, inliers1) = of(i), of(j)
+        common, at0, at1 = np.intersect1d(partners0, partners1, True, return_indices=True)
+        weaker = np.minimum(inliers0[at0], inliers1[at1])
         turn = asked[i, j]
         if turn < min(CHAINS, len(common)):
-            found[i, j] = common[turn]
+            found[i, j] = int(common[np.lexsort((common, -weaker))[turn]])
     return found
 
 
@@ -55,30 +63,33 @@ def chained(
     tables: TURNS of all rounds; the try of a pair with most inliers counts. A pair is left out
     where a plane of its neighbour is missing, as in files of an older version.
     """
-    links = {tuple(sorted(pair)) for (i, j), k in through.items() for pair in ((i, k), (k, j))}
+    links = {(min(ends), max(ends)) for (i, j), k in through.items() for ends in ((i, k), (k, j))}
+    wanted = np.array([*links], np.int64).reshape(-1, 2) @ [len(names), 1]
     best: dict[IndexPair, tuple[int, np.ndarray]] = {}
     for table in tables:
         if "homography" not in table.column_names:
             continue
         table = table.filter(pc.is_valid(table["homography"]))
-        sides = (pc.index_in(table[side], value_set=names).to_numpy() for side in SIDES)
+        ends = np.stack([pc.index_in(table[side], value_set=names).to_numpy() for side in SIDES])
+        told = np.flatnonzero(np.isin(np.sort(ends, axis=0).T @ [len(names), 1], wanted))
         planes = table["homography"].combine_chunks().flatten().to_numpy().reshape(-1, 3, 3)
-        rows = zip(*sides, table["num_inliers"].to_pylist(), planes, strict=True)
-        for i, j, number, plane in rows:
-            pair = (min(i, j), max(i, j))
-            if pair in links and number > best.get(pair, (0,))[0]:
+        inliers = table["num_inliers"].to_numpy()
+        for (i, j), number, plane in zip(
+            ends.T[told].tolist(), inliers[told].tolist(), planes[told], strict=True
+        ):
+            pair = min(i, j), max(i, j)
+            if number > best.get(pair, (0,))[0]:
                 best[pair] = number, plane if i < j else np.linalg.inv(plane)
 
     def link(start: int, end: int) -> np.ndarray:
         plane = best[min(start, end), max(start, end)][1]
         return plane if start < end else np.linalg.inv(plane)
 
-    told = {pair for pair in links if pair in best}
-    found = {}
-    for (i, j), k in through.items():
-        if {(min(i, k), max(i, k)), (min(k, j), max(k, j))} <= told:
-            found[i, j] = link(k, j) @ link(i, k)
-    return found
+    return {
+        (i, j): link(k, j) @ link(i, k)
+        for (i, j), k in through.items()
+        if {(min(i, k), max(i, k)), (min(k, j), max(k, j))} <= best.keys()
+    }
 
 
 def guided_table(plan: pa.Table, names: list[str], guides: dict[IndexPair, np.ndarray]) -> pa.Table:
