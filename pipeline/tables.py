@@ -59,8 +59,9 @@ TURNED = _schema(
 # Shards of pairs whose overlap other pairs tell: views as in TURNED, and how the photographs lie.
 GUIDED = _schema(
     *((field.name, field.type) for field in TURNED),
-    # Of every pair the homography from image 0 to image 1, row-major.
+    # Of every pair the homography from image 0 to image 1, row-major, and whose pairs tell it.
     ("guides", pa.list_(MATRIX)),
+    ("through", pa.list_(pa.string())),
 )
 
 # Shards of a finer pass: views as in TURNED, and their tiles.

@@ -153,7 +153,7 @@ class Matcher:
         """Match B encoded images with B others; coordinates in pixels of the network's input.
 
         kept: of both sides (B, H/8, W/8) bool, the cells in which matches may begin and end. None:
-        all. Further looks obey that of the first side alone.
+        all. Looks at a warped image 1 obey that of the first side alone.
         looks: how often a pair is looked at, at most; see `match`.
         guides: (B, 3, 3) homographies from image 0 to image 1, in these pixels, by which image 1 is
         warped for the first look already. A pair whose guide is not sane has no matches.

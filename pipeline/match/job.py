@@ -122,9 +122,11 @@ def match_photographs(
             for number, plan, known in search.rounds():
                 shards = planned_shards(run.pending(plan))
                 pairs = sum(len(shard.pairs) for shard in planned_shards(plan))
-                how = "through neighbours" if "guides" in plan.column_names else "in other views"
+                guided = "guides" in plan.column_names
+                how = "through neighbours" if guided else "in other views"
                 text = f"round {number}: {counted(pairs, 'pair')} again, {how}"
-                listen(Event("turns", text, {"round": number, "pairs": pairs}))
+                fields = {"round": number, "pairs": pairs, "through_neighbours": guided}
+                listen(Event("turns", text, fields))
                 work.carry_out(shards, again=True, known=known)
         for number, plan, again in DetailPlan(run, work.device).rounds():
             if plan.num_rows:

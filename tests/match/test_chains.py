@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from job_process import tables
 from pictures import strip_views
+from PIL import Image
 
 import pipeline
 from pipeline.events import Event
@@ -22,11 +22,13 @@ from pipeline.match.turns.between import homography_between
 from pipeline.match.turns.chains import (
     CHAINS,
     PLANE_COLUMNS,
+    asked_before,
     chained,
     guided_table,
     through_neighbours,
 )
 from pipeline.match.turns.rounds import Seen
+from pipeline.match.turns.tries import settled_matches
 from pipeline.photos.limits import ImageLimits
 from pipeline.photos.turns import canvas_from_original, unturned
 from pipeline.store.folder import Folder
@@ -88,59 +90,78 @@ GRAPH = (
     ("a", "e", 300, between(0, 4)),
     ("b", "e", 0, None),
 )
+LEAST = 25
+Rows = list[tuple[str, str, int, np.ndarray | None]]
 
 
-def test_a_pair_is_seen_through_its_strongest_neighbours_one_a_round() -> None:
-    seen = Seen.of([turns(*GRAPH)], NAMES)
-    assert through_neighbours(seen, Counter()) == {(0, 1): 3}  # d, with 60 inliers; c has 40
-    assert through_neighbours(seen, Counter({(0, 1): 1})) == {(0, 1): 2}
-    assert through_neighbours(seen, Counter({(0, 1): CHAINS})) == {}
+def seen_of(*given: tuple[str, str, int, np.ndarray | None]) -> Seen:
+    return Seen.of([turns(*given)], NAMES)
+
+
+def test_the_neighbours_of_strongest_pairs_come_first_and_none_comes_twice() -> None:
+    seen = seen_of(*GRAPH)
+    assert through_neighbours(seen, LEAST, {}) == {(0, 1): [3, 2]}  # d has 60 inliers, c has 40
+    assert through_neighbours(seen, LEAST, {(0, 1): {3}}) == {(0, 1): [2]}
+    assert through_neighbours(seen, LEAST, {(0, 1): {2}}) == {(0, 1): [3]}
+    assert CHAINS == 2
+    assert through_neighbours(seen, LEAST, {(0, 1): {2, 4}}) == {}
+
+
+def test_a_pair_of_few_inliers_is_asked_for_too() -> None:
+    """They may be wrong ones, and would shut out what its neighbours tell."""
+    weak = [("a", "b", LEAST - 1, between(0, 4)), *GRAPH[1:-2]]
+    assert through_neighbours(seen_of(*weak), LEAST, {}) == {(0, 1): [3, 2]}
+    strong = [("a", "b", LEAST, between(0, 4)), *GRAPH[1:-2]]
+    assert through_neighbours(seen_of(*strong), LEAST, {}) == {}
 
 
 def test_pairs_without_a_common_neighbour_or_of_two_parts_are_not_seen_through_one() -> None:
-    apart = turns(("a", "b", 0, None), ("a", "c", 90, between(0, 2)), ("b", "d", 0, None))
-    assert through_neighbours(Seen.of([apart], NAMES), Counter()) == {}
-    chain = turns(
-        ("a", "b", 50, None), ("b", "c", 50, None), ("c", "d", 50, None), ("a", "d", 0, None)
-    )
-    assert through_neighbours(Seen.of([chain], NAMES), Counter()) == {}
+    apart: Rows = [("a", "b", 0, None), ("a", "c", 90, between(0, 2)), ("b", "d", 0, None)]
+    assert through_neighbours(seen_of(*apart), LEAST, {}) == {}
+    chain: Rows = [(*ends, 50, None) for ends in (("a", "b"), ("b", "c"), ("c", "d"))]
+    assert through_neighbours(seen_of(*chain, ("a", "d", 0, None)), LEAST, {}) == {}
 
 
 @pytest.mark.parametrize("neighbour", [2, 3])
 def test_planes_are_chained_whatever_the_directions_of_their_pairs(neighbour: int) -> None:
     worse = turns(("a", "c", 30, between(0, 4)), ("d", "a", 30, between(0, 4)))
     for order in ([worse, turns(*GRAPH)], [turns(*GRAPH), worse]):  # of more inliers counts
-        found = chained({(0, 1): neighbour}, order, NAMES)
+        found = chained({(0, 1): [neighbour]}, order, NAMES)
         assert [*found] == [(0, 1)]
-        same_map(found[0, 1], between(0, 1))
+        assert found[0, 1][0] == neighbour
+        same_map(found[0, 1][1], between(0, 1))
 
 
-def test_a_pair_whose_neighbour_has_no_plane_is_left_out() -> None:
-    lacking = [(*row[:3], None) if row[0] == "d" else row for row in GRAPH]
-    assert chained({(0, 1): 3}, [turns(*lacking)], NAMES) == {}
-    assert chained({(0, 1): 2}, [turns(*lacking)], NAMES).keys() == {(0, 1)}
+def test_a_neighbour_without_a_plane_gives_way_to_the_next_one() -> None:
+    lacking = turns(*((*row[:3], None) if row[0] == "d" else row for row in GRAPH))
+    assert chained({(0, 1): [3]}, [lacking], NAMES) == {}
+    neighbour, plane = chained({(0, 1): [3, 2]}, [lacking], NAMES)[0, 1]
+    assert neighbour == 2
+    same_map(plane, between(0, 1))
     older = turns(*GRAPH).drop_columns("homography")
-    assert chained({(0, 1): 2}, [older], NAMES) == {}
-    assert chained({(0, 1): 2}, [turns(("a", "b", 0, None))], NAMES) == {}
+    assert chained({(0, 1): [2]}, [older], NAMES) == {}
+    assert chained({(0, 1): [2]}, [turns(("a", "b", 0, None))], NAMES) == {}
     assert chained({}, [], NAMES) == {}
 
 
 def test_a_plan_has_the_planes_of_its_pairs_in_its_own_order() -> None:
-    pairs = [(2, 3), (0, 3), (0, 1), (1, 2)]
+    pairs, names = [(2, 3), (0, 3), (0, 1), (1, 2)], NAMES.to_pylist()
     views = np.array([(*pair, 0, 180, 0.25, -0.25) for pair in pairs])
-    plan = plan_views(NAMES.to_pylist(), views, 3, 2, "{:08}".format)
-    guides = {pair: between(*pair) for pair in pairs}
-    table = guided_table(plan, NAMES.to_pylist(), guides)
+    plan = plan_views(names, views, 3, 2, "{:08}".format)
+    table = guided_table(plan, names, {pair: (4, between(*pair)) for pair in pairs})
     assert table.schema.equals(GUIDED, check_metadata=True)
+    assert table.num_rows > 1
     found = set()
     for shard in planned_shards(table):
         assert shard.guides is not None
         for (first, second), guide in zip(shard.pairs.tolist(), shard.guides, strict=True):
-            pair = tuple(NAMES.to_pylist().index(shard.images[k]) for k in (first, second))
+            pair = names.index(shard.images[first]), names.index(shard.images[second])
             same_map(guide, between(*pair))
             found.add(pair)
     assert found == set(pairs)
+    assert asked_before([plan, table], names) == {pair: {4} for pair in pairs}
     assert all(shard.guides is None for shard in planned_shards(plan))
+    assert guided_table(plan.slice(0, 0), names, {}).schema == GUIDED
 
 
 def test_the_plane_of_a_pair_is_that_of_most_points() -> None:
@@ -181,6 +202,7 @@ def test_a_pair_that_no_view_opens_is_matched_through_its_neighbour(place: Path)
     (plan,) = guided_rounds(place / "whole")
     assert plan.schema.equals(GUIDED, check_metadata=True)
     assert plan["images"].to_pylist() == [["0.png", "2.png"]]
+    assert plan["through"].to_pylist() == [["1.png"]]
     tries = [
         row
         for path in sorted((place / "whole" / "matches").iterdir())
@@ -218,6 +240,21 @@ def test_a_run_that_is_stopped_before_such_a_round_goes_on_to_the_same_bytes(
     assert tables(tmp_path / "run") == tables(place / "whole")
 
 
+def test_a_wrong_pair_of_few_inliers_is_replaced(place: Path, tmp_path: Path) -> None:
+    """A corner that is masked lets a round before find 18 matches that agree by chance."""
+    mask = np.full((224, 288), 255, np.uint8)
+    mask[100:124, 262:] = 0
+    Image.fromarray(mask).save(tmp_path / "2.png")
+    pipeline.match(place / "strip", tmp_path / "run", masks=tmp_path, **STRIP)
+    found = {
+        row["image0"]: row["num_inliers"]
+        for _, table in settled_matches(Folder(str(tmp_path / "run")))
+        for row in table.to_pylist()
+        if row["image1"] == "2.png"
+    }
+    assert found["0.png"] > 80
+
+
 def test_finer_passes_keep_what_a_neighbour_told(place: Path, tmp_path: Path) -> None:
     summary = pipeline.match(place / "strip", tmp_path / "run", detail=1, **STRIP)
     assert summary["verified"] == 3
@@ -229,7 +266,7 @@ def test_a_guide_joins_what_the_network_sees_of_both_photographs(
     """Turned by 30 degrees and at other scales, as pixels of the originals and back."""
     views = np.array([(0, 1, 180, 30, 0.5, -0.5)])
     plan = plan_views(["0.png", "1.png"], views, 4, 4, "{:08}".format)
-    table = guided_table(plan, ["0.png", "1.png"], {(0, 1): between(0, 1)})
+    table = guided_table(plan, ["0.png", "1.png", "2.png"], {(0, 1): (2, between(0, 1))})
     (shard,) = planned_shards(table)
     decoded = ReadShard(Folder(str(place / "strip")), ImageLimits(), 192)(shard)
     (guide,) = decoded.guides_between([0], [[0], [1]])

@@ -9,8 +9,7 @@ alone show the network too little: where the overlap is small, or the camera was
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -21,16 +20,22 @@ from pipeline.match.turns.rounds import Seen
 from pipeline.match.turns.tries import SIDES
 from pipeline.tables import GUIDED, ragged, unragged
 
-CHAINS = 2  # neighbours of an open pair that are asked, one a round
+CHAINS = 2  # neighbours that a pair is seen through, one a round
+LIKELIEST = 4  # of them a round, of which that counts first whose two pairs have planes
 IndexPair = tuple[int, int]
 PLANE_COLUMNS = (*SIDES, "num_inliers", "homography")
+# Of pairs (i, j), i < j: the neighbour, and the homography (3, 3) from image i to image j.
+Guides = dict[IndexPair, tuple[int, np.ndarray]]
 
 
-def through_neighbours(seen: Seen, asked: Counter[IndexPair]) -> dict[IndexPair, int]:
-    """Open pairs (i, j) of one part, i < j, and the neighbour through which each is seen next.
+def through_neighbours(
+    seen: Seen, least: int, asked: Mapping[IndexPair, set[int]]
+) -> dict[IndexPair, list[int]]:
+    """Pairs (i, j) of one part, i < j, and the neighbours through which each may be seen next.
 
-    asked: how many neighbours a pair was seen through before. That neighbour comes next whose two
-    pairs, the weaker of them, have most inliers.
+    They are open, or verified by fewer than `least` inliers, which may be wrong ones. asked: the
+    neighbours that a pair was seen through before. Those come first whose two pairs, the weaker of
+    them, have most inliers.
     """
     verified, count = ~np.isnan(seen.turn), len(seen.part)
     i, j = seen.pairs[verified].T
@@ -45,25 +50,32 @@ def through_neighbours(seen: Seen, asked: Counter[IndexPair]) -> dict[IndexPair,
         return graph.indices[row], graph.data[row]
 
     found = {}
-    for i, j in seen.pairs[seen.open() & seen.together()].tolist():
+    weak = seen.open() | (verified & (seen.inliers < least))
+    for i, j in seen.pairs[weak & seen.together()].tolist():
+        before = asked.get((i, j), set())
         (partners0, inliers0), (partners1, inliers1) = of(i), of(j)
         common, at0, at1 = np.intersect1d(partners0, partners1, True, return_indices=True)
-        weaker = np.minimum(inliers0[at0], inliers1[at1])
-        turn = asked[i, j]
-        if turn < min(CHAINS, len(common)):
-            found[i, j] = int(common[np.lexsort((common, -weaker))[turn]])
+        order = np.lexsort((common, -np.minimum(inliers0[at0], inliers1[at1])))
+        new = [k for k in common[order].tolist() if k not in before][:LIKELIEST]
+        if new and len(before) < CHAINS:
+            found[i, j] = new
     return found
 
 
 def chained(
-    through: dict[IndexPair, int], tables: Iterable[pa.Table], names: pa.Array
-) -> dict[IndexPair, np.ndarray]:
-    """The homographies (3, 3) from image i to image j of pairs (i, j), through their neighbours.
+    through: dict[IndexPair, list[int]], tables: Iterable[pa.Table], names: pa.Array
+) -> Guides:
+    """The homographies of pairs through the first of their neighbours that tells one.
 
-    tables: TURNS of all rounds; the try of a pair with most inliers counts. A pair is left out
-    where a plane of its neighbour is missing, as in files of an older version.
+    tables: TURNS of all rounds; the try of a pair with most inliers counts. Planes are missing in
+    files of an older version.
     """
-    links = {(min(ends), max(ends)) for (i, j), k in through.items() for ends in ((i, k), (k, j))}
+    links = {
+        (min(ends), max(ends))
+        for (i, j), neighbours in through.items()
+        for k in neighbours
+        for ends in ((i, k), (k, j))
+    }
     wanted = np.array([*links], np.int64).reshape(-1, 2) @ [len(names), 1]
     best: dict[IndexPair, tuple[int, np.ndarray]] = {}
     for table in tables:
@@ -81,23 +93,43 @@ def chained(
             if number > best.get(pair, (0,))[0]:
                 best[pair] = number, plane if i < j else np.linalg.inv(plane)
 
-    def link(start: int, end: int) -> np.ndarray:
-        plane = best[min(start, end), max(start, end)][1]
-        return plane if start < end else np.linalg.inv(plane)
+    def link(start: int, end: int) -> np.ndarray | None:
+        _, plane = best.get((min(start, end), max(start, end)), (0, None))
+        return plane if plane is None or start < end else np.linalg.inv(plane)
 
-    return {
-        (i, j): link(k, j) @ link(i, k)
-        for (i, j), k in through.items()
-        if {(min(i, k), max(i, k)), (min(k, j), max(k, j))} <= best.keys()
-    }
+    found: Guides = {}
+    for (i, j), neighbours in through.items():
+        for k in neighbours:
+            there, on = link(i, k), link(k, j)
+            if there is not None and on is not None:
+                found[i, j] = k, on @ there
+                break
+    return found
 
 
-def guided_table(plan: pa.Table, names: list[str], guides: dict[IndexPair, np.ndarray]) -> pa.Table:
-    """A plan (TURNED) of pairs (i, j) and their homographies → GUIDED."""
+def asked_before(plans: Iterable[pa.Table], names: list[str]) -> dict[IndexPair, set[int]]:
+    """The neighbours of pairs in the plans of earlier rounds, of which some are GUIDED."""
     number = {name: k for k, name in enumerate(names)}
-    rows = []
+    found: dict[IndexPair, set[int]] = {}
+    for plan in plans:
+        if "through" not in plan.column_names:
+            continue
+        columns = plan["images"].to_pylist(), unragged(plan["pairs"]), plan["through"].to_pylist()
+        for images, pairs, through in zip(*columns, strict=True):
+            for (a, b), neighbour in zip(pairs.tolist(), through, strict=True):
+                pair = number[images[a]], number[images[b]]
+                found.setdefault(pair, set()).add(number[neighbour])
+    return found
+
+
+def guided_table(plan: pa.Table, names: list[str], guides: Guides) -> pa.Table:
+    """A plan (TURNED) of pairs, and what neighbours tell of them → GUIDED."""
+    number = {name: k for k, name in enumerate(names)}
+    columns: tuple[list[np.ndarray], list[list[str]]] = ([], [])
     for images, pairs in zip(plan["images"].to_pylist(), unragged(plan["pairs"]), strict=True):
         of_shard = [guides[number[images[a]], number[images[b]]] for a, b in pairs.tolist()]
-        rows.append(np.reshape(of_shard, (-1, 9)))
-    column = ragged(rows, GUIDED.field("guides").type)
-    return pa.table([*plan.columns, column], schema=GUIDED)
+        columns[0].append(np.array([guide for _, guide in of_shard]).reshape(-1, 9))
+        columns[1].append([names[neighbour] for neighbour, _ in of_shard])
+    kinds = [GUIDED.field(name).type for name in ("guides", "through")]
+    more = ragged(columns[0], kinds[0]), pa.array(columns[1], kinds[1])
+    return pa.table([*plan.columns, *more], schema=GUIDED)

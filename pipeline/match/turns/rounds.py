@@ -124,7 +124,13 @@ class Seen:
         first, second = self.pairs.T
         verified = ~np.isnan(self.turn)
         turn = np.where(verified, self.turn, wrapped(self.angle[second] - self.angle[first]))
-        return turn, np.where(verified, self.size, self.sizes[second] - self.sizes[first])
+        return turn, np.where(verified, self.size, self.size_by_neighbours())
+
+    def size_by_neighbours(self) -> np.ndarray:
+        """(N,): the size of image j against image i as their neighbours tell."""
+        first, second = self.pairs.T
+        size: np.ndarray = self.sizes[second] - self.sizes[first]
+        return size
 
     def have_neighbour(self) -> np.ndarray:
         """(N,) bool: pairs whose two images are both verified with a third one."""
@@ -145,7 +151,7 @@ def again(seen: Seen, tried: np.ndarray, turning: bool = True, scaling: bool = T
     turn, size = seen.between()
     turned = turning & (np.abs(turn) > ALIKE)
     chosen = ~seen.failed & seen.together() & (turned | (scaling & _scaled(size)))
-    return _untried(fitting_views(seen, chosen, turning, scaling), tried)
+    return _untried(fitting_views(seen, chosen, size, turning, scaling), tried)
 
 
 def is_survey(seen: Seen, headings: np.ndarray) -> bool:
@@ -171,7 +177,8 @@ def second_chances(
     again_tried: (T, 4) pairs that a later round has tried. The others: see `again`.
     """
     chosen = seen.open() & seen.together() & seen.have_neighbour()
-    return _untried(fitting_views(seen, chosen, turning, scaling), again_tried)
+    size = seen.size_by_neighbours()
+    return _untried(fitting_views(seen, chosen, size, turning, scaling), again_tried)
 
 
 def guessed(seen: Seen, headings: np.ndarray, sizes: np.ndarray, tried: np.ndarray) -> np.ndarray:
@@ -208,6 +215,17 @@ def by_headings(pairs: np.ndarray, headings: np.ndarray, sizes: np.ndarray) -> n
     return _views(pairs, _settled_together(headings), np.where(_scaled(size), size, 0.0))
 
 
+def fitting_views(
+    seen: Seen, chosen: np.ndarray, size: np.ndarray, turning: bool, scaling: bool
+) -> np.ndarray:
+    """(M, 6): the views that fit some pairs best, as far as turns and scales are searched.
+
+    chosen: (N,) bool, of the pairs of `seen`. size: (N,) of these.
+    """
+    angle = seen.angle if turning else np.zeros_like(seen.angle)
+    return _views(seen.pairs[chosen], angle, np.where(scaling & _scaled(size), size, 0.0)[chosen])
+
+
 def most_probes(pairs: int, found: bool) -> int:
     """How many pairs of so many planned ones a round may probe at several turns, or scales.
 
@@ -222,7 +240,8 @@ def later_line(pairs: int, survey: bool) -> str:
     """What later rounds may cost at most, in one line."""
     probes = counted(most_probes(pairs, survey), "probe")
     if survey:
-        return f"later rounds: at most {counted(pairs, 'pair')} again, and {probes} a round"
+        again = f"at most {counted(pairs, 'pair')} again, some more than once"
+        return f"later rounds: {again}, and {probes} a round"
     return f"later rounds: at most {probes} a round, and the pairs that they find"
 
 
@@ -319,16 +338,6 @@ def _scaled(size: np.ndarray) -> np.ndarray:
     """Whether images differ in size, and by no more than views can make good."""
     differ: np.ndarray = (np.abs(size) >= ALIKE_SIZE) & (np.abs(size) <= FARTHEST_SIZE)
     return differ
-
-
-def fitting_views(seen: Seen, chosen: np.ndarray, turning: bool, scaling: bool) -> np.ndarray:
-    """(M, 6): the views that fit some pairs best, as far as turns and scales are searched.
-
-    chosen: (N,) bool, of the pairs of `seen`.
-    """
-    _, size = seen.between()
-    angle = seen.angle if turning else np.zeros_like(seen.angle)
-    return _views(seen.pairs[chosen], angle, np.where(scaling & _scaled(size), size, 0.0)[chosen])
 
 
 def _views(pairs: np.ndarray, angle: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ probes/<shard>.parquet   the coarse matches of pairs between parts, at every tur
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ from pipeline.match.run import Run
 from pipeline.match.shards import PlannedShard, plan_views, planned_shards
 from pipeline.match.turns.chains import (
     PLANE_COLUMNS,
-    IndexPair,
+    asked_before,
     chained,
     guided_table,
     through_neighbours,
@@ -83,14 +82,14 @@ class ViewSearch:
             if folder.exists(name):
                 plan = folder.read_table(name)
             else:
-                plan = self._plan(number, seen)
+                plan = self._plan(number, seen, earlier)
                 if not plan.num_rows:
                     return
                 folder.publish_table(name, plan)
             i, j = self._tried([plan], names)[:, :2].astype(int).T
             yield number, plan, bool((seen.part[i] == seen.part[j]).all())
 
-    def _plan(self, number: int, seen: Seen) -> pa.Table:
+    def _plan(self, number: int, seen: Seen, earlier: Sequence[str]) -> pa.Table:
         names = pa.array(self.run.plan.names, pa.string())
         folder = self.run.folder
         rounds = [folder.read_table(f"plan/round_{n:02}.parquet") for n in range(1, number)]
@@ -112,26 +111,28 @@ class ViewSearch:
             most = most_probes(len(seen.pairs), is_scaled(seen))
             views = likely(self._ladder(seen, number, names, most), names, tried)
         if survey and not len(views):
-            guided = self._through_neighbours(seen, rounds, number)
+            guided = self._through_neighbours(seen, rounds, earlier, number)
             if guided.num_rows:
                 return guided
             views = self._across_gaps(seen, headings, sizes)
         return self._shards(views, number)
 
-    def _through_neighbours(self, seen: Seen, rounds: Sequence[pa.Table], number: int) -> pa.Table:
-        """GUIDED of the open pairs of a survey that a neighbour tells the overlap of."""
-        names = pa.array(self.run.plan.names, pa.string())
-        folder, options = self.run.folder, self.run.options
-        asked: Counter[IndexPair] = Counter()
-        for plan in rounds:
-            if "guides" in plan.column_names:
-                tried = self._tried([plan], names)[:, :2].astype(int)
-                asked.update((i, j) for i, j in tried.tolist())
-        tables = (folder.read_table(one, PLANE_COLUMNS) for one in by_round(folder.names("turns")))
-        guides = chained(through_neighbours(seen, asked), tables, names)
+    def _through_neighbours(
+        self, seen: Seen, rounds: Sequence[pa.Table], earlier: Sequence[str], number: int
+    ) -> pa.Table:
+        """GUIDED of the pairs of a survey that are open or weak, and that a neighbour tells of.
+
+        earlier: the tables of turns of the rounds before.
+        """
+        names, options = self.run.plan.names, self.run.options
+        least = options.verification.min_num_inliers
+        through = through_neighbours(seen, least, asked_before(rounds, names))
+        tables = (self.run.folder.read_table(one, PLANE_COLUMNS) for one in by_round(earlier))
+        guides = chained(through, tables, pa.array(names, pa.string()))
         chosen = np.array([(i, j) in guides for i, j in seen.pairs.tolist()], bool)
-        views = fitting_views(seen, chosen, options.turns > 0, options.scales > 0)
-        return guided_table(self._shards(views, number), self.run.plan.names, guides)
+        how = options.turns > 0, options.scales > 0
+        views = fitting_views(seen, chosen, seen.size_by_neighbours(), *how)
+        return guided_table(self._shards(views, number), names, guides)
 
     def _across_gaps(self, seen: Seen, headings: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """(M, 6): new pairs of a survey that would join parts which its pairs do not join."""
