@@ -36,44 +36,34 @@ settings.register_profile("same", derandomize=True, deadline=None, max_examples=
 settings.load_profile("same")
 
 
-# Tests that start Ray. One process of the suite takes the jobs, which have clusters of their own
-# and mostly wait, and another one all others: so at most two clusters share two CPUs.
-JOBS = ("tests/jobs/",)
+# Files that start Ray. One process of the suite takes them all, because two clusters at once on two
+# CPUs wait for each other.
 ON_RAY = (
     "tests/cli/test_match_command.py",
     "tests/cli/test_rerank_command.py",
     "tests/execute/",
+    "tests/jobs/",
     "tests/match/test_detail.py",
     "tests/match/test_scales.py",
 )
-BEHIND_RAY = 5  # priority of the processes that start no Ray
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give whole files to the processes of the suite, and those that start Ray to two of them."""
+    """Give whole files to the processes of the suite, and those of ON_RAY to one of them."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            for kind, files in (("jobs", JOBS), ("ray", ON_RAY)):
-                if nodeid.startswith(files):
-                    return kind
-            return nodeid.partition("::")[0]
+            return "ray" if nodeid.startswith(ON_RAY) else nodeid.partition("::")[0]
 
     return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what starts Ray where processes share the suite, because it takes longest."""
+    """Begin with ON_RAY where processes share the suite, because these tests take longest."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: [not item.nodeid.startswith(one) for one in (JOBS, ON_RAY)])
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let Ray go first: it gives up where it does not start in time, and the other tests wait."""
-    if "PYTEST_XDIST_WORKER" in os.environ and not item.nodeid.startswith(JOBS + ON_RAY):
-        os.nice(max(0, BEHIND_RAY - os.nice(0)))
+        items.sort(key=lambda item: not item.nodeid.startswith(ON_RAY))
 
 
 def _folder(variable: str, default: Path) -> Path:
