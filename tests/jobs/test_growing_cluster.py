@@ -64,7 +64,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # as an actor without a GPU, which rounds likewise
 }
 
-# Every shard takes five seconds until the pool has grown: Ray takes its time to see that an actor
+# Every shard takes long until the pool has grown: Ray takes its time to see that an actor
 # is busy.
 SLOW = """
 import time
@@ -73,7 +73,7 @@ from pipeline.match.match import MatchShard
 
 class Stage(MatchShard):
     def _match(self, shard, seconds):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while time.monotonic() < deadline and not Path({grown!r}).exists():
             time.sleep(0.1)
         return super()._match(shard, seconds)
