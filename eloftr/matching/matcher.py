@@ -159,7 +159,7 @@ class Matcher:
         warped for the first look already. A pair whose guide is not sane has no matches.
         """
         if guides is None:
-            first = self._first_look(features0, features1, kept)
+            first = self._one_look(features0, features1, kept)
         else:
             shape = features0.images.shape[2], features0.images.shape[3]
             given = {n: guided(guide, shape) for n, guide in enumerate(guides)}
@@ -170,13 +170,13 @@ class Matcher:
             first = [seen.get(n, nothing) for n in given]
         return self._looked_again(features0, features1, kept, first, looks) if looks > 1 else first
 
-    def _first_look(
+    def _one_look(
         self,
         features0: ImageFeatures,
         features1: ImageFeatures,
         kept: tuple[np.ndarray, np.ndarray] | None,
     ) -> list[Matches]:
-        """The matches of both images as they are."""
+        """The matches of one look at pairs whose images are taken as they are."""
         with float32_convolutions(self.device, self.dtype):
             found = self.model.match(features0, features1, self._kept(kept))
         counts = torch.bincount(found.cells[:, 0], minlength=len(features0)).cpu()
@@ -199,7 +199,7 @@ class Matcher:
         shape = features0.images.shape[2], features0.images.shape[3]
         last = np.array(features1.images.shape[:1:-1]) - 1
         grey = [warped(features1.images[n, 0], view, shape) for n, view in views.items()]
-        seen = self._first_look(
+        seen = self._one_look(
             features0[torch.tensor(members, device=self.device)],
             self._encoded(torch.stack(grey).to(self.pixel_dtype)),
             kept and (kept[0][members], np.ones_like(kept[0][members])),

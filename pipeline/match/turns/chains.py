@@ -71,38 +71,31 @@ def chained(
     files of an older version.
     """
     links = {
-        (min(ends), max(ends))
+        ends
         for (i, j), neighbours in through.items()
         for k in neighbours
-        for ends in ((i, k), (k, j))
+        for ends in ((i, k), (k, i), (j, k), (k, j))
     }
     wanted = np.array([*links], np.int64).reshape(-1, 2) @ [len(names), 1]
-    best: dict[IndexPair, tuple[int, np.ndarray]] = {}
+    best: dict[IndexPair, tuple[int, np.ndarray]] = {}  # in both directions
     for table in tables:
         if "homography" not in table.column_names:
             continue
         table = table.filter(pc.is_valid(table["homography"]))
         ends = np.stack([pc.index_in(table[side], value_set=names).to_numpy() for side in SIDES])
-        told = np.flatnonzero(np.isin(np.sort(ends, axis=0).T @ [len(names), 1], wanted))
+        told = np.flatnonzero(np.isin(ends.T @ [len(names), 1], wanted))
         planes = table["homography"].combine_chunks().flatten().to_numpy().reshape(-1, 3, 3)
         inliers = table["num_inliers"].to_numpy()
         for (i, j), number, plane in zip(
             ends.T[told].tolist(), inliers[told].tolist(), planes[told], strict=True
         ):
-            pair = min(i, j), max(i, j)
-            if number > best.get(pair, (0,))[0]:
-                best[pair] = number, plane if i < j else np.linalg.inv(plane)
-
-    def link(start: int, end: int) -> np.ndarray | None:
-        _, plane = best.get((min(start, end), max(start, end)), (0, None))
-        return plane if plane is None or start < end else np.linalg.inv(plane)
-
+            if number > best.get((i, j), (0,))[0]:
+                best[i, j], best[j, i] = (number, plane), (number, np.linalg.inv(plane))
     found: Guides = {}
     for (i, j), neighbours in through.items():
         for k in neighbours:
-            there, on = link(i, k), link(k, j)
-            if there is not None and on is not None:
-                found[i, j] = k, on @ there
+            if {(i, k), (k, j)} <= best.keys():
+                found[i, j] = k, best[k, j][1] @ best[i, k][1]
                 break
     return found
 
