@@ -11,12 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import signal
-import socket
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +34,7 @@ from pipeline.execute.executor import (
     local_capacity,
 )
 from pipeline.execute.shares import ALONE, Shares
+from pipeline.execute.starting import knock, sigterm_kept, silence
 
 try:
     import ray
@@ -52,12 +50,8 @@ except ImportError as error:
 # Tasks for every process that are made at a time, where tasks are made when they are asked for. Ray
 # Data takes all tasks of a dataset at once, and the blocks of 1,000,000 images would be 210 GB.
 WAVE = 4
+DEMAND = 5.0  # seconds between two looks at the CPUs that are missing
 OBJECT_STORE = 1 << 30  # bytes on an embedded node: some tens of shards of decoded images
-# What a client of gRPC says first, with no settings of its own (RFC 9113, section 3.4), and how an
-# answer begins: three bytes of length, and the kind of its frame.
-HTTP2_BEGINS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-FRAME_HEAD, SETTINGS = 9, b"\x04"
-ANSWER = 10.0  # seconds to wait for it
 
 
 class RayExecutor:
@@ -93,7 +87,7 @@ class RayExecutor:
         if ray.is_initialized():
             return
         self.started = True  # what an interruption leaves half started is ended too
-        with _sigterm_kept():
+        with sigterm_kept():
             try:
                 _join_or_start(os.environ.get(CLUSTER), self.quiet)
             except SystemExit as error:  # raised by Ray's handler of SIGTERM while Ray starts
@@ -147,8 +141,7 @@ class RayExecutor:
         wave = WAVE * most if isinstance(tasks, MadeTasks) else len(tasks)
         waves = (tasks[begin : begin + wave] for begin in range(0, len(tasks), wave))
         make = partial(self._dataset, stages, actors.ranged, first, most, share)
-        missing = 0 if share else most - capacity.cpus
-        return _results_of_waves(make, waves, missing)
+        return _results_of_waves(make, waves, 0 if share else most)
 
     def _dataset(
         self,
@@ -255,27 +248,24 @@ def _unpack(row: pa.Table) -> Task:
 
 
 def _results_of_waves(
-    make: Callable[[Sequence[Task], Any], Any], waves: Iterable[Sequence[Task]], missing: int
+    make: Callable[[Sequence[Task], Any], Any], waves: Iterable[Sequence[Task]], cpus: int
 ) -> Generator[Any, None, None]:
     """The results of waves of tasks, one wave after the other.
 
-    make: the dataset of a wave. missing: CPUs that there would be work for, and that are not there.
-    Tasks that do nothing ask an autoscaler for them. Ray Data asks by the pace at which its tasks
-    end: for none before the first has ended, and a block may take an hour.
+    make: the dataset of a wave. cpus: that there is work for, see `_demand`.
     """
     attempts = _attempts()
-    ask = ray.remote(lambda: None).options(num_cpus=ALONE.task)
-    asked = [ask.remote() for _ in range(missing)]
     try:
-        for wave in waves:
-            rows = make(wave, attempts).iter_batches(
-                batch_size=1, batch_format="pyarrow", prefetch_batches=0
-            )
-            for row in rows:
-                value = _unpack(row).value
-                if isinstance(value, EloftrError):
-                    raise value
-                yield value
+        with _demand(cpus):
+            for wave in waves:
+                rows = make(wave, attempts).iter_batches(
+                    batch_size=1, batch_format="pyarrow", prefetch_batches=0
+                )
+                for row in rows:
+                    value = _unpack(row).value
+                    if isinstance(value, EloftrError):
+                        raise value
+                    yield value
     except ray.exceptions.RayError as error:
         if "No module named 'pipeline'" not in str(error):
             raise
@@ -283,22 +273,55 @@ def _results_of_waves(
         raise ExecutorError(f"the cluster's nodes do not have this project; {cure}.") from error
     finally:
         ray.kill(attempts)
-        for one in asked:
-            ray.cancel(one)
+
+
+@contextmanager
+def _demand(cpus: int) -> Iterator[None]:
+    """Let an autoscaler see that so many CPUs would be used, as long as there are fewer.
+
+    Tasks that do nothing wait for them. Ray Data asks by the pace at which its tasks end: for none
+    before the first has ended, and a block may take an hour. What finds a CPU that is free for a
+    moment ends, and the next one takes its place.
+    """
+    over = threading.Event()
+    task = ray.remote(lambda: None).options(num_cpus=ALONE.task)
+
+    def ask() -> None:
+        asked: list[Any] = []
+        with suppress(Exception):  # of a cluster that is gone, as the work itself tells
+            while not over.is_set():
+                total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+                missing = max(0, cpus - int(total.get("CPU", 0)))
+                if asked:
+                    asked = ray.wait(asked, num_returns=len(asked), timeout=0)[1]
+                for one in asked[missing:]:
+                    ray.cancel(one)
+                asked = asked[:missing] + [task.remote() for _ in range(missing - len(asked))]
+                over.wait(DEMAND)
+            for one in asked:
+                ray.cancel(one)
+
+    asking = threading.Thread(target=ask, name="demand", daemon=True)
+    asking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        asking.join(DEMAND)
 
 
 def _join_or_start(address: str | None, quiet: bool) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
-            _knock(address)
+            knock(address)
         except (OSError, OverflowError) as error:  # the latter of a port beyond 65535
             cause = f"{CLUSTER}={address}: no Ray cluster answers there ({error})"
             raise ExecutorError(
                 f"{cause}; start it, or unset {CLUSTER} to use this machine alone."
             ) from error
         try:
-            with _silence(quiet):
+            with silence(quiet):
                 ray.init(**options)
         except ValueError as error:
             cause = f"{CLUSTER}={address}: is no address of a cluster ({error})"
@@ -317,70 +340,9 @@ def _join_or_start(address: str | None, quiet: bool) -> None:
         joined = os.pathsep.join(path for path in (here, paths) if path)
         options["runtime_env"] = {"env_vars": {"PYTHONPATH": joined}}
     try:
-        with _silence(quiet):
+        with silence(quiet):
             ray.init(address="local", **options)
     except Exception as error:  # Ray has no type of its own for a node that does not start
         cure = "free CPUs and memory, or work without it by --executor local"
         text = " ".join(str(error).split())
         raise ExecutorError(f"Ray does not start on this machine ({text}); {cure}.") from error
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Put the handler of SIGTERM back, because Ray installs its own when it starts.
-
-    What Ray's handler raises can be lost, in a callback of Ray's core for one. A SIGTERM that came
-    meanwhile therefore goes to the handler that is put back.
-    """
-    kept = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or kept is None:
-        yield
-        return
-    came, writer = socket.socketpair()
-    came.setblocking(False)
-    writer.setblocking(False)
-    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        signal.signal(signal.SIGTERM, kept)
-        writer.close()
-        with came:
-            numbers = came.recv(1 << 16)  # of signals, a byte each; empty where none came
-        if signal.SIGTERM in numbers:
-            signal.raise_signal(signal.SIGTERM)
-
-
-@contextmanager
-def _silence(quiet: bool) -> Iterator[None]:
-    """Close standard error where `quiet`.
-
-    Ray's core otherwise says there, in its own format, that it was told to keep quiet.
-    """
-    if not quiet:
-        yield
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _knock(address: str) -> None:
-    """Raise OSError where no server of gRPC listens at `host:port`; Ray would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not host or not port.isdigit():
-        return
-    with socket.create_connection((host, int(port)), timeout=30) as door:
-        if os.environ.get("RAY_USE_TLS", "0").lower() not in ("", "0", "false"):
-            return  # it speaks after a handshake only
-        door.settimeout(ANSWER)
-        door.sendall(HTTP2_BEGINS)
-        if door.recv(FRAME_HEAD)[3:4] != SETTINGS:
-            raise OSError("what answers there is no Ray")

@@ -15,6 +15,7 @@ import stages
 from pipeline.execute import on_ray
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import Actors, Capacity, MadeTasks, Stage, tasks_of
+from pipeline.execute.starting import sigterm_kept
 
 
 @pytest.mark.usefixtures("embedded_ray")
@@ -31,11 +32,11 @@ def test_a_sigterm_that_ray_loses_while_it_starts_reaches_the_handler_of_before(
     reached: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: reached.append(number))
     try:
-        with on_ray._sigterm_kept():
+        with sigterm_kept():
             signal.signal(signal.SIGTERM, lambda number, frame: None)  # as Ray's, and it loses it
             signal.raise_signal(signal.SIGTERM)
         assert reached == [signal.SIGTERM]
-        with on_ray._sigterm_kept():
+        with sigterm_kept():
             pass
         assert reached == [signal.SIGTERM]
         assert signal.set_wakeup_fd(-1) == -1
