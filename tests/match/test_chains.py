@@ -25,6 +25,7 @@ from pipeline.match.turns.chains import (
     asked_before,
     chained,
     guided_table,
+    overlap,
     through_neighbours,
 )
 from pipeline.match.turns.rounds import Seen
@@ -37,6 +38,7 @@ from pipeline.tables import GUIDED, TURNS
 pytestmark = pytest.mark.usefixtures("kept_processes")
 
 NAMES = pa.array(["a", "b", "c", "d", "e"])
+SIZES = np.full((5, 2), (3000.0, 2000.0))
 STRIP: dict[str, Any] = {"long_side": 288, "scales": "off", "executor": "local"}
 
 
@@ -126,7 +128,7 @@ def test_pairs_without_a_common_neighbour_or_of_two_parts_are_not_seen_through_o
 def test_planes_are_chained_whatever_the_directions_of_their_pairs(neighbour: int) -> None:
     worse = turns(("a", "c", 30, between(0, 4)), ("d", "a", 30, between(0, 4)))
     for order in ([worse, turns(*GRAPH)], [turns(*GRAPH), worse]):  # of more inliers counts
-        found = chained({(0, 1): [neighbour]}, order, NAMES)
+        found = chained({(0, 1): [neighbour]}, order, NAMES, SIZES)
         assert [*found] == [(0, 1)]
         assert found[0, 1][0] == neighbour
         same_map(found[0, 1][1], between(0, 1))
@@ -134,14 +136,69 @@ def test_planes_are_chained_whatever_the_directions_of_their_pairs(neighbour: in
 
 def test_a_neighbour_without_a_plane_gives_way_to_the_next_one() -> None:
     lacking = turns(*((*row[:3], None) if row[0] == "d" else row for row in GRAPH))
-    assert chained({(0, 1): [3]}, [lacking], NAMES) == {}
-    neighbour, plane = chained({(0, 1): [3, 2]}, [lacking], NAMES)[0, 1]
+    assert chained({(0, 1): [3]}, [lacking], NAMES, SIZES) == {}
+    neighbour, plane = chained({(0, 1): [3, 2]}, [lacking], NAMES, SIZES)[0, 1]
     assert neighbour == 2
     same_map(plane, between(0, 1))
     older = turns(*GRAPH).drop_columns("homography")
-    assert chained({(0, 1): [2]}, [older], NAMES) == {}
-    assert chained({(0, 1): [2]}, [turns(("a", "b", 0, None))], NAMES) == {}
-    assert chained({}, [], NAMES) == {}
+    assert chained({(0, 1): [2]}, [older], NAMES, SIZES) == {}
+    assert chained({(0, 1): [2]}, [turns(("a", "b", 0, None))], NAMES, SIZES) == {}
+    assert chained({}, [], NAMES, SIZES) == {}
+
+
+def moved(x: float, y: float, scale: float = 1.0) -> np.ndarray:
+    """The homography by which what is at (0, 0) comes to lie at (x, y)."""
+    return np.array([[scale, 0, x], [0, scale, y], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("plane", "share"),
+    [
+        (moved(0, 0), 1),
+        (moved(50, 0), 0.5),
+        (moved(0, -150), 0.25),
+        (moved(-50, 100), 0.25),
+        (moved(-100, 0), 0),
+        (moved(0, 201), 0),
+        (moved(0, 0, 0.1), 1),  # all of the first is in the second
+        (moved(0, 0, 10), 1),  # and the other way round
+        (moved(30, 40, 0.01), 1),
+    ],
+)
+@pytest.mark.parametrize("factor", [1, -3, 1e-4])
+def test_planes_tell_how_much_of_a_photograph_another_one_shows(
+    plane: np.ndarray, share: float, factor: float
+) -> None:
+    size = np.array([100.0, 200.0])
+    assert overlap(factor * plane, size, size) == pytest.approx(share, abs=0.05)
+    assert overlap(np.linalg.inv(factor * plane), size, size) == pytest.approx(share, abs=0.05)
+    assert overlap(factor * plane, size, np.full(2, np.nan)) == 0
+
+
+def test_what_lies_behind_a_camera_is_not_shown() -> None:
+    """What is right of x = 50 lies behind the second camera, and some of it would fall into it."""
+    tilted = moved(200, 100) @ [[1, 0, -40], [0, 1, 0], [-1 / 50, 0, 1]]
+    behind = tilted @ [59.4, 9.4, 1]
+    assert (behind[:2] / behind[2] > 0).all()
+    assert (behind[:2] / behind[2] < 100).all()
+    size = np.array([100.0, 100.0])
+    assert overlap(tilted, size, size) == overlap(-tilted, size, size) == 0
+
+
+def test_a_neighbour_that_tells_of_no_overlap_gives_way_to_the_next_one() -> None:
+    far = turns(
+        ("a", "c", 90, moved(0, 0)),
+        ("c", "b", 80, moved(3000, 0)),
+        ("a", "d", 70, moved(0, 0)),
+        ("d", "b", 60, moved(2000, 0)),
+        ("d", "e", 50, moved(0, 1970)),
+    )
+    neighbour, plane = chained({(0, 1): [2, 3]}, [far], NAMES, SIZES)[0, 1]
+    assert neighbour == 3
+    same_map(plane, moved(2000, 0))
+    assert chained({(0, 1): [2]}, [far], NAMES, SIZES) == {}
+    assert chained({(0, 4): [3]}, [far], NAMES, SIZES) == {}  # a strip of 1.5 %
+    assert chained({(0, 1): [2, 3]}, [far], NAMES, np.full((5, 2), np.nan)) == {}
 
 
 def test_a_plan_has_the_planes_of_its_pairs_in_its_own_order() -> None:

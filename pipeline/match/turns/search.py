@@ -52,6 +52,7 @@ from pipeline.vocabulary import Device
 
 MOST_ROUNDS = 12
 OF_SCALES = "-s"  # in the names of probes of several scales
+SHAPE_COLUMNS = ("image", "width", "height")
 Probe = Callable[[list[PlannedShard]], None]  # carries out probes
 
 
@@ -128,11 +129,22 @@ class ViewSearch:
         least = options.verification.min_num_inliers
         through = through_neighbours(seen, least, asked_before(rounds, names))
         tables = (self.run.folder.read_table(one, PLANE_COLUMNS) for one in by_round(earlier))
-        guides = chained(through, tables, pa.array(names, pa.string()))
+        shapes = self._shapes(earlier) if through else np.empty((0, 2))
+        guides = chained(through, tables, pa.array(names, pa.string()), shapes)
         chosen = np.array([(i, j) in guides for i, j in seen.pairs.tolist()], bool)
         how = options.turns > 0, options.scales > 0
         views = fitting_views(seen, chosen, seen.size_by_neighbours(), *how)
         return guided_table(self._shards(views, number), names, guides)
+
+    def _shapes(self, earlier: Sequence[str]) -> np.ndarray:
+        """Width and height of the images, (n, 2) pixels, NaN of those that were not read."""
+        row = {name: k for k, name in enumerate(self.run.plan.names)}
+        found = np.full((len(row), 2), np.nan)
+        for one in earlier:
+            shown = self.run.folder.read_table(one.replace("turns", "images", 1), SHAPE_COLUMNS)
+            for image in shown.to_pylist():
+                found[row[image["image"]]] = image["width"], image["height"]
+        return found
 
     def _across_gaps(self, seen: Seen, headings: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """(M, 6): new pairs of a survey that would join parts which its pairs do not join."""

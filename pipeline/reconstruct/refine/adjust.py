@@ -10,10 +10,12 @@ import numpy as np
 
 from pipeline.reconstruct.cameras.adjust import PriorPlace, adjust_robustly
 from pipeline.reconstruct.cameras.focal import steady_focal
-from pipeline.reconstruct.tracks.scene import SparseModel
+from pipeline.reconstruct.tracks.scene import ModelViews, SparseModel
 
-# The adjustment ends where a step lowers the cost by less than this share.
+# The adjustment ends where a step lowers the cost by less than this share. ROUGH_GAIN is for one
+# after which observations are left out: it leaves out the same ones, and takes half of the time.
 LEAST_GAIN = 1e-6
+ROUGH_GAIN = 1e-4
 # Residuals of an image that count as independent; see `focal`. Observations that were measured one
 # by one have less in common than those that the pairs of an image share. On a survey of 18
 # photographs the model with the images' own focal length was closer to GPS (0.36 m) than the one
@@ -45,10 +47,13 @@ class Freedom:
     places: Mapping[str, PriorPlace] = field(default_factory=dict)
 
 
-def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
+def adjusted(
+    scene: SparseModel, loss: float, freedom: Freedom, least_gain: float = LEAST_GAIN
+) -> SparseModel:
     """The scene after bundle adjustment. Observations stay as they are.
 
     loss: pixels where the soft-L1 loss turns from squared to straight.
+    least_gain: share of the cost that a step has to save, LEAST_GAIN or ROUGH_GAIN.
     """
     cameras = scene.views.cameras.keys()
     others = cameras - freedom.principal
@@ -63,7 +68,7 @@ def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
         adjust_robustly(
             *(model, loss, freedom.threads, keep),
             principal=principal,
-            least_gain=LEAST_GAIN,
+            least_gain=least_gain,
             still=still,
             places=freedom.places,
         )
@@ -73,8 +78,9 @@ def adjusted(scene: SparseModel, loss: float, freedom: Freedom) -> SparseModel:
 
 def _taken_over(scene: SparseModel, model: Any) -> SparseModel:
     """The scene with the poses, cameras and points of the model that was made of it."""
-    found = SparseModel.of(model)
-    return replace(scene, views=found.views, xyz=found.xyz)
+    points = model.points3D
+    xyz = [points[number].xyz for number in sorted(model.point3D_ids())]
+    return replace(scene, views=ModelViews.of(model), xyz=np.array(xyz).reshape(-1, 3))
 
 
 def steadied(scene: SparseModel, loss: float, freedom: Freedom) -> tuple[SparseModel, list[str]]:

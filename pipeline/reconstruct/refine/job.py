@@ -36,7 +36,7 @@ from pipeline.store.folder import Folder
 from pipeline.store.parquet import parquet_bytes
 from pipeline.store.results import Results
 
-VERSION = 1  # counts up when the same model and options give other measurements
+VERSION = 2  # counts up when the same model and options give other measurements
 # Files of a COLMAP model, binary or text.
 FILES_OF_A_MODEL = [
     f"{name}.{kind}"

@@ -15,7 +15,7 @@ from pipeline.errors import ReconstructionError
 from pipeline.events import counted
 from pipeline.masks.folder import Masks
 from pipeline.photos.source import Folders
-from pipeline.reconstruct.refine.adjust import Freedom, adjusted, fitting, steadied
+from pipeline.reconstruct.refine.adjust import ROUGH_GAIN, Freedom, adjusted, fitting, steadied
 from pipeline.reconstruct.refine.cameras import decide_cameras
 from pipeline.reconstruct.refine.masked import without_masked
 from pipeline.reconstruct.refine.merge import LEAST_OBSERVATIONS, LOOSE, measured_scene
@@ -92,10 +92,10 @@ def finish_round(
         np.where(weak, LOOSE, limit) * factor for limit in (wide, tight if last else wide / 2)
     ]
     if len(found.xyz):
-        found = adjusted(found, unit, freedom)
+        found = adjusted(found, unit, freedom, ROUGH_GAIN)
         found = fitting(found, limits[0], options.angles[0])
     if len(found.xyz):
-        found = adjusted(found, unit / 2, freedom)
+        found = adjusted(found, unit / 2, freedom, ROUGH_GAIN)
         found = fitting(found, limits[1], options.angles[1])
     lines: list[str] = []
     decided = freedom
