@@ -18,7 +18,6 @@ photographs of a set share one SIMPLE_RADIAL camera. SIFT is COLMAP's, at a long
 
 from __future__ import annotations
 
-import csv
 import sys
 import tempfile
 import time
@@ -44,6 +43,9 @@ from pipeline.photos.headings import headings as headings_of
 from pipeline.photos.source import list_images
 from pipeline.reconstruct.cameras.options import CameraOptions
 from pipeline.reconstruct.similarity import umeyama
+from pipeline.reconstruct.tracks.scene import ModelViews
+from pipeline.reconstruct.world.control import read_control
+from pipeline.reconstruct.world.points import seen_points, views_by_name
 from pipeline.store.folder import Folder
 
 SETS = ("brighton18", "seneca167", "copr41", "monstree23")
@@ -98,37 +100,16 @@ def gps_residual(model: Any, images: Path) -> float | None:
 def control_residual(model: Any, table: Path) -> float | None:
     """Root mean square horizontal distance of control points from where they were measured, metres.
 
-    table: a CSV with gcp, easting, northing, height, image, x, y; a row for every mark. None where
-    fewer than LEAST_POSITIONS points have marks in two registered images.
+    table: a CSV with gcp, easting, northing, height, image, x, y; a row for every mark. Marks that
+    contradict the others do not count. None where fewer than LEAST_POSITIONS points can be seen.
     """
-    pycolmap = import_pycolmap()
-    images = {model.images[k].name: model.images[k] for k in model.reg_image_ids()}
-    marks: dict[str, list[dict[str, str]]] = {}
-    with table.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["image"] in images:
-                marks.setdefault(row["gcp"], []).append(row)
-    found, true = [], []
-    for rows in marks.values():
-        if len(rows) < 2:
-            continue
-        seen = [images[row["image"]] for row in rows]
-        pixels = [[float(row["x"]), float(row["y"])] for row in rows]
-        rays = [
-            [*image.camera.cam_from_img(pixel), 1.0]
-            for image, pixel in zip(seen, pixels, strict=True)
-        ]
-        poses = [image.cam_from_world().matrix() for image in seen]
-        point = pycolmap.triangulate_multi_view_point(
-            poses, rays / np.linalg.norm(rays, axis=1, keepdims=True)
-        )
-        if point is None:  # the rays are parallel
-            continue
-        found.append(point)
-        true.append([float(rows[0][axis]) for axis in ("easting", "northing", "height")])
-    if len(found) < LEAST_POSITIONS:
+    control = read_control(str(table))
+    seen, _ = seen_points(control, views_by_name(ModelViews.of(model)))
+    if len(seen) < LEAST_POSITIONS:
         return None
-    return _root_mean_square(_residuals(np.array(found), np.array(true))[:, :2])
+    found = np.array([point.place for point in seen])
+    true = control.coordinates[[point.row for point in seen]]
+    return _root_mean_square(_residuals(found, true)[:, :2])
 
 
 def _residuals(source: np.ndarray, target: np.ndarray) -> np.ndarray:

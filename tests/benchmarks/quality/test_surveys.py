@@ -45,19 +45,21 @@ def test_control_points_are_where_they_were_measured(tmp_path: Path) -> None:
     pycolmap.set_random_seed(0)
     model = pycolmap.synthesize_dataset(options)
 
-    def residual(off: float) -> float | None:
+    def residual(off: float, mark: float = 0) -> float | None:
         lines = ["gcp,easting,northing,height,image,x,y"]
         for number, point in list(model.points3D.items())[:10]:
             east, north, height = 30 * point.xyz + [5e5, 4e6, 100] + [off * (number % 2), 0, 0]
-            for element in point.track.elements[:3]:
+            for row, element in enumerate(point.track.elements[:3]):
                 image = model.images[element.image_id]
                 x, y = image.points2D[element.point2D_idx].xy
+                x += mark * (row == 0) * (1 if x < image.camera.width / 2 else -1)
                 lines.append(f"{number},{east},{north},{height},{image.name},{x},{y}")
         (tmp_path / "gcp.csv").write_text("\n".join(lines))
         return surveys.control_residual(model, tmp_path / "gcp.csv")
 
     exact, wrong = residual(0), residual(2)
     assert exact == pytest.approx(0, abs=1e-3)
+    assert residual(0, mark=200) == pytest.approx(0, abs=1e-3)  # the other two marks agree
     assert wrong is not None
     assert 0.4 < wrong < 1.1
     (tmp_path / "gcp.csv").write_text("gcp,easting,northing,height,image,x,y\na,0,0,0,no.jpg,1,1\n")
