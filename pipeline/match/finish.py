@@ -51,20 +51,21 @@ class Marker(TypedDict):
 class FinishShard:
     """Verify a matched shard and write its tables, each of them whole, and last its done marker.
 
-    CPU only. known: verified pairs tell the views of the shard, and so what to expect of a pair.
-    intrinsics: cameras that are known.
+    CPU only. again: the pairs were tried before. known: verified pairs tell the views of the shard,
+    and so what to expect of a pair. intrinsics: cameras that are known.
     """
 
     def __init__(
         self,
         folder: Folder,
         verification: VerificationOptions,
+        again: bool = False,
         known: bool = False,
         intrinsics: Sequence[Intrinsics] = (),
     ) -> None:
         self.folder = folder
         self.verify = VerifyShard(verification, intrinsics)
-        self.known = known
+        self.again, self.known = again, known
 
     def __call__(self, shard: MatchedShard, attempt: int = 1) -> Marker:
         """Verify and write one shard; returns what the marker holds.
@@ -73,7 +74,8 @@ class FinishShard:
         """
         started = time.monotonic()
         shard = shard if attempt <= TRIES else set_aside(shard)
-        matches = self.verify(shard.matches, shard.images, shard.views if self.known else None)
+        views = shard.views if self.known else None
+        matches = self.verify(shard.matches, shard.images, self.again, views)
         verified = time.monotonic()
         failures = pa.concat_tables([shard.failures, _bad_numbers(matches)])
         if failures.num_rows:

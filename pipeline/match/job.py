@@ -303,9 +303,10 @@ def stages_of(
     """The stages of a run: read, match and finish.
 
     threads: of every process that matches. again: the pairs were tried before. The network then
-    sees equalised grey levels, and fainter matches count. known: verified pairs tell the views of
-    these pairs, so fewer inliers are enough where they agree. finer: the number of the finer pass
-    whose shards these are, and whose pixels distances are then in; 0 for other rounds.
+    sees equalised grey levels, and fainter matches count, of which more have to agree. known:
+    verified pairs tell the views of these pairs, so fewer inliers are enough where they agree.
+    finer: the number of the finer pass whose shards these are, and whose pixels distances are then
+    in; 0 for other rounds.
     """
     options, verification = run.options, run.options.verification
     reader = make_tile_reader if finer else make_reader
@@ -313,7 +314,7 @@ def stages_of(
     verification = replace(verification, long_side=verification.long_side * 2**finer)
     model = _lenient(run.model) if again else run.model
     how = options.limits, options.matching.long_side, again, run.masks
-    finish = run.folder, verification, known, options.intrinsics
+    finish = run.folder, verification, again, known, options.intrinsics
     return [
         Stage("read", partial(reader, run.source, *how)),
         Stage(

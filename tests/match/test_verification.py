@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -105,7 +106,8 @@ def test_few_inliers_are_enough_where_views_and_matches_agree() -> None:
     matches = matches_table([(scene.name(0), scene.name(1), points, np.ones(24))])
 
     def inliers(*view: float) -> int:
-        found = VerifyShard(OPTIONS)(matches, scene.images(), np.array([view]) if view else None)
+        views = np.array([view]) if view else None
+        found = VerifyShard(OPTIONS)(matches, scene.images(), bool(view), views)
         return int(found["num_inliers"][0].as_py())
 
     true = turn_between(*points[:, :19]), float(np.log2(scale_between(*points[:, :19]) or 0))
@@ -114,6 +116,38 @@ def test_few_inliers_are_enough_where_views_and_matches_agree() -> None:
     assert inliers(true[0] - 15, true[1]) == inliers(true[0] + 360, true[1]) == inliers(*true)
     assert inliers(true[0] + 90, true[1]) == 0
     assert inliers(true[0], true[1] + 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "verified", "known", "again"),
+    [
+        (25, 12, True, True, True),
+        (17, 2, False, True, False),
+        (17, 8, False, False, False),
+        (25, 35, True, False, False),
+        (60, 100, True, True, True),
+    ],
+)
+def test_of_a_pair_that_is_tried_again_more_matches_have_to_agree(
+    right: int, wrong: int, verified: bool, known: bool, again: bool
+) -> None:
+    """Wrong matches that many views make agree in a fifth to two fifths of all.
+
+    verified: in the first round. known, again: in a later one, where the views are known or not.
+    """
+    scene = Scene(noise=0.3, outliers=0)
+    points = np.stack([scene.project(0), scene.project(1)])[:, : right + wrong]
+    random = np.random.default_rng(0).uniform(0, np.array(scene.size) - 1, (wrong, 2))
+    points[1, right:] = random
+    matches = matches_table([(scene.name(0), scene.name(1), points, np.ones(right + wrong))])
+    good = points[:, :right]
+    views = np.array([[turn_between(*good), np.log2(scale_between(*good) or 0)]])
+
+    def found(*how: Any) -> bool:
+        table = VerifyShard(OPTIONS)(matches, scene.images(), *how)
+        return bool(table["num_inliers"][0].as_py() >= right)
+
+    assert (found(), found(True, views), found(True)) == (verified, known, again)
 
 
 def test_few_matches_take_few_trials_and_are_found_all_the_same() -> None:
