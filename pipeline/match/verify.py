@@ -30,11 +30,12 @@ FEW_INLIERS = 15  # are enough for a pair that was tried in views which its matc
 # Between the views and what the matches say. Of chance, one pair in nine is within this turn.
 CONFIRMED_TURN = 20.0  # degrees
 CONFIRMED_SIZE = 0.45  # logarithm of base 2
-# Inliers times their share of the matches, by `min_num_inliers`, of a pair that is tried again: 25
-# inliers of 50 matches, or 15 of 18. Many tries make many chances, and a view that wrong matches
-# tell shows more of them. Of 820 pairs of 41 photographs by a kite, 123 were verified wrongly with
-# 15 to 40 inliers, nearly all of which were a fifth to two fifths of their matches.
-EVIDENCE = 0.5
+# The scores of the inliers together, times the share of the matches that they are, by
+# `min_num_inliers`: what a pair needs that is tried again. 25 inliers of score 0.3 may be of 46
+# matches. Many tries make many chances, and a view that wrong matches tell shows more of them. Of
+# 820 pairs of 41 photographs by a kite, 123 were verified wrongly with 15 to 40 inliers, a fifth to
+# two fifths of their matches; this leaves none of them, and all right ones.
+EVIDENCE = 0.16
 
 
 class VerifyShard:
@@ -98,7 +99,7 @@ class VerifyShard:
                     )
                 view = None if views is None else views[row]
                 both = cameras[name0], cameras[name1]
-                geometry = self._verify(points0, points1, *both, again, view)
+                geometry = self._verify(points0, points1, scores if again else None, *both, view)
             found.append(geometry)
         columns = {
             name: matches[name]
@@ -120,17 +121,20 @@ class VerifyShard:
         self,
         points0: np.ndarray,
         points1: np.ndarray,
+        scores: np.ndarray | None,
         camera0: _Camera,
         camera1: _Camera,
-        again: bool,
         view: np.ndarray | None,
     ) -> _Geometry:
+        """scores: (M,) of a pair that is tried again. view: see `__call__`."""
         options = self.options if view is None else self.fewer
         found = two_view_geometry(options, points0, points1, camera0, camera1)
         count, least = int(found.inliers.sum()), self.options.min_num_inliers
         if not count:
             return found
-        wrong = again and count**2 < EVIDENCE * least * len(points0)
+        wrong = scores is not None and scores[found.inliers].sum() * count < EVIDENCE * least * len(
+            scores
+        )
         if view is not None and count < least and not wrong:
             sides = points0[found.inliers], points1[found.inliers]
             wrong = not _confirmed(*sides, camera0, camera1, view)

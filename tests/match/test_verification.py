@@ -119,19 +119,21 @@ def test_few_inliers_are_enough_where_views_and_matches_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "verified", "known", "again"),
+    ("right", "wrong", "score", "verified", "known", "again"),
     [
-        (25, 12, True, True, True),
-        (17, 2, False, True, False),
-        (17, 8, False, False, False),
-        (25, 35, True, False, False),
-        (60, 100, True, True, True),
+        (25, 12, 0.32, True, True, True),
+        (17, 2, 0.32, False, True, False),
+        (17, 8, 0.32, False, False, False),
+        (25, 35, 0.32, True, False, False),
+        (25, 35, 0.64, True, True, True),
+        (25, 12, 0.16, True, False, False),
+        (60, 100, 0.32, True, True, True),
     ],
 )
 def test_of_a_pair_that_is_tried_again_more_matches_have_to_agree(
-    right: int, wrong: int, verified: bool, known: bool, again: bool
+    right: int, wrong: int, score: float, verified: bool, known: bool, again: bool
 ) -> None:
-    """Wrong matches that many views make agree in a fifth to two fifths of all.
+    """Wrong matches that many views make agree in a fifth to two fifths of all, and are faint.
 
     verified: in the first round. known, again: in a later one, where the views are known or not.
     """
@@ -139,7 +141,7 @@ def test_of_a_pair_that_is_tried_again_more_matches_have_to_agree(
     points = np.stack([scene.project(0), scene.project(1)])[:, : right + wrong]
     random = np.random.default_rng(0).uniform(0, np.array(scene.size) - 1, (wrong, 2))
     points[1, right:] = random
-    matches = matches_table([(scene.name(0), scene.name(1), points, np.ones(right + wrong))])
+    matches = matches_table([(scene.name(0), scene.name(1), points, np.full(right + wrong, score))])
     good = points[:, :right]
     views = np.array([[turn_between(*good), np.log2(scale_between(*good) or 0)]])
 
