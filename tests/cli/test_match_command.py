@@ -275,9 +275,9 @@ def test_an_address_at_which_something_else_listens_is_refused_too(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pipeline.execute import on_ray
+    from pipeline.execute import starting
 
-    monkeypatch.setattr(on_ray, "ANSWER", 0.5)
+    monkeypatch.setattr(starting, "ANSWER", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = served(here) if speaks else f"ray://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", place.removeprefix("http://"))
