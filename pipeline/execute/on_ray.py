@@ -283,6 +283,9 @@ def _demand(cpus: int) -> Iterator[None]:
     before the first has ended, and a block may take an hour. What finds a CPU that is free for a
     moment ends, and the next one takes its place.
     """
+    if not cpus:
+        yield
+        return
     over = threading.Event()
     task = ray.remote(lambda: None).options(num_cpus=ALONE.task)
 

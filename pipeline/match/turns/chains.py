@@ -25,7 +25,8 @@ LIKELIEST = 4  # of them a round, of which the first counts that tells of an ove
 # Share of either photograph that the other one shows at least. Of 96 pairs below it, on a survey by
 # a kite, 2 were verified, and of 447 without any overlap none.
 LEAST_OVERLAP = 0.02
-GRID = 16  # points a side of a photograph that tell the overlap
+SIDE = (np.arange(16) + 0.5) / 16
+GRID = np.stack(np.meshgrid(SIDE, SIDE), -1).reshape(-1, 2)  # shares of a photograph's sides
 IndexPair = tuple[int, int]
 PLANE_COLUMNS = (*SIDES, "num_inliers", "homography")
 # Of pairs (i, j), i < j: the neighbour, and the homography (3, 3) from image i to image j.
@@ -119,8 +120,7 @@ def overlap(plane: np.ndarray, size0: np.ndarray, size1: np.ndarray) -> float:
     """
     shares = []
     for way, source, target in ((plane, size0, size1), (np.linalg.inv(plane), size1, size0)):
-        grid = np.stack(np.meshgrid(*2 * [np.arange(GRID)]), -1).reshape(-1, 2) + 0.5
-        points = np.column_stack([grid / GRID * source - 0.5, np.ones(len(grid))])
+        points = np.column_stack([GRID * source - 0.5, np.ones(len(GRID))])
         # Two views of one side of a plane have a positive determinant where points are in front.
         *places, depth = np.sign(np.linalg.det(way)) * (way @ points.T)
         inside = depth > 0
