@@ -5,6 +5,9 @@ CONSTRAINTS ?= constraints.txt
 WORKERS ?= 2 # processes that share the tests, a file each; 0 runs them in pytest's own process
 BIN := .venv/bin
 PINNED := $(addprefix --constraint ,$(CONSTRAINTS))
+# Python compiles a module when it is first imported, and most of what is installed never is.
+INSTALL := $(BIN)/pip install --quiet --no-compile
+MAKEFLAGS += --jobs=2 # the checks before the tests
 
 .PHONY: demo test lint docs browser clean
 
@@ -12,13 +15,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable ".[pipeline]"
+	$(INSTALL) --editable ".[pipeline]"
 	touch $@
 
 # setuptools comes first, so that the project is built with the constrained version and not with the newest one.
 .venv/installed-test: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
-	$(BIN)/pip install --quiet $(PINNED) setuptools
-	$(BIN)/pip install --quiet $(PINNED) --no-build-isolation --editable ".[test,docs]"
+	$(INSTALL) $(PINNED) setuptools
+	$(INSTALL) $(PINNED) --no-build-isolation --editable ".[test,docs]"
 	touch .venv/installed $@
 
 demo: .venv/installed
