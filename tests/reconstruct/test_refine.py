@@ -97,7 +97,18 @@ def test_a_scene_survives_the_way_to_colmap_and_back(rendered: Rendered) -> None
     assert again.views.names == scene.views.names
     assert again.views.cameras == scene.views.cameras
     errors = [point.error for point in scene.made().points3D.values()]
-    assert np.isclose(np.mean(errors), scene.errors().mean(), rtol=0.05)
+    assert np.isclose(np.mean(errors), scene.mean_error(), rtol=1e-9)
+
+
+def test_one_definition_of_the_mean_error_is_told_everywhere(refined: RefineSummary) -> None:
+    """It is COLMAP's. In a mean of all observations, points that are seen more often count more."""
+    told = import_pycolmap().Reconstruction(refined.output).compute_mean_reprojection_error()
+    scene = read_scene(refined.output)
+    assert not np.isclose(scene.errors().mean(), told, rtol=1e-3)
+    (info,) = pipeline.model_info(refined.output)
+    last = refined.rounds[-1]
+    for found in (scene.mean_error(), refined.after.error, last.error, info.error):
+        assert np.isclose(found, told, rtol=1e-6)
 
 
 def test_errors_are_those_of_every_observation_by_itself(rendered: Rendered) -> None:

@@ -43,7 +43,7 @@ class ModelInfo:
     """Numbers of a model. Lengths are in its own unit.
 
     model: where it is. rigs, frames: of all sensors; a camera alone is a rig of its own.
-    error: pixels, mean of all observations that are in front of their camera; None without any.
+    error: `SparseModel.mean_error`; None without observations in front of their camera.
     behind: observations that are not. points_of_an_image: least, median and most.
     fewest: images with the fewest points, these first.
     points_box, cameras_box: least and largest x, y, z; of points, those of the 1st and the 99th
@@ -94,8 +94,7 @@ def described_model(files: ModelFiles) -> ModelInfo:
     model = files.read()
     scene = SparseModel.of(model)
     views = scene.views
-    errors = scene.errors()
-    front = np.isfinite(errors)
+    front = np.isfinite(scene.errors())
     seen = np.bincount(scene.view, minlength=len(views))
     order = sorted(range(len(views)), key=lambda row: (seen[row], views.names[row]))
     taken = Counter(views.camera.tolist())
@@ -111,7 +110,7 @@ def described_model(files: ModelFiles) -> ModelInfo:
         len(scene.xyz),
         len(scene.point),
         len(scene.point) / max(len(scene.xyz), 1),
-        float(errors[front].mean()) if front.any() else None,
+        scene.mean_error() if front.any() else None,
         int((~front).sum()),
         (int(seen.min()), float(np.median(seen)), int(seen.max())) if len(seen) else (0, 0.0, 0),
         [ImagePoints(views.names[row], int(seen[row])) for row in order[:SHOWN]],

@@ -31,7 +31,7 @@ from pipeline.store.results import opened_results
 
 @dataclass(frozen=True)
 class ModelCounts:
-    """Images, points and observations of a model, and their mean error in pixels."""
+    """Images, points and observations of a model. error: `SparseModel.mean_error`."""
 
     images: int
     cameras: int
@@ -43,14 +43,13 @@ class ModelCounts:
     @classmethod
     def of(cls, scene: SparseModel) -> ModelCounts:
         """The counts of a scene."""
-        errors = scene.errors()
         return cls(
             len(scene.views),
             len(scene.views.cameras),
             len(scene.xyz),
             len(scene.point),
             len(scene.point) / max(len(scene.xyz), 1),
-            float(errors.mean()) if len(errors) else float("nan"),
+            scene.mean_error(),
         )
 
     def text(self) -> str:

@@ -33,10 +33,11 @@ UNSEEN = "its windows were found in fewer than half of the images"
 class RoundSummary:
     """What a round came to.
 
-    long_side: pixels. points, observations, track_length, error (mean, pixels): of its model.
-    added: observations of views that their track did not have. kept: whether the model is better
-    than the one before; otherwise `why` says what is worse, and the model before stays. weak: names
-    of the images that kept the observations they had. cameras: a line for every decision.
+    long_side: pixels. points, observations, track_length, error: of its model, the last as
+    `SparseModel.mean_error`. added: observations of views that their track did not have. kept:
+    whether the model is better than the one before; otherwise `why` says what is worse, and the
+    model before stays. weak: names of the images that kept the observations they had. cameras: a
+    line for every decision.
     """
 
     long_side: int
@@ -111,14 +112,13 @@ def finish_round(
     why = UNSEEN if weak.sum() > len(weak) / 2 else worse(scene, found)
     if not why:
         _write(found, target)
-    errors = found.errors()
     added = int(tracks["added"].to_numpy().sum())
     summary = RoundSummary(
         long_side=long_side,
         points=len(found.xyz),
         observations=len(found.point),
         track_length=len(found.point) / max(len(found.xyz), 1),
-        error=float(errors.mean()) if len(errors) else float("nan"),
+        error=found.mean_error(),
         added=added,
         kept=not why,
         why=why,

@@ -174,6 +174,18 @@ class SparseModel:
         """Reprojection errors of all observations in pixels: (O,). Infinite behind the camera."""
         return reprojection_errors(self.views, self.view, self.xyz[self.point], self.xy)
 
+    def mean_error(self) -> float:
+        """The mean reprojection error as COLMAP means it, pixels: first of a point, then of all.
+
+        Observations behind the camera do not count. NaN where there are no others.
+        """
+        errors = self.errors()
+        front = np.isfinite(errors)
+        of_point = self.point[front]
+        seen = np.bincount(of_point)
+        total = np.bincount(of_point, errors[front])[seen > 0]
+        return float((total / seen[seen > 0]).mean()) if len(seen) else float("nan")
+
     def angles(self) -> np.ndarray:
         """The largest angle between two rays of each point, radians: (P,).
 

@@ -124,7 +124,7 @@ def _model(
         "points": len(scene.xyz),
         "observations": len(scene.point),
         "track_length": rounded(len(scene.point) / max(len(scene.xyz), 1), 3),
-        "error": rounded(error[front].mean(), 3) if front.any() else None,
+        "error": rounded(scene.mean_error(), 3) if front.any() else None,
         "behind": int((~front).sum()),
         "axes": {"rotation": rounded(axes.rotation, 7), "centre": rounded(axes.centre, 9)},
         "radius": rounded(axes.radius),
