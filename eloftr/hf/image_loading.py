@@ -6,6 +6,7 @@ Pillow decodes most formats. HEIC, JPEG XL and camera raw need a package each. A
 
 from __future__ import annotations
 
+import math
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -148,6 +149,29 @@ def channels_first(shape: Sequence[int], input_data_format: str | None) -> bool:
             f"Image of shape {tuple(shape)}: neither the first nor the last is 1, 3 or 4 channels."
         )
     return shape[0] in (1, 3, 4)
+
+
+def check_pixels(image: Any, rescaled: bool) -> None:
+    """Refuse an array or tensor that is no image, whatever its shape says.
+
+    rescaled: whether its values will be scaled from 0…255.
+    Raises ArgumentError where it has no pixels, for numbers that are complex or no numbers, for
+    values that are not finite and, where they are rescaled, for those outside 0…255.
+    """
+    if 0 in image.shape:
+        raise ArgumentError(f"Image of shape {tuple(image.shape)}: it has no pixels.")
+    kind = str(image.dtype).removeprefix("torch.")
+    if kind == "uint8":
+        return
+    if kind.startswith(("complex", "bool")):
+        raise ArgumentError(f"Image of {kind}: give whole numbers 0…255 or fractions 0…1.")
+    low, high = image.min().item(), image.max().item()
+    if not math.isfinite(high - low):
+        raise ArgumentError("Image with values that are not finite: give finite numbers.")
+    if rescaled and (low < 0 or high > 255):
+        raise ArgumentError(
+            f"Image with values {low} … {high}: give whole numbers 0…255 or fractions 0…1."
+        )
 
 
 def to_uint8(image: np.ndarray) -> tuple[np.ndarray, bool]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from eloftr.errors import ArgumentError
 from eloftr.hf.configuration import refuse_push
 from eloftr.hf.drawing import draw_matches
-from eloftr.hf.image_loading import flat_pairs, to_array, to_uint8
+from eloftr.hf.image_loading import check_pixels, flat_pairs, to_array, to_uint8
 from eloftr.hf.outputs import BatchFeature, EfficientLoFTRKeypointMatchingOutput
 from eloftr.weights.locate import Hub, bundled_names, find_file, read_json
 
@@ -232,7 +232,8 @@ class EfficientLoFTRImageProcessor:
         data_format: "channels_first" or "channels_last", of the result. input_data_format: of
         arrays and tensors; by default their shape decides. Pixel values are 0…255; for 0…1 set
         do_rescale=False.
-        Raises ArgumentError for other forms, and where images of several sizes cannot be stacked.
+        Raises ArgumentError for other forms and values, and where images of several sizes cannot
+        be stacked.
         """
         self._refuse(kwargs)
         if return_tensors not in (None, "pt", "np"):
@@ -249,6 +250,7 @@ class EfficientLoFTRImageProcessor:
         prepared = []
         for source in flat_pairs(images):
             image = self._load(source, input_data_format)
+            check_pixels(image, options["do_rescale"])
             if options["do_resize"]:
                 image = self._resize(
                     image, height_and_width(options["size"]), Image.Resampling(options["resample"])

@@ -290,7 +290,9 @@ class Matcher:
         """
         _check_numbers(size, batch_size, looks)
         for side in (images0, images1):
-            single = isinstance(side, np.ndarray) and side.ndim == 2
+            single = isinstance(side, np.ndarray) and (
+                side.ndim == 2 or (side.ndim == 3 and side.shape[-1] in (3, 4))  # in colours
+            )
             if single or isinstance(side, str) or not hasattr(side, "__len__"):
                 raise ArgumentError(
                     f"{type(side).__name__}: give two lists of uint8 grey arrays; eloftr.match "

@@ -146,6 +146,29 @@ def test_grey_levels_of_more_than_eight_bits_are_scaled(tmp_path: Path) -> None:
             load_image(Image.fromarray(wrong))
 
 
+@pytest.mark.parametrize("of", BOTH)
+@pytest.mark.parametrize("do_resize", [True, False])
+@pytest.mark.parametrize("tensor", [True, False])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full((40, 48), 300, np.int32), "values 300 … 300: give whole numbers 0…255"),
+        (np.full((40, 48, 3), -1, np.int64), "values -1 … -1: give whole numbers 0…255"),
+        (np.full((40, 48), np.nan, np.float32), "not finite"),
+        (np.full((40, 48), np.inf, np.float64), "not finite"),
+        (np.ones((40, 48), bool), "Image of bool"),
+        (np.ones((40, 48), np.complex64), "Image of complex64"),
+        (np.zeros((0, 48), np.uint8), "it has no pixels"),
+    ],
+)
+def test_values_that_are_no_pixels_are_refused_by_both_processors(
+    of: Any, do_resize: bool, tensor: bool, values: np.ndarray, message: str
+) -> None:
+    given = torch.from_numpy(values) if tensor else values
+    with pytest.raises(eloftr.ArgumentError, match=message):
+        of(size=SIZE)([given, given], do_resize=do_resize, return_tensors="pt")
+
+
 def test_tensors_of_bfloat16_are_read() -> None:
     tensors = [(tensor / 255).bfloat16() for tensor in TENSORS]
     for of in BOTH:

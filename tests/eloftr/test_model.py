@@ -470,6 +470,8 @@ def test_pairs_without_matches_give_empty_arrays(matcher: Matcher) -> None:
         (Path("a.jpg"), Path("b.jpg"), "PosixPath: give two lists of uint8 grey arrays"),
         ("a.jpg", "b.jpg", "str: give two lists"),
         (np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8), "ndarray: give two lists"),
+        (np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96, 3), np.uint8), "ndarray: give two l"),
+        (np.zeros((64, 96, 4), np.uint8), np.zeros((64, 96, 4), np.uint8), "ndarray: give two l"),
         ([np.zeros((64, 64, 3), np.uint8)], [np.zeros((64, 64), np.uint8)], "grey arrays"),
         ([np.zeros((64, 64), np.float32)], [np.zeros((64, 64), np.uint8)], "uint8"),
         ([np.zeros((0, 64), np.uint8)], [np.zeros((64, 64), np.uint8)], "uint8"),

@@ -23,7 +23,7 @@ from pipeline.errors import ImageError
 from pipeline.match.job import plan_run
 from pipeline.match.options import RunOptions
 from pipeline.pairs.spatial import exif_positions
-from pipeline.photos.decode import Photograph, decode_image
+from pipeline.photos.decode import Photograph, decode_image, decode_thumbnail
 from pipeline.photos.direction import attitude
 from pipeline.photos.exif import capture, gps_position
 from pipeline.photos.headings import headings
@@ -146,6 +146,26 @@ def test_a_file_that_was_cut_off_has_a_reason(picture: Image.Image, format: str)
             decoded(data[: int(len(data) * keep)], format)
         assert refused.value.reason == "truncated", keep
         assert "b'" not in refused.value.detail
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "I;16"])
+def test_a_damaged_png_has_a_reason_wherever_the_damage_is(picture: Image.Image, mode: str) -> None:
+    """Its decoder gives the pixels before the damage, whoever asks a second time."""
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = picture.convert(mode)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    data = file.getvalue()
+    for place in (0.3, 0.5, 0.8):
+        broken = bytearray(data)
+        broken[int(len(data) * place)] ^= 255
+        with pytest.raises(ImageError) as refused:
+            decode_image(bytes(broken))
+        assert refused.value.reason == "truncated", place
+        with pytest.raises(ImageError):
+            decode_thumbnail(bytes(broken), 64)
 
 
 @pytest.mark.parametrize("format", ENDINGS)
