@@ -31,6 +31,9 @@ PHOTO_ENDINGS: dict[Kind, tuple[str, ...]] = {
     Kind.PILLOW: (
         ".jpg",
         ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
         ".png",
         ".webp",
         ".tif",

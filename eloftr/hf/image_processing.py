@@ -232,8 +232,7 @@ class EfficientLoFTRImageProcessor:
         data_format: "channels_first" or "channels_last", of the result. input_data_format: of
         arrays and tensors; by default their shape decides. Pixel values are 0…255; for 0…1 set
         do_rescale=False.
-        Raises ArgumentError for other forms and values, and where images of several sizes cannot
-        be stacked.
+        Raises ArgumentError for other forms or values, or for images of several sizes to stack.
         """
         self._refuse(kwargs)
         if return_tensors not in (None, "pt", "np"):

@@ -27,7 +27,7 @@ from pipeline.photos.panoramas.faces import split_images
 from pipeline.photos.panoramas.marks import find_panoramas
 from pipeline.photos.panoramas.source import FaceFolder
 from pipeline.photos.sizes import bucket
-from pipeline.photos.source import Folders, photographs_of, with_pages
+from pipeline.photos.source import Folders, linked_folders, photographs_of, with_pages
 from pipeline.store.folder import Folder
 from pipeline.store.retries import redacted
 from pipeline.vocabulary import Device, PanoramaMode
@@ -70,6 +70,7 @@ class Plan:
     """What a run will do: names of the images, pairs, and shards.
 
     others: files of the folder whose endings are not of photographs.
+    linked: folders that a link leads to, which are left out.
     """
 
     names: list[str]
@@ -77,6 +78,7 @@ class Plan:
     shards: pa.Table  # of SHARDS, or of TURNED where headings say that photographs are turned
     encodes: int
     others: int = 0
+    linked: tuple[str, ...] = ()
     faces: FaceFolder | None = None  # the photographs, where some of them are panoramas
 
     def counts(self, done: int = 0) -> PlanCounts:
@@ -99,13 +101,18 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> 
     """
     files = source.list()
     names = photographs_of(files)
-    others = len(files) - len(names)
+    others, linked = len(files) - len(names), tuple(linked_folders(source))
     mode = PanoramaMode(options.panoramas)
     # A reranking has folders of its own, and its queries are single photographs.
     found = find_panoramas(source, names, mode) if isinstance(source, Folder) else None
     if len(names) < 2:
+        cure = "check the path"
+        if linked:
+            cure = f"{linked[0]} is a link to a folder, which --follow-links follows"
+        elif others:
+            cure = f"{counted(others, 'other file')} left out: no photograph by its ending"
         raise RunError(
-            f"{source.shown}: holds {len(names)} photographs, and a pair needs two; check the path."
+            f"{source.shown}: holds {len(names)} photographs, and a pair needs two; {cure}."
         )
     if options.pairs is None:
         pairs = PairList(exhaustive(len(names)), None, tables.FAILURES.empty_table(), 0)
@@ -127,7 +134,7 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> 
         names, pairs = split.names, replace(pairs, pairs=of_images, scores=scores)
         faces = split.source
     shards = plan_shards(pairs.pairs, *_bounds(options, device, len(pairs.pairs)))
-    return Plan(names, pairs, shards_table(names, shards), encodes(shards), others, faces)
+    return Plan(names, pairs, shards_table(names, shards), encodes(shards), others, linked, faces)
 
 
 def name_rules(options: RunOptions, source: Folder | Folders) -> NameRules:
@@ -195,6 +202,9 @@ def plan_notes(
     if plan.others:
         text = f"{counted(plan.others, 'other file')} left out: no photograph by its ending"
         notes.append((text, {"others": plan.others}))
+    if plan.linked:
+        text = f"{counted(len(plan.linked), 'linked folder')} left out ({plan.linked[0]}):"
+        notes.append((f"{text} --follow-links reads them", {"linked": len(plan.linked)}))
     used = [plan.names[k] for k in np.unique(plan.pairs.pairs)]
     files = source.folder if isinstance(source, FaceFolder) else source
     if paged := with_pages(files, used):

@@ -99,24 +99,31 @@ class Resolver:
 
     def nearest(self, name: str) -> str | None:
         """The photograph whose name is most like a misspelt one, None where none is alike."""
-        *_, name = self._spellings(name)  # without root, prefix and %20
+        folded = self._plain(name).casefold()
+        if folded in self._folded:
+            return self._folded[folded]
         near: set[str] = set()
-        for words, word in ((self._sorted, name), (self._reversed, name[::-1])):
+        for words, word in ((self._sorted, folded), (self._reversed, folded[::-1])):
             at = bisect(words, word)
             beside = words[max(0, at - COMPARED) : at + COMPARED]
             near.update(beside if words is self._sorted else (other[::-1] for other in beside))
         # Endings are alike in most names, so they do not count.
         by_stem = {os.path.splitext(other)[0]: other for other in sorted(near)}
-        found = difflib.get_close_matches(os.path.splitext(name)[0], by_stem, 1, ALIKE)
-        return by_stem[found[0]] if found else None
+        found = difflib.get_close_matches(os.path.splitext(folded)[0], by_stem, 1, ALIKE)
+        return self._folded[by_stem[found[0]]] if found else None
+
+    def hint(self, name: str) -> str:
+        """The end of a sentence about a name of no photograph, perhaps empty."""
+        near = self.nearest(name)
+        if near is None:
+            return ""
+        case = near != self._plain(name) and near.casefold() == self._plain(name).casefold()
+        return f"; the nearest name is {near}" + (", in another case" if case else "")
 
     def hints(self, names: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """For each name of no photograph, the end of a sentence about it, perhaps empty."""
+        """For each name of no photograph, its `hint`."""
         distinct = pc.unique(names)
-        ends = [
-            f"; the nearest name is {near}" if name and (near := self.nearest(name)) else ""
-            for name in distinct[:MOST_HINTS].to_pylist()
-        ]
+        ends = [self.hint(name) if name else "" for name in distinct[:MOST_HINTS].to_pylist()]
         ends += [""] * (len(distinct) - len(ends))
         texts = pa.array(ends, pa.string())
         return texts.take(pc.index_in(names, value_set=distinct))
@@ -154,18 +161,28 @@ class Resolver:
             if prefix and folded.startswith(prefix):
                 yield _tidy(inside[len(self.prefix) :].lstrip("/"))
 
+    def _plain(self, name: str) -> str:
+        """A name without root, prefix and %20."""
+        *_, plain = self._spellings(name)
+        return plain
+
     @cached_property
     def _known(self) -> list[str]:
         names: list[str] = self.known.to_pylist()
         return names
 
     @cached_property
+    def _folded(self) -> dict[str, str]:
+        """Photographs by their names in lower case, of several the first."""
+        return {name.casefold(): name for name in reversed(self._known)}
+
+    @cached_property
     def _sorted(self) -> list[str]:
-        return sorted(self._known)
+        return sorted(self._folded)
 
     @cached_property
     def _reversed(self) -> list[str]:
-        return sorted(name[::-1] for name in self._known)
+        return sorted(name[::-1] for name in self._folded)
 
     @cached_property
     def _lookups(self) -> list[tuple[dict[str, list[int]], bool]]:

@@ -190,8 +190,7 @@ def read_headings(
             choices = " or ".join(known.choices(told)[:2])
             raise PairListError(f"{shown}, {place}: {told} may be {choices}; give the whole name.")
         if number < 0:
-            near = known.nearest(told) if told and not unknown else None
-            hint = f"; the nearest name is {near}" if near else ""
+            hint = known.hint(told) if told and not unknown else ""
             unknown.append(f"{place}: {told or 'no name'}{hint}")
             continue
         image = names[number]

@@ -17,6 +17,7 @@ from pipeline.photos.decode import decode_image
 from pipeline.photos.exif import HEADER_THREADS
 from pipeline.photos.limits import DEFAULT_LIMITS, ImageLimits
 from pipeline.photos.sizes import bucket
+from pipeline.store import disk
 from pipeline.store.folder import Folder, Names
 from pipeline.vocabulary import DEFAULT_LONG_SIDE, Reason
 
@@ -81,6 +82,14 @@ def list_images(folder: Folder | Folders) -> list[str]:
     Hidden files and folders are left out.
     """
     return folder.list(SUFFIXES)
+
+
+def linked_folders(folder: Folder | Folders) -> list[str]:
+    """Sorted names of the linked folders whose photographs are left out: links are not followed."""
+    if isinstance(folder, Folders):
+        parts = folder.parts.items()
+        return [f"{label}/{name}" for label, part in parts for name in linked_folders(part)]
+    return disk.links_to_folders(folder.path()) if folder.local and not folder.follow_links else []
 
 
 def photographs_of(listing: Sequence[str]) -> list[str]:

@@ -46,6 +46,19 @@ def walk(top: str, root: str, recursive: bool, follow_links: bool) -> list[str]:
     return found
 
 
+def links_to_folders(top: str) -> list[str]:
+    """Names of the folders below `top`, relative to it, that `walk` finds only by following links.
+
+    A folder that cannot be read has none.
+    """
+    return sorted(
+        os.path.relpath(os.path.join(base, name), top)
+        for base, folders, _ in os.walk(top)
+        for name in folders
+        if os.path.islink(os.path.join(base, name))
+    )
+
+
 def replace(
     path: str, data: bytes | pa.Buffer, exclusive: bool = False, lasting: bool = True
 ) -> None:

@@ -339,8 +339,13 @@ def test_fewer_than_two_photographs_are_refused(photos: Path, tmp_path: Path) ->
         with pytest.raises(RunError, match="holds 0 photographs, and a pair needs two") as refused:
             Run(asked(empty, tmp_path / "run", pairs=pairs), "cpu")
         assert str(empty) in str(refused.value)
+    with pytest.raises(RunError, match=r"; 1 other file left out: no photograph by its ending\.$"):
+        Run(asked(empty, tmp_path / "run"), "cpu")
     (empty / "one.jpg").write_bytes((photos / "view 0.jpg").read_bytes())
     with pytest.raises(RunError, match="holds 1 photographs"):
+        Run(asked(empty, tmp_path / "run"), "cpu")
+    (empty / "trip").symlink_to(photos)
+    with pytest.raises(RunError, match="; trip is a link to a folder, which --follow-links foll"):
         Run(asked(empty, tmp_path / "run"), "cpu")
     with pytest.raises(StorageError, match="no such folder"):
         Run(asked(tmp_path / "nowhere", tmp_path / "run"), "cpu")

@@ -119,6 +119,30 @@ def test_the_nearest_name_is_looked_for_without_the_prefix_and_the_root() -> Non
         assert Resolver(NAMES, rules).nearest(listed) == "IMG_0002.jpg"
 
 
+@pytest.mark.parametrize(
+    ("known", "listed", "near"),
+    [
+        (["IMG_0001.JPG", "IMG_0002.JPG", "img_0003.jpeg"], "img_0001.jpg", "IMG_0001.JPG"),
+        (["IMG_0001.JPG", "IMG_0002.JPG", "img_0003.jpeg"], "IMG_0003.JPEG", "img_0003.jpeg"),
+        (["a.jpg", "b.jpg"], "A.JPG", "a.jpg"),
+        (["a.jpg", "A.jpg"], "A.JPG", "a.jpg"),
+        ([f"trip/IMG_{k:04}.JPG" for k in range(200)], "trip/img_0150.jpg", "trip/IMG_0150.JPG"),
+    ],
+)
+def test_of_a_name_in_another_case_the_nearest_is_the_same_in_its_own(
+    known: list[str], listed: str, near: str
+) -> None:
+    resolver = Resolver(known)
+    assert resolver.nearest(listed) == near
+    assert resolver.hint(listed) == f"; the nearest name is {near}, in another case"
+    assert Resolver(known, FOLDED).indices(pa.array([listed]))[0] != UNKNOWN
+
+
+def test_a_misspelt_name_in_another_case_has_its_nearest_too() -> None:
+    known = [f"IMG_{k:04}.JPG" for k in range(500)]
+    assert Resolver(known).hint("img-0321.jpg") == "; the nearest name is IMG_0321.JPG"
+
+
 def test_two_spellings_of_one_photograph_are_one_pair_or_a_pair_with_itself(
     tmp_path: Path,
 ) -> None:

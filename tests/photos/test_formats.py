@@ -358,10 +358,14 @@ def test_the_plan_says_once_what_is_left_out_and_which_files_have_several_pages(
     third.save(photos / "a.tif")
     (photos / "notes.txt").touch()
     (photos / "film.mp4").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (photos / "old").mkdir()
+    (photos / "old" / "more").symlink_to(tmp_path / "elsewhere")
     notes = Noted()
     run = plan_run(RunOptions(str(photos), str(tmp_path / "run")), kept_executor, listen=notes)
     assert notes == [
         "2 other files left out: no photograph by its ending",
+        "1 linked folder left out (old/more): --follow-links reads them",
         "2 TIFF files have several pages: the first is used (b.tif)",
     ]
     grey = decode_image((photos / "b.tif").read_bytes()).gray
