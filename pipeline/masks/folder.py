@@ -21,7 +21,7 @@ from pipeline.masks.mask import Mask, Orientation, as_stored, as_upright, ignore
 from pipeline.photos.exif import HEADER_BYTES, capture
 from pipeline.photos.limits import DEFAULT_LIMITS, ImageLimits
 from pipeline.photos.panoramas.source import FaceFolder
-from pipeline.photos.source import Folders
+from pipeline.photos.source import Folders, photographs_of
 from pipeline.store.folder import Folder, place
 from pipeline.vocabulary import Reason
 
@@ -34,7 +34,8 @@ SAMPLE = 20  # masks that are looked at before the work
 class MaskCounts(TypedDict):
     """Numbers of a folder of masks.
 
-    masked, unmasked: photographs with and without a mask. unused: masks of no photograph.
+    masked, unmasked: photographs with and without a mask. unused: masks of no photograph, and
+    images that are no PNG.
     """
 
     masked: int
@@ -47,8 +48,7 @@ class Masks:
     """Masks of a folder, by the names of their photographs. Picklable.
 
     of: the name of the mask of every photograph that is worked on and has one. files: SHA-256 of
-    the contents of these masks. counts: of the whole folder. stray: the first mask of no
-    photograph.
+    the contents of these masks. counts: of the whole folder. stray: the first one that is unused.
     """
 
     folder: Folder | Folders
@@ -121,6 +121,11 @@ class Masks:
         return Mask.of(turned(kept, name, size, orientation))
 
 
+def is_png(name: str) -> bool:
+    """Whether the file of this name is a PNG by its ending, as masks are."""
+    return name.lower().endswith(MASK_SUFFIX)
+
+
 def mask_names(image: str) -> tuple[str, str]:
     """The two names that the mask of a photograph may have, the one that wins first."""
     return image + MASK_SUFFIX, posixpath.splitext(image)[0] + MASK_SUFFIX
@@ -138,20 +143,21 @@ def find_masks(
 
     Raises StorageError where the folder is missing, cannot be read or has no mask of any image.
     """
-    there = folder.list((MASK_SUFFIX,))
-    files = set(there)
+    there = photographs_of(folder.list())
+    # An ending in capitals is as good; `sorted` puts it first, so that the other one stays.
+    files = {f"{stem}{end.lower()}": stem + end for stem, end in map(posixpath.splitext, there)}
     of = {}
     for image in images:
         name = next((name for name in mask_names(image) if name in files), None)
         if name is not None:
-            of[image] = name
+            of[image] = files[name]
     if not of:
         example = f"that of {images[0]} is {mask_names(images[0])[0]}" if images else "name them so"
         raise StorageError(
-            f"{folder.shown}: holds {counted(len(there), 'PNG file')} and no mask of a photograph; "
-            f"{example}."
+            f"{folder.shown}: holds {counted(sum(map(is_png, there)), 'PNG file')} "
+            f"and no mask of a photograph; {example}."
         )
-    unused = files.difference(of.values())
+    unused = set(there).difference(of.values())
     counts: MaskCounts = {
         "masked": len(of),
         "unmasked": len(images) - len(of),

@@ -16,7 +16,7 @@ from pipeline import tables
 from pipeline.errors import RunError
 from pipeline.events import counted, duration
 from pipeline.execute.worker import call
-from pipeline.masks.folder import MaskCounts, Masks, mask_note, masks_line
+from pipeline.masks.folder import MaskCounts, Masks, is_png, mask_note, masks_line
 from pipeline.match.match import limit_threads
 from pipeline.match.options import RunOptions
 from pipeline.match.shards import encodes, plan_shards, plan_views, shard_name, shards_table
@@ -195,7 +195,8 @@ def plan_notes(
         text = f"the first line that cannot be matched: {plan.pairs.failures['detail'][0]}"
         notes.append((text, {"unusable": failures}))
     if masks is not None and masks.stray:
-        text = f"the first mask of no image: {masks.stray}"
+        why = "" if is_png(masks.stray) else "; a mask is a PNG"
+        text = f"the first mask of no image: {masks.stray}{why}"
         notes.append((text, {"unused": masks.counts["unused"]}))
     if masks is not None and (text := mask_note(masks)):
         notes.append((text, {}))

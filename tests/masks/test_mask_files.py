@@ -177,6 +177,21 @@ def test_the_exact_name_wins_and_the_stem_counts_else(tmp_path: Path) -> None:
     assert find_masks(folder, images, ["d.jpg", "b.jpg"]).of == {"d.jpg": "d.jpg.png"}
 
 
+def test_endings_may_be_in_capitals_and_images_that_are_no_png_are_of_no_image(
+    tmp_path: Path,
+) -> None:
+    folder = write(tmp_path / "masks", "a.jpg.PNG", "b.PNG", "c.PNG", "c.png")
+    for name in ("d.jpg", "e.jpg.jpg", "f.bmp"):
+        Image.fromarray(drawn()).save(tmp_path / "masks" / name)
+    (tmp_path / "masks" / "notes.txt").touch()
+    masks = find_masks(folder, [f"{letter}.jpg" for letter in "abcdef"])
+    assert masks.of == {"a.jpg": "a.jpg.PNG", "b.jpg": "b.PNG", "c.jpg": "c.png"}
+    assert masks.counts == {"masked": 3, "unmasked": 3, "unused": 4}
+    assert masks.stray == "c.PNG"
+    (tmp_path / "masks" / "c.PNG").unlink()
+    assert find_masks(folder, ["a.jpg", "b.jpg", "c.jpg"]).stray == "d.jpg"
+
+
 def test_masks_that_leave_out_nothing_or_everything_are_told(tmp_path: Path) -> None:
     images = ["a.jpg", "b.jpg", "c.jpg"]
     folder = write(tmp_path, *(f"{name}.png" for name in images))
