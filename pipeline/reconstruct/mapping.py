@@ -116,9 +116,16 @@ def write_mapped(
     focal: Sequence[FocalDecision] = (),
     notes: Sequence[str] = (),
 ) -> MappedModels:
-    """Colour the points of models, and write `mapped/0` … into `output`. See `keep_models`."""
+    """Colour the points of models, and write `mapped/0` … into `output`. See `keep_models`.
+
+    Observations that the last adjustment led behind their cameras are left out, which happens where
+    images tell nothing of depth.
+    """
+    manager = import_pycolmap().ObservationManager
     with emptied(output / ".keeping") as scratch:
         for number, model in enumerate(models):
+            if manager(model).filter_observations_with_negative_depth():
+                remove_strays(model)
             if colours is not None:
                 colour_points(model, colours)
             (scratch / str(number)).mkdir(parents=True)

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rendered import render
 from synthetic_run import Scene
 
 from pipeline import reconstruct
 from pipeline.cli import main
 from pipeline.extras import import_pycolmap
-from pipeline.reconstruct.depth import Depth, depth_notes, model_depth, pair_depths
+from pipeline.reconstruct.depth import Depth, PairDepths, depth_notes, model_depth, pair_depths
+from pipeline.reconstruct.mapping import write_mapped
+from pipeline.reconstruct.tracks.plan import read_scene
 
 pytestmark = pytest.mark.usefixtures("kept_processes")
 
@@ -132,3 +136,21 @@ def test_a_model_of_few_points_has_no_depth(tmp_path: Path) -> None:
     assert model_depth(model, pairs)[0] is Depth.NONE
     (note,) = depth_notes([model], pairs)
     assert note.startswith("model 0 has no depth: it has 10 points; take photographs from more")
+
+
+def test_observations_behind_their_cameras_are_no_part_of_a_mapped_model(
+    tmp_path: Path,
+) -> None:
+    """The last adjustment of a mapper can lead points there, and their errors have no bound."""
+    scene = render(tmp_path / "drawn", count=4).scene
+    xyz = scene.xyz.copy()
+    xyz[:20] = 2 * scene.views.centres().mean(axis=0) - xyz[:20]
+    model = replace(scene, xyz=xyz).made()
+    assert model.compute_mean_reprojection_error() > 1e100
+    assert write_mapped([model], tmp_path, None).points == [len(xyz) - 20]
+    kept = read_scene(tmp_path / "mapped" / "0")
+    assert np.isfinite(kept.errors()).all()
+    assert kept.mean_error() < 1
+    model = replace(scene, xyz=2 * scene.views.centres().mean(axis=0) - scene.xyz).made()
+    assert write_mapped([model], tmp_path, None).points == [0]
+    assert model_depth(model, PairDepths([], []))[0] is Depth.NONE
