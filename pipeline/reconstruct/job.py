@@ -303,7 +303,7 @@ def _refined(
         remove_all(work.folder)
         return models, imported.database.camera_notes
     try:
-        readable = source is not None and source.exists(mapped.first[0])
+        readable = source is not None and any(source.exists(name) for name in mapped.some)
     except StorageError:
         readable = False
     if source is None or not readable:

@@ -29,6 +29,7 @@ SOFT = 4
 # Of an image that joins a model. COLMAP's 30 suits features that many images share. A survey of
 # fields with few matches a pair kept 165 in place of 163 of 167 images, and its positions.
 LEAST_INLIERS = 15
+SOME = 10  # images whose photographs are looked for before a model is refined
 # Focal lengths by the longer side, and the largest parameter of distortion, as COLMAP's mapper
 # demands while it works. It demands nothing of its last adjustment.
 FOCAL_RANGE = (0.1, 10.0)
@@ -53,13 +54,13 @@ class MappingOptions:
 class MappedModels:
     """What mapping came to.
 
-    points: of each model, the largest model first. first: the name of an image of each. focal:
+    points: of each model, the largest model first. some: names of images of the largest. focal:
     where EXIF's focal length counted. notes: sentences for the report. before: the folder of a
     refined model that the first one goes on from. principal: cameras whose principal point is free.
     """
 
     points: list[int] = field(default_factory=list)
-    first: list[str] = field(default_factory=list)
+    some: list[str] = field(default_factory=list)
     focal: list[FocalDecision] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     before: Path | None = None
@@ -135,7 +136,11 @@ def write_mapped(
             scratch.rename(output / MAPPED)
     return MappedModels(
         [model.num_points3D() for model in models],
-        [model.images[min(model.reg_image_ids())].name for model in models],
+        [
+            model.images[row].name
+            for model in models[:1]
+            for row in sorted(model.reg_image_ids())[:SOME]
+        ],
         [*focal],
         [*notes],
     )

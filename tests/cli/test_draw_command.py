@@ -116,6 +116,10 @@ def test_one_pair_is_drawn_by_its_names_in_any_order(
     given = ("--run", "run", "--output", tmp_path, "--pair")
     assert code(*given, "view 2.jpg", "view 0.jpg") == 0
     assert "view 0.jpg - view 2.jpg" in capsys.readouterr().out
+    picture = tmp_path / "one.JPG"
+    assert code("--run", "run", "--output", picture, "--pair", "view 0.jpg", "view 2.jpg") == 0
+    assert f"{picture}: view 0.jpg - view 2.jpg" in capsys.readouterr().out
+    assert Image.open(picture).format == "JPEG"
     assert code(*given, "view 2.jpg", "view 2.jpg") == 2
     assert "has no such pair; check both names" in capsys.readouterr().err
     for names in (("view 2.jpg", "view 9.jpg"), ("view 9.jpg", "view 2.jpg")):

@@ -421,3 +421,17 @@ def test_the_page_shows_what_is_printed(grown: Grown) -> None:
     printed, shown = (re.sub(r"[\d.,]*\d", "#", text) for text in (grown.summary.text(), block))
     first = printed.splitlines()[:6]
     assert [line for line in first if line not in shown.splitlines()] == []
+
+
+def test_a_photograph_that_is_gone_does_not_keep_the_others_from_being_measured(
+    place: Place, tmp_path: Path
+) -> None:
+    photos = place.photographs(tmp_path / "photos", place.old[1:])
+    how: dict[str, Any] = {"refine": REFINE, **LOCAL}
+    text = pipeline.reconstruct(place.run, tmp_path / "some", images=str(photos), **how).text()
+    assert "refined at 320 px" in text
+    assert place.old[0] in text  # as one that is not read
+    (tmp_path / "nothing").mkdir()
+    nowhere = str(tmp_path / "nothing")
+    text = pipeline.reconstruct(place.run, tmp_path / "none", images=nowhere, **how).text()
+    assert f"not refined: the photographs are not in {nowhere}; give them by --images." in text

@@ -38,7 +38,8 @@ TRACK_USAGE = "--track draws the model of a run; give --run."
     "--output",
     type=click.Path(path_type=Path),
     required=True,
-    help="Picture to write, whose ending chooses the format; with --run alone, a folder of them.",
+    help="Picture to write, whose ending chooses the format; with --run alone, a folder of them, "
+    "and with --pair either.",
 )
 @click.option(
     "--weights",
@@ -147,8 +148,9 @@ def _draw_run(console: Console, /, run: str, output: Path, given: dict[str, Any]
     folder = Folder(run, storage)
     photographs = Folder(given["photographs"] or _photographs(folder), storage)
     lines, pictures = [], []
+    alone = bool(given["pair"]) and output.suffix.lower() in Image.registered_extensions()
     for number, drawn in enumerate(draw_pairs(folder, photographs, given["pairs"], given["pair"])):
-        path = output / f"matches_{number}.png"
+        path = output if alone else output / f"matches_{number}.png"
         _save(drawn.picture, path)
         pair = {"image0": drawn.image0, "image1": drawn.image1}
         counts = {"inliers": drawn.inliers, "matches": drawn.matches}
