@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -104,10 +106,14 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 def _own_process() -> None:
     """Make SIGTERM end the work as Ctrl-C does, and libraries quiet.
 
-    A command may do this to its process, a library may not.
+    A command may do this to its process, a library may not. Warnings of decoders say nothing that
+    a row with a reason does not say, and lines of JSON have to stay apart from them.
     """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     signal.signal(signal.SIGTERM, _stop)
     environment = {
+        "PYTHONWARNINGS": "ignore",  # of the processes that it starts
         "GLOG_minloglevel": "3",  # of COLMAP: what matters also comes as an exception
         "RAY_BACKEND_LOG_LEVEL": "fatal",  # it warns of actors that carry their weights
         "RAY_idle_worker_killing_time_threshold_ms": "30000",  # the next shard may take as long

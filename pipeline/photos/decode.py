@@ -157,6 +157,8 @@ def _identify(data: bytes, limits: ImageLimits, name: str) -> Image.Image:
     except Exception as error:
         if kind_of(data, name) is not Kind.PILLOW:
             why = str(error).partition("\n")[0] or type(error).__name__
+            if isinstance(error, UnidentifiedImageError):  # its text holds an address in memory
+                why = "its header is damaged"
             raise ImageError(Reason.TRUNCATED, f"it cannot be opened ({why[:200]})") from error
         if data.startswith(MAGIC):
             raise ImageError(

@@ -72,9 +72,13 @@ class ImageLimits:
         if min(width, height) < self.min_side:
             raise ImageError(Reason.TOO_SMALL, f"{size}: a side is below {self.min_side}")
         if max(width, height) > self.max_side:
-            raise ImageError(Reason.TOO_LARGE, f"{size}: a side is above {self.max_side}")
+            cure = f"--limit max_side={max(width, height)} takes it"
+            raise ImageError(Reason.TOO_LARGE, f"{size}: a side is above {self.max_side}; {cure}")
         if width * height > self.max_pixels:
-            raise ImageError(Reason.TOO_LARGE, f"{size}: more than {self.max_pixels} pixels")
+            cure = f"--limit max_pixels={width * height} takes it"
+            raise ImageError(
+                Reason.TOO_LARGE, f"{size}: more than {self.max_pixels} pixels; {cure}"
+            )
         if max(width, height) > self.max_aspect * min(width, height):
             raise ImageError(
                 Reason.TOO_ELONGATED,

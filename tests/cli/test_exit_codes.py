@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from job_process import PROJECT, eloftr
+from PIL import Image
 from small_run import SMALL, Done
 
 from pipeline.cli.console import Console, ExitCode
@@ -40,6 +41,21 @@ def test_done_is_zero_and_json_can_be_read(done: Done) -> None:
     assert [event["event"] for event in events] == ["plan", "progress"]
     assert {"images": 4, "pairs": 6, "shards": 1}.items() <= events[0].items()
     assert {"unit": "pairs", "done": 6, "total": 6, "failed": 3}.items() <= events[1].items()
+
+
+def test_warnings_of_decoders_are_no_lines_among_those_of_json(done: Done, tmp_path: Path) -> None:
+    """Pillow warns of damaged EXIF data in each process that reads the photograph."""
+    (tmp_path / "photos").mkdir()
+    damaged = b"Exif\0\0MM\0\x2a\xff\xff\xff\xff" + 99 * b"z"
+    for name in ("view 0.jpg", "view 1.jpg"):
+        Image.open(done.place / "photos" / name).save(tmp_path / "photos" / name, exif=damaged)
+    with pytest.warns(UserWarning, match="Corrupt EXIF data"):
+        Image.open(tmp_path / "photos" / "view 0.jpg").getexif()
+    options = ("--images", "photos", "--output", "run", *SMALL, "--json")
+    ended = eloftr("match", *options, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    events = [json.loads(line)["event"] for line in ended.stderr.splitlines()]
+    assert events[0] == "plan"
 
 
 def test_nothing_matched_is_one(done: Done, tmp_path: Path) -> None:

@@ -146,6 +146,7 @@ def test_a_file_that_was_cut_off_has_a_reason(picture: Image.Image, format: str)
             decoded(data[: int(len(data) * keep)], format)
         assert refused.value.reason == "truncated", keep
         assert "b'" not in refused.value.detail
+        assert "0x" not in refused.value.detail  # an address, which differs from run to run
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "I;16"])
