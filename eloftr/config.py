@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
@@ -187,6 +188,13 @@ class NetworkConfig:
                 yield f"{name}={getattr(self, name)} must be above zero."
         if not 0 <= self.attention_dropout < 1:
             yield f"attention_dropout={self.attention_dropout} must be in [0, 1)."
+        # Without the softmax scores have no bound. NaN is below nothing.
+        most = math.inf if self.coarse_matching_skip_softmax else 1
+        if not self.coarse_matching_threshold < most:
+            yield (
+                f"coarse_matching_threshold={self.coarse_matching_threshold}: no score exceeds it; "
+                f"give a number below {most}."
+            )
         for name, cure in NOT_NEGATIVE.items():
             if getattr(self, name) < 0:
                 yield f"{name}={getattr(self, name)}: {cure}."

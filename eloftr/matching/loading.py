@@ -31,7 +31,7 @@ def configure(
     """Set the matching options of a configuration, in place.
 
     The options are those of `load_matcher`. Raises ArgumentError for an unknown variant, a
-    threshold that is not finite, and a border or a radius below 0.
+    threshold that is not finite or that no score exceeds, and a border or a radius below 0.
     """
     if variant not in VARIANTS:
         raise ArgumentError(f"variant {variant!r} is unknown; choose {' or '.join(VARIANTS)}.")
@@ -40,6 +40,8 @@ def configure(
     if threshold is not None:
         if not math.isfinite(threshold):
             raise ArgumentError(f"threshold={threshold}: give the lowest score, a finite number.")
+        if threshold >= 1 and not config.coarse_matching_skip_softmax:
+            raise ArgumentError(f"threshold={threshold}: no score exceeds it; give one below 1.")
         config.coarse_matching_threshold = threshold
     if border is not None:
         if border < 0:

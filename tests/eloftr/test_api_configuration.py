@@ -98,6 +98,12 @@ def test_the_choice_of_attention_is_set_as_in_transformers(theirs: Any) -> None:
         config._attn_implementation = "x"
 
 
+@pytest.mark.parametrize("threshold", [1, 2.5, float("nan"), float("inf")])
+def test_a_threshold_that_no_score_exceeds_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match=r"coarse_matching_threshold=\S+: no score exceeds it"):
+        EfficientLoFTRConfig(coarse_matching_threshold=threshold)
+
+
 def test_parameters_are_updated_together_and_checked() -> None:
     config = EfficientLoFTRConfig()
     config.update({"coarse_matching_threshold": 0.5, "foo": 2})

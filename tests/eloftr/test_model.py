@@ -412,6 +412,7 @@ def test_a_batch_without_pairs_is_refused_in_a_sentence(matcher: Matcher, batch_
     [
         ({"threshold": float("nan")}, "threshold=nan: give the lowest score, a finite number."),
         ({"threshold": float("inf")}, "threshold=inf: give the lowest score, a finite number."),
+        ({"threshold": 3.0}, "threshold=3.0: no score exceeds it; give one below 1."),
         ({"border_removal": -1}, "border_removal=-1: a number of cells, 0 for none."),
     ],
 )
