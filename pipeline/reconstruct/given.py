@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ArgumentError, ReconstructionError
-from pipeline.events import Event, Listener, nobody
+from pipeline.events import Event, Listener, counted, nobody
 from pipeline.masks.folder import Masks, find_masks
 from pipeline.match.run import PLAN_FILE, finished_shards
 from pipeline.match.turns.tries import of_later_round
 from pipeline.pairs.poses.known import KnownPoses
 from pipeline.photos.cameras.intrinsics import intrinsics_digest, intrinsics_of_runs
+from pipeline.photos.identity.files import of_another_size
 from pipeline.photos.panoramas.source import FaceFolder, faces_of_runs
 from pipeline.photos.panoramas.sphere import Face
 from pipeline.reconstruct.blocks.graph import image_names
@@ -125,7 +126,7 @@ def opened_given(
                 "all of them, if equal names there are the same photographs."
             )
         images = images or Folder(roots[0], source[0].options)
-        notes += [note for run in source for note in _unfinished(run)]
+        notes += [note for run in source for note in (*_unfinished(run), *_replaced(run, images))]
     photographs = FaceFolder(images, faces) if images is not None and faces else images
     what = _names(source), faces, storage, photographs
     trusted = _trusted(positions, *what) if positions else None
@@ -203,6 +204,16 @@ def _merge(
         masks=masks,
         carrying=carrying,
     )
+
+
+def _replaced(run: Folder, images: Folder) -> list[str]:
+    """A sentence where photographs are other files than those that were matched."""
+    changed = of_another_size(run, images)
+    if not changed:
+        return []
+    text = f"{run.shown}: {counted(len(changed), 'photograph')} changed since the run began"
+    cure = "match again with another --output, or let eloftr grow do it"
+    return [f"{text} ({changed[0]}); {cure}."]
 
 
 def _known(

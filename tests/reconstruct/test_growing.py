@@ -431,6 +431,12 @@ def test_a_photograph_that_is_gone_does_not_keep_the_others_from_being_measured(
     text = pipeline.reconstruct(place.run, tmp_path / "some", images=str(photos), **how).text()
     assert "refined at 320 px" in text
     assert place.old[0] in text  # as one that is not read
+    assert "changed since" not in text
+    shutil.copy(photos / place.old[1], photos / place.old[2])
+    how["refine"] = "none"
+    text = pipeline.reconstruct(place.run, tmp_path / "some", images=str(photos), **how).text()
+    assert f"{place.run}: 1 photograph changed since the run began ({place.old[2]});" in text
+    how["refine"] = REFINE
     (tmp_path / "nothing").mkdir()
     nowhere = str(tmp_path / "nothing")
     text = pipeline.reconstruct(place.run, tmp_path / "none", images=nowhere, **how).text()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pyarrow as pa
 
@@ -60,6 +61,19 @@ def recorded(run: Folder) -> Mapping[str, FileIdentity] | None:
         row["image"]: None if row["bytes"] is None else (row["bytes"], row["digest"])
         for row in rows
     }
+
+
+def of_another_size(run: Folder, source: Folder) -> list[str]:
+    """Sorted names of the run's photographs whose files on this machine have another size now.
+
+    Files that are gone are not among them, and of a folder elsewhere there are none.
+    """
+    found = []
+    for name, was in (recorded(run) or {}).items() if source.local else ():
+        with suppress(StorageError, OSError):
+            if was is not None and source.size(name) != was[0]:
+                found.append(name)
+    return sorted(found)
 
 
 def _identity(source: Folder, name: str) -> FileIdentity:
