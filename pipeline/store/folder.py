@@ -265,7 +265,7 @@ class Folder:
             return read_parquet(source, columns)
         except pa.ArrowInvalid as error:
             raise StorageError(
-                f"{self.shown}/{name}: is not whole Parquet; remove it and run again."
+                f"{self.shown}/{name}: is not whole Parquet; make it again."
             ) from error
 
     def publish(self, name: str, data: bytes | pa.Buffer, lasting: bool = True) -> None:
