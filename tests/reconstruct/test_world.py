@@ -669,3 +669,32 @@ def test_the_commands_print_what_the_document_shows(documented: dict[str, str]) 
     assert len(shown) >= 3
     for text, output in shown.items():
         assert shape(documented[text]) == shape(output), text
+
+
+def swapped_columns(file: Path) -> None:
+    head, *lines = file.read_text().splitlines()
+    rows = [line.split(",") for line in lines]
+    text = "\n".join([head, *(",".join([r[0], r[2], r[1], *r[3:]]) for r in rows)])
+    file.write_text(text + "\n")
+
+
+def test_control_points_by_which_cameras_stand_on_their_heads_are_told(world: World) -> None:
+    """Exchanged columns mirror the points, and a flat scene fits them from below."""
+    file = world.control()
+    swapped_columns(file)
+    made = world.align(gcp=file)
+    (note,) = [note for note in made.notes if "stand on their heads" in note]
+    assert "check the order and the signs of the columns" in note
+    swapped_columns(file)
+    assert not any("stand on their heads" in note for note in world.align(gcp=file).notes)
+
+
+def test_three_control_points_are_enough(world: World) -> None:
+    file = world.control()
+    lines = file.read_text().splitlines()
+    some = [line for line in lines if line.split(",")[0] in ("point", "p1", "p2", "p3")]
+    file.write_text("\n".join(some) + "\n")
+    made = world.align(gcp=file, crs="UTM 33N")
+    assert made.world is not None
+    assert len(made.world["control"]["points"]) == 3
+    assert world.off(made, points=True).max() < 1

@@ -97,7 +97,8 @@ def placed_models(
         told = _told(name, len(views), anchors, fit, positions)
         if fault:
             told.append(f"{fault} in the positions of {name}: it fits them far better so")
-        elif upside_down(fit.move.rotation, views):
+            told.append(f"{name} lies by the positions as they are; mend them and align it again")
+        if upside_down(fit.move.rotation, views):
             told.append(_of_upside_down(name, positions.frame))
         notes += told
         placed.append(Placement(fit, positions.frame, anchors, told))

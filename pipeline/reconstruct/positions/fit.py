@@ -146,7 +146,8 @@ class Anchors:
         Of the similarities of three, that with the least median is off by too little where there
         are few: Rousseeuw and Leroy, "Robust regression and outlier detection", 1987.
         """
-        few = 1.0 if self.told else 1 + 5 / (len(off) - FEWEST_POSITIONS)
+        spare = len(off) - FEWEST_POSITIONS  # of three positions, any similarity fits all
+        few = 1.0 if self.told or not spare else 1 + 5 / spare
         return max(self.error, few * _middle(off) / MIDDLE)
 
 

@@ -12,7 +12,7 @@ from pipeline.errors import ReconstructionError
 from pipeline.events import counted
 from pipeline.pairs.poses.frame import LocalFrame, local_frame
 from pipeline.pairs.spatial import on_earth
-from pipeline.reconstruct.positions.faults import fault_of_all
+from pipeline.reconstruct.positions.faults import fault_of_all, upside_down
 from pipeline.reconstruct.positions.fit import FEWEST_POSITIONS, Anchors, Fit
 from pipeline.reconstruct.tracks.scene import ModelViews
 from pipeline.reconstruct.world.control import ControlPoints
@@ -112,6 +112,13 @@ def grounded(views: ModelViews, control: ControlPoints, error: float | None) -> 
             f"{control.shown}: {fit}{because}; check the coordinates, their columns and the system."
         )
     points = [_judged(anchors, fit, row, point) for row, point in enumerate(seen)]
+    if upside_down(fit.move.rotation, views):
+        fault = fault_of_all(anchors, frame, views)
+        notes.append(
+            "by the control points most cameras look up or stand on their heads"
+            f"{f', as {fault}' if fault else ''}; if their z points up, check the order and the "
+            "signs of the columns, and align the model again"
+        )
     notes += _told(points, fit)
     notes += _wrong_marks(seen, anchors, fit, by_name)
     return Grounded(fit, frame, points, notes)
