@@ -433,7 +433,9 @@ def test_hloc_has_the_keypoints_and_matches_of_the_database(tmp_path: Path) -> N
     run, model = tmp_path / "run", tmp_path / "run" / "sfm" / "sparse" / "0"
     scene.write(run)
     pipeline.reconstruct(str(run), executor="local", refine="none")
+    database = (Path(run) / "sfm" / "database.db").read_bytes()
     summary = pipeline.export_model(model, tmp_path / "out", format="hloc", run=run)
+    assert (Path(run) / "sfm" / "database.db").read_bytes() == database
     database = import_pycolmap().Database.open(run / "sfm" / "database.db")
     numbers = {image.name: image.image_id for image in database.read_all_images()}
     raw = raw_matches(run)

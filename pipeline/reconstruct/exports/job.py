@@ -189,8 +189,10 @@ def _made(
     names = worker.ask(_names, model, form)
     task = _Task(model, form, made, str(results.shown))
     if run is not None:
-        database = Path(run.path(RUN_DATABASE)) if run.local else beside / "database.db"
-        if not run.local:
+        database = beside / "database.db"  # COLMAP writes to a database that it opens
+        if run.local:
+            shutil.copyfile(run.path(RUN_DATABASE), database)
+        else:
             run.copy_file(RUN_DATABASE, database)
         task = replace(task, run=run, database=database)
     if images is not None:
