@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ class Console:
     def finish(self, text: str, summary: Mapping[str, Any]) -> None:
         """Show what the work came to: its text to a person, or the summary as JSON."""
         self.close()
-        self._text(json.dumps(summary, default=str) if self.as_json else text)
+        self._text(strict_json(summary) if self.as_json else text)
 
     def fail(self, sentence: object, code: ExitCode) -> ExitCode:
         """Say what was in the way, without passwords of URLs, and return the exit code."""
@@ -117,4 +118,17 @@ class Console:
 
     def _line(self, name: str, fields: Mapping[str, Any]) -> None:
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        click.echo(json.dumps({"time": now, "event": name, **fields}, default=str), err=True)
+        click.echo(strict_json({"time": now, "event": name, **fields}), err=True)
+
+
+def strict_json(value: Any) -> str:
+    """A value as JSON, in which numbers that are not finite are null: JSON has none."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: finite(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(value), default=str, allow_nan=False)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,57 @@ def test_a_model_without_points_has_numbers_too(plain: Path, tmp_path: Path) -> 
     (info,) = pipeline.model_info(written(model, tmp_path / "bare"))
     assert (info.points, info.error, info.points_box, info.track_length) == (0, None, None, 0)
     assert "mean error –" in info.text()
+
+
+@pytest.mark.parametrize("name", ["cameras.bin", "images.bin", "points3D.bin"])
+@pytest.mark.parametrize("left", [-1, -20, 0.5, 8, 0])
+def test_a_file_that_is_cut_off_is_named(
+    plain: Path, tmp_path: Path, name: str, left: float
+) -> None:
+    """COLMAP reads numbers that are not there, or without end."""
+    place = Path(shutil.copytree(plain, tmp_path / "model"))
+    data = (place / name).read_bytes()
+    (place / name).write_bytes(data[: int(len(data) * left) if left == 0.5 else int(left)])
+    cause = f"COLMAP cannot read this model ({name} is cut off or damaged)"
+    with pytest.raises(ReconstructionError, match=re.escape(f"{place}: {cause}; copy or make it")):
+        pipeline.model_info(place)
+
+
+@pytest.mark.parametrize("what", ["camera 1", "003.jpg", "point 7"])
+def test_numbers_that_are_not_finite_are_refused(plain: Path, tmp_path: Path, what: str) -> None:
+    model = pycolmap.Reconstruction(str(plain))
+    if what == "camera 1":
+        model.cameras[1].params = [float("nan"), *model.cameras[1].params[1:]]
+    elif what == "point 7":
+        model.points3D[7].xyz = [0.0, float("inf"), 0.0]
+    else:
+        frame = model.images[4].frame_id
+        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(), [float("nan"), 0, 0])
+        model.frames[frame].rig_from_world = pose
+    place = written(model, tmp_path / "strange")
+    moved = partial(pipeline.transform_model, output=tmp_path / "out", scale=2)
+    for work in (pipeline.model_info, moved):
+        with pytest.raises(ReconstructionError, match=f"{what} has numbers that are not finite"):
+            work(place)
+
+
+def test_json_of_a_model_without_points_is_read_by_strict_parsers(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = pycolmap.Reconstruction(str(plain))
+    for number in list(model.point3D_ids()):
+        model.delete_point3D(number)
+    bare = written(model, tmp_path / "bare")
+    words = ["model", "transform", str(bare), "--scale", "2", "--output", str(tmp_path / "out")]
+
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    assert main(words) == 0
+    assert "mean reprojection error –\n" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert summary["after"]["error"] is None
 
 
 @pytest.mark.parametrize("kind", ["binary", "text"])

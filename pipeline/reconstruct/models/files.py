@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from pipeline.errors import ReconstructionError
 from pipeline.events import Listener
@@ -24,9 +26,11 @@ POINTS = "points.ply"
 # Without cameras.bin and cameras.txt a folder holds no model. They are the first to go and the last
 # to come, so what is left where this is stopped is never a mixture of two models.
 WRITTEN = [WORLD, POINTS, *reversed(FILES_OF_A_MODEL)]
-# Of points3D.bin: a number of points, and of each 51 bytes that end in the number of its
-# observations, which follow.
-COUNT, POINT_BYTES, ELEMENT_BYTES = struct.Struct("<Q"), 51, 8
+# A binary file of a model is a number of records, and the records. A camera has 24 bytes with the
+# number of its kind at 4, and its parameters. An image has 64 bytes, its name and a zero byte, and
+# the number of its points, which have 24 bytes. A point has 51 bytes that end in the number of its
+# observations, which have 8.
+COUNT, KIND = struct.Struct("<Q"), struct.Struct("<i")
 MADE = ".model"  # folder of a model that is being written
 
 
@@ -42,35 +46,81 @@ class ModelFiles:
 
         Raises ReconstructionError where COLMAP cannot read it.
         """
-        self._check_points()
+        for name, record in RECORDS.items():
+            self._check_whole(name, record)
         try:
-            return import_pycolmap().Reconstruction(str(self.folder))
+            model = import_pycolmap().Reconstruction(str(self.folder))
         except Exception as error:  # COLMAP raises whatever a damaged file provokes
             raise ReconstructionError(
                 f"{self.shown}: COLMAP cannot read this model ({error}); make it again."
             ) from error
+        if strange := _not_finite(model):
+            raise ReconstructionError(
+                f"{self.shown}: {strange} has numbers that are not finite; make the model again."
+            )
+        return model
 
     def world(self) -> bytes | None:
         """The bytes of WORLD beside the model, if it has a frame."""
         path = self.folder / WORLD
         return path.read_bytes() if path.is_file() else None
 
-    def _check_points(self) -> None:
-        """Raise ReconstructionError where points3D.bin is cut off: COLMAP would not end."""
-        path = self.folder / "points3D.bin"
+    def _check_whole(self, name: str, record_end: Callable[[bytes, int], int]) -> None:
+        """Raise ReconstructionError where a file is cut off: COLMAP would read on without an end.
+
+        record_end: tells where the record that begins somewhere ends.
+        """
+        path = self.folder / name
         if not path.is_file():
             return
         data, end = path.read_bytes(), COUNT.size
-        count = COUNT.unpack_from(data)[0] if len(data) >= end else -1
-        while count > 0 and end + POINT_BYTES <= len(data):
-            (length,) = COUNT.unpack_from(data, end + POINT_BYTES - COUNT.size)
-            end += POINT_BYTES + ELEMENT_BYTES * length
-            count -= 1
-        if count or end != len(data):
+        try:
+            for _ in range(COUNT.unpack_from(data)[0]):
+                end = record_end(data, end)
+        except (struct.error, ValueError):  # it reads behind the last byte
+            end = -1
+        if end != len(data):
             raise ReconstructionError(
-                f"{self.shown}: COLMAP cannot read this model (points3D.bin is cut off or "
-                "damaged); copy or make it again."
+                f"{self.shown}: COLMAP cannot read this model ({name} is cut off or damaged); "
+                "copy or make it again."
             )
+
+
+def _camera_end(data: bytes, at: int) -> int:
+    pycolmap = import_pycolmap()
+    kind = pycolmap.CameraModelId(KIND.unpack_from(data, at + 4)[0])
+    camera = pycolmap.Camera.create_from_model_id(1, kind, 1.0, 1, 1)  # ValueError for another kind
+    return at + 24 + 8 * len(camera.params)
+
+
+def _image_end(data: bytes, at: int) -> int:
+    points = data.index(b"\0", at + 64) + 1
+    (count,) = COUNT.unpack_from(data, points)
+    end: int = points + COUNT.size + 24 * count
+    return end
+
+
+def _point_end(data: bytes, at: int) -> int:
+    (count,) = COUNT.unpack_from(data, at + 43)
+    end: int = at + 51 + 8 * count
+    return end
+
+
+RECORDS = {"cameras.bin": _camera_end, "images.bin": _image_end, "points3D.bin": _point_end}
+
+
+def _not_finite(model: Any) -> str:
+    """What of a model has numbers that are not finite, for a sentence; empty where nothing has."""
+    for camera in model.cameras.values():
+        if not np.isfinite(camera.params).all():
+            return f"camera {camera.camera_id}"
+    for image in (model.images[number] for number in model.reg_image_ids()):
+        if not np.isfinite(image.cam_from_world().matrix()).all():
+            return str(image.name)
+    for number, point in model.points3D.items():
+        if not np.isfinite(point.xyz).all():
+            return f"point {number}"
+    return ""
 
 
 @contextmanager

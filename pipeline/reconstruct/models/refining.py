@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ class ModelCounts:
         """One line for a person."""
         return (
             f"{counted(self.images, 'image')}, {self.points} points, mean track length "
-            f"{self.track_length:.2f}, mean reprojection error {self.error:.3f} px"
+            f"{self.track_length:.2f}, mean reprojection error "
+            f"{'–' if math.isnan(self.error) else f'{self.error:.3f} px'}"
         )
 
 
