@@ -110,7 +110,7 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> 
         if linked:
             cure = f"{linked[0]} is a link to a folder, which --follow-links follows"
         elif others:
-            cure = f"{counted(others, 'other file')} left out: no photograph by its ending"
+            cure = _others_text(others)
         raise RunError(
             f"{source.shown}: holds {len(names)} photographs, and a pair needs two; {cure}."
         )
@@ -135,6 +135,10 @@ def make_plan(options: RunOptions, source: Folder | Folders, device: Device) -> 
         faces = split.source
     shards = plan_shards(pairs.pairs, *_bounds(options, device, len(pairs.pairs)))
     return Plan(names, pairs, shards_table(names, shards), encodes(shards), others, linked, faces)
+
+
+def _others_text(others: int) -> str:
+    return f"{counted(others, 'other file')} left out: no photograph by its ending"
 
 
 def name_rules(options: RunOptions, source: Folder | Folders) -> NameRules:
@@ -201,8 +205,7 @@ def plan_notes(
     if masks is not None and (text := mask_note(masks)):
         notes.append((text, {}))
     if plan.others:
-        text = f"{counted(plan.others, 'other file')} left out: no photograph by its ending"
-        notes.append((text, {"others": plan.others}))
+        notes.append((_others_text(plan.others), {"others": plan.others}))
     if plan.linked:
         text = f"{counted(len(plan.linked), 'linked folder')} left out ({plan.linked[0]}):"
         notes.append((f"{text} --follow-links reads them", {"linked": len(plan.linked)}))

@@ -74,7 +74,6 @@ def decode_image(
     image = _identify(data, limits, name)
     limits.check_cost(image, data)
     try:
-        _load_early(image)
         orientation, focal, camera = read_exif(image)
         # Pillow turns a TIFF by itself, so the size of a TIFF is already the upright one.
         turned = orientation >= 5 and image.format != "TIFF"
@@ -109,7 +108,6 @@ def decode_thumbnail(
     image = _identify(data, limits, name)
     limits.check_cost(image, data)
     try:
-        _load_early(image)
         orientation = read_exif(image)[0]
         if image.format in ("JPEG", "MPO"):
             image.draft("RGB", (2 * side, 2 * side))
@@ -122,16 +120,6 @@ def decode_thumbnail(
     except Exception as error:  # Pillow's decoders raise whatever their input provokes
         raise ImageError(Reason.TRUNCATED, f"its pixels cannot be decoded ({error})") from error
     return small, orientation
-
-
-def _load_early(image: Image.Image) -> None:
-    """Decode the pixels of a PNG before its EXIF data are read. Raises what its decoder raises.
-
-    EXIF data may follow the pixels, so Pillow decodes these for them. Where that raises, the pixels
-    so far would pass as the whole image ever after.
-    """
-    if image.format == "PNG":
-        image.load()
 
 
 def _identify(data: bytes, limits: ImageLimits, name: str) -> Image.Image:

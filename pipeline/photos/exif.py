@@ -28,8 +28,12 @@ TRANSPOSE = {
 def read_exif(image: Image.Image) -> tuple[int, float | None, str | None]:
     """EXIF orientation 1…8, focal length in pixels, and make and model of the camera.
 
-    Damaged EXIF data count as none.
+    Damaged EXIF data count as none. Raises what the decoder raises for damaged pixels of a PNG.
     """
+    # EXIF data of a PNG may follow its pixels, so Pillow decodes these for them. Were an error of
+    # that to pass as one of EXIF data, the pixels so far would pass as the whole image ever after.
+    if image.format == "PNG":
+        image.load()
     try:
         exif = image.getexif()
         tags: dict[int, Any] = {**exif, **exif.get_ifd(EXIF_TAGS)}

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.events import counted
 from pipeline.reconstruct.models.files import ModelFiles
-from pipeline.reconstruct.tracks.scene import SparseModel
+from pipeline.reconstruct.tracks.scene import SparseModel, mean_of_points
 
 SHOWN = 5  # images with the fewest points, and cameras, that the text names
 MIDDLE = (1.0, 99.0)  # percentiles between which most points lie
@@ -94,7 +94,8 @@ def described_model(files: ModelFiles) -> ModelInfo:
     model = files.read()
     scene = SparseModel.of(model)
     views = scene.views
-    front = np.isfinite(scene.errors())
+    errors = scene.errors()
+    front = np.isfinite(errors)
     seen = np.bincount(scene.view, minlength=len(views))
     order = sorted(range(len(views)), key=lambda row: (seen[row], views.names[row]))
     taken = Counter(views.camera.tolist())
@@ -110,7 +111,7 @@ def described_model(files: ModelFiles) -> ModelInfo:
         len(scene.xyz),
         len(scene.point),
         len(scene.point) / max(len(scene.xyz), 1),
-        scene.mean_error() if front.any() else None,
+        mean_of_points(scene.point, errors) if front.any() else None,
         int((~front).sum()),
         (int(seen.min()), float(np.median(seen)), int(seen.max())) if len(seen) else (0, 0.0, 0),
         [ImagePoints(views.names[row], int(seen[row])) for row in order[:SHOWN]],

@@ -175,16 +175,8 @@ class SparseModel:
         return reprojection_errors(self.views, self.view, self.xyz[self.point], self.xy)
 
     def mean_error(self) -> float:
-        """The mean reprojection error as COLMAP means it, pixels: first of a point, then of all.
-
-        Observations behind the camera do not count. NaN where there are no others.
-        """
-        errors = self.errors()
-        front = np.isfinite(errors)
-        of_point = self.point[front]
-        seen = np.bincount(of_point)
-        total = np.bincount(of_point, errors[front])[seen > 0]
-        return float((total / seen[seen > 0]).mean()) if len(seen) else float("nan")
+        """The mean reprojection error in pixels; see `mean_of_points`."""
+        return mean_of_points(self.point, self.errors())
 
     def angles(self) -> np.ndarray:
         """The largest angle between two rays of each point, radians: (P,).
@@ -202,6 +194,18 @@ class SparseModel:
             order = np.lexsort((-angle, self.point))
             first = order[np.searchsorted(self.point[order], np.arange(len(self.xyz)))]
         return largest
+
+
+def mean_of_points(point: np.ndarray, errors: np.ndarray) -> float:
+    """The mean of errors (O,) as COLMAP means it: first of each point, then of all points.
+
+    point: (O,) that each is of. Errors that are not finite, as behind the camera, do not count. NaN
+    where there are no others.
+    """
+    front = np.isfinite(errors)
+    seen = np.bincount(point[front])
+    total = np.bincount(point[front], errors[front])[seen > 0]
+    return float((total / seen[seen > 0]).mean()) if len(seen) else float("nan")
 
 
 def rows_of_groups(group: np.ndarray, count: int) -> list[np.ndarray]:

@@ -17,7 +17,13 @@ from pipeline.extras import import_pycolmap
 from pipeline.photos.cameras.stored import maps_to_stored
 from pipeline.reconstruct.models.files import ModelFiles
 from pipeline.reconstruct.models.job import ask_of_models
-from pipeline.reconstruct.tracks.scene import ModelViews, SparseModel, project, rows_of_groups
+from pipeline.reconstruct.tracks.scene import (
+    ModelViews,
+    SparseModel,
+    mean_of_points,
+    project,
+    rows_of_groups,
+)
 from pipeline.report.block_map import colours_of_blocks
 from pipeline.report.page.scene.axes import Axes, Upright
 from pipeline.report.page.scene.photographs import PhotographFolder, Thumbnail, thumbnails
@@ -124,7 +130,7 @@ def _model(
         "points": len(scene.xyz),
         "observations": len(scene.point),
         "track_length": rounded(len(scene.point) / max(len(scene.xyz), 1), 3),
-        "error": rounded(scene.mean_error(), 3) if front.any() else None,
+        "error": rounded(mean_of_points(scene.point, error), 3) if front.any() else None,
         "behind": int((~front).sum()),
         "axes": {"rotation": rounded(axes.rotation, 7), "centre": rounded(axes.centre, 9)},
         "radius": rounded(axes.radius),
