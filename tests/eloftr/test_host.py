@@ -384,9 +384,12 @@ def test_the_command_says_by_its_exit_code_how_it_went(
     pair = [str(path) for path in files[0]]
     rest = ["--size", "128", "--device", "cpu"]
     assert main([*pair, "--out", str(tmp_path / "a.png"), *rest]) == 0
-    assert main([*pair, "--out", str(tmp_path / "b.png"), *rest, "--threshold", "1.5"]) == 1
+    assert main([*pair, "--out", str(tmp_path / "b.png"), *rest, "--threshold", "0.99999"]) == 1
     assert (tmp_path / "b.png").exists()
     assert "0 matches" in capsys.readouterr().out
+    assert main([*pair, "--out", str(tmp_path / "c.png"), *rest, "--threshold", "1.5"]) == 2
+    assert not (tmp_path / "c.png").exists()
+    assert "no score exceeds it" in capsys.readouterr().err
     assert main([*pair, "--out", str(tmp_path / "missing" / "c.png"), *rest]) == 2
     assert "cannot be written" in capsys.readouterr().err
     assert main([*pair, "--out", str(tmp_path / "d.png"), "--device", "abacus"]) == 2
