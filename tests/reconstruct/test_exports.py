@@ -392,12 +392,19 @@ def test_undistorted_photographs_show_points_where_they_belong(model: str, tmp_p
         assert np.median(np.abs(moved - true)[inside]) > 0.03
 
 
-def test_a_photograph_of_another_size_is_left_out(tmp_path: Path) -> None:
-    scene, folder = model_of(tmp_path, "PINHOLE")
-    photos = draw(scene, tmp_path / "photos")
+@pytest.mark.parametrize("form", ["dense", "nerf", "kapture", "openmvg"])
+def test_a_photograph_of_another_size_is_left_out(form: str, tmp_path: Path) -> None:
+    scene, folder = model_of(tmp_path, "PINHOLE", names=PLAIN)
+    photos, out = draw(scene, tmp_path / "photos"), tmp_path / "out"
     Image.new("L", (100, 90)).save(photos / "4.png")
-    summary = pipeline.export_model(folder, tmp_path / "out", format="dense", images=photos)
-    assert summary.left_out == {"4.png": "it has 100 × 90 pixels, and its camera 320 × 240"}
+    whole = (photos / "it's.jpg").read_bytes()
+    (photos / "it's.jpg").write_bytes(whole[:-500])
+    summary = pipeline.export_model(folder, out, format=form, images=photos)
+    assert summary.left_out.pop("4.png") == "it has 100 × 90 pixels, and its camera 320 × 240"
+    assert [*summary.left_out] == ["it's.jpg"]
+    assert summary.images == len(scene.views) - 2
+    copied = {path.name for path in out.rglob("*") if path.suffix in (".png", ".jpg")}
+    assert not copied & {"4.png", "it's.jpg"}
 
 
 def test_photographs_of_transforms_json_are_copied_and_missing_ones_counted(
@@ -557,6 +564,10 @@ def test_the_model_and_other_results_are_never_written_over(tmp_path: Path) -> N
     for inside in (folder, folder / "out"):
         with pytest.raises(ReconstructionError, match="lies in the model itself"):
             pipeline.export_model(folder, inside, format="ply")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    with pytest.raises(ReconstructionError, match="lies inside a folder of photographs"):
+        pipeline.export_model(folder, photos / "out", format="nerf", images=photos)
     pipeline.export_model(folder, tmp_path / "out", format="ply")
     with pytest.raises(StorageError, match=r"holds points\.ply, which is no export as openmvg"):
         pipeline.export_model(folder, tmp_path / "out", format="openmvg")

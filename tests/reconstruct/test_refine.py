@@ -501,6 +501,8 @@ def test_another_model_in_the_same_place_begins_anew(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (("--output", "MODEL/out"), "MODEL/out: is a given model or lies in one; give another"),
+        (("--output", "IMAGES"), "IMAGES: lies inside a folder of photographs; give another"),
         (("--threads", "0"), "0 threads: give a number above zero, or -1 for all cores."),
         (("--output", "http://127.0.0.1:9/out"), "http://127.0.0.1:9/out: cannot be written to"),
         (("--output", "/dev/null/out"), "/dev/null/out: cannot be written to (Not a directory)"),
@@ -513,9 +515,13 @@ def test_what_cannot_be_used_is_one_sentence(
     arguments: tuple[str, ...],
     sentence: str,
 ) -> None:
-    assert main(["refine", str(model), "--images", str(rendered.images), *arguments]) == 2
+    def filled(text: str) -> str:
+        return text.replace("MODEL", str(model)).replace("IMAGES", str(rendered.images))
+
+    given = [filled(argument) for argument in arguments]
+    assert main(["refine", str(model), "--images", str(rendered.images), *given]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"eloftr refine: {sentence}")
+    assert line.startswith(f"eloftr refine: {filled(sentence)}")
 
 
 def test_the_command_refines_any_model(

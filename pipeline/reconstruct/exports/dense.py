@@ -14,20 +14,17 @@ from PIL import Image
 from pipeline.errors import ReconstructionError
 from pipeline.extras import import_pycolmap
 from pipeline.reconstruct.exports.forms import NO_PINHOLE
-from pipeline.reconstruct.exports.photographs import unusable, without
 from pipeline.reconstruct.tracks.scene import SparseModel
 from pipeline.store import disk
 
 ORIENTATION_TAG = 0x0112  # the tag of EXIF, a number of 2 bytes
 
 
-def write_dense(
-    scene: SparseModel, photographs: Path, folder: Path
-) -> tuple[SparseModel, dict[str, str]]:
-    """Write the folders, and return what of the scene they hold, and why images are left out.
+def write_dense(scene: SparseModel, photographs: Path, folder: Path) -> None:
+    """Write the folders.
 
-    photographs: local folder. Raises ReconstructionError where no photograph can be used, and for a
-    camera that no pinhole camera can stand for.
+    photographs: local folder, in which COLMAP can use those of all images. Raises
+    ReconstructionError for a camera that no pinhole camera can stand for.
     """
     for number, camera in scene.views.cameras.items():
         if camera.model in NO_PINHOLE:
@@ -35,28 +32,19 @@ def write_dense(
                 f"camera {number}: is {camera.model}, which sees all around, so that no "
                 "undistorted image can show it; cut the photographs into perspective views."
             )
-    left_out = unusable(photographs, scene.views)
-    kept = without(scene, left_out)
-    if not len(kept.views):
-        name, why = next(iter(left_out.items()))
-        raise ReconstructionError(
-            f"{photographs}: no photograph of the model can be used, {name} for one because {why}; "
-            "check --images."
-        )
     model = folder / "model"
     model.mkdir()
-    disk.write_whole(kept.made(), model)
+    disk.write_whole(scene.made(), model)
     import_pycolmap().undistort_images(folder, model, photographs)
     for path in model.iterdir():
         path.unlink()
     model.rmdir()
-    for name in kept.views.names:
+    for name in scene.views.names:
         if not (folder / "images" / name).is_file():
             raise ReconstructionError(
                 f"{name}: COLMAP wrote no undistorted image; check the space on the disk."
             )
         lie_as_stored(folder / "images" / name)
-    return kept, left_out
 
 
 def lie_as_stored(path: Path) -> None:

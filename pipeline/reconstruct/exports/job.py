@@ -24,8 +24,8 @@ from pipeline.reconstruct.exports.kapture import write_kapture
 from pipeline.reconstruct.exports.nerf import write_nerf
 from pipeline.reconstruct.exports.nvm import write_nvm
 from pipeline.reconstruct.exports.openmvg import write_openmvg
-from pipeline.reconstruct.exports.photographs import ABSENT, gathered, without
-from pipeline.reconstruct.models.files import ModelFiles
+from pipeline.reconstruct.exports.photographs import gathered, unusable, without
+from pipeline.reconstruct.models.files import ModelFiles, check_output
 from pipeline.reconstruct.tracks.scene import SparseModel
 from pipeline.store import disk
 from pipeline.store.folder import Folder
@@ -152,6 +152,7 @@ def _check_inputs(
         raise ReconstructionError(f"{local}: lies in the model itself; give another --output.")
     if images is not None:
         images.list(recursive=False)  # raises where there is no such folder
+        check_output(output, [], [images])
     for name in (RUN_DATABASE, RUN_KEYPOINTS):
         if run is not None and not run.exists(name):
             raise RunError(f"{run.shown}: has no {name}; run eloftr reconstruct on it first.")
@@ -199,17 +200,11 @@ def _made(
         root = Path(images.path()).resolve() if images.local else None
         task = replace(task, root=images.shown if root is None else str(root), photographs=root)
     if images is not None and form in COPIES:
-        task = replace(task, left_out=gathered(images, names, made / COPIES[form]))
-    elif images is not None and form == "openmvg":
-        absent = {name: ABSENT for name in names if not images.exists(name)}
-        task = replace(task, left_out=absent)
+        copies = made / COPIES[form]
+        task = replace(task, left_out=gathered(images, names, copies), photographs=copies)
     elif images is not None and not images.local:
         gathered(images, names, beside / "photographs")  # who lacks is found with those of no use
         task = replace(task, photographs=beside / "photographs")
-    if names and len(task.left_out) == len(names):
-        raise ReconstructionError(
-            f"{task.root}: holds no photograph of the model, as {names[0]}; check --images."
-        )
     summary: ExportSummary = worker.ask(_written, task)
     return replace(summary, output=results.shown)
 
@@ -232,8 +227,10 @@ def _opened(model: Path) -> Any:
 def _written(task: _Task) -> ExportSummary:
     """Write the files of a format. It runs in the process of COLMAP."""
     opened = _opened(task.model)
-    scene = without(SparseModel.of(opened), task.left_out)
-    left_out, notes = task.left_out, []
+    whole = SparseModel.of(opened)
+    left_out = _left_out(task, whole)
+    scene = without(whole, left_out)
+    notes: list[str] = []
     counts: dict[str, int] = {}
     if task.form == "colmap-text":
         opened.write_text(task.folder)
@@ -245,7 +242,7 @@ def _written(task: _Task) -> ExportSummary:
         notes = write_nvm(scene, task.folder)
     elif task.form == "dense":
         assert task.photographs is not None
-        scene, left_out = write_dense(scene, task.photographs, task.folder)
+        write_dense(scene, task.photographs, task.folder)
     elif task.form == "nerf":
         write_nerf(scene, task.folder)
     elif task.form == "openmvg":
@@ -260,6 +257,27 @@ def _written(task: _Task) -> ExportSummary:
     disk.check_room(task.folder)
     sizes = len(scene.views), len(scene.xyz), len(scene.point)
     return ExportSummary(task.shown, task.form, *sizes, left_out, counts, notes)
+
+
+def _left_out(task: _Task, scene: SparseModel) -> dict[str, str]:
+    """By the names of images, why they are left out: their photographs are of no use.
+
+    Raises ReconstructionError where that is true of all.
+    """
+    left_out = task.left_out
+    if task.photographs is not None:
+        views, by_colmap = without(scene, left_out).views, task.form == "dense"
+        left_out = left_out | unusable(task.photographs, views, by_colmap=by_colmap)
+    if len(left_out) == len(scene.views):
+        name, why = next(iter(left_out.items()))
+        raise ReconstructionError(
+            f"{task.root}: no photograph of the model can be used, {name} for one because {why}; "
+            "check --images."
+        )
+    if task.form in COPIES:
+        for name in left_out:
+            (task.folder / COPIES[task.form] / name).unlink(missing_ok=True)
+    return left_out
 
 
 def _put_in_place(results: Results, made: Path, summary: ExportSummary) -> None:

@@ -39,10 +39,13 @@ def gathered(folder: Folder, names: Sequence[str], target: Path) -> dict[str, st
     return left_out
 
 
-def unusable(photographs: Path, views: ModelViews) -> dict[str, str]:
-    """By the names of images, why COLMAP cannot use their photographs, which are on this machine.
+def unusable(photographs: Path, views: ModelViews, *, by_colmap: bool = False) -> dict[str, str]:
+    """By the names of images, why their photographs, which are on this machine, are of no use.
 
-    Every photograph is decoded, because COLMAP takes what is cut off for black.
+    Every photograph is decoded: programs take what is cut off for black, and a photograph of
+    another size for one that its camera took.
+
+    by_colmap: COLMAP itself is to read them.
     """
     pycolmap = import_pycolmap()
     found = {}
@@ -62,7 +65,7 @@ def unusable(photographs: Path, views: ModelViews) -> dict[str, str]:
                 f"it has {size[0]} × {size[1]} pixels, and its camera "
                 f"{camera.width} × {camera.height}"
             )
-        elif pycolmap.Bitmap.read(path, True) is None:
+        elif by_colmap and pycolmap.Bitmap.read(path, True) is None:
             found[name] = "COLMAP does not read its format"
     return found
 

@@ -29,9 +29,10 @@ from pipeline.reconstruct.localize.place import MatchedQuery, PlaceQueries, Quer
 from pipeline.reconstruct.localize.plan import plan_queries
 from pipeline.reconstruct.localize.points import known_surface
 from pipeline.reconstruct.localize.results import LocalizeSummary, doubtful, publish_poses
-from pipeline.reconstruct.models.job import Place, ask_of_models, check_output
+from pipeline.reconstruct.models.files import Place, check_output
+from pipeline.reconstruct.models.job import ask_of_models
 from pipeline.store.belonging import keep_what_belongs
-from pipeline.store.folder import Folder, Names, place
+from pipeline.store.folder import Folder, Names
 from pipeline.store.lease import Lease
 from pipeline.store.parquet import parquet_bytes
 from pipeline.tables import POSES
@@ -60,17 +61,14 @@ def localize_photographs(
     folder = Folder(options.run.output, options.run.storage)
     if folder.exists("run.json"):
         raise RunError(f"{folder.shown}: holds a run of eloftr match; give another --output.")
-    check_output([model], folder)
+    check_output(folder, [model])
     surface, digest = ask_of_models(known_surface, [model], scratch)
     shown = model.shown if isinstance(model, Folder) else str(model)
     folders = QueryFolders.of(options.run, surface.views.names, shown)
     check_names(options.intrinsics, folders.queries)
     if any(entry.size is None for entry in options.intrinsics):
         check_sizes(options.intrinsics, folders.stored_sizes())
-    if any(place(folder).startswith(place(part)) for part in folders.parts.values()):
-        raise RunError(
-            f"{folder.shown}: lies inside a folder of photographs; give another --output."
-        )
+    check_output(folder, [], list(folders.parts.values()))
     counts = {"queries": len(folders.queries), "images": len(folders.database)}
     text = f"queries: {counts['queries']:,}, and {counts['images']:,} images of the model"
     listen(Event("localizing", text, counts))

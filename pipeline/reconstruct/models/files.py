@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.extras import import_pycolmap
 from pipeline.pairs.poses.frame import WORLD
 from pipeline.reconstruct.refine.job import FILES_OF_A_MODEL
 from pipeline.store import disk
-from pipeline.store.folder import Folder
+from pipeline.store.folder import Folder, place
 from pipeline.store.results import Results
 
 POINTS = "points.ply"
@@ -32,6 +32,7 @@ WRITTEN = [WORLD, POINTS, *reversed(FILES_OF_A_MODEL)]
 # observations, which have 8.
 COUNT, KIND = struct.Struct("<Q"), struct.Struct("<i")
 MADE = ".model"  # folder of a model that is being written
+Place = Folder | Path
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,24 @@ def _check_model(found: list[str], shown: str) -> None:
     if not {"images.bin", "images.txt"} & {*found}:
         raise ReconstructionError(
             f"{shown}: holds no images.bin or images.txt; give the folder of one COLMAP model."
+        )
+
+
+def check_output(
+    output: Place, models: Sequence[Place], photographs: Sequence[Folder] = ()
+) -> None:
+    """Raise ReconstructionError for an output that is, or lies in, what is given."""
+    target, *given = (
+        place(one if isinstance(one, Folder) else Folder(str(one))) for one in (output, *models)
+    )
+    shown = output.shown if isinstance(output, Folder) else output
+    if any(target.startswith(one) for one in given):
+        raise ReconstructionError(
+            f"{shown}: is a given model or lies in one; give another --output."
+        )
+    if any(target.startswith(place(one)) for one in photographs):
+        raise ReconstructionError(
+            f"{shown}: lies inside a folder of photographs; give another --output."
         )
 
 

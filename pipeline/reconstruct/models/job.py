@@ -18,17 +18,18 @@ from pipeline.execute.worker import Died, call
 from pipeline.reconstruct.models.files import (
     MadeModel,
     ModelFiles,
+    Place,
+    check_output,
     files_of_model,
     replace_model,
     write_made,
 )
 from pipeline.reconstruct.models.refining import ModelCounts
 from pipeline.reconstruct.tracks.scene import SparseModel
-from pipeline.store.folder import Folder, place
+from pipeline.store.folder import Folder
 from pipeline.store.results import opened_results
 
 T = TypeVar("T")
-Place = Folder | Path
 
 # From models and where they lie to a new one. It is pickled.
 ModelChange = Callable[[list[Any], list[ModelFiles]], MadeModel]
@@ -89,7 +90,7 @@ def write_model(
     output that cannot be written to.
     """
     _check_scratch([*models, *beside, output], scratch)
-    check_output([*models, *beside], output)
+    check_output(output, [*models, *beside])
     with _opened([*models, *beside], scratch) as files:
         remote = scratch if _remote(output) else None
         with opened_results(output, remote) as results:
@@ -137,16 +138,4 @@ def _check_scratch(places: Sequence[Place], scratch: str | Path | None) -> None:
         raise ArgumentError(
             f"{scratch}: is no use as scratch, because all models are in local folders; leave it "
             "out."
-        )
-
-
-def check_output(models: Sequence[Place], output: Place) -> None:
-    """Raise ReconstructionError for an output that is one of the models or lies in one."""
-    target, *given = (
-        place(one if isinstance(one, Folder) else Folder(str(one))) for one in (output, *models)
-    )
-    if any(target.startswith(one) for one in given):
-        shown = output.shown if isinstance(output, Folder) else output
-        raise ReconstructionError(
-            f"{shown}: is a given model or lies in one; give another --output."
         )

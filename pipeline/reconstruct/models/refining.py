@@ -13,11 +13,10 @@ from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor
 from pipeline.execute.worker import Died, Worker
 from pipeline.masks.folder import MaskCounts, find_masks, masks_line
 from pipeline.match.run import SUMMARY_FILE
-from pipeline.photos.source import Folders
 from pipeline.reconstruct.cameras.adjust import check_threads
 from pipeline.reconstruct.carrying import Carrying
 from pipeline.reconstruct.database import REPORT_FILE
-from pipeline.reconstruct.models.files import ModelFiles, files_of_model
+from pipeline.reconstruct.models.files import ModelFiles, Place, check_output, files_of_model
 from pipeline.reconstruct.refine.adjust import Freedom
 from pipeline.reconstruct.refine.job import FILES_OF_A_MODEL, refine_model
 from pipeline.reconstruct.refine.round import RoundSummary
@@ -100,9 +99,9 @@ class RefineSummary:
 
 
 def refine_colmap_model(
-    model: Folder | Path,
-    photographs: Folder | Folders,
-    output: Folder | Path,
+    model: Place,
+    photographs: Folder,
+    output: Place,
     options: RefineOptions,
     executor: Executor,
     actors: Actors = DEFAULT_ACTORS,
@@ -122,17 +121,14 @@ def refine_colmap_model(
     threads: of the adjustment. With 1 the model is the same every time; −1 takes all cores.
     scratch: see `opened_results`.
 
-    Raises ReconstructionError for a folder without a model, for an output that is the model, and
-    where COLMAP's process ends, as it does where memory ends. Raises StorageError for an output
-    that cannot be written to.
+    Raises ReconstructionError for a folder without a model, for an output that is or lies in the
+    model or the photographs, and where COLMAP's process ends, as it does where memory ends. Raises
+    StorageError for an output that cannot be written to.
     """
     check_threads(threads)
+    check_output(output, [model], [photographs])
     with files_of_model(model, scratch) as given, opened_results(output, scratch) as results:
         target = results.work
-        if given.shown == results.shown or target.resolve() == given.folder.resolve():
-            raise ReconstructionError(
-                f"{results.shown}: is the model itself; give another --output."
-            )
         try:
             with Worker() as colmap:
                 before, cameras, names = colmap.ask(_described, given)
