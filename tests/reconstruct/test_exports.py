@@ -467,6 +467,9 @@ def test_hloc_has_the_keypoints_and_matches_of_the_database(tmp_path: Path) -> N
             assert len(set(scores[rows].tolist())) > 0.9 * len(rows)
             assert not scores[matches0 < 0].any()
     database.close()
+    other = model_of(tmp_path / "other", "PINHOLE", names=PLAIN)[1]
+    with pytest.raises(ReconstructionError, match=f"{run}: has no image of the model, as "):
+        pipeline.export_model(other, tmp_path / "none", format="hloc", run=run)
 
 
 def raw_matches(run: Path) -> dict[tuple[str, str], np.ndarray]:

@@ -207,6 +207,14 @@ def test_numbers_that_are_not_finite_are_refused(plain: Path, tmp_path: Path, wh
             work(place)
 
 
+def test_images_of_one_name_are_refused(plain: Path, tmp_path: Path) -> None:
+    model = pycolmap.Reconstruction(str(plain))
+    model.images[4].name = model.images[2].name
+    place = written(model, tmp_path / "twice")
+    with pytest.raises(ReconstructionError, match=f"several images named {model.images[2].name}"):
+        pipeline.model_info(place)
+
+
 def test_json_of_a_model_without_points_is_read_by_strict_parsers(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -475,6 +483,22 @@ def test_merging_does_not_need_the_same_keypoints_or_cameras(
     assert pipeline.compare_models(tmp_path / "out", plain).position.largest < 1e-6
     # In common images, keypoints of the second are off by half a pixel in the first's camera.
     assert made.errors().max() == pytest.approx(np.hypot(0.5, 0.5), abs=1e-3)
+
+
+def test_second_observations_of_united_points_are_left_out_and_counted(
+    plain: Path, names: list[str], tmp_path: Path
+) -> None:
+    tracked = TrackedModel.of(pycolmap.Reconstruction(str(plain)))
+    tracked.keypoints[7] = tracked.keypoints[7] + 0.5  # a common image, of other features
+    whole = written(tracked.made(), tmp_path / "whole")
+    one, two = half(plain, tmp_path / "a", names[:10]), half(whole, tmp_path / "b", names[6:])
+    (note,) = pipeline.merge_models([one, two], tmp_path / "out").notes
+    second = read_scene(two)
+    rows = [second.views.names.index(name) for name in names[6:10]]
+    seen = [{*second.point[second.view == row].tolist()} for row in rows]
+    doubled = len(seen[1] & (seen[0] | seen[2] | seen[3]))  # the other images tell what is united
+    assert doubled > 50
+    assert f", {doubled} observations left out: an image sees a point once" in note
 
 
 def test_a_chain_of_models_is_merged_in_any_order(

@@ -253,6 +253,11 @@ def _written(task: _Task) -> ExportSummary:
         assert task.run is not None
         assert task.database is not None
         left_out, counts = write_hloc(scene.views.names, task.run, task.database, task.folder)
+        if len(left_out) == len(scene.views):
+            raise ReconstructionError(
+                f"{task.run.shown}: has no image of the model, as {scene.views.names[0]}; check "
+                "--run."
+            )
         scene = without(scene, left_out)
     disk.check_room(task.folder)
     sizes = len(scene.views), len(scene.xyz), len(scene.point)

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import RunError
-from pipeline.events import Event, Listener, Progress, nobody
+from pipeline.events import Event, Listener, Progress, counted, nobody
 from pipeline.execute.executor import DEFAULT_ACTORS, Actors, Executor, Stage, tasks_of
 from pipeline.match.job import match_photographs
 from pipeline.photos.cameras.intrinsics import check_names, check_sizes, intrinsics_digest
@@ -70,7 +70,8 @@ def localize_photographs(
         check_sizes(options.intrinsics, folders.stored_sizes())
     check_output(folder, [], list(folders.parts.values()))
     counts = {"queries": len(folders.queries), "images": len(folders.database)}
-    text = f"queries: {counts['queries']:,}, and {counts['images']:,} images of the model"
+    images = counted(counts["images"], "image")
+    text = f"queries: {counts['queries']:,}, and {images} of the model"
     listen(Event("localizing", text, counts))
     with Lease(folder):
         candidates, failures = _candidates(folders, options, folder, listen)

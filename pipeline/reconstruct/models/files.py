@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ class ModelFiles:
             raise ReconstructionError(
                 f"{self.shown}: COLMAP cannot read this model ({error}); make it again."
             ) from error
+        names = Counter(model.images[number].name for number in model.reg_image_ids())
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ReconstructionError(
+                f"{self.shown}: has several images named {twice[0]}, and images are told apart by "
+                "their names; rename them, in the model and where they lie."
+            )
         if strange := _not_finite(model):
             raise ReconstructionError(
                 f"{self.shown}: {strange} has numbers that are not finite; make the model again."

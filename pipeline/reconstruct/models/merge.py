@@ -158,6 +158,7 @@ def _with(
     keypoint = np.concatenate([first.keypoint, keypoint[~shared]])
     # An image sees a point once, where the first model has it.
     _, once = np.unique(np.stack([point, view], axis=1), axis=0, return_index=True)
+    doubled = len(point) - len(once)
     lengths = np.bincount(point[once], minlength=count + len(xyz))
     once = once[lengths[point[once]] >= 2]
     used, rows = np.unique(point[once], return_inverse=True)
@@ -174,6 +175,7 @@ def _with(
     return made, (
         f"{shown}: {len(placing.mine)} images in common, aligned by {how}; {added} images and "
         f"{int((used >= count).sum())} points added, {len(united)} points united"
+        + (f", {doubled} observations left out: an image sees a point once" if doubled else "")
     )
 
 
