@@ -128,8 +128,14 @@ class EfficientLoFTRConfig(NetworkConfig):
         rotary parameters `rope_scaling`, `rope_theta` and `partial_rotary_factor`.
         overrides: parameters that take precedence. return_unused_kwargs: return a pair, the
         configuration and those overrides that it does not have; without it, they are an error.
-        Raises ArgumentError.
+        Raises ArgumentError, also for the configuration of another model.
         """
+        kind = values.get("model_type") or cls.model_type
+        if kind != cls.model_type:
+            raise ArgumentError(
+                f"model_type={kind!r}: this is the configuration of another model; give one of "
+                f"{cls.model_type}."
+            )
         rope = rope_parameters(values)
         kept = {k: v for k, v in values.items() if v is not None and k not in DERIVED}
         config = cls(**{**kept, "rope_parameters": rope})

@@ -22,6 +22,19 @@ from eloftr.formats.opening import ORIENTATION, open_image
 REMOTE = ("http://", "https://", "data:image/")
 
 
+def pillow_filter(given: Any) -> Image.Resampling:
+    """A filter that resizes images: Pillow's, its number or name, or one of torchvision.
+
+    Raises ArgumentError for something else.
+    """
+    name = getattr(given, "value", given)  # torchvision's values are the names in small letters
+    try:
+        return Image.Resampling[name.upper()] if isinstance(name, str) else Image.Resampling(name)
+    except (KeyError, ValueError) as error:
+        names = ", ".join(repr(known.name.lower()) for known in Image.Resampling)
+        raise ArgumentError(f"resample={given!r}: is no filter; give one of {names}.") from error
+
+
 def load_image(source: str | Path | Image.Image, timeout: float | None = None) -> Image.Image:
     """An RGB image, turned upright by its EXIF orientation.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from eloftr.errors import ArgumentError
 from eloftr.hf.configuration import refuse_push
 from eloftr.hf.drawing import draw_matches
-from eloftr.hf.image_loading import check_pixels, flat_pairs, to_array, to_uint8
+from eloftr.hf.image_loading import check_pixels, flat_pairs, pillow_filter, to_array, to_uint8
 from eloftr.hf.outputs import BatchFeature, EfficientLoFTRKeypointMatchingOutput
 from eloftr.weights.locate import Hub, bundled_names, find_file, read_json
 
@@ -84,9 +84,9 @@ def height_and_width(size: Any) -> tuple[int, int]:
 class EfficientLoFTRImageProcessor:
     """Prepares images with numpy and Pillow, on the CPU.
 
-    do_resize, size: to (height, width); the models need multiples of 32. resample: a Pillow filter.
-    do_rescale, rescale_factor: multiply the values. do_grayscale: equal channels, by the NTSC
-    weights.
+    do_resize, size: to (height, width); the models need multiples of 32. resample: by this filter,
+    see `pillow_filter`. do_rescale, rescale_factor: multiply the values. do_grayscale: equal
+    channels, by the NTSC weights.
     Raises ArgumentError for an option it does not know.
     """
 
@@ -96,7 +96,7 @@ class EfficientLoFTRImageProcessor:
         self,
         do_resize: bool = True,
         size: dict[str, int] | None = None,
-        resample: int = Image.Resampling.BILINEAR,
+        resample: int | str = Image.Resampling.BILINEAR,
         do_rescale: bool = True,
         rescale_factor: float = 1 / 255,
         do_grayscale: bool = True,
@@ -106,7 +106,7 @@ class EfficientLoFTRImageProcessor:
         self.do_resize = do_resize
         height, width = height_and_width(size or (480, 640))
         self.size = Size(height=height, width=width)
-        self.resample = Image.Resampling(resample)
+        self.resample = pillow_filter(resample)
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
         self.do_grayscale = do_grayscale
@@ -214,7 +214,7 @@ class EfficientLoFTRImageProcessor:
         images: Any,
         do_resize: bool | None = None,
         size: dict[str, int] | None = None,
-        resample: int | None = None,
+        resample: int | str | None = None,
         do_rescale: bool | None = None,
         rescale_factor: float | None = None,
         do_grayscale: bool | None = None,
@@ -252,7 +252,7 @@ class EfficientLoFTRImageProcessor:
             check_pixels(image, options["do_rescale"])
             if options["do_resize"]:
                 image = self._resize(
-                    image, height_and_width(options["size"]), Image.Resampling(options["resample"])
+                    image, height_and_width(options["size"]), pillow_filter(options["resample"])
                 )
             if options["do_rescale"]:
                 image = self._rescale(image, options["rescale_factor"])

@@ -80,7 +80,7 @@ def existing_device(given: Any, what: str) -> torch.device:
     """A name, a number of a GPU, or a torch.device; a negative number is the CPU.
 
     what: how the argument is named in the sentence. Raises ArgumentError for something else, and
-    for a GPU that this machine lacks.
+    for a device that this machine lacks.
     """
     try:
         if isinstance(given, bool) or not isinstance(given, str | int | torch.device):
@@ -98,4 +98,10 @@ def existing_device(given: Any, what: str) -> torch.device:
             f"{what}: this machine has {torch.cuda.device_count()} GPUs that torch can use; give "
             '"cpu" or "auto".'
         )
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's own differ
+        raise ArgumentError(
+            f'{what}: torch cannot use it on this machine; give "cpu" or "auto".'
+        ) from error
     return device

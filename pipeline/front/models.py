@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ArgumentError
+from pipeline.errors import ArgumentError, StorageError
 from pipeline.events import Listener, nobody
 from pipeline.extras import need_extra
 
@@ -266,12 +266,12 @@ def merge_models(
 def _text_of(file: Model, storage: dict[str, Any] | None) -> str:
     """The text of a file, a path or fsspec URL. Raises ArgumentError where it cannot be read."""
     from pipeline.store.folder import Folder
+    from pipeline.store.retries import cause_of
 
     folder, name = Folder.of_file(file, storage)
     try:
         return folder.read_bytes(name).decode()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, StorageError, UnicodeDecodeError) as error:
         raise ArgumentError(
-            f"{folder.shown}/{name}: cannot be read as text ({type(error).__name__}); check the "
-            "file."
+            f"{folder.shown}/{name}: cannot be read as text ({cause_of(error)}); check the file."
         ) from error

@@ -81,9 +81,14 @@ def redacted(text: object) -> str:
 
 
 def cause_of(error: Exception) -> str:
-    """Why a file cannot be read or written, without its path, which the message names already."""
+    """Why a file cannot be read or written, for a sentence that has its path and a cure already."""
     number = getattr(error, "errno", None)
-    return os.strerror(number) if number else redacted(error)
+    if number:
+        return os.strerror(number)
+    text = redacted(error)
+    if isinstance(error, StorageError):  # our own sentences: path, cause, cure
+        text = text.partition(": ")[2].rpartition("; ")[0] or text
+    return text
 
 
 def _may_pass(error: BaseException) -> bool:

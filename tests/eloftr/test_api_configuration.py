@@ -104,6 +104,13 @@ def test_a_threshold_that_no_score_exceeds_is_refused(threshold: float) -> None:
         EfficientLoFTRConfig(coarse_matching_threshold=threshold)
 
 
+def test_the_configuration_of_another_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "superglue", "hidden_size": 256}')
+    for given in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(ArgumentError, match="model_type='superglue': this is the configurat"):
+            EfficientLoFTRConfig.from_pretrained(given)
+
+
 def test_parameters_are_updated_together_and_checked() -> None:
     config = EfficientLoFTRConfig()
     config.update({"coarse_matching_threshold": 0.5, "foo": 2})

@@ -114,6 +114,7 @@ def test_a_model_goes_to_the_gpu(folder: Path, device_map: Any) -> None:
         ({"device_map": {"efficientloftr": 0, "refinement_layer": "cpu"}}, "as a whole"),
         ({"device_map": True}, "device_map=True: no device"),
         ({"device_map": "cuda:77"}, "this machine has [0-9]+ GPUs"),
+        ({"device_map": "xpu"}, "device_map='xpu': torch cannot use it on this machine"),
         ({"device_map": 77}, "this machine has [0-9]+ GPUs"),
         ({"attn_implementation": "flash_attention_2"}, "is not one of eager, sdpa"),
         ({"weights_only": False}, "weights_only=False: only True"),

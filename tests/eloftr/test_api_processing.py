@@ -144,6 +144,16 @@ def test_wrong_arguments_say_what_is_wrong(images: Any, options: dict, message: 
         EfficientLoFTRImageProcessor()(images, **options)
 
 
+@pytest.mark.parametrize("of", [EfficientLoFTRImageProcessor, EfficientLoFTRImageProcessorFast])
+def test_a_filter_is_a_number_or_a_name(of: type[EfficientLoFTRImageProcessor]) -> None:
+    assert of(resample="bicubic").resample == Image.Resampling.BICUBIC
+    for given in ("sharp", 99, "3"):
+        with pytest.raises(ArgumentError, match=f"resample={given!r}: is no filter; give "):
+            of(resample=given)
+        with pytest.raises(ArgumentError, match=f"resample={given!r}: is no filter; give "):
+            of()([A, B], resample=given)
+
+
 def test_filters_that_tensors_lack_are_refused() -> None:
     with pytest.raises(ValueError, match="resample=LANCZOS"):
         EfficientLoFTRImageProcessorFast(resample=Image.Resampling.LANCZOS)([A, B])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,22 @@ def test_a_missing_list_is_told_with_its_path_once(tmp_path: Path, name: str) ->
         read_pairs(tmp_path / name, NAMES)
     cause = "cannot be read (No such file or directory); check the path."
     assert str(told.value) == f"{tmp_path / name}: {cause}"
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "cause"),
+    [
+        ("pairs.parquet", lambda path: path.write_bytes(b"a.jpg b.jpg"), "is not whole Parquet"),
+        ("pairs.txt", Path.mkdir, "is not a regular file"),
+    ],
+)
+def test_a_list_that_is_none_is_told_with_one_path_and_one_cure(
+    tmp_path: Path, name: str, make: Callable[[Path], object], cause: str
+) -> None:
+    make(tmp_path / name)
+    with pytest.raises(PairListError) as told:
+        read_pairs(tmp_path / name, NAMES)
+    assert str(told.value) == f"{tmp_path / name}: cannot be read ({cause}); check the path."
 
 
 def test_a_list_that_cannot_be_used_is_refused_with_a_sentence(tmp_path: Path) -> None:

@@ -614,6 +614,10 @@ def test_what_is_left_of_a_command_that_is_killed_is_no_mixture_of_models(
             ["crop", "plain", "--output", "out", "--images", "empty.txt"],
             "empty.txt: names no image",
         ),
+        (
+            ["crop", "plain", "--output", "out", "--images", "cut"],
+            "cut: cannot be read as text (is not a regular file); check the file.",
+        ),
         (["crop", "plain", "--output", "cut/a/cameras.bin", "--percentile", "5"], "cannot be writ"),
         (["merge", "plain", "--output", "out"], "merge: needs two models at least"),
         (["merge", "plain", "plain", "--output", "plain/out"], "is a given model or lies in one"),
