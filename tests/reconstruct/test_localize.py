@@ -232,6 +232,10 @@ def test_wrong_arguments_stop_before_any_work(localizable: Localizable, tmp_path
     refused(ReconstructionError, "holds no photograph", folders={"queries": tmp_path / "empty"})
     refused(ReconstructionError, "no images.bin", folders={"model": tmp_path / "empty"})
     refused(ReconstructionError, "no image of the run is called", intrinsics=_of_nobody(tmp_path))
+    small = {"images": Path(shutil.copytree(localizable.images, tmp_path / "small"))}
+    for path in small["images"].iterdir():
+        Image.open(path).resize((160, 120)).save(path)
+    refused(ReconstructionError, "has 160×120 pixels, and its camera", folders=small)
     refused(ArgumentError, "candidates must be at least 1", candidates=0)
     # One of the queries is stored turned, by EXIF.
     word = f"SIMPLE_PINHOLE:{FOCAL},{SIZE[0] / 2},{SIZE[1] / 2}"

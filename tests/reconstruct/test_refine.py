@@ -234,6 +234,17 @@ def test_a_photograph_that_cannot_be_read_keeps_its_observations(
     assert summary.text().count("note: 2.png") >= 1
 
 
+def test_smaller_copies_of_all_photographs_are_refused_before_any_work(
+    rendered: Rendered, model: Path, tmp_path: Path
+) -> None:
+    images = copied(rendered, tmp_path / "images")
+    for path in images.iterdir():
+        Image.open(path).resize((400, 300)).save(path)
+    with pytest.raises(ReconstructionError, match="png has 400×300 pixels, and its camera "):
+        refine(model, images, tmp_path / "refined")
+    assert not (tmp_path / "refined" / "refine").exists()
+
+
 def test_photographs_without_texture_leave_the_model_as_it_was(
     model: Path, rendered: Rendered, tmp_path: Path
 ) -> None:

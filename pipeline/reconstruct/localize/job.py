@@ -31,6 +31,7 @@ from pipeline.reconstruct.localize.points import known_surface
 from pipeline.reconstruct.localize.results import LocalizeSummary, doubtful, publish_poses
 from pipeline.reconstruct.models.files import Place, check_output
 from pipeline.reconstruct.models.job import ask_of_models
+from pipeline.reconstruct.tracks.photographs import check_sizes_of_some
 from pipeline.store.belonging import keep_what_belongs
 from pipeline.store.folder import Folder, Names
 from pipeline.store.lease import Lease
@@ -64,7 +65,9 @@ def localize_photographs(
     check_output(folder, [model])
     surface, digest = ask_of_models(known_surface, [model], scratch)
     shown = model.shown if isinstance(model, Folder) else str(model)
-    folders = QueryFolders.of(options.run, surface.views.names, shown)
+    views = surface.views
+    folders = QueryFolders.of(options.run, views.names, shown)
+    check_sizes_of_some(folders.parts["database"], views.taken_by())
     check_names(options.intrinsics, folders.queries)
     if any(entry.size is None for entry in options.intrinsics):
         check_sizes(options.intrinsics, folders.stored_sizes())
@@ -84,7 +87,7 @@ def localize_photographs(
                     replace(options.run, output=run.url, **what), executor, actors, listen
                 )
             )
-        plan = plan_queries(folders, surface.views, run, candidates, failures)
+        plan = plan_queries(folders, views, run, candidates, failures)
         placing = time.monotonic()
         described = {
             "version": VERSION,

@@ -22,8 +22,9 @@ from pipeline.reconstruct.refine.job import FILES_OF_A_MODEL, refine_model
 from pipeline.reconstruct.refine.round import RoundSummary
 from pipeline.reconstruct.summary import write_summary
 from pipeline.reconstruct.tracks.options import RefineOptions
+from pipeline.reconstruct.tracks.photographs import check_sizes_of_some
 from pipeline.reconstruct.tracks.plan import read_scene
-from pipeline.reconstruct.tracks.scene import SparseModel
+from pipeline.reconstruct.tracks.scene import ModelCamera, SparseModel
 from pipeline.store import disk
 from pipeline.store.folder import Folder
 from pipeline.store.results import opened_results
@@ -131,8 +132,9 @@ def refine_colmap_model(
         target = results.work
         try:
             with Worker() as colmap:
-                before, cameras, names = colmap.ask(_described, given)
-                found = None if masks is None else find_masks(masks, names, listen=listen)
+                before, cameras, taken_by = colmap.ask(_described, given)
+                check_sizes_of_some(photographs, taken_by)
+                found = None if masks is None else find_masks(masks, [*taken_by], listen=listen)
                 freedom = Freedom(frozenset(cameras if fixed_cameras else ()), threads=threads)
                 carrying = Carrying(executor, colmap, actors, listen)
                 work = results.below("refine")
@@ -163,8 +165,8 @@ def refine_colmap_model(
         return summary
 
 
-def _described(given: ModelFiles) -> tuple[ModelCounts, list[int], list[str]]:
-    """The counts of a model, the numbers of its cameras, and the names of its images.
+def _described(given: ModelFiles) -> tuple[ModelCounts, list[int], dict[str, ModelCamera]]:
+    """The counts of a model, the numbers of its cameras, and the camera of each image.
 
     Raises ReconstructionError where COLMAP cannot read it, or where it holds no points.
     """
@@ -174,7 +176,7 @@ def _described(given: ModelFiles) -> tuple[ModelCounts, list[int], list[str]]:
             f"{given.shown}: has {len(scene.views)} images and {len(scene.xyz)} points; "
             "refining needs two images that share points."
         )
-    return ModelCounts.of(scene), list(scene.views.cameras), scene.views.names
+    return ModelCounts.of(scene), list(scene.views.cameras), scene.views.taken_by()
 
 
 def _publish(model: Path, output: Path) -> ModelCounts:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
 from eloftr.matching.resizing import resize
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, ReconstructionError
 from pipeline.photos.exif import TRANSPOSE
 from pipeline.photos.panoramas.source import FaceFolder, read_whole
+from pipeline.photos.sizes import stored_size
 from pipeline.photos.source import Folders
 from pipeline.reconstruct.tracks.scene import ModelCamera
 from pipeline.store.folder import Folder
@@ -18,6 +20,7 @@ from pipeline.vocabulary import Reason
 
 ROTATE_90, ROTATE_270 = Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270
 MOST_BYTES = 256 << 20  # of decoded photographs that a process keeps
+LOOKED_AT = 8  # photographs of a folder, whether they are those of a model
 
 
 def measured_shape(camera: ModelCamera, long_side: int) -> tuple[int, int]:
@@ -30,6 +33,27 @@ def scale(camera: ModelCamera, long_side: int) -> np.ndarray:
     """Pixels (x, y) of the measured image by pixels of the stored one."""
     height, width = measured_shape(camera, long_side)
     return np.array([width / camera.width, height / camera.height])
+
+
+def check_sizes_of_some(folder: Folder, cameras: Mapping[str, ModelCamera]) -> None:
+    """Look at the headers of a few photographs, before any work is done.
+
+    cameras: by the names of images. Raises ReconstructionError where no photograph of them has the
+    size of its camera, as in a folder of smaller copies.
+    """
+    others = []
+    for name in sorted(cameras)[:: max(1, len(cameras) // LOOKED_AT)]:
+        camera, size = cameras[name], stored_size(folder.read_bytes, name)
+        if size == (camera.width, camera.height):
+            return
+        if size is not None:
+            others.append(f"{name} has {size[0]}×{size[1]} pixels")
+            others.append(f"its camera {camera.width}×{camera.height}")
+    if others:
+        raise ReconstructionError(
+            f"{folder.shown}: {others[0]}, and {others[1]}; give the photographs that the model "
+            "was made of."
+        )
 
 
 class PhotographCache:

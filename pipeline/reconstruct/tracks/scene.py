@@ -85,6 +85,10 @@ class ModelViews:
         """The camera of one view."""
         return self.cameras[int(self.camera[view])]
 
+    def taken_by(self) -> dict[str, ModelCamera]:
+        """The camera of every image, by its name."""
+        return {name: self.camera_of(view) for view, name in enumerate(self.names)}
+
     def centres(self) -> np.ndarray:
         """Where the views were taken: (V, 3)."""
         centres: np.ndarray = -np.einsum("vji,vj->vi", self.rotation, self.shift)
