@@ -57,7 +57,8 @@ def command(
 ) -> ExitCode:
     """Write what a run came to as one page that opens without a server.
 
-    RUN is the output of eloftr match or eloftr rerank, a path or an fsspec URL. It may still go on.
+    RUN is the output of eloftr match, rerank, grow or localize, a path or an fsspec URL. It may
+    still go on.
     With RUN2, the pairs of both are compared.
     """
     summary = pipeline.report(

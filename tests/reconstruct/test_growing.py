@@ -302,6 +302,10 @@ def test_the_command_ends_with_a_page_of_the_grown_model(
     assert main(grow) == 0
     assert b'<div id="model-view">' in page.read_bytes()
     assert not (tmp_path / "grown" / "run" / "report.html").exists()
+    page.unlink()
+    assert main(["report", str(tmp_path / "grown")]) == 0
+    assert b'<div id="model-view">' in page.read_bytes()
+    assert main(["info", str(tmp_path / "grown")]) == 0
 
 
 def test_without_a_new_pair_the_page_is_of_the_first_run(

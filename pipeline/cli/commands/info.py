@@ -19,6 +19,7 @@ from pipeline.events import counted
 from pipeline.execute.choose import make_executor
 from pipeline.execute.executor import local_capacity
 from pipeline.extras import versions
+from pipeline.front.reporting import run_of
 from pipeline.match.run import PACKAGES, PLAN_FILE, RUN_FILE, SUMMARY_FILE, finished_shards
 from pipeline.match.turns.tries import of_later_round
 from pipeline.report.text import aligned, summary_text
@@ -36,13 +37,14 @@ SHOWN_OPTIONS = ("long_side", "dtype", "looks")  # of a run, the last one absent
 def command(console: Console, /, run: str | None, storage: str) -> ExitCode:
     """Show what is installed, what the work would run on, and what a run folder holds.
 
-    RUN is the output of eloftr match, a path or an fsspec URL.
+    RUN is the output of eloftr match, or of eloftr grow or localize, which hold a run. It is a path
+    or an fsspec URL.
     """
     if run is None:
         found = installation()
         console.finish(installation_text(found), found)
     else:
-        folder = Folder(run, storage_options(storage))
+        folder = run_of(Folder(run, storage_options(storage)))
         found = run_contents(folder)
         console.finish(run_text(found, folder.shown), found)
     return ExitCode.DONE
