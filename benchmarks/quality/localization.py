@@ -67,11 +67,11 @@ CANDIDATES = 6
 class SplitSet:
     """A set in a working folder, with the folders of its images and its models."""
 
-    def __init__(self, name: str, source: Path, work: Path, every: int) -> None:
+    def __init__(self, name: str, source: Path, work: Path) -> None:
         self.name, self.work = name, work / name
         self.truth, cameras = load_truth(source)
         self.camera = min(cameras)
-        names = sorted(self.truth.poses)[::every]
+        names = sorted(self.truth.poses)
         self.queries = names[THIRD]
         self.database = [one for one in names if one not in self.queries]
         for part, some in (("full", names), ("db", self.database), ("q", self.queries)):
@@ -244,10 +244,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     sets: dict[str, dict[str, Record]] = {}
     with TemporaryDirectory() as made:
         work = Path(made) if options.work is None else options.work.resolve()
-        split = {
-            name: SplitSet(name, folder, work, 2 if name == "fox50" else 1)
-            for name, folder in folders.items()
-        }
+        split = {name: SplitSet(name, folder, work) for name, folder in folders.items()}
         for row, name in enumerate(names):
             foreign = split[names[0 if row else 1]]
             sets[name] = {
