@@ -140,7 +140,8 @@ QUERY_MEANINGS = {
     Reason.NO_CANDIDATES: "no image of the model is to be matched with it",
     Reason.NO_OVERLAP: "none of its pairs with images of the model is verified",
     Reason.NO_POSE: "too few points of the model agree on one place and one camera",
-    Reason.NOT_CONFIRMED: "less than a fifth of the windows are found where its pose has them",
+    Reason.NOT_CONFIRMED: "a tenth of its points or more do not agree on its pose, and less than a "
+    "fifth of the windows are found where the pose has them",
 }
 MEANINGS = {
     **IMAGE_MEANINGS,

@@ -250,6 +250,23 @@ def test_wrong_arguments_stop_before_any_work(localizable: Localizable, tmp_path
         localize(localizable, tmp_path / "no", masks="masks")
 
 
+def test_a_noisy_photograph_is_localized_though_its_windows_are_not_found(
+    localizable: Localizable, tmp_path: Path
+) -> None:
+    queries = tmp_path / "queries"
+    queries.mkdir()
+    noise = np.random.default_rng(0).normal(0, 30, SIZE[::-1])
+    with Image.open(localizable.queries / "1.jpg") as picture:
+        gray = np.asarray(picture) + noise
+    Image.fromarray(gray.clip(0, 255).astype(np.uint8)).save(queries / "1.jpg", quality=95)
+    localize(replace(localizable, queries=queries), tmp_path / "out", turns="off", scales="off")
+    row = rows_of(tmp_path / "out")["1.jpg"]
+    assert (row["status"], row["reason"]) == ("localized", None)
+    rotation, distance = errors(row, localizable)
+    assert rotation < 0.5
+    assert distance < 0.05
+
+
 def _of_nobody(folder: Path) -> Path:
     path = folder / "nobody.json"
     path.write_text('{"images": "nobody.jpg", "model": "SIMPLE_PINHOLE", "params": [1, 2, 3]}')

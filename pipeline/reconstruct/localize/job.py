@@ -38,7 +38,7 @@ from pipeline.store.lease import Lease
 from pipeline.store.parquet import parquet_bytes
 from pipeline.tables import POSES
 
-VERSION = 2  # counts up when the same inputs give other poses
+VERSION = 3  # counts up when the same inputs give other poses
 BATCH = 16  # queries of a task
 
 

@@ -42,8 +42,11 @@ MOST_POINTS = 1000  # of a query that RANSAC sees; more take longer and tell no 
 MATCH_ERROR = 3.0  # pixels of what the network sees that a match may be off
 MEASURED_ERROR = 0.5  # pixels of photographs as they are measured, of an inlier
 LEAST_MEASURED = 50  # fewer measured points tell less than the matches do
-# Of the windows, so many are found at least where a pose is true: see docs/decisions.md.
-LEAST_FOUND = 0.2
+# A pose is confirmed where so many of its windows are found, or so many of its points agree on it:
+# see docs/decisions.md.
+LEAST_FOUND, CERTAIN = 0.2, 0.9
+# Where fewer of the measured points agree, the model is not as exact as measuring is.
+LEAST_AGREEING = 0.75
 TABLES = 2  # of matches that a process keeps
 
 
@@ -125,7 +128,8 @@ class PlaceQueries:
         views = [int(view) for view in np.argsort(-support, kind="stable") if support[view]]
         points = len(seen)
         measured, tried = self._measured(query, pose, views)
-        if tried >= LEAST_MEASURED and len(measured) < LEAST_FOUND * tried:
+        doubted = tried >= LEAST_MEASURED and len(measured) < LEAST_FOUND * tried
+        if doubted and pose.inliers < CERTAIN * points:
             return without_pose(query.shown, Reason.NOT_CONFIRMED)
         exact = self._exact(query, pose, measured)
         if exact is not None:
@@ -185,7 +189,7 @@ class PlaceQueries:
         found = QueryCamera(pose.camera, pose.source, pose.free)
         unit = max(1.0, max(query.facts.size) / MEASURED_SIDE)
         exact = estimated_pose(points, found, MEASURED_ERROR * unit)
-        if exact is None or exact.inliers < max(LEAST_MEASURED, len(points) / 2):
+        if exact is None or exact.inliers < max(LEAST_MEASURED, LEAST_AGREEING * len(points)):
             return None
         return exact
 
