@@ -577,7 +577,7 @@ def test_what_cannot_be_aligned_is_one_sentence(
     monkeypatch.chdir(world.folder)
     world.gps()
     (world.folder / "empty").mkdir(exist_ok=True)
-    assert main(["model", "align", "model", "nothing", *words]) == 2
+    assert main(["model", "align", "model", "--output", "nothing", *words]) == 2
     err = capsys.readouterr().err
     assert sentence in err
     assert err.count("\n") == 1

@@ -9,13 +9,13 @@ import click
 import pipeline
 from pipeline.cli.command import Command
 from pipeline.cli.console import Console, ExitCode
-from pipeline.cli.models.options import place_options
+from pipeline.cli.models.options import output_option, place_options
 from pipeline.store.opening import storage_options
 
 
 @click.command("align", cls=Command)
 @click.argument("model")
-@click.argument("output")
+@output_option
 @click.option(
     "--gps",
     metavar="FOLDER|TABLE",
@@ -83,9 +83,8 @@ def command(
 ) -> ExitCode:
     """Bring a model into the world: by GPS, control points, or which way is up.
 
-    One of --gps, --gcp and --up is given. OUTPUT gets the model and world.json, which says in which
-    frame it lies, how it was moved, and what every position or control point is off. A model in
-    OUTPUT is replaced.
+    One of --gps, --gcp and --up is given. The output gets the model and world.json, which says in
+    which frame it lies, how it was moved, and what every position or control point is off.
     """
     summary = pipeline.align_model(
         model,
