@@ -41,18 +41,17 @@ def check_sizes_of_some(folder: Folder, cameras: Mapping[str, ModelCamera]) -> N
     cameras: by the names of images. Raises ReconstructionError where no photograph of them has the
     size of its camera, as in a folder of smaller copies.
     """
-    others = []
+    other = ""
     for name in sorted(cameras)[:: max(1, len(cameras) // LOOKED_AT)]:
         camera, size = cameras[name], stored_size(folder.read_bytes, name)
         if size == (camera.width, camera.height):
             return
         if size is not None:
-            others.append(f"{name} has {size[0]}×{size[1]} pixels")
-            others.append(f"its camera {camera.width}×{camera.height}")
-    if others:
+            sizes = f"{size[0]}×{size[1]} pixels, and its camera {camera.width}×{camera.height}"
+            other = other or f"{name} has {sizes}"
+    if other:
         raise ReconstructionError(
-            f"{folder.shown}: {others[0]}, and {others[1]}; give the photographs that the model "
-            "was made of."
+            f"{folder.shown}: {other}; give the photographs that the model was made of."
         )
 
 
