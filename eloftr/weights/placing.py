@@ -93,11 +93,13 @@ def existing_device(given: Any, what: str) -> torch.device:
         raise ArgumentError(
             f'{what}: no device; give "auto", "cpu", "cuda", "cuda:0" or the number of a GPU.'
         ) from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ArgumentError(
-            f"{what}: this machine has {torch.cuda.device_count()} GPUs that torch can use; give "
-            '"cpu" or "auto".'
-        )
+    if device.type == "cuda":  # counting starts no GPU, and a tensor would
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ArgumentError(
+                f"{what}: this machine has {torch.cuda.device_count()} GPUs that torch can use; "
+                'give "cpu" or "auto".'
+            )
+        return device
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's own differ
